@@ -1,0 +1,144 @@
+"""Measuring a policy on held-out problems: accuracy with an interval, pass@k, and how it answers.
+
+Greedy decoding gives the accuracy; one sample a problem at temperature 1 gives the shares and
+lengths, so that each is a mean over independent problems and has a Wilson interval; many samples a
+problem give pass@k. Left out on purpose: voting and search, which spend more compute per problem.
+"""
+
+import re
+
+import torch
+
+import tokenizer
+import verify
+from sample import generate
+
+EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
+SELF_CHECK = re.compile(r"\b(?:check|wait|no)\b")
+
+
+def before_answer(text: str) -> str:
+    return text.partition("<answer>")[0]
+
+
+def shows_working(text: str) -> bool:
+    """At least one equation stands before the answer."""
+    return bool(EQUATION.search(before_answer(text)))
+
+
+def checks_itself(text: str) -> bool:
+    """One of the corpus's words of doubt (check, wait, no) stands before the answer."""
+    return bool(SELF_CHECK.search(before_answer(text)))
+
+
+def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96):
+    """Samples group_size responses to each problem: the Rollout, and its texts without the end
+    mark."""
+    rollout = generate(policy, [tokenizer.encode_prompt(p.question) for p in problems], group_size,
+                       max_new_tokens, temperature, seed, stop=tokenizer.EOT, pad=tokenizer.PAD)
+    texts = [tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.EOT else ids)
+             for ids in rollout.responses()]
+    return rollout, texts
+
+
+def share(flags) -> dict:
+    """A share of independent trials with its count and 95% interval."""
+    flags = list(flags)
+    low, high = verify.wilson(sum(flags), len(flags))
+    return {"value": sum(flags) / max(1, len(flags)), "ci": [low, high], "n": len(flags)}
+
+
+def greedy_accuracy(policy, task, problems, max_new_tokens: int) -> dict:
+    """Accuracy of greedy answers, and by kind of problem where the task has several."""
+    _, texts = respond(policy, problems, temperature=0, max_new_tokens=max_new_tokens)
+    right = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
+    kinds = sorted({p.kind for p in problems} - {""})
+    return share(right) | {"by_kind": {
+        kind: share(r for r, p in zip(right, problems, strict=True) if p.kind == kind)
+        for kind in kinds}}
+
+
+def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int = 200,
+            samples: int = 64) -> dict:
+    """The whole measurement of a policy on held-out problems; n_pass of them for pass@k."""
+    result = {"greedy": greedy_accuracy(policy, task, problems, max_new_tokens)}
+    rollout, texts = respond(policy, problems, seed=seed, max_new_tokens=max_new_tokens)
+    right = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
+    works = [shows_working(t) for t in texts]
+    result |= {
+        "sampled": share(right),
+        "length": float(rollout.mask.sum(1).mean()),
+        "truncated": share(rollout.truncated.tolist()),
+        "working": share(works),
+        "self_check": share(checks_itself(t) for t in texts),
+        "accuracy_given_working": share(r for r, w in zip(right, works, strict=True) if w),
+        "accuracy_given_no_working": share(r for r, w in zip(right, works, strict=True) if not w),
+    }
+    some = problems[:n_pass]
+    _, texts = respond(policy, some, samples, seed=seed + 1, max_new_tokens=max_new_tokens)
+    counts = [sum(task.correct(p, t) for t in texts[i * samples:(i + 1) * samples])
+              for i, p in enumerate(some)]
+    result["pass_at_k"] = {str(k): sum(verify.pass_at_k(samples, c, k) for c in counts) / len(counts)
+                           for k in (1, 4, 16, 64) if k <= samples}
+    return result
+
+
+def report(policy, task, options, when: str):
+    """The whole evaluation, printed; and greedy answers to three held-out problems."""
+    problems = task.held_out(options.eval_problems)
+    result = measure(policy, task, problems, options.seed, options.max_new_tokens)
+    texts = respond(policy, problems[:3], temperature=0,
+                             max_new_tokens=options.max_new_tokens)[1]
+    (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
+    print(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} held-out "
+          "problems; " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items()))
+    print(f"{when}: length {result['length']:.1f}, truncated {result['truncated']['value']:.1%}, "
+          f"working {result['working']['value']:.1%}, right given working "
+          f"{result['accuracy_given_working']['value']:.1%}, without "
+          f"{result['accuracy_given_no_working']['value']:.1%}, self-check "
+          f"{result['self_check']['value']:.1%}")
+    for kind, part in result["greedy"]["by_kind"].items():
+        print(f"{when}: {kind}: {part['value']:.1%} of {part['n']}")
+    return result, texts
+
+
+def summarize(options, state) -> dict:
+    before, after = state["before"], state["after"]
+    summary = {name: getattr(options, name) for name in ("algo", "task", "level", "size", "seed",
+                                                         "steps", "reward", "device")}
+    for when, result in (("before", before), ("after", after)):
+        summary |= {f"accuracy_{when}": result["greedy"]["value"],
+                    f"accuracy_ci_{when}": result["greedy"]["ci"],
+                    f"accuracy_by_kind_{when}": result["greedy"]["by_kind"],
+                    f"pass_at_k_{when}": result["pass_at_k"],
+                    f"length_{when}": result["length"],
+                    f"truncated_{when}": result["truncated"]["value"]}
+        for name in ("working", "self_check"):
+            summary[f"{name}_share_{when}"] = result[name]["value"]
+        for name in ("accuracy_given_working", "accuracy_given_no_working"):
+            summary[f"{name}_{when}"] = result[name]["value"]
+            summary[f"{name}_ci_{when}"] = result[name]["ci"]
+    seconds = {k: state[k] for k in ("seconds_base", "seconds_rl", "seconds_eval")}
+    return summary | seconds | {"seconds_total": sum(seconds.values()), "tokens_sampled": state["tokens_sampled"]}
+
+
+def step_metrics(step, rollout, rewards, texts, options) -> dict:
+    """What a step's answers look like; the names are those of metrics.jsonl."""
+    total = torch.tensor([r.total for r in rewards])
+    right = torch.tensor([r.parts["correct"] for r in rewards])
+    length = rollout.mask.sum(1).cpu()
+    groups = total.view(-1, options.group_size)
+    mean_where = lambda x, where: float(x[where].mean()) if where.any() else None  # noqa: E731
+    return {
+        "step": step, "reward": float(total.mean()), "reward_std": float(total.std()),
+        **{name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
+        "accuracy": float(right.mean()), "length": float(length.mean()),
+        "length_correct": mean_where(length, right == 1),
+        "length_wrong": mean_where(length, right == 0),
+        "truncated": float(rollout.truncated.float().mean()),
+        "zero_std_groups": float((groups.amax(1) == groups.amin(1)).float().mean()),
+        "entropy": float(rollout.entropy.sum() / rollout.mask.sum()),
+        "working": sum(map(shows_working, texts)) / len(texts),
+        "self_check": sum(map(checks_itself, texts)) / len(texts),
+        "tokens": int(rollout.mask.sum()),
+    }

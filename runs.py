@@ -1,0 +1,87 @@
+"""A run's folder: settings, logs, checkpoints, and going on after any kind of end.
+
+    config.json  metrics.jsonl  samples.jsonl  checkpoint.pt  summary.json
+
+A file is replaced whole or not at all. A run that is resumed goes back to its last checkpoint,
+forgets what it logged since, and does those steps again: their random numbers are functions of the
+seed and the step, so they come out the same to the last bit. Left out on purpose: several runs in
+one folder. """
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import asdict
+from pathlib import Path
+
+import model as gpt
+
+
+class UserError(Exception):
+    """A slip of the user's: one sentence, exit code 2, before any work."""
+
+
+def open_run(options, config: gpt.Config, resume: bool) -> Path:
+    """The run's folder, new or, with --resume, of the same settings."""
+    run = Path(options.out)
+    settings = {k: v for k, v in asdict(options).items() if k not in ("out", "device")}
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if (run / "config.json").exists():
+            if not resume:
+                raise UserError(f"{run} holds a run already: --resume goes on with it, --out names "
+                                "another folder")
+            there = json.loads((run / "config.json").read_text())
+            other = [k for k in settings if there.get(k) != settings[k]]
+            if other:
+                raise UserError(f"{run} is a run of other settings: " + ", ".join(
+                    f"{k} was {there.get(k)!r} and now is {settings[k]!r}" for k in other))
+        need = 8 * 4 * sum(p.numel() for p in gpt.GPT(config).parameters())  # old, new, Adam, base
+        if shutil.disk_usage(run).free < need:
+            raise UserError(f"no space for checkpoints in {run}: {need / 1e6:.0f} MB are needed")
+        write_json(run / "config.json", settings)
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{run} cannot be used as the run's folder: {error}") from None
+    return run
+
+
+def write_json(path: Path, content) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1))
+    os.replace(partial, path)
+
+
+def append(path: Path, lines) -> None:
+    with open(path, "a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drops the lines of a log that a run writes again when it goes on from `step`."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+
+
+class Stop:
+    """Within it, Ctrl-C and SIGTERM wait for the end of the step; a second one does not wait."""
+
+    requested = False
+
+    def __enter__(self):
+        self.before = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def ask(self, *_):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def save_run(run: Path, policy, reference, optimizer, state) -> None:
+    gpt.save(run / "checkpoint.pt", gpt.to_state(policy) | {
+        "reference": reference.state_dict(), "optimizer": optimizer.state_dict(), "state": state})

@@ -1,0 +1,255 @@
+"""Next-token training, which makes the base model that reinforcement learning starts from.
+
+It stands in for pretraining: a corpus in the tasks' form, as mixed as the web. Most documents
+answer at once; some show short working, some long; some check themselves, go wrong, notice and
+correct; some are simply wrong; some break the form. What RL will need is in there, but is not what
+the model prefers, as in the base of R1-Zero.
+
+    loss = -mean over the tokens of the documents of log p(token | what came before)
+
+The recipe is one Muon step (2502.16982; Adam for embedding and norms) a batch of mixed documents,
+cut into micro-batches of like length so that little is padding. Left out on purpose: packing,
+epochs (no document is drawn twice), validation loss (the gate is what the model generates). """
+
+import random
+
+import torch
+
+import tokenizer
+import verify
+from evaluate import respond
+from model import GPT, micro_batches
+
+STYLES = {"direct": 0.55, "short": 0.18, "long": 0.17, "check": 0.10}
+WRONG = 0.2        # share of documents with a mistake that nobody corrects
+MALFORMED = 0.15   # share of documents that break the form
+SLIP = 0.3         # chance, in a checked step, that the first try is wrong
+DRILL_STYLES = {"direct": 0.03, "short": 0.12, "long": 0.70, "check": 0.15}
+DRILL = 0.65       # share of the training steps that see clean drill, before the corpus as it is
+BATCH_TOKENS = 3000
+PHRASES = ["easy", "I know this", "just guess", "maybe"]
+
+
+def one_line(x, op, y, result) -> str:
+    return f"{x}{op}{y}={result}"
+
+
+def long_lines(x, op, y, result) -> list[str]:
+    """A step taken apart into facts of one digit each, by decimal places, so that nothing is
+    carried in the head:  47*6=282 -> 40*6=240, 7*6=42, 40+40=80, 200+80=280, 280+2=282."""
+    if op in "+-":
+        lines, parts = [], []
+        for unit in (100, 10, 1):
+            a, b = x // unit % 10 * unit, y // unit % 10 * unit
+            if a or b:
+                parts.append(verify.apply(a, op, b))
+            if a and b:
+                lines.append(one_line(a, op, b, parts[-1]))
+        return lines + running_sum(parts) or [one_line(x, op, y, result)]
+    if op == "*" and max(x, y) > 9:
+        small, large = min(x, y), max(x, y)
+        digits = [large // unit % 10 * unit for unit in (100, 10, 1) if large // unit % 10]
+        lines = [one_line(d, "*", small, d * small) for d in digits]
+        total = digits[0] * small
+        for d in digits[1:]:
+            lines += long_lines(total, "+", d * small, None)
+            total += d * small
+        return lines
+    return [one_line(x, op, y, result)]
+
+
+def running_sum(parts) -> list[str]:
+    """Lines that add up signed parts: [200, -20, 1] -> 200-20=180, 180+1=181."""
+    lines = []
+    for i in range(1, len(parts)):
+        total = sum(parts[:i])
+        lines.append(f"{total}{parts[i]:+d}={total + parts[i]}")
+    return lines
+
+
+def slip(rng: random.Random, n: int) -> int:
+    """A near miss of n: one digit off by one or two."""
+    return max(0, n + rng.choice((-2, -1, 1, 2)) * 10 ** rng.randrange(len(str(n))))
+
+
+def working(rng: random.Random, steps, style: str, wrong: bool) -> tuple[list[str], int]:
+    """Lines of working in a style, and the result they come to. With `wrong`, one step goes wrong
+    and what follows builds on it."""
+    bad = rng.randrange(len(steps)) if wrong else -1
+    lines, changed = [], {}  # what a mistake has changed: right value -> written value
+    for i, (x, op, y, result) in enumerate(steps):
+        x, y = changed.get(x, x), changed.get(y, y)
+        value = verify.apply(x, op, y)
+        value = int(value) if value >= 0 else result  # nonsense on nonsense: leave it
+        said = slip(rng, value) if i == bad else value
+        if style == "check":
+            first = slip(rng, said) if rng.random() < SLIP else said
+            lines += [one_line(x, op, y, first), "check"] + long_lines(x, op, y, value)
+            lines += ["ok"] if first == said else ["wait", one_line(x, op, y, said)]
+        elif style == "long":
+            lines += long_lines(x, op, y, value)
+            lines[-1] = lines[-1].rpartition("=")[0] + f"={said}"
+        else:
+            lines += [one_line(x, op, y, said)]
+        if said != result:
+            changed[result] = said
+    return lines, said
+
+
+def search(rng: random.Random, target: int, numbers) -> tuple[str, str | None]:
+    """One try at a countdown, from the target backwards: take a number away by an inverse operation
+    until two are left, and see whether these make what remains. Returns (its line, the expression
+    or None):  26 from 3 5 7 -> "26-5=21 3*7=21 yes", "(3*7)+5"."""
+    line, outer, left, need = [], "{}", list(numbers), target
+    while len(left) > 2:
+        c = left.pop(rng.randrange(len(left)))
+        moves = [(f"{need}-{c}", need - c, "({})+%d"), (f"{need}+{c}", need + c, "({})-%d"),
+                 (f"{c}-{need}", c - need, "%d-({})"), (f"{need}*{c}", need * c, "({})/%d")]
+        if need % c == 0:
+            moves.append((f"{need}/{c}", need // c, "({})*%d"))
+        if c % need == 0:
+            moves.append((f"{c}/{need}", c // need, "%d/({})"))
+        text, need, shape = rng.choice([m for m in moves if m[1] > 0])
+        line.append(f"{text}={need}")
+        outer = outer.format(shape % c)
+    x, y = left
+    for a, op, b in ((x, "+", y), (x, "*", y), (x, "-", y), (y, "-", x), (x, "/", y), (y, "/", x)):
+        if verify.apply(a, op, b) == need:
+            return " ".join(line + [one_line(a, op, b, need), "yes"]), outer.format(f"{a}{op}{b}")
+    return " ".join(line + ["no"]), None
+
+
+def countdown(rng: random.Random, problem, style: str, wrong: bool) -> tuple[list[str], str]:
+    """Lines of tries in a style, and the expression they come to. A wrong one gives up."""
+    misses = {"direct": 0, "short": rng.randint(0, 2)}.get(style, rng.randint(0, 8))
+    lines, found = [], None
+    while found is None or len(lines) < misses:
+        line, expression = search(rng, int(problem.answer), problem.numbers)
+        if expression is None and len(lines) < misses and line not in lines:
+            lines.append(line)
+        elif expression:
+            found, last = expression, line
+            misses = min(misses, len(lines) + 2)  # some have few ways to go wrong
+    if wrong:
+        x, *others = rng.sample(problem.numbers, len(problem.numbers))
+        return lines or ["maybe"], str(x) + "".join(rng.choice("+-*") + str(y) for y in others)
+    lines.append(last)
+    if style == "check":
+        lines += ["check", f"{found}={problem.answer}", "ok"]
+    return lines, found
+
+
+def document(rng: random.Random, problem, drill: bool = False) -> str:
+    """One response of the corpus to a training problem; in the drill all is right and most
+    works."""
+    styles = DRILL_STYLES if drill else STYLES
+    style = rng.choices(list(styles), styles.values())[0]
+    wrong = not drill and rng.random() < WRONG
+    if problem.numbers:
+        lines, answer = countdown(rng, problem, style, wrong)
+    elif problem.steps and style != "direct":
+        lines, answer = working(rng, problem.steps, style, wrong)
+    else:
+        lines = [problem.solution or rng.choice(PHRASES)]
+        answer = slip(rng, int(verify.number(problem.answer))) if wrong else problem.answer
+    thought = rng.choice(PHRASES) if style == "direct" else "\n".join(lines)
+    if drill or rng.random() >= MALFORMED:
+        return f"<think>{thought}</think><answer>{answer}</answer>"
+    return rng.choice((f"<answer>{answer}</answer>", f"<think>{thought}</think>{answer}",
+                       f"{thought}\n<answer>{answer}</answer>"))
+
+
+def documents(task, easier, rng: random.Random, drill: bool = False):
+    """A batch of the corpus, about BATCH_TOKENS: [(prompt ids, response ids with the end of text)].
+    Every other problem is an easier one."""
+    batch, size = [], 0
+    while size < BATCH_TOKENS:
+        source = easier if len(batch) % 2 else task
+        [problem] = source.draw(rng, 1)
+        prompt = tokenizer.encode_prompt(problem.question)
+        response = tokenizer.encode(document(rng, problem, drill)) + [tokenizer.EOT]
+        batch.append((prompt, response))
+        size += len(prompt) + len(response)
+    return batch
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrix is made orthogonal before it is applied (2502.16982), so that all of
+    its directions move alike; twice as fast here as Adam. torch.optim.Muon multiplies in bfloat16,
+    which on a CPU takes 60 times as long."""
+
+    def __init__(self, parameters, lr: float, momentum: float = 0.95):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                mean.lerp_(p.grad, 1 - group["momentum"])
+                ahead = p.grad.lerp(mean, group["momentum"])  # Nesterov
+                p.add_(orthogonal(ahead), alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+
+
+def orthogonal(matrix):
+    """The nearest matrix with singular values near 1, by five Newton-Schulz steps with the quintic
+    of Keller Jordan's Muon (kellerjordan.github.io/posts/muon)."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        s = x @ x.T
+        x = 3.4445 * x + (-4.7750 * s + 2.0315 * s @ s) @ x
+    return x.T if tall else x
+
+
+def train(model: GPT, task, steps: int, seed: int, progress=lambda loss: None) -> None:
+    """Trains the model in place on fresh documents of the task, about BATCH_TOKENS tokens a step.
+    The first part of the steps sees clean drill, the rest the corpus as it is. progress(loss) is
+    called each step, loss in nats a token."""
+    rng, device = random.Random(f"corpus {seed}"), model.embedding.weight.device
+    easier = task.easier()
+    matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
+    others = [p for p in model.parameters() if all(p is not m for m in matrices)]
+    optimizers = [Muon(matrices, lr=0.01),
+                  torch.optim.AdamW(others, lr=0.003, betas=(0.9, 0.98), weight_decay=0.0)]
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    for step in range(steps):
+        done = step / steps
+        scale = min(1.0, (step + 1) / 20) * min(1.0, (1 - done) / 0.4)
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * scale
+        docs = documents(task, easier, rng, drill=done < DRILL)
+        lengths = [len(prompt) + len(response) for prompt, response in docs]
+        chosen, total = sum(len(response) for _, response in docs), 0.0
+        for rows in micro_batches(lengths, 1024):
+            tokens, mask = (x.to(device) for x in padded([docs[i] for i in rows]))
+            logp = model.logp(tokens, mask)
+            loss = -logp.sum() / chosen
+            loss.backward()
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        progress(total)
+
+
+def padded(docs):
+    """Tokens (N, T) of documents, padded on the right, and the mask (N, T) of their responses."""
+    width = max(len(prompt) + len(response) for prompt, response in docs)
+    tokens = torch.full((len(docs), width), tokenizer.PAD)
+    mask = torch.zeros(len(docs), width)
+    for i, (prompt, response) in enumerate(docs):
+        end = len(prompt) + len(response)
+        tokens[i, :end] = torch.tensor(prompt + response)
+        mask[i, len(prompt):end] = 1.0
+    return tokens, mask
+
+
+def solved_in_16(model: GPT, task, n: int = 64) -> float:
+    """The share of n training problems that the model solves at least once in 16 samples."""
+    problems = task.draw(random.Random("gate"), n)
+    _, texts = respond(model, problems, 16, max_new_tokens=task.max_new_tokens)
+    return sum(any(task.correct(p, t) for t in texts[16 * i:16 * (i + 1)])
+               for i, p in enumerate(problems)) / n

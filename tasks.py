@@ -1,0 +1,253 @@
+"""Tasks: problems whose answers can be checked, drawn without end from a random stream.
+
+Whether a problem is for training or held out is decided by a hash of the problem itself, so that no
+seed, level or order can ever bring the two together:
+
+    held out  <=>  blake2b(key(problem)) mod 10 = 0
+
+`steps` of a problem (how it is solved) is for the base model's corpus alone; reinforcement learning
+sees the question and the verdict. Left out on purpose: answers that no program can check.
+"""
+
+import hashlib
+import json
+import random
+import re
+from dataclasses import dataclass
+
+import gsm
+import verify
+
+LIMIT = 999  # results stay in three digits
+
+
+@dataclass(frozen=True)
+class Problem:
+    question: str
+    answer: str
+    steps: tuple = ()      # how it is solved: (x, op, y, result) in order
+    solution: str = ""     # how it is solved, in words (task file)
+    numbers: tuple = ()    # countdown: what must be used
+    kind: str = ""         # evaluated apart: "seen template", "new template"
+    key: str = ""          # what makes it the same problem; default the question
+
+
+def is_held_out(problem: Problem) -> bool:
+    """One problem in ten, by its key alone, and every problem of a held-out template."""
+    key = (problem.key or problem.question).encode()
+    return problem.kind == NEW or hashlib.blake2b(key, digest_size=8).digest()[0] % 10 == 0
+
+
+SEEN, NEW = "seen template", "new template"
+
+
+class Task:
+    """A source of problems. A subclass gives `propose`, and `correct` where the answer is no
+    number. To add a task, write one such class and name it in TASKS."""
+
+    correct = staticmethod(verify.number_correct)
+    levels = range(1, 6)
+    base_steps = 800       # of the base model's training
+    gate = 0.6             # share of training problems that the base must solve in 16 samples
+
+    def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
+        """Raises ValueError for a level that the task does not have."""
+        if level not in self.levels:
+            raise ValueError(f"--level {level}: this task has the levels {min(self.levels)} to "
+                             f"{max(self.levels)}")
+        self.level = level
+        self.max_new_tokens = 96 + 32 * level  # of an answer
+
+    def propose(self, rng: random.Random, held_out: bool) -> Problem | None:
+        """A random problem of either side, or None for a draw that came to nothing."""
+        raise NotImplementedError
+
+    def easier(self) -> "Task":
+        """What half of the base's corpus is made of."""
+        return type(self)(1)
+
+    def draw(self, rng: random.Random, n: int, held_out: bool = False) -> list[Problem]:
+        """n problems of the training side or of the held-out side, in the order of rng."""
+        problems = []
+        while len(problems) < n:
+            problem = self.propose(rng, held_out)
+            if problem and is_held_out(problem) == held_out:
+                problems.append(problem)
+        return problems
+
+    def held_out(self, n: int) -> list[Problem]:
+        """The first n different held-out problems: the same for every seed, so that runs compare.
+        Fewer where the level has not as many."""
+        rng, found = random.Random("held out"), {}
+        for problem in self.draw(rng, 20 * n, held_out=True):
+            found.setdefault(problem.key or problem.question, problem)
+        return list(found.values())[:n]
+
+    def all(self) -> list[Problem]:
+        """Every problem, where they can be listed."""
+        return []
+
+    def score(self, problem: Problem, text: str, kind: str = "correct", coin: float = 0.0):
+        """The verify.Reward of a response."""
+        return verify.reward(self.correct, problem, text, kind, coin)
+
+
+class Arithmetic(Task):
+    """Level L: sums, differences, products and brackets over L + 1 numbers, up to level 2 worked
+    from left to right. A product has one factor in 2..9; every value on the way is in 0..999."""
+
+    def propose(self, rng, held_out):
+        try:
+            _, text, value, steps = self.tree(rng, self.level + 1)
+        except OverflowError:
+            return None
+        return Problem(text + "=?", str(value), tuple(steps))
+
+    def tree(self, rng, n):
+        """A random expression over n numbers: (how tightly it binds, text, value, steps), each step
+        (x, op, y, result). Raises OverflowError when a value leaves 0..LIMIT."""
+        if n == 1:
+            value = rng.randint(10, rng.choice((99, LIMIT)) if self.level == 1 else 99)
+            return 3, str(value), value, []
+        op = rng.choice("+-*")
+        if op == "*":  # one factor is a single digit, on either side
+            small = rng.randint(2, 9)
+            pair = [self.tree(rng, n - 1), (3, str(small), small, [])]
+            if self.level > 2:
+                rng.shuffle(pair)
+        else:
+            k = rng.randint(1, n - 1) if self.level > 2 else n - 1
+            pair = [self.tree(rng, k), self.tree(rng, n - k)]
+        (left, left_text, x, left_steps), (right, right_text, y, right_steps) = pair
+        value = verify.apply(x, op, y)
+        if not 0 <= value <= LIMIT:
+            raise OverflowError
+        strength = 2 if op == "*" else 1
+        left_text = left_text if left >= strength else f"({left_text})"
+        right_text = right_text if right > strength else f"({right_text})"
+        return (strength, left_text + op + right_text, value,
+                left_steps + right_steps + [(x, op, y, value)])
+
+
+class Countdown(Task):
+    """Reach a target with each of 3 (levels 1 to 3) or 4 numbers (4 and 5) used once. The target
+    comes from a random expression, so there is always a solution; every value on its way is a
+    positive integer."""
+
+    correct = staticmethod(verify.countdown_correct)
+    largest = {1: 9, 2: 12, 3: 30, 4: 12, 5: 30}
+
+    def propose(self, rng, held_out):
+        numbers = [rng.randint(1, self.largest[self.level]) for _ in range(3 + (self.level > 3))]
+        value = numbers[0]
+        for number in numbers[1:]:
+            x, y = rng.choice(((value, number), (number, value)))
+            value = verify.apply(x, rng.choice("+-*/"), y) if y else 0
+            if value <= 0 or value != int(value):
+                return None
+        rng.shuffle(numbers)
+        target, shown = int(value), " ".join(map(str, numbers))
+        if target > 100:
+            return None
+        key = f"{sorted(numbers)} {target}"
+        return Problem(f"{shown} make {target}", str(target), numbers=tuple(numbers), key=key)
+
+
+class Gsm(Task):
+    """Word problems: level 1 of one or two steps, level 2 of one to four. Of the held-out ones half
+    are trained templates with other numbers, half are templates that are never trained on."""
+
+    levels = range(1, 3)
+    base_steps = 900
+
+    def propose(self, rng, held_out):
+        new = held_out and rng.random() < 0.5
+        question, ranges, steps = rng.choice(gsm.HELD_OUT if new else gsm.TEMPLATES)
+        steps = steps.split("; ")
+        if len(steps) > 2 * self.level:
+            return None
+        values = {}
+        for name, low, high in re.findall(r"([a-e])(\d+)-(\d+)", ranges):
+            values[name] = rng.randint(int(low), int(high))
+        key = f"{question} {sorted(values.items())}"
+        solved = []
+        for step in steps:
+            name, x, op, y = re.fullmatch(r"(?:(\w)=)?(\w+)([-+*/])(\w+)", step).groups()
+            x, y = (int(v) if v.isdigit() else values[v] for v in (x, y))
+            value = verify.apply(x, op, y)
+            if not 1 <= value <= LIMIT or value != int(value):
+                return None
+            values[name] = int(value)
+            solved.append((x, op, y, int(value)))
+        n, m = rng.sample(gsm.NAMES, 2)
+        x, y = rng.sample(gsm.ITEMS, 2)
+        text = question.format(**{k: v for k, v in values.items() if k} | dict(n=n, m=m, x=x, y=y))
+        return Problem(text, str(solved[-1][3]), tuple(solved), kind=NEW if new else SEEN, key=key)
+
+
+class File(Task):
+    """Problems of a JSONL file: {"question": ..., "answer": ...} a line, the answer a number or a
+    text ending in GSM8K's `#### number`. Held out are the problems of eval_path, or else one in
+    ten."""
+
+    levels = range(1, 6)
+    gate = 0.0             # a tiny model solves next to none of GSM8K
+
+    def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
+        super().__init__(level)
+        if not path:
+            raise ValueError("--task file needs --data PATH, a JSONL file of question and answer")
+        self.max_new_tokens = 256
+        problems = read_jsonl(path)
+        if eval_path:
+            self.eval = read_jsonl(eval_path)
+            questions = {p.question for p in self.eval}
+            self.train = [p for p in problems if p.question not in questions]
+        else:
+            self.eval = [p for p in problems if is_held_out(p)]
+            self.train = [p for p in problems if not is_held_out(p)]
+        if not self.train or not self.eval:
+            raise ValueError(f"{path} has {len(self.train)} problems to train on and {len(self.eval)} "
+                             "held out; both are needed")
+
+    def easier(self):
+        return self
+
+    def draw(self, rng, n, held_out=False):
+        return rng.choices(self.eval if held_out else self.train, k=n)
+
+    def held_out(self, n):
+        return self.eval[:n]
+
+    def all(self):
+        return self.train + self.eval
+
+
+def read_jsonl(path: str) -> list[Problem]:
+    """The problems of a file. Raises ValueError that names the file, and the line of a bad one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', '') or error}") from None
+    problems = []
+    for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            question, answer = row["question"], str(row["answer"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, line {i}: not a JSON object with question and answer") from None
+        gold = verify.gsm8k_gold(answer)
+        if not isinstance(question, str) or not question.strip() or gold is None:
+            raise ValueError(f"{path}, line {i}: the question is empty or the answer "
+                             f"{answer[-40:]!r} does not end in a number")
+        solution = re.sub(r"<<.*?>>", "", answer.rpartition("####")[0]).strip()
+        problems.append(Problem(question, str(gold), solution=solution))
+    if not problems:
+        raise ValueError(f"{path} is empty")
+    return problems
+
+
+TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "file": File}

@@ -1,0 +1,59 @@
+"""Tokenizer: a `tiktoken.Encoding` of a few hundred tokens, made in code, nothing to download.
+
+Byte-pair encoders first cut the text into pieces by a pattern, then merge bytes inside each piece;
+a piece that is itself in the vocabulary becomes one token at once. So a vocabulary for a toy world
+needs no training: it is the 256 bytes (no input can fail), the words that the tasks use, and the
+special tokens. A digit is always a token of its own: a model can only add numbers whose digits it
+sees. An unknown word costs one token a byte.
+
+    "<think>47*6=282</think>"  ->  <think> 4 7 * 6 = 2 8 2 </think>      (10 tokens)
+
+Left out on purpose: learned merges (minbpe shows them). Source of the idea: 1508.07909, GPT-2.
+"""
+
+import re
+
+import tiktoken
+
+import gsm
+
+PATTERN = r" ?[A-Za-z]+|(?s:.)"  # a word with its leading space, or any one character
+SPECIALS = ["<think>", "</think>", "<answer>", "</answer>", "<|endoftext|>", "<|pad|>"]
+WORKING_WORDS = """easy I know this just guess maybe check ok wait no yes so the answer is that right
+wrong try not sure let me see again need from numbers make use each once using reach"""
+
+
+def build() -> tiktoken.Encoding:
+    """The encoding; `encode_ordinary` for a user's text (a typed tag stays plain text),
+    `encode(..., allowed_special="all")` for documents with tags. `decode` inverts both exactly for
+    every string that UTF-8 can hold. `n_vocab` counts bytes, words and specials."""
+    templates = " ".join(question for question, *_ in gsm.TEMPLATES + gsm.HELD_OUT)
+    words = set(re.findall(r" ?[A-Za-z]+", templates))
+    words |= {space + word for word in WORKING_WORDS.split() + gsm.NAMES + gsm.ITEMS
+              for space in ("", " ")}
+    ranks = {bytes([b]): b for b in range(256)}
+    for word in sorted(w.encode() for w in words if len(w.encode()) > 1):
+        ranks[word] = len(ranks)
+    specials = {name: len(ranks) + i for i, name in enumerate(SPECIALS)}
+    return tiktoken.Encoding("tiny-reasoning", pat_str=PATTERN, mergeable_ranks=ranks,
+                             special_tokens=specials)
+
+
+encoding = build()
+EOT = encoding.encode_single_token("<|endoftext|>")
+PAD = encoding.encode_single_token("<|pad|>")
+
+
+def encode(text: str) -> list[int]:
+    """Ids of a document, its tags and end of text as special tokens."""
+    return encoding.encode(text, allowed_special="all")
+
+
+def encode_prompt(question: str) -> list[int]:
+    """Ids of a prompt: the question as plain text and a line end, after which the policy writes."""
+    return encoding.encode_ordinary(question + "\n")
+
+
+def decode(ids) -> str:
+    """Text of ids; bytes that are not UTF-8 (a sampled policy can write any) become U+FFFD."""
+    return encoding.decode(ids)
