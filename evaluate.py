@@ -78,8 +78,9 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
     _, texts = respond(policy, some, samples, seed=seed + 1, max_new_tokens=max_new_tokens)
     counts = [sum(task.correct(p, t) for t in texts[i * samples:(i + 1) * samples])
               for i, p in enumerate(some)]
-    result["pass_at_k"] = {str(k): sum(verify.pass_at_k(samples, c, k) for c in counts) / len(counts)
-                           for k in (1, 4, 16, 64) if k <= samples}
+    result["pass_at_k"] = {
+        str(k): sum(verify.pass_at_k(samples, c, k) for c in counts) / len(counts)
+        for k in (1, 4, 16, 64) if k <= samples}
     return result
 
 
@@ -90,8 +91,9 @@ def report(policy, task, options, when: str):
     texts = respond(policy, problems[:3], temperature=0,
                              max_new_tokens=options.max_new_tokens)[1]
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
-    print(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} held-out "
-          "problems; " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items()))
+    print(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "
+          "held-out problems")
+    print(f"{when}: " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items()))
     print(f"{when}: length {result['length']:.1f}, truncated {result['truncated']['value']:.1%}, "
           f"working {result['working']['value']:.1%}, right given working "
           f"{result['accuracy_given_working']['value']:.1%}, without "
@@ -119,7 +121,8 @@ def summarize(options, state) -> dict:
             summary[f"{name}_{when}"] = result[name]["value"]
             summary[f"{name}_ci_{when}"] = result[name]["ci"]
     seconds = {k: state[k] for k in ("seconds_base", "seconds_rl", "seconds_eval")}
-    return summary | seconds | {"seconds_total": sum(seconds.values()), "tokens_sampled": state["tokens_sampled"]}
+    return summary | seconds | {"seconds_total": sum(seconds.values()),
+                                "tokens_sampled": state["tokens_sampled"]}
 
 
 def step_metrics(step, rollout, rewards, texts, options) -> dict:

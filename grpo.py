@@ -33,8 +33,8 @@ def group_advantages(rewards, group, scale_by_std: bool = True):
 
 def prepare(rollout, rewards, options) -> Batch:
     """The training batch of a Rollout and its rewards (N,)."""
-    advantages = group_advantages(rewards, rollout.group, options.scale_by_std)[:, None] * rollout.mask
-    return Batch(rollout.tokens, rollout.mask, rollout.logp, advantages)
+    advantages = group_advantages(rewards, rollout.group, options.scale_by_std)
+    return Batch(rollout.tokens, rollout.mask, rollout.logp, advantages[:, None] * rollout.mask)
 
 
 def loss(policy, batch: Batch, options):

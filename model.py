@@ -157,9 +157,9 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def logp(self, tokens, mask, temperature: float = 1.0):
-        """Log-probs (N, T) of the tokens (N, T) that `mask` marks, 0 elsewhere. Token t is scored by
-        the logits at t-1, at the sampler's temperature, over the whole vocabulary; the head runs only
-        where it is needed."""
+        """Log-probs (N, T) of the tokens (N, T) that `mask` marks, 0 elsewhere. Token t is scored
+        by the logits at t-1, at the sampler's temperature, over the whole vocabulary; the head runs
+        only where it is needed."""
         marked = mask[:, 1:].bool()
         hidden = self(tokens[:, :-1])[marked]                                 # (M, D)
         logits = self.head(hidden).float() / temperature                      # (M, V)

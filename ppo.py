@@ -30,8 +30,8 @@ class Batch:
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The rows of index, cut to the longest of them."""
-        ends = (self.mask[index] * torch.arange(1, self.mask.shape[1] + 1, device=index.device)).amax()
-        width = int(ends)
+        lengths = self.lengths()
+        width = max(lengths[i] for i in index.tolist())
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: None if x is None else x[index, :width] for k, x in values.items()})
 
@@ -80,19 +80,23 @@ def token_weights(mask, how: str, max_tokens: int = 0):
     raise ValueError(f"unknown aggregation {how!r}: token, sequence or constant")
 
 
+METRICS = ("tokens", "clipfrac_low", "clipfrac_high", "approx_kl", "logp_diff")
+
+
 def policy_loss(logp, batch: Batch, options):
     """The loss of a micro-batch, and its share of the update's metrics: summed over the
     micro-batches of an update they are its loss and its means over tokens. logp (N, T) is the
     policy's."""
-    per_token = surrogate(logp, batch.old_logp, batch.advantages, options.clip_low, options.clip_high)
+    ratio_terms = (logp, batch.old_logp, batch.advantages, options.clip_low, options.clip_high)
+    per_token = surrogate(*ratio_terms)
     if options.kl_coef:
         per_token = per_token + options.kl_coef * kl(logp, batch.ref_logp, options.kl)
     loss = (batch.weights * per_token).sum()
     with torch.no_grad():
-        low, high = clipped(logp, batch.old_logp, batch.advantages, options.clip_low, options.clip_high)
-        sums = {"tokens": batch.mask, "clipfrac_low": low, "clipfrac_high": high,
-                "approx_kl": kl(batch.old_logp, logp), "logp_diff": (logp - batch.old_logp).abs()}
-        return loss, {name: (x * batch.mask).sum() for name, x in sums.items()}
+        low, high = clipped(*ratio_terms)
+        values = (batch.mask, low, high, kl(batch.old_logp, logp), (logp - batch.old_logp).abs())
+        return loss, {name: (x * batch.mask).sum()
+                      for name, x in zip(METRICS, values, strict=True)}
 
 
 def minibatches(batch: Batch, options, rng):

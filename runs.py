@@ -45,10 +45,14 @@ def open_run(options, config: gpt.Config, resume: bool) -> Path:
     return run
 
 
-def write_json(path: Path, content) -> None:
+def replace(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1))
+    partial.write_text(text)
     os.replace(partial, path)
+
+
+def write_json(path: Path, content) -> None:
+    replace(path, json.dumps(content, indent=1))
 
 
 def append(path: Path, lines) -> None:
@@ -60,7 +64,8 @@ def forget_after(path: Path, step: int) -> None:
     """Drops the lines of a log that a run writes again when it goes on from `step`."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+        kept = [line + "\n" for line in lines if json.loads(line)["step"] <= step]
+        replace(path, "".join(kept))
 
 
 class Stop:

@@ -12,12 +12,16 @@ A row draws by inverting the cumulative distribution at one uniform number, a ha
 and position: what it draws does not depend on who shares the batch. Left out on purpose: refilling
 a shrunken batch with waiting rows, CUDA graphs, paged caches, top-p. """
 
+import argparse
+import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from model import GPT, Cache
+from model import GPT, Cache, from_state, load
 
 
 @dataclass
@@ -96,8 +100,8 @@ def check(config, prompts, group_size, max_new_tokens, temperature) -> None:
         raise ValueError("group_size and max_new_tokens must be at least 1, temperature at least 0")
     longest = max(map(len, prompts))
     if longest + max_new_tokens > config.context:
-        raise ValueError(f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit the "
-                         f"context of {config.context}")
+        raise ValueError(f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit "
+                         f"the context of {config.context}")
     if not all(0 <= token < config.vocab_size for prompt in prompts for token in prompt):
         raise ValueError(f"a prompt holds ids outside the vocabulary of {config.vocab_size}")
 
@@ -110,14 +114,15 @@ def prefill(model, prompts, group_size, capacity, pad):
     tokens = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
     column = torch.arange(width, device=device)
     visible = (column <= column[:, None]) & (column >= padding[:, None, None])  # (P, width, width)
-    visible |= torch.eye(width, dtype=torch.bool, device=device)  # a pad sees itself, not nothing: no NaN
+    visible |= torch.eye(width, dtype=torch.bool, device=device)  # a pad sees itself: no NaN
     once = Cache(model.config, len(prompts), width, device, model.embedding.weight.dtype)
     hidden = model(tokens, (column - padding[:, None]).clamp(min=0), once, visible[:, None])
     cache = Cache(model.config, len(prompts) * group_size, capacity, device, once.keys.dtype)
     cache.keys[:, :, :, :width] = once.keys.repeat_interleave(group_size, dim=1)
     cache.values[:, :, :, :width] = once.values.repeat_interleave(group_size, dim=1)
     cache.length = width
-    return cache, hidden[:, -1].repeat_interleave(group_size, 0), padding.repeat_interleave(group_size)
+    return (cache, hidden[:, -1].repeat_interleave(group_size, dim=0),
+            padding.repeat_interleave(group_size))
 
 
 def decode(model, prompts, group_size, temperature, seeds, stop, pad, out, on_token):
@@ -163,14 +168,63 @@ def retire(cache: Cache, alive: torch.Tensor, living: int) -> torch.Tensor:
 def assemble(prompts, group_size, out, longest, stop, pad) -> Rollout:
     """Puts prompts and responses side by side, padding on the right, as training wants them."""
     device, lengths = out["tokens"].device, out["mask"].sum(1).long()[:, None]
-    starts = torch.tensor([[len(p)] for p in prompts], device=device).repeat_interleave(group_size, 0)
+    starts = torch.tensor([[len(p)] for p in prompts], device=device)
+    starts = starts.repeat_interleave(group_size, dim=0)
     width = int((starts + lengths).max())
     padded = torch.tensor([(p + [pad] * width)[:width] for p in prompts], device=device)
     source = torch.arange(width, device=device) - starts  # (N, width): column of the response
     mask = (source >= 0) & (source < lengths)
     source = source.clamp(0, out["tokens"].shape[1] - 1)
-    tokens = torch.where(mask, out["tokens"].gather(1, source), padded.repeat_interleave(group_size, 0))
+    padded = padded.repeat_interleave(group_size, dim=0)
+    tokens = torch.where(mask, out["tokens"].gather(1, source), padded)
     logp, entropy = (out[name].gather(1, source) * mask for name in ("logp", "entropy"))
     group = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
     truncated = ~(out["tokens"] == stop).any(1)
     return Rollout(tokens, logp, entropy, mask.float(), group, truncated)
+
+
+def main(argv=None) -> int:
+    """The command line: one question, answered as it is written, or a file of problems, scored."""
+    from evaluate import respond, share  # here, since they build on this file
+    from tasks import read_jsonl
+    from tokenizer import EOT, PAD, encode_prompt, encoding
+    from verify import number_correct
+    parser = argparse.ArgumentParser(description="Asks a trained run.")
+    parser.add_argument("question", nargs="?", help='such as "47*6+85=?"')
+    parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
+    parser.add_argument("--problems", help="JSONL of question and answer: prints one JSON line")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    try:
+        if (args.question is None) == (args.problems is None):
+            raise ValueError("give either a question or --problems FILE")
+        path = Path(args.run) / "checkpoint.pt"
+        if not path.exists():
+            raise ValueError(f"{args.run} has no checkpoint.pt; train.py makes one")
+        policy = from_state(load(path))
+        if args.question is not None:
+            def show(token):
+                if token != EOT:
+                    text = encoding.decode_bytes([token]).decode("utf-8", "replace")
+                    print(text, end="", flush=True)
+            generate(policy, [encode_prompt(args.question)], 1, args.max_new_tokens,
+                     args.temperature, args.seed, stop=EOT, pad=PAD, on_token=show)
+            print()
+            return 0
+        problems = read_jsonl(args.problems)
+        rollout, texts = respond(policy, problems, 1, args.temperature, args.seed,
+                                 args.max_new_tokens)
+    except ValueError as error:
+        print(f"sample.py: {error}", file=sys.stderr)
+        return 2
+    result = share(number_correct(p, t) for p, t in zip(problems, texts, strict=True))
+    print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
+                      "length": float(rollout.mask.sum(1).mean()),
+                      "truncated": float(rollout.truncated.float().mean())}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

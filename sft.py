@@ -21,7 +21,7 @@ from evaluate import respond
 from model import GPT, micro_batches
 
 STYLES = {"direct": 0.55, "short": 0.18, "long": 0.17, "check": 0.10}
-WRONG = 0.2        # share of documents with a mistake that nobody corrects
+WRONG = 0.15       # share of documents with a mistake that nobody corrects
 MALFORMED = 0.15   # share of documents that break the form
 SLIP = 0.3         # chance, in a checked step, that the first try is wrong
 DRILL_STYLES = {"direct": 0.03, "short": 0.12, "long": 0.70, "check": 0.15}
@@ -35,35 +35,41 @@ def one_line(x, op, y, result) -> str:
 
 
 def long_lines(x, op, y, result) -> list[str]:
-    """A step taken apart into facts of one digit each, by decimal places, so that nothing is
-    carried in the head:  47*6=282 -> 40*6=240, 7*6=42, 40+40=80, 200+80=280, 280+2=282."""
+    """A step taken apart into facts of one digit each, by decimal places, so that little is carried
+    in the head. Zeros get their lines too: a rule without exceptions is learned sooner.
+
+        47*6=282  ->  40*6=240, 7*6=42, 40+40=80, 0+2=2, 200+80=280, 280+2=282
+    """
     if op in "+-":
-        lines, parts = [], []
-        for unit in (100, 10, 1):
-            a, b = x // unit % 10 * unit, y // unit % 10 * unit
-            if a or b:
-                parts.append(verify.apply(a, op, b))
-            if a and b:
-                lines.append(one_line(a, op, b, parts[-1]))
-        return lines + running_sum(parts) or [one_line(x, op, y, result)]
+        return by_places(x, op, y)
     if op == "*" and max(x, y) > 9:
-        small, large = min(x, y), max(x, y)
-        digits = [large // unit % 10 * unit for unit in (100, 10, 1) if large // unit % 10]
-        lines = [one_line(d, "*", small, d * small) for d in digits]
-        total = digits[0] * small
-        for d in digits[1:]:
-            lines += long_lines(total, "+", d * small, None)
-            total += d * small
+        small, large = sorted((x, y))
+        tens = [10**i for i in range(len(str(large)))][::-1]
+        parts = [large // ten % 10 * ten for ten in tens]
+        lines = [one_line(part, "*", small, part * small) for part in parts]
+        total = parts[0] * small
+        for part in parts[1:]:
+            lines += by_places(total, "+", part * small)
+            total += part * small
         return lines
     return [one_line(x, op, y, result)]
 
 
-def running_sum(parts) -> list[str]:
-    """Lines that add up signed parts: [200, -20, 1] -> 200-20=180, 180+1=181."""
-    lines = []
-    for i in range(1, len(parts)):
-        total = sum(parts[:i])
-        lines.append(f"{total}{parts[i]:+d}={total + parts[i]}")
+def by_places(x: int, op: str, y: int) -> list[str]:
+    """Lines of x + y or x - y: the places that both have, one by one, then what these make with the
+    places that only the longer has:  308-27 -> 0-20=-20, 8-7=1, 300-20=280, 280+1=281."""
+    common = 10 ** min(len(str(x)), len(str(y)))
+    lines, parts = [], [verify.apply(x - x % common, op, y - y % common)]
+    ten = common // 10
+    while ten:
+        a, b = x // ten % 10 * ten, y // ten % 10 * ten
+        parts.append(verify.apply(a, op, b))
+        lines.append(one_line(a, op, b, parts[-1]))
+        ten //= 10
+    total, *rest = parts if parts[0] else parts[1:]
+    for part in rest:
+        lines.append(f"{total}{part:+d}={total + part}")
+        total += part
     return lines
 
 
@@ -87,7 +93,8 @@ def working(rng: random.Random, steps, style: str, wrong: bool) -> tuple[list[st
             lines += [one_line(x, op, y, first), "check"] + long_lines(x, op, y, value)
             lines += ["ok"] if first == said else ["wait", one_line(x, op, y, said)]
         elif style == "long":
-            lines += long_lines(x, op, y, value)
+            parts = long_lines(x, op, y, value)
+            lines += ([f"{x}{op}{y}"] if len(parts) > 1 else []) + parts
             lines[-1] = lines[-1].rpartition("=")[0] + f"={said}"
         else:
             lines += [one_line(x, op, y, said)]

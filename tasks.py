@@ -56,7 +56,7 @@ class Task:
             raise ValueError(f"--level {level}: this task has the levels {min(self.levels)} to "
                              f"{max(self.levels)}")
         self.level = level
-        self.max_new_tokens = 96 + 32 * level  # of an answer
+        self.max_new_tokens = 64 * (level + 1)  # of an answer
 
     def propose(self, rng: random.Random, held_out: bool) -> Problem | None:
         """A random problem of either side, or None for a draw that came to nothing."""
@@ -135,7 +135,7 @@ class Countdown(Task):
     positive integer."""
 
     correct = staticmethod(verify.countdown_correct)
-    largest = {1: 9, 2: 12, 3: 30, 4: 12, 5: 30}
+    largest = {1: 9, 2: 15, 3: 40, 4: 12, 5: 40}
 
     def propose(self, rng, held_out):
         numbers = [rng.randint(1, self.largest[self.level]) for _ in range(3 + (self.level > 3))]
@@ -161,7 +161,7 @@ class Gsm(Task):
     base_steps = 900
 
     def propose(self, rng, held_out):
-        new = held_out and rng.random() < 0.5
+        new = held_out and rng.random() < 1 / 11  # as many as the tenth of the others that stays
         question, ranges, steps = rng.choice(gsm.HELD_OUT if new else gsm.TEMPLATES)
         steps = steps.split("; ")
         if len(steps) > 2 * self.level:
@@ -207,8 +207,8 @@ class File(Task):
             self.eval = [p for p in problems if is_held_out(p)]
             self.train = [p for p in problems if not is_held_out(p)]
         if not self.train or not self.eval:
-            raise ValueError(f"{path} has {len(self.train)} problems to train on and {len(self.eval)} "
-                             "held out; both are needed")
+            raise ValueError(f"{path} has {len(self.train)} problems to train on and "
+                             f"{len(self.eval)} held out; both are needed")
 
     def easier(self):
         return self
@@ -229,7 +229,8 @@ def read_jsonl(path: str) -> list[Problem]:
         with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', '') or error}") from None
+        why = getattr(error, "strerror", "") or error
+        raise ValueError(f"{path} cannot be read: {why}") from None
     problems = []
     for i, line in enumerate(lines, 1):
         if not line.strip():
@@ -238,7 +239,8 @@ def read_jsonl(path: str) -> list[Problem]:
             row = json.loads(line)
             question, answer = row["question"], str(row["answer"])
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {i}: not a JSON object with question and answer") from None
+            raise ValueError(f"{path}, line {i}: not a JSON object with question and "
+                             "answer") from None
         gold = verify.gsm8k_gold(answer)
         if not isinstance(question, str) or not question.strip() or gold is None:
             raise ValueError(f"{path}, line {i}: the question is empty or the answer "

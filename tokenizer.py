@@ -19,8 +19,7 @@ import gsm
 
 PATTERN = r" ?[A-Za-z]+|(?s:.)"  # a word with its leading space, or any one character
 SPECIALS = ["<think>", "</think>", "<answer>", "</answer>", "<|endoftext|>", "<|pad|>"]
-WORKING_WORDS = """easy I know this just guess maybe check ok wait no yes so the answer is that right
-wrong try not sure let me see again need from numbers make use each once using reach"""
+WORKING_WORDS = "easy I know this just guess maybe check ok wait no yes make"
 
 
 def build() -> tiktoken.Encoding:

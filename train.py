@@ -45,7 +45,7 @@ class Options:
     level: int = flag(2, "difficulty of the problems, 1 to 5")
     size: str = flag("tiny", "of the model; small is for a GPU", choices=sorted(gpt.SIZES))
     seed: int = flag(0, "of everything random; try three before you believe a result")
-    steps: int = flag(80, "of reinforcement learning; 0 makes and measures the base alone")
+    steps: int = flag(40, "of reinforcement learning; 0 makes and measures the base alone")
     out: str = flag("", "the run's folder (default runs/ALGO-TASK-SEED)")
     data: str = flag("", "problems of --task file: JSONL with question and answer a line")
     eval_data: str = flag("", "its held-out problems (default: a tenth of --data)")
@@ -57,8 +57,8 @@ class Options:
     temperature: float = flag(1.0, "of sampling, and of the log-probs trained on")
     max_new_tokens: int = flag(0, "longest answer (default: the task's)")
     lr: float = flag(4e-4, "learning rate; 1e-3 collapses a tiny model")
-    minibatches: int = flag(1, "optimizer steps per epoch over a step's answers")
-    epochs: int = flag(1, "passes over a step's answers; the clip matters from the second update on")
+    minibatches: int = flag(4, "optimizer steps per epoch over a step's answers")
+    epochs: int = flag(1, "passes over a step's answers; the clip matters from the second on")
     clip_low: float = flag(0.2, "how far below 1 the ratio is trusted")
     clip_high: float = flag(0.2, "how far above 1; try 0.28 (DAPO)")
     kl_coef: float = flag(0.0, "weight of the KL to the base in the loss; try 0.02")
@@ -68,7 +68,8 @@ class Options:
                           "constant", choices=["sequence", "token", "constant"])
     eval_every: int = flag(10, "steps between evaluations and checkpoints")
     eval_problems: int = flag(1000, "held-out problems of the first and the last evaluation")
-    base_steps: int = flag(0, "steps of the base's training (default: the task's)")
+    base_steps: int = flag(0, "steps of the base's training (default: the task's, and more "
+                           "until what it generates is good enough)")
     micro_tokens: int = flag(4096, "tokens of a micro-batch: memory only, the gradient is the same")
 
 
@@ -94,8 +95,8 @@ def parse(argv) -> tuple[Options, bool]:
 def validate(options: Options) -> tasks.Task:
     """Checks everything that can be wrong before any work; returns the task."""
     if options.group_size < 2:
-        raise UserError(f"--group-size {options.group_size}: a group needs at least 2 answers, since "
-                        "each is compared with the others")
+        raise UserError(f"--group-size {options.group_size}: a group needs at least 2 answers, "
+                        "since each is compared with the others")
     for name in ("prompts", "minibatches", "epochs", "eval_every", "eval_problems", "micro_tokens"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
@@ -106,8 +107,6 @@ def validate(options: Options) -> tasks.Task:
         raise UserError("--temperature and --lr must be above 0")
     if options.minibatches > options.prompts * options.group_size:
         raise UserError("--minibatches is more than the answers of a step")
-    if options.reward not in ("correct", "format", "random"):
-        raise UserError(f"--reward {options.reward}: correct, format or random")
     try:
         torch.zeros(1, device=options.device)
         task = tasks.TASKS[options.task](options.level, options.data, options.eval_data)
@@ -119,8 +118,8 @@ def validate(options: Options) -> tasks.Task:
     options.base_steps = options.base_steps or task.base_steps
     longest = max((len(tokenizer.encode_prompt(p.question)) for p in task.all()), default=64)
     if longest + options.max_new_tokens > gpt.Config.context:
-        raise UserError(f"a prompt of {longest} tokens and {options.max_new_tokens} new ones are longer "
-                        f"than the context of {gpt.Config.context}; leave it out of --data")
+        raise UserError(f"a prompt of {longest} tokens and {options.max_new_tokens} new ones are "
+                        f"longer than the context of {gpt.Config.context}; leave it out of --data")
     return task
 
 
@@ -135,7 +134,7 @@ def update(algo, policy, reference, optimizer, batch, options, rng) -> dict:
                 batch.ref_logp[rows, : logp.shape[1]] = logp
     updates = []
     for part in ppo.minibatches(batch, options, rng):
-        stats = {"loss": 0.0}
+        stats = dict.fromkeys(("loss", *ppo.METRICS), 0.0)
         lengths = part.lengths()
         if not options.kl_coef:  # a row without advantage has no gradient: do not compute it
             useful = part.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
@@ -146,19 +145,19 @@ def update(algo, policy, reference, optimizer, batch, options, rng) -> dict:
             loss, sums = algo.loss(policy, micro, options)
             loss.backward()
             for name, value in {"loss": loss.detach(), **sums}.items():
-                stats[name] = stats.get(name, 0.0) + float(value)
+                stats[name] += float(value)
         norm = float(torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0))
         if not math.isfinite(stats["loss"]) or not math.isfinite(norm):
             raise FloatingPointError("the loss is no longer a number; the last checkpoint is kept. "
                                      "Try a lower --lr")
         optimizer.step()
         optimizer.zero_grad()
-        tokens = stats.pop("tokens", 0.0) or 1.0
+        tokens = stats.pop("tokens") or 1.0
         updates.append({"grad_norm": norm, "loss": stats.pop("loss")}
                        | {name: value / tokens for name, value in stats.items()})
-    first = updates[0].get("logp_diff", 0.0)  # before any update: the sampler against the trainer
-    mean = {k: sum(u.get(k, 0.0) for u in updates) / len(updates) for k in updates[0]}
-    return mean | {"logp_diff": first}
+    mean = {k: sum(u[k] for u in updates) / len(updates) for k in updates[0]}
+    # before the first update the trainer's log-probs must be the sampler's
+    return mean | {"logp_diff": updates[0]["logp_diff"]}
 
 
 def learning_rate(options, step: int) -> float:
@@ -184,42 +183,37 @@ def reinforce(run: Path, task, policy, reference, optimizer, state: dict, option
     bar = tqdm(total=options.steps, initial=state["step"], desc=options.algo, unit="step")
     with bar, runs.Stop() as stop:
         for step in range(state["step"], options.steps):
-            clock = [time.perf_counter()]
+            began = time.perf_counter()
             rng = random.Random(f"{options.seed} {step}")
             problems = task.draw(rng, options.prompts)
             rollout, texts = evaluate.respond(policy, problems, options.group_size,
                                               options.temperature, rng.getrandbits(62),
                                               options.max_new_tokens)
-            clock.append(time.perf_counter())
+            sampled = time.perf_counter()
             rewards = [task.score(problems[g], text, options.reward, rng.random())
                        for g, text in zip(rollout.group.tolist(), texts, strict=True)]
-            clock.append(time.perf_counter())
-            batch = algo.prepare(rollout, torch.tensor([r.total for r in rewards],
-                                                       device=options.device), options)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(options, step)
+            verified = time.perf_counter()
+            totals = torch.tensor([r.total for r in rewards], device=options.device)
+            batch = algo.prepare(rollout, totals, options)
             metrics = evaluate.step_metrics(step + 1, rollout, rewards, texts, options)
             metrics["kl"] = kl_to_reference(reference, rollout, options)
+            optimizer.param_groups[0]["lr"] = learning_rate(options, step)
             metrics |= update(algo, policy, reference, optimizer, batch, options, rng)
-            clock.append(time.perf_counter())
-            for name, seconds in zip(("sample", "verify", "update"),
-                                     (b - a for a, b in zip(clock, clock[1:], strict=False)),
-                                     strict=True):
-                metrics[f"seconds_{name}"] = seconds
-            last = step + 1 == options.steps
-            if (step + 1) % options.eval_every == 0 or last:
+            metrics |= {"seconds_sample": sampled - began, "seconds_verify": verified - sampled,
+                        "seconds_update": time.perf_counter() - verified}
+            if (step + 1) % options.eval_every == 0 or step + 1 == options.steps:
                 metrics["eval_accuracy"] = evaluate.greedy_accuracy(
                     policy, task, held_out, options.max_new_tokens)["value"]
             state["step"] = step + 1
             state["tokens_sampled"] += metrics["tokens"]
-            state["seconds_rl"] += time.perf_counter() - clock[0]
+            state["seconds_rl"] += time.perf_counter() - began
             runs.append(run / "metrics.jsonl", [metrics])
             bar.update()
             bar.set_postfix(show(metrics))
             if "eval_accuracy" in metrics:
                 runs.append(run / "samples.jsonl", [
-                    {"step": step + 1, "question": problems[rollout.group[i]].question, "text": texts[i],
-                     "reward": rewards[i].total, **rewards[i].parts}
+                    {"step": step + 1, "question": problems[rollout.group[i]].question,
+                     "text": texts[i], "reward": rewards[i].total, **rewards[i].parts}
                     for i in range(0, len(texts), max(1, len(texts) // 16))])
             if "eval_accuracy" in metrics or stop.requested:
                 runs.save_run(run, policy, reference, optimizer, state)
@@ -260,7 +254,7 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
         for round in range(3):  # gated on what it generates, not on its loss
             sft.train(policy, task, options.base_steps, options.seed + 1000 * round, progress)
             solved = sft.solved_in_16(policy, task)
-            if solved >= task.gate or options.base_steps < 50:
+            if solved >= task.gate or options.base_steps != task.base_steps:
                 break
             bar.total += options.base_steps
             bar.write(f"the base solves {solved:.0%} of its problems in 16 samples, not yet "

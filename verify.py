@@ -81,7 +81,9 @@ def expression(text: str) -> tuple[Fraction, list[int]] | None:
         sum = product (('+' | '-') product)*    product = atom (('*' | '/') atom)*
         atom = digits | '(' sum ')'
     """
-    if len(text) > 200 or not re.fullmatch(r"[-+*/()0-9 ]*", text) or re.search(r"[0-9] +[0-9]", text):
+    if len(text) > 200 or not re.fullmatch(r"[-+*/()0-9 ]*", text):
+        return None
+    if re.search(r"[0-9] +[0-9]", text):
         return None
     tokens = re.findall(r"[0-9]+|[-+*/()]", text)[::-1]  # a stack: the next token is the last
     used = []
@@ -121,7 +123,7 @@ def number_correct(problem, text: str) -> bool:
     that is no number: it must never be a free point."""
     gold = gsm8k_gold(problem.answer)
     if gold is None:
-        raise ValueError(f"the gold answer {problem.answer!r} of {problem.question!r} is not a number")
+        raise ValueError(f"the gold {problem.answer!r} of {problem.question!r} is not a number")
     answer = extract(text)
     return answer is not None and number(answer) == gold
 

@@ -1,0 +1,49 @@
+"""Draws accuracy and length against step from the metrics of runs, one line a run.
+
+    python bench/plot.py bench/runs/grpo-arithmetic-{0,1,2} --out bench/learning.png
+
+Needs matplotlib (requirements-dev.txt)."""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def read(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--out", default="bench/learning.png")
+    args = parser.parse_args()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    for i, run in enumerate(args.runs):
+        lines, summary = read(run), json.loads((run / "summary.json").read_text())
+        steps, colour = [0] + [line["step"] for line in lines], f"C{i}"
+        left.plot(steps[1:], [line["accuracy"] for line in lines], color=colour, alpha=0.35)
+        held_out = [(0, summary["accuracy_before"])]
+        held_out += [(line["step"], line["eval_accuracy"]) for line in lines
+                     if "eval_accuracy" in line]
+        left.plot(*zip(*held_out, strict=True), "o-", color=colour, markersize=4,
+                  label=f"seed {summary['seed']}")
+        right.plot(steps[1:], [line["length"] for line in lines], color=colour)
+    left.set(xlabel="step of reinforcement learning", ylabel="accuracy", ylim=(0, 1),
+             title="right answers: held out, greedy (dots); sampled (faint)")
+    left.legend(loc="lower right")
+    right.set(xlabel="step of reinforcement learning", ylabel="tokens", ylim=(0, None),
+              title="mean length of an answer")
+    for axes in (left, right):
+        axes.grid(alpha=0.2)
+        axes.title.set_fontsize(9)
+    figure.savefig(args.out, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""evaluate.py: what counts as working and as a self-check, shares, and the whole measurement."""
+
+import pytest
+
+import evaluate
+import tasks
+import tokenizer
+import verify
+from model import GPT, Config
+
+
+@pytest.mark.parametrize("text,works", [
+    ("<think>47*6=282</think><answer>282</answer>", True),
+    ("47*6 = 282 <answer>282</answer>", True),
+    ("<think>2-7=-5\n</think>", True),
+    ("<think>easy</think><answer>282</answer>", False),
+    ("<think>easy</think><answer>47*6=282</answer>", False),
+    ("<think>47*6</think><answer>282</answer>", False),
+    ("", False)])
+def test_working_is_an_equation_before_the_answer(text, works):
+    assert evaluate.shows_working(text) == works
+
+
+@pytest.mark.parametrize("text,checks", [
+    ("<think>47*6=272\ncheck\n40*6=240\nwait\n47*6=282</think>", True),
+    ("<think>26-5=21 no\n</think>", True),
+    ("<think>I know this</think><answer>wait</answer>", False),
+    ("<think>notes</think>", False)])
+def test_a_self_check_is_a_word_of_doubt_before_the_answer(text, checks):
+    assert evaluate.checks_itself(text) == checks
+
+
+def test_share_is_a_mean_with_its_wilson_interval():
+    result = evaluate.share([True] * 9 + [False])
+    assert result["value"] == 0.9 and result["n"] == 10
+    assert tuple(result["ci"]) == verify.wilson(9, 10)
+    assert evaluate.share([])["ci"] == [0.0, 1.0]
+
+
+class Scripted(tasks.Arithmetic):
+    """Every other problem counts as solved, whatever the text."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.correct = lambda problem, text: int(problem.answer) % 2 == 0
+
+
+def test_measure_counts_what_the_verifier_says():
+    task, model = Scripted(), GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2,
+                                         kv_heads=1, hidden=32))
+    problems = task.held_out(20)
+    result = evaluate.measure(model, task, problems, seed=0, max_new_tokens=5, n_pass=8, samples=4)
+    even = sum(int(p.answer) % 2 == 0 for p in problems) / 20
+    assert result["greedy"]["value"] == result["sampled"]["value"] == even
+    some = sum(int(p.answer) % 2 == 0 for p in problems[:8]) / 8
+    assert result["pass_at_k"] == {"1": some, "4": some}
+    assert result["truncated"]["value"] + (result["length"] < 5) > 0
+    again = evaluate.measure(model, task, problems, seed=0, max_new_tokens=5, n_pass=8, samples=4)
+    assert again == result
+
+
+def test_accuracy_is_also_told_by_kind():
+    task, model = tasks.Gsm(2), GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2,
+                                           kv_heads=1, hidden=32))
+    problems = task.held_out(30)
+    parts = evaluate.greedy_accuracy(model, task, problems, 3)["by_kind"]
+    assert set(parts) == {tasks.SEEN, tasks.NEW}
+    assert sum(part["n"] for part in parts.values()) == 30

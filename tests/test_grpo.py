@@ -1,0 +1,185 @@
+"""grpo.py: the group's mean as the baseline, and a gradient that no cut of the batch can change."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import grpo
+import model
+import ppo
+import sample
+
+STOP, PAD = 18, 19
+AGGREGATIONS = ["token", "sequence", "constant"]
+
+
+def options(**changes):
+    return SimpleNamespace(**dict(clip_low=0.2, clip_high=0.2, kl_coef=0.0, kl="k3", epochs=1,
+                                  minibatches=1, aggregate="token", max_new_tokens=8,
+                                  temperature=1.0, scale_by_std=True) | changes)
+
+
+def policy(seed=0):
+    torch.manual_seed(seed)
+    gpt = model.GPT(model.Config(20, context=64, layers=2, width=16, heads=2, kv_heads=1, hidden=24))
+    with torch.no_grad():
+        for p in gpt.parameters():
+            p.mul_(8 if p.dim() == 2 else 1)  # far from uniform, so that mistakes show
+    return gpt
+
+
+def rollout(gpt, temperature=1.0, groups=3, size=4, seed=5):
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9]][:groups]
+    return sample.generate(gpt, prompts, size, 8, temperature, seed, stop=STOP, pad=PAD)
+
+
+def trained_batch(gpt, how, moved=True):
+    """A batch with its weights; `moved` makes the old policy another one, so that ratios differ."""
+    out = rollout(gpt)
+    rewards = (torch.arange(len(out.tokens)) * 7 % 5).float()
+    batch = grpo.prepare(out, rewards, options())
+    if moved:
+        wave = 0.5 * torch.sin(torch.arange(batch.mask.numel()).view_as(batch.mask)) * batch.mask
+        batch = replace(batch, old_logp=batch.old_logp + wave)
+    return replace(batch, weights=ppo.token_weights(batch.mask, how, 8))
+
+
+def gradient(gpt, batches, opts):
+    gpt.zero_grad()
+    for batch in batches:
+        grpo.loss(gpt, batch, opts)[0].backward()
+    return torch.cat([p.grad.flatten() for p in gpt.parameters()])
+
+
+# --- advantages
+
+def advantages_loop(rewards, group, scale):
+    """Mean and unbiased std of each group, in Python floats."""
+    out = []
+    for r, g in zip(rewards, group, strict=True):
+        mine = [x for x, h in zip(rewards, group, strict=True) if h == g]
+        mean = sum(mine) / len(mine)
+        std = math.sqrt(sum((x - mean) ** 2 for x in mine) / max(1, len(mine) - 1))
+        out.append((r - mean) / (std + 1e-6) if scale else r - mean)
+    return out
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(st.integers(-8, 8), st.integers(0, 3)), min_size=1, max_size=16))
+def test_group_advantages(scale, rows):
+    rewards, group = [r / 8 for r, _ in rows], [g for _, g in rows]
+    found = grpo.group_advantages(torch.tensor(rewards), torch.tensor(group), scale)
+    assert found.tolist() == pytest.approx(advantages_loop(rewards, group, scale), abs=2e-5)
+
+
+def test_std_is_unbiased():
+    found = grpo.group_advantages(torch.tensor([0.0, 1.0]), torch.tensor([0, 0]))
+    assert found.tolist() == pytest.approx([-math.sqrt(0.5), math.sqrt(0.5)], abs=1e-5)
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1.1, 1 / 3, -0.7, 1e6 + 0.1])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 100])
+def test_equal_rewards_give_exactly_zero(reward, size, scale):
+    found = grpo.group_advantages(torch.full((size,), reward), torch.zeros(size).long(), scale)
+    assert found.tolist() == [0.0] * size
+
+
+def test_an_equal_group_beside_another_is_zero_and_the_other_is_not():
+    rewards = torch.tensor([0.1, 1.0, 0.1, 0.0, 0.1])
+    found = grpo.group_advantages(rewards, torch.tensor([0, 1, 0, 1, 0]))
+    assert found[[0, 2, 4]].tolist() == [0.0] * 3 and found[1] > 0.7 > 0 > found[3]
+
+
+def test_a_batch_with_equal_rewards_keeps_its_rows():
+    out = rollout(policy())
+    batch = grpo.prepare(out, torch.full((12,), 0.1), options())
+    assert batch.tokens.shape == out.tokens.shape and batch.advantages.eq(0).all()
+    weights = ppo.token_weights(batch.mask, "sequence")
+    loss, sums = grpo.loss(policy(), replace(batch, weights=weights), options())
+    assert loss == 0 and sums["tokens"] == out.mask.sum()
+
+
+def test_every_token_of_a_response_gets_its_advantage():
+    out = rollout(policy())
+    rewards = torch.arange(12.0) % 4
+    batch = grpo.prepare(out, rewards, options())
+    one = grpo.group_advantages(rewards, out.group)
+    for i in range(12):
+        assert torch.equal(batch.advantages[i], one[i] * out.mask[i])
+    assert torch.equal(batch.old_logp, out.logp) and torch.equal(batch.mask, out.mask)
+
+
+# --- the loss
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_on_the_first_update_nothing_is_clipped(temperature):
+    gpt = policy()
+    out = rollout(gpt, temperature)
+    batch = grpo.prepare(out, (torch.arange(12) % 3).float(), options())
+    batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
+    loss, sums = grpo.loss(gpt, batch, options(temperature=temperature))
+    assert sums["clipfrac_low"] == sums["clipfrac_high"] == 0
+    assert sums["approx_kl"] / sums["tokens"] < 1e-8
+    assert sums["logp_diff"] / sums["tokens"] < 1e-4
+    assert float(loss) == pytest.approx(-float((batch.weights * batch.advantages).sum()), abs=1e-5)
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+@pytest.mark.parametrize("cut", [[[i] for i in range(12)], [[11, 0, 5], [1, 2, 3, 4], [6], [7, 8, 9, 10]],
+                                 [list(range(6)), list(range(6, 12))]], ids=["ones", "odd", "halves"])
+def test_the_gradient_does_not_depend_on_the_cut(how, cut):
+    gpt = policy()
+    batch = trained_batch(gpt, how)
+    assert len(set(batch.lengths())) > 2  # of unequal lengths, or the test would prove nothing
+    whole = gradient(gpt, [batch], options())
+    parts = gradient(gpt, [batch.rows(torch.tensor(rows)) for rows in cut], options())
+    assert whole.abs().max() > 1e-2
+    assert torch.allclose(parts, whole, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_the_gradient_does_not_depend_on_micro_batches_by_length(how):
+    gpt = policy()
+    batch = trained_batch(gpt, how)
+    whole = gradient(gpt, [batch], options())
+    cut = model.micro_batches(batch.lengths(), 24)
+    assert len(cut) > 2
+    parts = gradient(gpt, [batch.rows(torch.tensor(rows)) for rows in cut], options())
+    assert torch.allclose(parts, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_the_three_aggregations_differ():
+    gpt = policy()
+    made = [gradient(gpt, [trained_batch(gpt, how)], options()) for how in AGGREGATIONS]
+    assert not any(torch.allclose(a, b, rtol=1e-2) for a, b in zip(made, made[1:], strict=False))
+
+
+def test_padding_changes_nothing():
+    """Other tokens after the end, and more of them, leave loss and gradient as they are."""
+    gpt = policy()
+    batch = trained_batch(gpt, "token")
+    want = gradient(gpt, [batch], options())
+    after = torch.arange(batch.tokens.shape[1]) >= torch.tensor(batch.lengths())[:, None]
+    other = replace(batch, tokens=torch.where(after, 3, batch.tokens))
+    assert not torch.equal(other.tokens, batch.tokens)
+    assert torch.allclose(gradient(gpt, [other], options()), want, atol=1e-6)
+
+
+def test_a_step_makes_rewarded_responses_likelier():
+    gpt = policy()
+    batch = trained_batch(gpt, "token", moved=False)
+    optimizer = torch.optim.SGD(gpt.parameters(), lr=1e-3)
+    loss, _ = grpo.loss(gpt, batch, options())
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        logp = gpt.logp(batch.tokens, batch.mask)
+    gain = ((logp - batch.old_logp) * batch.advantages).sum()
+    assert gain > 0

@@ -1,0 +1,304 @@
+"""tasks.py: problems that are right, on levels, and whose two sides never meet."""
+
+import itertools
+import json
+import random
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+import gsm
+import tasks
+import verify
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+real_data = pytest.mark.skipif(not (DATA / "gsm8k_train.jsonl").exists(), reason="no shared/data")
+KINDS = [(name, level) for name in ("arithmetic", "countdown", "gsm")
+         for level in tasks.TASKS[name].levels]
+TRAIN, HELD = 8000, 800  # draws of each of the 12: over 100,000 in all
+every_level = pytest.mark.parametrize("name, level", KINDS)
+
+
+def key(problem):
+    return problem.key or problem.question
+
+
+def sample(name, level, n=300, held_out=False, seed=0):
+    return tasks.TASKS[name](level).draw(random.Random(seed), n, held_out)
+
+
+def write(path, *rows):
+    path.write_text("".join(r if isinstance(r, str) else json.dumps(r) + "\n" for r in rows),
+                    encoding="utf-8")
+    return str(path)
+
+
+def rows(n):
+    return [{"question": f"What is {i}?", "answer": f"It is {i}. #### {i}"} for i in range(n)]
+
+
+# --- held out means held out
+
+@every_level
+def test_training_never_meets_held_out(name, level):
+    train = {key(p) for p in sample(name, level, TRAIN)}
+    held = {key(p) for p in sample(name, level, HELD, held_out=True, seed=1)}
+    held |= {key(p) for p in tasks.TASKS[name](level).held_out(200)}
+    assert train and held and not train & held
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "countdown", "gsm"])
+def test_levels_do_not_bring_the_sides_together(name):
+    """Training draws easier problems too, so the sides are disjoint over all levels at once."""
+    levels = tasks.TASKS[name].levels
+    train = {key(p) for level in levels for p in sample(name, level, 2000)}
+    held = {key(p) for level in levels for p in sample(name, level, 300, held_out=True)}
+    assert not train & held
+
+
+def test_a_countdown_with_its_numbers_in_another_order_is_the_same_problem():
+    seen = {}
+    for held_out in (False, True):
+        for p in sample("countdown", 1, 2000 if not held_out else 300, held_out):
+            same = (tuple(sorted(p.numbers)), p.answer)
+            assert seen.setdefault(same, held_out) == held_out
+
+
+def test_held_out_templates_are_never_trained_on():
+    """The words of a question, without names, items and numbers, tell its template."""
+    for level in (1, 2):
+        used = {key(p).rpartition(" [")[0] for p in sample("gsm", level, 8000)}
+        assert used <= {question for question, *_ in gsm.TEMPLATES}
+        assert len(used) > 25
+
+
+def test_no_template_is_on_both_sides():
+    both = {q for q, *_ in gsm.TEMPLATES} & {q for q, *_ in gsm.HELD_OUT}
+    assert not both
+
+
+def test_half_of_the_held_out_word_problems_are_of_new_templates():
+    for level in (1, 2):
+        kinds = Counter(p.kind for p in tasks.Gsm(level).held_out(400))
+        assert set(kinds) == {tasks.SEEN, tasks.NEW}
+        assert 0.4 < kinds[tasks.NEW] / 400 < 0.6
+
+
+@every_level
+def test_held_out_is_deterministic_distinct_and_full(name, level):
+    first, again = (tasks.TASKS[name](level).held_out(150) for _ in range(2))
+    assert first == again and len(first) == 150
+    assert len({key(p) for p in first}) == 150
+    assert all(map(tasks.is_held_out, first))
+
+
+@every_level
+def test_draws_are_a_pure_function_of_the_rng(name, level):
+    task = tasks.TASKS[name](level)
+    random.seed(1)
+    first = task.draw(random.Random(7), 30)
+    random.seed(2)
+    assert task.draw(random.Random(7), 30) == first
+    assert tasks.TASKS[name](level).draw(random.Random(7), 30) == first
+    assert task.draw(random.Random(8), 30) != first
+
+
+def test_the_side_depends_on_the_key_alone():
+    a = tasks.Problem("one question", "1", key="k")
+    b = tasks.Problem("another", "2", key="k", kind=tasks.SEEN)
+    assert tasks.is_held_out(a) == tasks.is_held_out(b)
+
+
+def test_one_in_ten_is_held_out():
+    share = sum(tasks.is_held_out(tasks.Problem(str(i), "0")) for i in range(10_000)) / 10_000
+    assert 0.09 < share < 0.115
+
+
+# --- arithmetic
+
+@pytest.mark.parametrize("level", range(1, 6))
+def test_arithmetic_is_true_and_within_limits(level):
+    for p in sample("arithmetic", level, 500):
+        value, used = verify.expression(p.question.removesuffix("=?"))
+        assert value == int(p.answer) and 0 <= value <= tasks.LIMIT
+        assert len(used) == level + 1 and len(p.steps) == level
+
+
+@pytest.mark.parametrize("level", range(1, 6))
+def test_arithmetic_steps_are_true_and_stay_in_three_digits(level):
+    for p in sample("arithmetic", level, 300):
+        for x, op, y, result in p.steps:
+            assert verify.apply(x, op, y) == result and 0 <= result <= tasks.LIMIT
+            assert op != "*" or 2 <= min(x, y) <= 9 or 0 in (x, y) or 1 in (x, y)
+        assert str(p.steps[-1][3]) == p.answer
+
+
+def test_arithmetic_up_to_level_2_goes_from_left_to_right():
+    for p in sample("arithmetic", 2, 300):
+        (_, _, _, first), (left, *_) = p.steps
+        assert left == first
+
+
+# --- countdown
+
+def reachable(numbers, target):
+    """Brute force: whether any combination of all numbers makes the target."""
+    if len(numbers) == 1:
+        return numbers[0] == target
+    for i, j in itertools.permutations(range(len(numbers)), 2):
+        rest = [n for k, n in enumerate(numbers) if k not in (i, j)]
+        x, y = numbers[i], numbers[j]
+        results = [x + y, x - y, x * y] + ([Fraction(x) / y] if y else [])
+        if any(reachable([*rest, r], target) for r in results):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("level, n", [(1, 60), (2, 60), (3, 60), (4, 4), (5, 4)])
+def test_every_countdown_can_be_solved(level, n):
+    for p in sample("countdown", level, n):
+        assert reachable(list(p.numbers), int(p.answer)), p.question
+
+
+@pytest.mark.parametrize("level", range(1, 6))
+def test_countdown_levels(level):
+    for p in sample("countdown", level):
+        assert len(p.numbers) == (3 if level <= 3 else 4)
+        assert 1 <= min(p.numbers) and max(p.numbers) <= tasks.Countdown.largest[level]
+        assert 1 <= int(p.answer) <= 100
+        assert p.question == f"{' '.join(map(str, p.numbers))} make {p.answer}"
+
+
+# --- word problems
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("held_out", [False, True])
+def test_word_problems_follow_their_steps(level, held_out):
+    for p in sample("gsm", level, 400, held_out):
+        assert 1 <= len(p.steps) <= 2 * level
+        for x, op, y, result in p.steps:
+            assert verify.apply(x, op, y) == result and 1 <= result <= tasks.LIMIT
+        assert p.answer == str(p.steps[-1][3])
+        assert "{" not in p.question
+
+
+def test_level_2_has_word_problems_of_four_steps():
+    assert {len(p.steps) for p in sample("gsm", 2, 400)} == {1, 2, 3, 4}
+
+
+def test_every_number_of_the_question_is_within_its_range():
+    for p in sample("gsm", 2, 400):
+        assert all(0 < int(n) <= 999 for n in map(str.strip, p.question.split()) if n.isdigit())
+
+
+# --- all tasks
+
+@every_level
+def test_the_gold_answer_is_accepted_and_another_is_not(name, level):
+    if name == "countdown":
+        pytest.skip("the answer of a countdown is an expression")
+    task = tasks.TASKS[name](level)
+    for p in sample(name, level, 50):
+        assert task.correct(p, f"<answer>{p.answer}</answer>")
+        assert not task.correct(p, f"<answer>{int(p.answer) + 1}</answer>")
+
+
+@pytest.mark.parametrize("name, level", [("arithmetic", 0), ("arithmetic", 6), ("countdown", 6),
+                                         ("gsm", 3), ("gsm", -1)])
+def test_a_level_that_a_task_has_not_is_an_error(name, level):
+    with pytest.raises(ValueError, match=f"--level {level}"):
+        tasks.TASKS[name](level)
+
+
+# --- files
+
+@real_data
+def test_the_real_gsm8k_loads_whole():
+    train = tasks.read_jsonl(str(DATA / "gsm8k_train.jsonl"))
+    test = tasks.read_jsonl(str(DATA / "gsm8k_test.jsonl"))
+    assert (len(train), len(test)) == (7473, 1319)
+    assert all(verify.number(p.answer) is not None for p in train + test)
+    assert all(p.solution and "<<" not in p.solution for p in train + test)
+
+
+@real_data
+def test_the_real_gsm8k_keeps_its_sides_apart():
+    task = tasks.File(path=str(DATA / "gsm8k_train.jsonl"),
+                      eval_path=str(DATA / "gsm8k_test.jsonl"))
+    assert len(task.held_out(10_000)) == 1319
+    assert not {p.question for p in task.train} & {p.question for p in task.eval}
+
+
+def test_a_file_is_split_by_the_hash_of_its_questions(tmp_path):
+    task = tasks.File(path=write(tmp_path / "f.jsonl", *rows(200)))
+    train = {p.question for p in task.draw(random.Random(0), 2000)}
+    held = {p.question for p in task.draw(random.Random(0), 2000, held_out=True)}
+    assert not train & held and len(train | held) == 200 and len(task.all()) == 200
+
+
+def test_eval_problems_leave_the_training_file(tmp_path):
+    task = tasks.File(path=write(tmp_path / "a.jsonl", *rows(20)),
+                      eval_path=write(tmp_path / "b.jsonl", *rows(5)))
+    assert len(task.train) == 15 and len(task.held_out(99)) == 5
+
+
+def test_a_row_becomes_a_problem(tmp_path):
+    answer = "48/2=<<48/2=24>>24 clips\n#### 1,024"
+    path = write(tmp_path / "f.jsonl", "\n", {"question": "How many?", "answer": answer},
+                 {"question": "Q", "answer": 7})
+    first, second = tasks.read_jsonl(path)
+    assert (first.answer, first.solution) == ("1024", "48/2=24 clips")
+    assert (second.answer, second.solution) == ("7", "")
+
+
+BAD_LINES = ["not json\n", "[1, 2]\n", "3\n", "null\n", '"text"\n', '{"question": "a"}\n',
+             '{"answer": "1"}\n', '{"question": "", "answer": "1"}\n', "{\n",
+             '{"question": " ", "answer": "1"}\n', '{"question": 5, "answer": "1"}\n',
+             '{"question": "a", "answer": ""}\n', '{"question": "a", "answer": null}\n',
+             '{"question": "a", "answer": "#### "}\n', '{"question": "a", "answer": "4 or 5"}\n',
+             '{"question": "a", "answer": true}\n', '{"question": "a", "answer": NaN}\n',
+             '{"question": "a", "answer": "1/0"}\n', '{"question": "a", "answer": [1]}\n',
+             "[" * 100_000 + "\n"]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES, ids=lambda line: line.strip()[:40])
+def test_an_error_names_the_file_and_the_line(tmp_path, bad):
+    path = write(tmp_path / "f.jsonl", *rows(2), bad, *rows(1))
+    with pytest.raises(ValueError, match=r"f\.jsonl, line 3: "):
+        tasks.read_jsonl(path)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_only_a_newline_ends_a_line(tmp_path, separator):
+    """JSON may hold these characters as they are; str.splitlines would cut there."""
+    row = {"question": f"one{separator}two", "answer": "3"}
+    path = write(tmp_path / "f.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
+    [problem] = tasks.read_jsonl(path)
+    assert problem.question == row["question"]
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_file_is_an_error(tmp_path, text):
+    with pytest.raises(ValueError, match=r"f\.jsonl is empty"):
+        tasks.read_jsonl(write(tmp_path / "f.jsonl", text))
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    for path in (tmp_path / "none.jsonl", tmp_path):
+        with pytest.raises(ValueError, match="cannot be read"):
+            tasks.read_jsonl(str(path))
+
+
+def test_a_file_that_is_not_text_is_an_error(tmp_path):
+    (tmp_path / "f.jsonl").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ValueError, match="cannot be read"):
+        tasks.read_jsonl(str(tmp_path / "f.jsonl"))
+
+
+def test_the_file_task_needs_a_path_and_both_sides(tmp_path):
+    with pytest.raises(ValueError, match="--data"):
+        tasks.File()
+    with pytest.raises(ValueError, match="both are needed"):
+        tasks.File(path=write(tmp_path / "one.jsonl", *rows(1)))

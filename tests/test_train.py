@@ -1,0 +1,243 @@
+"""train.py as its users meet it: whole runs in small, bad input, being stopped, going on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import grpo
+import train
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
+         "2", "--eval-problems", "4", "--max-new-tokens", "24", "--device", "cpu"]
+
+
+def run(out, *flags):
+    return train.main(["--algo", "grpo", "--out", str(out), *SMALL, *flags])
+
+
+def start(out, *flags):
+    """The same in a process of its own, to be stopped."""
+    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--out", str(out), *SMALL,
+                             *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def metrics(out):
+    """The lines of metrics.jsonl without what the clock decides."""
+    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
+
+
+def weights(out):
+    return train.gpt.load(Path(out) / "checkpoint.pt")["model"]
+
+
+def same_run(a, b):
+    assert metrics(a) == metrics(b)
+    samples = [(Path(x) / "samples.jsonl").read_text() for x in (a, b)]
+    assert samples[0] == samples[1]
+    one, other = weights(a), weights(b)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert run(out) == 0
+    return out
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    for name in ("algo task seed steps accuracy_before accuracy_after accuracy_ci_after "
+                 "pass_at_k_before pass_at_k_after length_before length_after "
+                 "working_share_before working_share_after self_check_share_before "
+                 "self_check_share_after accuracy_given_working_before "
+                 "accuracy_given_working_after "
+                 "seconds_base seconds_rl seconds_total peak_rss_mb tokens_sampled").split():
+        assert name in summary, name
+    lines = metrics(finished)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    for name in ("reward reward_std accuracy format length length_correct length_wrong "
+                 "truncated zero_std_groups entropy kl approx_kl clipfrac_low clipfrac_high "
+                 "grad_norm "
+                 "logp_diff tokens").split():
+        assert name in lines[0], name
+    assert summary["tokens_sampled"] == sum(line["tokens"] for line in lines)
+    sample = json.loads((finished / "samples.jsonl").read_text().splitlines()[0])
+    assert {"step", "question", "text", "reward", "correct", "format"} <= set(sample)
+
+
+def test_sampler_and_trainer_agree_in_every_step(finished):
+    assert all(line["logp_diff"] < 1e-4 for line in metrics(finished))
+
+
+def test_truncated_answers_are_logged(finished):
+    assert any(line["truncated"] > 0 for line in metrics(finished))
+
+
+def test_same_seed_same_run_to_the_last_bit_and_another_seed_another(finished, tmp_path):
+    assert run(tmp_path / "again") == 0
+    same_run(finished, tmp_path / "again")
+    assert run(tmp_path / "other", "--seed", "1") == 0
+    assert metrics(finished) != metrics(tmp_path / "other")
+
+
+@pytest.mark.parametrize("name,after", [("SIGKILL", 1), ("SIGKILL", 3), ("SIGTERM", 2),
+                                        ("SIGINT", 3)])
+def test_stopped_anywhere_and_resumed_is_the_same_run(finished, tmp_path, name, after):
+    out = tmp_path / "stopped"
+    process = start(out)
+    log = out / "metrics.jsonl"
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        if log.exists() and log.read_text().count("\n") >= after:
+            process.send_signal(getattr(signal, name))
+            break
+        time.sleep(0.002)
+    process.wait(60)
+    assert process.returncode in (-signal.SIGKILL, 130)
+    assert not (out / "summary.json").exists()
+    assert run(out, "--resume") == 0
+    same_run(finished, out)
+
+
+def test_killed_while_the_base_is_made(finished, tmp_path):
+    out = tmp_path / "early"
+    process = start(out)
+    while not (out / "config.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (out / "checkpoint.pt").exists()
+    assert run(out, "--resume") == 0
+    same_run(finished, out)
+
+
+def test_killed_between_writing_and_renaming_a_checkpoint(finished, tmp_path, monkeypatch):
+    out = tmp_path / "half"
+    replace, saves = os.replace, []
+
+    def die_at_the_third(source, target):
+        if str(target).endswith("checkpoint.pt"):
+            saves.append(target)
+            if len(saves) == 3:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", die_at_the_third)
+    assert run(out) == 130
+    monkeypatch.setattr(os, "replace", replace)
+    assert run(out, "--resume") == 0
+    same_run(finished, out)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished):
+    before = metrics(finished)
+    assert run(finished, "--resume") == 0
+    assert metrics(finished) == before
+
+
+def test_micro_batches_change_memory_and_not_the_gradient(finished, tmp_path):
+    assert run(tmp_path / "cut", "--micro-tokens", "40") == 0
+    for one, other in zip(metrics(finished), metrics(tmp_path / "cut"), strict=True):
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], abs=1e-5)
+        assert one["reward"] == other["reward"]
+
+
+def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    out, loss, calls = tmp_path / "nan", grpo.loss, []
+
+    def poisoned(policy, batch, options):
+        calls.append(1)
+        value, sums = loss(policy, batch, options)
+        return value * (float("nan") if len(calls) > 3 else 1.0), sums
+
+    monkeypatch.setattr(grpo, "loss", poisoned)
+    assert run(out, "--kl-coef", "0.1") == 1
+    assert "no longer a number" in capsys.readouterr().err
+    assert all(torch.isfinite(w).all() for w in weights(out).values())
+
+
+def test_the_control_rewards_run_and_pay_for_what_they_say(tmp_path):
+    for kind in ("format", "random"):
+        assert run(tmp_path / kind, "--reward", kind) == 0
+    assert all(line["reward"] == line["format"] for line in metrics(tmp_path / "format"))
+    paid = [line["reward"] for line in metrics(tmp_path / "random")]
+    assert 0.2 < sum(paid) / len(paid) < 0.8
+
+
+def test_several_updates_a_step_move_the_ratio(tmp_path):
+    assert run(tmp_path / "several", "--minibatches", "2", "--epochs", "2", "--kl-coef", "0.1",
+               "--lr", "0.01") == 0
+    lines = metrics(tmp_path / "several")
+    assert all(line["logp_diff"] < 1e-4 for line in lines) and lines[-1]["approx_kl"] > 0
+
+
+def test_file_task_trains_end_to_end(tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"question": f"What is {i} plus {i}?",
+                                        "answer": f"It is {2 * i}.\n#### {2 * i}"}) + "\n"
+                            for i in range(40)))
+    assert run(tmp_path / "file", "--task", "file", "--data", str(data)) == 0
+
+
+BAD = {
+    "unknown task": (["--task", "chess"], "chess"),
+    "unknown size": (["--size", "huge"], "huge"),
+    "unknown algorithm": (["--algo", "magic"], "magic"),
+    "unknown reward": (["--reward", "gold"], "gold"),
+    "group of one": (["--group-size", "1"], "--group-size 1"),
+    "no prompts": (["--prompts", "0"], "--prompts"),
+    "level": (["--level", "9"], "--level 9"),
+    "temperature": (["--temperature", "0"], "--temperature"),
+    "learning rate": (["--lr", "-1"], "--lr"),
+    "no data": (["--task", "file"], "--data"),
+    "missing data": (["--task", "file", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+    "device": (["--device", "cuda:99"], "cuda:99"),
+    "context": (["--max-new-tokens", "5000"], "context"),
+}
+
+
+@pytest.mark.parametrize("flags,named", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_sentence_and_exit_code_2(flags, named, tmp_path, capsys):
+    try:
+        code = run(tmp_path / "never", *flags)
+    except SystemExit as error:  # argparse
+        code = error.code
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2 and named in said and "Traceback" not in said
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("content,named", [
+    ("", "empty"), ('{"question": "a"}\n', "line 1"),
+    ('{"question": "a", "answer": "1"}\nx\n', "line 2"),
+    ('{"question": "a", "answer": "no number"}\n', "line 1"),
+    ('{"question": "%s", "answer": "1"}\n' % ("é" * 1200) * 30, "context")])
+def test_bad_data_names_the_line(content, named, tmp_path, capsys):
+    data = tmp_path / "bad.jsonl"
+    data.write_text(content)
+    assert run(tmp_path / "never", "--task", "file", "--data", str(data)) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_folder_of_other_settings_or_without_resume_is_refused(finished, capsys):
+    assert run(finished) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run(finished, "--resume", "--lr", "0.1") == 2
+    assert "lr was" in capsys.readouterr().err
+
+
+def test_no_space_is_said_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    assert run(tmp_path / "full") == 2
+    assert "no space" in capsys.readouterr().err

@@ -1,0 +1,293 @@
+"""verify.py: small grammars with no holes; what they do not know is wrong."""
+
+import inspect
+import itertools
+import re
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import verify
+
+
+def problem(answer, numbers=()):
+    return SimpleNamespace(question="?", answer=answer, numbers=tuple(numbers))
+
+
+def says(answer):
+    return f"<think>t</think><answer>{answer}</answer>"
+
+
+def right(answer, gold):
+    return verify.number_correct(problem(gold), says(answer))
+
+
+def reaches(text, target, numbers):
+    return verify.countdown_correct(problem(str(target), numbers), says(text))
+
+
+# --- numbers
+
+@pytest.mark.parametrize("text, value", [
+    ("18", 18), ("18.", 18), ("$18.00", 18), ("1,000", 1000), ("12,345,678", 12345678), ("-5", -5),
+    ("+5", 5), ("50%", 50), ("0", 0), ("007", 7), (".5", Fraction(1, 2)), ("-$5", -5),
+    ("1.50", Fraction(3, 2)), ("1/3", Fraction(1, 3)), ("-6/4", Fraction(-3, 2)), (" 7\n", 7),
+    ("9" * 40, int("9" * 40))])
+def test_number_reads_the_forms_of_gsm8k_exactly(text, value):
+    assert verify.number(text) == value
+
+
+HOSTILE = ["", " ", "4 or 5", "4 5", "4,5", "1,00", "1,0000", "10,00,000", ",5", "5,", "1e5", "0x10",
+           "1_000", "٣", "²", "½", "４", "--5", "+-5", "- -5", "5-", "1/0", "1/00", "1//2", "1/2/3",
+           "1.2.3", "..5", "1/-2", "nan", "inf", "True", "4=4", "=4", "2+2", "(4)", "four", "4 apples",
+           "x4", "4x", "$", "%", ".", "-", "$$5", "5%%", "4\n5", "4\x00", "\x004", "4\u200b",
+           "9" * 41, "9" * 5000, "1/" + "9" * 5000, "(" * 100, "[4]", "**4**", "\\boxed{4}"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_number_refuses_everything_else(text):
+    assert verify.number(text) is None
+
+
+def test_a_third_is_not_a_rounded_third():
+    assert right("1/3", "1/3") and right("2/6", "1/3") and not right("0.33", "1/3")
+
+
+@pytest.mark.parametrize("answer, gold", [
+    ("18", "18"), ("$18.00", "18"), ("1,000", "1000"), (" 18 ", "18"), ("18", "work #### 18"),
+    ("1000", "#### 1,000"), ("-5", "-5"), ("50%", "50")])
+def test_equal_numbers_are_right(answer, gold):
+    assert right(answer, gold)
+
+
+@pytest.mark.parametrize("answer", [h for h in HOSTILE if h] + ["3", "5", "-4", "44", "4.01"])
+def test_other_answers_are_wrong(answer):
+    assert not right(answer, "4")
+
+
+@pytest.mark.parametrize("gold", ["", " ", "####", "#### ", "none", "4 or 5", "4 #### x", "1/0",
+                                  "٣", "9" * 5000, "nan"])
+@pytest.mark.parametrize("text", ["", says(""), says("4"), says("none"), "<answer></answer>"])
+def test_a_gold_that_is_no_number_is_an_error_never_a_point(gold, text):
+    with pytest.raises(ValueError):
+        verify.number_correct(problem(gold), text)
+
+
+@pytest.mark.parametrize("gold", ["", "none"])
+def test_a_countdown_target_that_is_no_number_is_an_error(gold):
+    with pytest.raises(ValueError):
+        reaches("1+2", gold, [1, 2])
+
+
+# --- where the answer stands
+
+@pytest.mark.parametrize("text, answer", [
+    ("<think>a</think><answer>4</answer>", "4"), ("<answer> 4 </answer>", "4"),
+    ("a\n<answer>4</answer>", "4"), ("<think>a</think><answer>\n4\n</answer>\n", "4"),
+    ("<think>4</think><answer>5</answer>", "5")])
+def test_extract_takes_the_one_answer(text, answer):
+    assert verify.extract(text) == answer
+
+
+@pytest.mark.parametrize("text", [
+    "", "4", "the answer is 4", "#### 4", "<answer>4", "4</answer>", "<answer></answer>",
+    "<answer> \n </answer>", "<answer>4</answer><answer>5</answer>",
+    "<answer>4</answer><answer>4</answer>", "<answer><answer>4</answer></answer>",
+    "<answer>5<answer>4</answer>", "<answer>4</answer>5</answer>",
+    "<think><answer>4</answer></think>", "<think>a</think><answer><think>4</think></answer>",
+    "<think><answer>4</answer></think>4", "<answer>4</answer><think>a</think>",
+    "<think><answer>4</answer></think><answer>5</answer>", "<ANSWER>4</ANSWER>",
+    "<answer >4</answer>", "< answer>4</answer>", "<answer>4</answer >", "</answer>4<answer>"])
+def test_extract_finds_nothing_elsewhere(text):
+    assert verify.extract(text) is None
+    assert not verify.number_correct(problem("4"), text)
+
+
+def test_the_right_number_in_the_thinking_earns_nothing():
+    assert not verify.number_correct(problem("4"), "<think>2+2=4</think><answer>5</answer>")
+
+
+@pytest.mark.parametrize("text, thought", [
+    ("<think>a</think><answer>b</answer>", "a"), ("<think>cut off", "cut off"), ("none", ""),
+    ("<think>a</think>b</think>", "a")])
+def test_thinking(text, thought):
+    assert verify.thinking(text) == thought
+
+
+# --- the form
+
+@pytest.mark.parametrize("text", [says("4"), f" \n{says('4')}\n", says("no number at all"),
+                                  "<think>a\nb</think> \n <answer>4</answer>"])
+def test_well_formed(text):
+    assert verify.well_formed(text)
+
+
+@pytest.mark.parametrize("text", [
+    "", "4", "<answer>4</answer>", "<think>a</think>4", "<think>a</think><answer>4",
+    "<think></think><answer>4</answer>", "<think> \n</think><answer>4</answer>",
+    "<think>a</think><answer></answer>", "<think>a</think><answer> </answer>",
+    "x<think>a</think><answer>4</answer>", "<think>a</think><answer>4</answer>x",
+    "<think>a</think>x<answer>4</answer>", "<answer>4</answer><think>a</think>",
+    "<think>a<answer>4</answer></think>", "<think>a</think><answer><think>4</answer>",
+    "<think>a</think><think>b</think><answer>4</answer>", says("4") * 2,
+    "<think>a</think><answer>4</answer></answer>", "</think>a<think><answer>4</answer>",
+    "<THINK>a</THINK><ANSWER>4</ANSWER>"])
+def test_not_well_formed(text):
+    assert not verify.well_formed(text)
+
+
+# --- expressions
+
+@pytest.mark.parametrize("text, value, used", [
+    ("7", 7, [7]), ("1+2*3", 7, [1, 2, 3]), ("(1+2)*3", 9, [1, 2, 3]), ("8-3-2", 3, [8, 3, 2]),
+    ("8/4/2", 1, [8, 4, 2]), ("8-(3-2)", 7, [8, 3, 2]), ("1/3*3", 1, [1, 3, 3]),
+    (" ( 1 + 2 ) ", 3, [1, 2]), ("((5))", 5, [5]), ("2*(3+4)-5", 9, [2, 3, 4, 5])])
+def test_expression(text, value, used):
+    assert verify.expression(text) == (value, used)
+
+
+BROKEN = ["", " ", "+", "1+", "+1", "-1", "1-", "--1", "1--2", "1+-2", "()", "(1", "1)", ")(", "(1))",
+          "1.5*3", ".5*8", "5.", "7//2", "2**5", "2^5", "5%3", "1=1", "1+2=3", "1 2", "1  2", "2(3)",
+          "(2)(3)", "(2)3", "1/0", "1/(2-2)", "1,2", "1e5", "0x1", "1_0", "x", "2×3", "6÷2", "٣+1",
+          "²", "1+2;3", "1+2\n", "1\n+2", "\x001", "1\t+2", "abs(1)", "__import__('os')", "(" * 100,
+          ")" * 100, "(" * 199, "1" * 201, "9" * 5000, "1+" * 99, "-" * 200, "1 + 2 # 3", "4 or 5"]
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_expression_refuses_what_is_not_in_its_grammar(text):
+    assert verify.expression(text) is None
+
+
+def test_deep_brackets_are_no_error():
+    assert verify.expression("(" * 90 + "1" + ")" * 90) in (None, (1, [1]))
+
+
+TREES = st.recursive(st.integers(0, 99).map(str), lambda part: st.tuples(
+    part, st.sampled_from("+-*/"), part).map(lambda t: f"({t[0]}{t[1]}{t[2]})"), max_leaves=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TREES)
+def test_expression_agrees_with_python_fractions(text):
+    """Only the test may use `eval`: it wrote the text itself."""
+    try:
+        want = eval(re.sub(r"[0-9]+", r"Fraction(\g<0>)", text))
+    except ZeroDivisionError:
+        want = None
+    found = verify.expression(text)
+    assert (found[0] if found else None) == want or len(text) > 200
+
+
+# --- countdown
+
+@pytest.mark.parametrize("text, target, numbers", [
+    ("3*7+5", 26, [3, 5, 7]), ("(3*7)+5", 26, [3, 5, 7]), ("5 + 7 * 3", 26, [3, 5, 7]),
+    ("8/3*3", 8, [3, 3, 8]), ("8/(3-8/3)", 24, [3, 3, 8, 8])])
+def test_countdown_accepts_each_number_once(text, target, numbers):
+    assert reaches(text, target, numbers)
+
+
+@pytest.mark.parametrize("text, target, numbers", [
+    ("1.5*3", 4, [1, 5, 3]), ("1.5*4", 6, [1, 5, 4]), ("7//2", 3, [7, 2]),
+    ("2**5", 32, [2, 5]), (".5*8", 4, [5, 8]), ("3+5=8", 8, [3, 5]), ("8=3+5", 8, [3, 5]),
+    ("3*7", 21, [3, 5, 7]), ("21", 21, [3, 7]), ("3+3", 6, [3, 5]), ("3*7+5+0", 26, [3, 5, 7]),
+    ("3*7+5*5/5", 26, [3, 5, 7]), ("35-7", 28, [3, 5, 7]), ("12", 12, [1, 2]), ("1 2", 12, [1, 2]),
+    ("-3+5", 2, [3, 5]), ("5--3", 8, [3, 5]), ("+3+5", 8, [3, 5]), ("(-3)+5", 2, [3, 5]),
+    ("3+5 or 5+3", 8, [3, 5]), ("3+5, 5+3", 8, [3, 5]), ("8", 8, [3, 5]), ("7/2", 3, [7, 2]),
+    ("5/0", 5, [0, 5]), ("", 8, [3, 5]), ("", 0, []), ("0", 0, []), ("3+5", 9, [3, 5]),
+    ("03+05", 80, [3, 5]), ("٣+5", 8, [3, 5])])
+def test_countdown_has_no_holes(text, target, numbers):
+    assert not reaches(text, target, numbers)
+
+
+def test_countdown_wants_one_tagged_answer():
+    task = problem("8", [3, 5])
+    assert not verify.countdown_correct(task, "3+5")
+    assert not verify.countdown_correct(task, "<think>3+5</think><answer>3*5</answer>")
+    assert not verify.countdown_correct(task, "<answer>3+5</answer><answer>5+3</answer>")
+
+
+# --- rewards
+
+def test_reward_adds_a_tenth_for_the_form():
+    task = problem("4")
+    score = lambda text: verify.reward(verify.number_correct, task, text).total  # noqa: E731
+    assert score(says("4")) == pytest.approx(1.1)
+    assert score("<answer>4</answer>") == 1.0
+    assert score(says("5")) == pytest.approx(0.1)
+    assert score("4") == 0.0
+
+
+def test_reward_reports_its_parts():
+    reward = verify.reward(verify.number_correct, problem("4"), "<answer>4</answer>")
+    assert reward.parts == {"correct": 1.0, "format": 0.0}
+
+
+def test_control_rewards():
+    task, give = problem("4"), verify.reward
+    assert give(verify.number_correct, task, says("5"), "format").total == 1.0
+    assert give(verify.number_correct, task, "<answer>4</answer>", "format").total == 0.0
+    for text in ("", says("4")):
+        assert give(verify.number_correct, task, text, "random", 0.49).total == 1.0
+        assert give(verify.number_correct, task, text, "random", 0.5).total == 0.0
+
+
+def test_a_control_still_reports_what_was_correct():
+    reward = verify.reward(verify.number_correct, problem("4"), says("4"), "random", 0.9)
+    assert reward.total == 0.0 and reward.parts["correct"] == 1.0
+
+
+@pytest.mark.parametrize("unit", ["9", "(", "<answer>", "</answer>", "<think>", "<", "1,", " ", "-",
+                                  "1/", "<think></think><answer>", "####", "٣", "\x00", "$ "])
+def test_64_kilobytes_of_anything_are_simply_wrong(unit):
+    text = (unit * 65536)[:65536]
+    for whole in (text, says(text)):
+        for correct in (verify.number_correct, verify.countdown_correct):
+            assert verify.reward(correct, problem("4", [4]), whole).parts["correct"] == 0.0
+        verify.well_formed(whole), verify.extract(whole), verify.thinking(whole)
+    assert verify.number(text) is None and verify.expression(text) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "4"]),
+                          st.text(max_size=3)), max_size=10).map("".join))
+def test_no_text_raises_and_rewards_are_consistent(text):
+    reward = verify.reward(verify.number_correct, problem("4"), text)
+    assert reward.total == reward.parts["correct"] + 0.1 * reward.parts["format"]
+    if verify.well_formed(text):
+        assert verify.extract(text) is not None
+
+
+def test_the_verifier_evaluates_nothing_and_knows_no_tensors():
+    source = inspect.getsource(verify)
+    assert not re.search(r"\b(eval|exec|compile|literal_eval)\(", source.replace("re.compile(", ""))
+    assert "import torch" not in source
+
+
+# --- statistics
+
+@pytest.mark.parametrize("successes, n, low, high", [
+    (9, 10, 0.59585, 0.98212), (0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (5, 10, 0.23659, 0.76341),
+    (500, 1000, 0.46907, 0.53093)])
+def test_wilson_known_values(successes, n, low, high):
+    assert verify.wilson(successes, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_wilson_of_nothing_is_everything():
+    assert verify.wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_pass_at_k_counts_the_subsets_with_a_right_one(n):
+    for c, k in itertools.product(range(n + 1), range(1, n + 1)):
+        subsets = list(itertools.combinations([i < c for i in range(n)], k))
+        assert verify.pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+@pytest.mark.parametrize("n, c, k", [(4, 1, 5), (4, 1, 0), (4, 5, 1), (4, -1, 1), (0, 0, 1)])
+def test_pass_at_k_refuses_impossible_counts(n, c, k):
+    with pytest.raises(ValueError):
+        verify.pass_at_k(n, c, k)
