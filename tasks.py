@@ -107,7 +107,10 @@ class Arithmetic(Task):
         """A random expression over n numbers: (how tightly it binds, text, value, steps), each step
         (x, op, y, result). Raises OverflowError when a value leaves 0..LIMIT."""
         if n == 1:
-            value = rng.randint(10, rng.choice((99, LIMIT)) if self.level == 1 else 99)
+            value = rng.randint(10, 99)
+            if self.level == 1:  # one to three digits, a third of them round
+                value = rng.randint(1, rng.choice((9, 99, LIMIT)))
+                value = rng.choice((value, value, max(10, value // 10 * 10)))
             return 3, str(value), value, []
         op = rng.choice("+-*")
         if op == "*":  # one factor is a single digit, on either side
@@ -135,6 +138,7 @@ class Countdown(Task):
     positive integer."""
 
     correct = staticmethod(verify.countdown_correct)
+    base_steps = 1200
     largest = {1: 9, 2: 15, 3: 40, 4: 12, 5: 40}
 
     def propose(self, rng, held_out):
@@ -158,7 +162,7 @@ class Gsm(Task):
     are trained templates with other numbers, half are templates that are never trained on."""
 
     levels = range(1, 3)
-    base_steps = 900
+    base_steps = 1600
 
     def propose(self, rng, held_out):
         new = held_out and rng.random() < 1 / 11  # as many as the tenth of the others that stays

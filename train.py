@@ -70,7 +70,7 @@ class Options:
     eval_problems: int = flag(1000, "held-out problems of the first and the last evaluation")
     base_steps: int = flag(0, "steps of the base's training (default: the task's, and more "
                            "until what it generates is good enough)")
-    micro_tokens: int = flag(4096, "tokens of a micro-batch: memory only, the gradient is the same")
+    micro_tokens: int = flag(2048, "tokens of a micro-batch: memory only, the gradient is the same")
 
 
 def parse(argv) -> tuple[Options, bool]:
