@@ -144,7 +144,8 @@ class GPT(nn.Module):
 
         positions (N, T) default to 0..T-1. mask (N, 1, T or 1, S) is True where a query may look;
         the default is causal. With a cache, tokens come after what it holds, and its `length`
-        grows. """
+        grows.
+        """
         if positions is None:
             cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]   # (T, d/2)
         else:

@@ -10,7 +10,8 @@ policies, and clipped where the ratio has already moved as far as one trusts:
 Averaging is a choice that papers differ in, so it is made once, for the whole update, as a weight
 per token; a micro-batch then just sums, and no cut of the batch can change the gradient. Paper:
 1707.06347; KL estimators: joschu.net/blog/kl-approx.html. Left out on purpose: critic, GAE. Shapes:
-N sequences, T tokens; all tensors are (N, T) and mean nothing where mask is 0. """
+N sequences, T tokens; all tensors are (N, T) and mean nothing where mask is 0.
+"""
 
 from dataclasses import dataclass, fields, replace
 

@@ -5,7 +5,8 @@
 A file is replaced whole or not at all. A run that is resumed goes back to its last checkpoint,
 forgets what it logged since, and does those steps again: their random numbers are functions of the
 seed and the step, so they come out the same to the last bit. Left out on purpose: several runs in
-one folder. """
+one folder.
+"""
 
 import json
 import os

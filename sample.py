@@ -10,7 +10,8 @@ the end of the batch, and the batch shrinks, so finished rows stop costing.
 
 A row draws by inverting the cumulative distribution at one uniform number, a hash of its own seed
 and position: what it draws does not depend on who shares the batch. Left out on purpose: refilling
-a shrunken batch with waiting rows, CUDA graphs, paged caches, top-p. """
+a shrunken batch with waiting rows, CUDA graphs, paged caches, top-p.
+"""
 
 import argparse
 import json

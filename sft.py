@@ -9,7 +9,8 @@ the model prefers, as in the base of R1-Zero.
 
 The recipe is one Muon step (2502.16982; Adam for embedding and norms) a batch of mixed documents,
 cut into micro-batches of like length so that little is padding. Left out on purpose: packing,
-epochs (no document is drawn twice), validation loss (the gate is what the model generates). """
+epochs (no document is drawn twice), validation loss (the gate is what the model generates).
+"""
 
 import random
 
@@ -38,7 +39,7 @@ def long_lines(x, op, y, result) -> list[str]:
     """A step taken apart into facts of one digit each, by decimal places, so that little is carried
     in the head. Zeros get their lines too: a rule without exceptions is learned sooner.
 
-        47*6=282  ->  40*6=240, 7*6=42, 40+40=80, 0+2=2, 200+80=280, 280+2=282
+        47*6=282  ->  40*6=240, 7*6=42, 40+40=80, 0+2=2, 80+2=82, 82+200=282
     """
     if op in "+-":
         return by_places(x, op, y)
@@ -56,18 +57,26 @@ def long_lines(x, op, y, result) -> list[str]:
 
 
 def by_places(x: int, op: str, y: int) -> list[str]:
-    """Lines of x + y or x - y: the places that both have, one by one, then what these make with the
-    places that only the longer has:  308-27 -> 0-20=-20, 8-7=1, 300-20=280, 280+1=281."""
+    """Lines of x + y or x - y: the places that both have, one by one, then their running sum with
+    the places that only the longer has. These come last in a sum, where a carry into them is then
+    one easy line, and first in a difference, where they lend.
+
+        216+88 -> 10+80=90, 6+8=14, 90+14=104, 104+200=304
+        308-27 -> 0-20=-20, 8-7=1, 300-20=280, 280+1=281
+    """
     common = 10 ** min(len(str(x)), len(str(y)))
-    lines, parts = [], [verify.apply(x - x % common, op, y - y % common)]
+    high = verify.apply(x - x % common, op, y - y % common)
+    lines, parts = [], []
     ten = common // 10
     while ten:
         a, b = x // ten % 10 * ten, y // ten % 10 * ten
         parts.append(verify.apply(a, op, b))
         lines.append(one_line(a, op, b, parts[-1]))
         ten //= 10
-    total, *rest = parts if parts[0] else parts[1:]
-    for part in rest:
+    if high:
+        parts = parts + [high] if op == "+" else [high] + parts
+    total = parts[0]
+    for part in parts[1:]:
         lines.append(f"{total}{part:+d}={total + part}")
         total += part
     return lines
@@ -129,14 +138,14 @@ def search(rng: random.Random, target: int, numbers) -> tuple[str, str | None]:
 def countdown(rng: random.Random, problem, style: str, wrong: bool) -> tuple[list[str], str]:
     """Lines of tries in a style, and the expression they come to. A wrong one gives up."""
     misses = {"direct": 0, "short": rng.randint(0, 2)}.get(style, rng.randint(0, 8))
-    lines, found = [], None
-    while found is None or len(lines) < misses:
+    lines, found, tries = [], None, 0
+    while found is None or (len(lines) < misses and tries < 100):  # some have few ways to go wrong
         line, expression = search(rng, int(problem.answer), problem.numbers)
-        if expression is None and len(lines) < misses and line not in lines:
-            lines.append(line)
-        elif expression:
+        tries += 1
+        if expression:
             found, last = expression, line
-            misses = min(misses, len(lines) + 2)  # some have few ways to go wrong
+        elif len(lines) < misses and line not in lines:
+            lines.append(line)
     if wrong:
         x, *others = rng.sample(problem.numbers, len(problem.numbers))
         return lines or ["maybe"], str(x) + "".join(rng.choice("+-*") + str(y) for y in others)

@@ -5,7 +5,8 @@
 Each step samples a group of answers to each of a few problems, lets the verifier score them, and
 moves the policy towards what scored above its group. RL sees problems and verdicts, never a
 solution. The loop is `reinforce`; all else is what stands around it. Random numbers are functions
-of the seed and the step, so a run can stop anywhere and go on to the last bit. """
+of the seed and the step, so a run can stop anywhere and go on to the last bit.
+"""
 
 import argparse
 import copy

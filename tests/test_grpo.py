@@ -26,7 +26,8 @@ def options(**changes):
 
 def policy(seed=0):
     torch.manual_seed(seed)
-    gpt = model.GPT(model.Config(20, context=64, layers=2, width=16, heads=2, kv_heads=1, hidden=24))
+    config = model.Config(20, context=64, layers=2, width=16, heads=2, kv_heads=1, hidden=24)
+    gpt = model.GPT(config)
     with torch.no_grad():
         for p in gpt.parameters():
             p.mul_(8 if p.dim() == 2 else 1)  # far from uniform, so that mistakes show
@@ -128,12 +129,13 @@ def test_on_the_first_update_nothing_is_clipped(temperature):
     assert sums["clipfrac_low"] == sums["clipfrac_high"] == 0
     assert sums["approx_kl"] / sums["tokens"] < 1e-8
     assert sums["logp_diff"] / sums["tokens"] < 1e-4
-    assert float(loss) == pytest.approx(-float((batch.weights * batch.advantages).sum()), abs=1e-5)
+    assert loss.item() == pytest.approx(-float((batch.weights * batch.advantages).sum()), abs=1e-5)
 
 
 @pytest.mark.parametrize("how", AGGREGATIONS)
-@pytest.mark.parametrize("cut", [[[i] for i in range(12)], [[11, 0, 5], [1, 2, 3, 4], [6], [7, 8, 9, 10]],
-                                 [list(range(6)), list(range(6, 12))]], ids=["ones", "odd", "halves"])
+@pytest.mark.parametrize("cut", [
+    [[i] for i in range(12)], [[11, 0, 5], [1, 2, 3, 4], [6], [7, 8, 9, 10]],
+    [list(range(6)), list(range(6, 12))]], ids=["ones", "odd", "halves"])
 def test_the_gradient_does_not_depend_on_the_cut(how, cut):
     gpt = policy()
     batch = trained_batch(gpt, how)

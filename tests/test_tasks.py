@@ -45,7 +45,7 @@ def rows(n):
 def test_training_never_meets_held_out(name, level):
     train = {key(p) for p in sample(name, level, TRAIN)}
     held = {key(p) for p in sample(name, level, HELD, held_out=True, seed=1)}
-    held |= {key(p) for p in tasks.TASKS[name](level).held_out(200)}
+    held |= {key(p) for p in tasks.TASKS[name](level).held_out(20)}
     assert train and held and not train & held
 
 
@@ -88,9 +88,9 @@ def test_half_of_the_held_out_word_problems_are_of_new_templates():
 
 @every_level
 def test_held_out_is_deterministic_distinct_and_full(name, level):
-    first, again = (tasks.TASKS[name](level).held_out(150) for _ in range(2))
-    assert first == again and len(first) == 150
-    assert len({key(p) for p in first}) == 150
+    first, again = (tasks.TASKS[name](level).held_out(40) for _ in range(2))
+    assert first == again and len(first) == 40
+    assert len({key(p) for p in first}) == 40
     assert all(map(tasks.is_held_out, first))
 
 
@@ -195,10 +195,8 @@ def test_every_number_of_the_question_is_within_its_range():
 
 # --- all tasks
 
-@every_level
+@pytest.mark.parametrize("name, level", [k for k in KINDS if k[0] != "countdown"])
 def test_the_gold_answer_is_accepted_and_another_is_not(name, level):
-    if name == "countdown":
-        pytest.skip("the answer of a countdown is an expression")
     task = tasks.TASKS[name](level)
     for p in sample(name, level, 50):
         assert task.correct(p, f"<answer>{p.answer}</answer>")
@@ -263,7 +261,7 @@ BAD_LINES = ["not json\n", "[1, 2]\n", "3\n", "null\n", '"text"\n', '{"question"
              "[" * 100_000 + "\n"]
 
 
-@pytest.mark.parametrize("bad", BAD_LINES, ids=lambda line: line.strip()[:40])
+@pytest.mark.parametrize("bad", BAD_LINES, ids=lambda line: line.strip()[:30])
 def test_an_error_names_the_file_and_the_line(tmp_path, bad):
     path = write(tmp_path / "f.jsonl", *rows(2), bad, *rows(1))
     with pytest.raises(ValueError, match=r"f\.jsonl, line 3: "):

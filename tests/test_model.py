@@ -1,0 +1,257 @@
+"""model.py: what attention may see, what the log-probs are of, and checkpoints that stay whole."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import model
+import tokenizer
+
+CONFIG = model.Config(30, context=40, layers=2, width=32, heads=4, kv_heads=2, hidden=48)
+HEADS = pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["MHA", "GQA", "MQA"])
+
+
+def gpt(**changes):
+    """A small model whose distributions are far from uniform, so that mistakes show."""
+    torch.manual_seed(0)
+    made = model.GPT(replace(CONFIG, **changes))
+    with torch.no_grad():
+        for p in made.parameters():
+            p.mul_(6 if p.dim() == 2 else 1)
+    return made
+
+
+def tokens(n=3, t=10, seed=1):
+    return torch.randint(0, 30, (n, t), generator=torch.Generator().manual_seed(seed))
+
+
+def logp_loop(made, ids, mask, temperature):
+    """The definition: token t from the logits after tokens 0..t-1, one prefix at a time."""
+    out = torch.zeros(len(ids), ids.shape[1])
+    for i, row in enumerate(ids):
+        for t in range(1, len(row)):
+            if mask[i, t]:
+                logits = made.head(made(row[None, :t]))[0, -1] / temperature
+                out[i, t] = logits.log_softmax(-1)[row[t]]
+    return out
+
+
+# --- log-probs
+
+@HEADS
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_logp_scores_each_token_from_those_before_it(kv_heads, temperature):
+    made, ids = gpt(kv_heads=kv_heads), tokens()
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+                         [0, 0, 0, 0, 0, 0, 0, 0, 0, 1]]).float()
+    with torch.no_grad():
+        found = made.logp(ids, mask, temperature)
+        assert torch.allclose(found, logp_loop(made, ids, mask, temperature), atol=1e-4)
+    assert found[mask == 0].eq(0).all() and found[mask == 1].lt(0).all()
+
+
+def test_the_last_marked_token_has_a_gradient():
+    """It is the end of text: left out, a model never learns to stop."""
+    made, ids = gpt(tied=False), tokens(1, 6)
+    ids[0, -1] = 29
+    mask = torch.tensor([[0, 0, 0, 0, 0, 1.0]])
+    made.logp(ids, mask).sum().backward()
+    assert made.head.weight.grad[29].abs().sum() > 0
+
+
+def test_unmarked_tokens_have_no_gradient():
+    made, ids = gpt(), tokens()
+    made.logp(ids, torch.zeros_like(ids).float()).sum().backward()
+    assert all(p.grad is None or p.grad.eq(0).all() for p in made.parameters())
+
+
+def test_padding_does_not_change_what_comes_before_it():
+    made, ids = gpt(), tokens(2, 6)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1.0]] * 2)
+    longer = F.pad(ids, (0, 4), value=7)
+    with torch.no_grad():
+        found = made.logp(longer, F.pad(mask, (0, 4)))
+        assert torch.allclose(found[:, :6], made.logp(ids, mask), atol=1e-5)
+
+
+# --- the parts
+
+def test_rms_norm_is_x_over_its_root_mean_square():
+    norm = gpt().norm
+    torch.nn.init.uniform_(norm.weight)
+    x = torch.randn(5, 32)
+    want = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight
+    assert torch.allclose(norm(x), want, atol=1e-6)
+
+
+def turned(x, position):
+    made = gpt()
+    return model.rotate(x, made.cos[position], made.sin[position])
+
+
+@pytest.mark.parametrize("a, b", [(0, 3), (5, 8), (34, 37), (7, 7), (30, 2)])
+def test_rotary_scores_depend_on_the_distance_only(a, b):
+    g = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 1, 1, 8, generator=g) for _ in range(2))
+    score = (turned(q, a) * turned(k, b)).sum()
+    assert torch.allclose(score, (turned(q, a + 2) * turned(k, b + 2)).sum(), atol=1e-4)
+    farther = (turned(q, a) * turned(k, b + 1)).sum()
+    assert not torch.allclose(score, farther, atol=1e-3)
+
+
+def test_rotation_keeps_lengths_and_position_zero_is_none():
+    x = torch.randn(2, 3, 1, 8)
+    assert torch.allclose(turned(x, 17).norm(dim=-1), x.norm(dim=-1), atol=1e-5)
+    assert torch.equal(turned(x, 0), x)
+
+
+@HEADS
+def test_shifted_positions_change_nothing(kv_heads):
+    made, ids = gpt(kv_heads=kv_heads), tokens()
+    with torch.no_grad():
+        shifted = made(ids, positions=torch.arange(10)[None] + 20)
+        assert torch.allclose(shifted, made(ids), atol=1e-3)
+
+
+@HEADS
+def test_a_token_sees_no_later_one(kv_heads):
+    made, ids = gpt(kv_heads=kv_heads), tokens()
+    other = ids.clone()
+    other[:, 6] = (other[:, 6] + 1) % 30
+    with torch.no_grad():
+        a, b = made(ids), made(other)
+    assert torch.allclose(a[:, :6], b[:, :6], atol=1e-5)
+    assert ((a[:, 6:] - b[:, 6:]).abs().amax(-1) > 1e-3).all()  # each later one sees the change
+
+
+@HEADS
+def test_grouped_heads_share_their_keys(kv_heads):
+    """GQA equals multi-head attention whose key and value heads are written out several times."""
+    made, full = gpt(kv_heads=kv_heads), gpt(kv_heads=4)
+    state = made.state_dict()
+    for name in [n for n in state if n.endswith("qkv.weight")]:
+        q, k, v = state[name].view(-1, 8, 32).split((4, kv_heads, kv_heads))
+        parts = (q, k.repeat_interleave(4 // kv_heads, 0), v.repeat_interleave(4 // kv_heads, 0))
+        state[name] = torch.cat(parts).reshape(-1, 32)
+    full.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.allclose(made(tokens()), full(tokens()), atol=1e-4)
+
+
+@HEADS
+def test_cached_equals_uncached(kv_heads):
+    made, ids = gpt(kv_heads=kv_heads), tokens()
+    cache = model.Cache(made.config, 3, 10)
+    with torch.no_grad():
+        parts = [made(ids[:, :4], cache=cache)]
+        for t in range(4, 10):
+            parts.append(made(ids[:, t:t + 1], torch.full((3, 1), t), cache))
+        assert cache.length == 10
+        assert torch.allclose(torch.cat(parts, 1), made(ids), atol=1e-4)
+
+
+# --- head and sizes
+
+def test_a_tied_head_is_the_embedding():
+    tied, untied = gpt(), gpt(tied=False)
+    assert tied.head.weight is tied.embedding.weight
+    assert untied.head.weight is not untied.embedding.weight
+    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    assert count(untied) - count(tied) == 30 * 32
+
+
+@pytest.mark.parametrize("size, low, high", [("tiny", 100_000, 2_000_000),
+                                             ("small", 10_000_000, 30_000_000)])
+def test_sizes(size, low, high):
+    with torch.device("meta"):
+        made = model.GPT(model.Config(tokenizer.encoding.n_vocab, **model.SIZES[size]))
+    assert low < sum(p.numel() for p in made.parameters()) < high
+
+
+# --- micro-batches
+
+@pytest.mark.parametrize("limit", [1, 10, 25, 64, 1000])
+def test_micro_batches_are_a_partition_within_the_budget(limit):
+    lengths = [5, 9, 1, 9, 30, 2, 2, 7, 8, 1]
+    cut = model.micro_batches(lengths, limit)
+    assert sorted(i for part in cut for i in part) == list(range(10))
+    for part in cut:
+        assert len(part) == 1 or len(part) * max(lengths[i] for i in part) <= limit
+
+
+def test_micro_batches_hold_as_much_as_the_budget_allows():
+    assert len(model.micro_batches([4] * 8, 16)) == 2
+    assert model.micro_batches([], 10) == []
+    assert model.micro_batches([1, 9, 9, 1], 18) == [[1, 2], [0, 3]]
+
+
+# --- checkpoints
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_comes_back_from_its_file(tmp_path, tied):
+    made = gpt(tied=tied)
+    model.save(tmp_path / "a.pt", model.to_state(made))
+    back = model.from_state(model.load(tmp_path / "a.pt"))
+    assert back.config == made.config and (back.head.weight is back.embedding.weight) == tied
+    assert torch.equal(back(tokens()), made(tokens()))
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("bomb",)
+
+
+def test_nothing_in_a_checkpoint_runs_as_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Bomb()}, "evil.pt")
+    with pytest.raises(Exception, match="[Ww]eights"):
+        model.load("evil.pt")
+    assert not (tmp_path / "bomb").exists()
+
+
+def half_written(state, file):
+    file.write(b"half of it")
+    raise OSError(28, "No space left on device")
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where, name, failure, error", [
+    (torch, "save", half_written, OSError), (os, "replace", interrupted, KeyboardInterrupt),
+    (os, "fsync", half_written, OSError), (torch, "save", interrupted, KeyboardInterrupt)])
+def test_a_save_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch, where, name, failure,
+                                                     error):
+    path = tmp_path / "a.pt"
+    model.save(path, {"x": torch.ones(3)})
+    if name == "fsync":
+        failure = lambda fd: (_ for _ in ()).throw(OSError(5, "Input/output error"))  # noqa: E731
+    monkeypatch.setattr(where, name, failure)
+    with pytest.raises(error):
+        model.save(path, {"x": torch.zeros(3)})
+    monkeypatch.undo()
+    assert torch.equal(model.load(path)["x"], torch.ones(3))
+    model.save(path, {"x": torch.full((3,), 2.0)})  # and the next one goes well
+    assert torch.equal(model.load(path)["x"], torch.full((3,), 2.0))
+
+
+def test_a_full_disk_is_an_oserror_and_leaves_no_scraps(tmp_path):
+    """torch.save hides the disk's error in a RuntimeError; a limit on file sizes stands for it."""
+    resource = pytest.importorskip("resource")
+    path, old = tmp_path / "a.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    model.save(path, {"x": torch.ones(3)})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
+    try:
+        with pytest.raises(OSError):
+            model.save(path, {"x": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert torch.equal(model.load(path)["x"], torch.ones(3))
+    assert os.listdir(tmp_path) == ["a.pt"]

@@ -1,0 +1,351 @@
+"""sft.py: a corpus whose clean documents are true, whose mix is as mixed as it says, and training
+that repeats to the last bit."""
+
+import math
+import random
+import re
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+import torch
+
+import evaluate
+import model
+import sft
+import tasks
+import tokenizer
+import verify
+
+LEVELS = pytest.mark.parametrize("level", range(1, 6))
+EQUATION = re.compile(r"([^=]*[-+*/][^=]*)=(-?[0-9]+)")
+
+
+def draw(name, level, n, seed=0):
+    return tasks.TASKS[name](level).draw(random.Random(seed), n)
+
+
+def corpus(name, level, n, drill=False, seed=0):
+    """n problems with a document each."""
+    rng = random.Random(seed)
+    return [(p, sft.document(rng, p, drill)) for p in draw(name, level, n, seed)]
+
+
+def value(text):
+    """Exact value of an expression that may start with a sign."""
+    text = re.sub(r"^-", "0-", text)
+    return verify.expression(text)[0]
+
+
+def is_true(line):
+    """An equation that holds exactly, or the heading of a step, which claims nothing."""
+    if re.fullmatch(r"[0-9]+[-+*/][0-9]+", line):
+        return True
+    left, right = EQUATION.fullmatch(line).groups()
+    return value(left) == Fraction(right)
+
+
+def is_right(name, problem, document):
+    return tasks.TASKS[name].correct(problem, document)
+
+
+def micro(seed=0):
+    torch.manual_seed(seed)
+    return model.GPT(model.Config(tokenizer.encoding.n_vocab, context=512, layers=1, width=32,
+                                  heads=2, kv_heads=1, hidden=48))
+
+
+def trained(steps, seed=0):
+    made, losses = micro(), []
+    sft.train(made, tasks.Arithmetic(1), steps, seed, losses.append)
+    return made, losses
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """A fifth of the tokens a step."""
+    monkeypatch.setattr(sft, "BATCH_TOKENS", 600)
+
+
+# --- workings
+
+@LEVELS
+@pytest.mark.parametrize("style", ["short", "long"])
+def test_a_clean_working_is_true_line_by_line_and_ends_in_the_answer(style, level):
+    rng = random.Random(0)
+    for p in draw("arithmetic", level, 300):
+        lines, said = sft.working(rng, p.steps, style, wrong=False)
+        assert str(said) == p.answer
+        assert all(map(is_true, lines)), (p, lines)
+        assert lines[-1].endswith(f"={p.answer}")
+
+
+@LEVELS
+def test_a_checked_working_corrects_each_slip(level):
+    rng, slips = random.Random(0), 0
+    for p in draw("arithmetic", level, 200):
+        lines, said = sft.working(rng, p.steps, "check", wrong=False)
+        assert str(said) == p.answer
+        equations = [i for i, line in enumerate(lines) if line not in ("check", "ok", "wait")]
+        for i in equations:
+            first_try = lines[i + 1:i + 2] == ["check"]
+            assert first_try or is_true(lines[i]), (p, lines)
+        tries = [is_true(lines[i]) for i in equations if lines[i + 1:i + 2] == ["check"]]
+        verdicts = [line == "ok" for line in lines if line in ("ok", "wait")]
+        assert tries == verdicts and len(tries) == len(p.steps)
+        slips += tries.count(False)
+    assert slips > 20
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_word_problems_are_worked_truly(level):
+    rng = random.Random(0)
+    for p in draw("gsm", level, 300):
+        for style in ("short", "long"):
+            lines, said = sft.working(rng, p.steps, style, wrong=False)
+            assert str(said) == p.answer and all(map(is_true, lines)), (p, lines)
+
+
+def test_the_example_of_the_docstring():
+    assert ", ".join(sft.long_lines(47, "*", 6, 282)) in " ".join(sft.long_lines.__doc__.split())
+
+
+@pytest.mark.parametrize("op", "+-*")
+def test_every_step_taken_apart_is_true(op):
+    """All x and y up to 60, and products by a digit up to 999."""
+    pairs = [(x, y) for x in range(61) for y in range(61)] if op != "*" else [
+        (x, y) for x in range(0, 1000, 7) for y in range(2, 10) if x * y <= 999]
+    for x, y in pairs:
+        result = verify.apply(x, op, y)
+        if result >= 0:
+            lines = sft.long_lines(x, op, y, result)
+            assert all(map(is_true, lines)) and lines[-1].endswith(f"={result}"), lines
+
+
+STEPS = [((30, "-", 29, 1), (40, "/", 1, 40)),      # a slip to 0 and then a division by it
+         ((80, "-", 78, 2), (50, "/", 2, 25)),
+         ((20, "-", 10, 10), (10, "*", 8, 80), (80, "+", 10, 90), (90, "*", 4, 360),
+          (360, "*", 2, 720)),                        # 10 said 30, and on to 1000
+         ((9, "*", 9, 81), (81, "-", 80, 1), (50, "-", 1, 49))]
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+@pytest.mark.parametrize("style", ["short", "long", "check"])
+def test_a_mistake_never_stops_the_corpus(steps, style):
+    rng = random.Random(0)
+    for _ in range(300):
+        lines, said = sft.working(rng, steps, style, wrong=True)
+        assert lines and said >= 0
+
+
+def test_a_wrong_working_is_usually_wrong():
+    rng, problems = random.Random(0), draw("arithmetic", 2, 200)
+    said = [sft.working(rng, p.steps, "short", wrong=True)[1] for p in problems]
+    assert sum(str(s) != p.answer for s, p in zip(said, problems, strict=True)) > 180
+
+
+def test_a_slip_is_a_near_miss():
+    rng = random.Random(0)
+    for n in range(1000):
+        said = sft.slip(rng, n)
+        assert said >= 0 and abs(said - n) <= 2 * 10 ** (len(str(n)) - 1)
+        assert said != n or n == 0
+
+
+# --- countdown
+
+@LEVELS
+def test_countdown_tries_are_true_and_the_found_expression_reaches(level):
+    rng = random.Random(0)
+    for p in draw("countdown", level, 60):
+        for style in ("short", "check"):
+            lines, found = sft.countdown(rng, p, style, wrong=False)
+            assert verify.countdown_correct(p, f"<answer>{found}</answer>"), (p, found)
+            for line in lines:
+                equations = [word for word in line.split() if "=" in word]
+                assert all(map(is_true, equations)), line
+
+
+def test_a_try_ends_in_its_verdict():
+    rng = random.Random(0)
+    for p in draw("countdown", 2, 200):
+        line, found = sft.search(rng, int(p.answer), p.numbers)
+        assert line.endswith("yes" if found else "no")
+
+
+@pytest.mark.parametrize("numbers, target", [((5, 5, 5), 5), ((1, 1, 1), 1), ((1, 8, 8), 1),
+                                             ((2, 3, 2), 3), ((4, 8, 4), 24), ((9, 9, 9), 27)])
+def test_a_problem_with_few_ways_to_go_wrong_ends(numbers, target, monkeypatch):
+    """Looking for distinct failures that do not exist must stop."""
+    calls, original = [], sft.search
+
+    def counted(*args):
+        calls.append(1)
+        assert len(calls) < 50_000, "the search for failures does not end"
+        return original(*args)
+    monkeypatch.setattr(sft, "search", counted)
+    problem = tasks.Problem("?", str(target), numbers=numbers)
+    for seed in range(20):
+        sft.countdown(random.Random(seed), problem, "long", wrong=False)
+
+
+# --- the corpus
+
+EVERY = pytest.mark.parametrize("name, level", [("arithmetic", 1), ("arithmetic", 2),
+                                                ("arithmetic", 5), ("countdown", 1),
+                                                ("countdown", 4), ("gsm", 2)])
+
+
+@EVERY
+def test_the_drill_is_all_right_and_well_formed(name, level):
+    for problem, document in corpus(name, level, 150, drill=True):
+        assert is_right(name, problem, document) and verify.well_formed(document), document
+
+
+@EVERY
+def test_most_of_the_drill_works(name, level):
+    documents = [d for _, d in corpus(name, level, 200, drill=True)]
+    assert sum("=" in verify.thinking(d) for d in documents) > 170
+
+
+@EVERY
+def test_the_corpus_is_as_mixed_as_the_web(name, level):
+    made = corpus(name, level, 400)
+    share = {
+        "wrong": sum(not is_right(name, p, d) for p, d in made),
+        "malformed": sum(not verify.well_formed(d) for _, d in made),
+        "at once": sum("=" not in d for _, d in made),
+        "working": sum(evaluate.shows_working(d) for _, d in made),
+    }
+    share = {what: count / 400 for what, count in share.items()}
+    assert 0.1 < share["wrong"] < 0.45
+    assert 0.08 < share["malformed"] < 0.25
+    assert 0.4 < share["at once"] < 0.68
+    assert 0.25 < share["working"] < 0.6
+
+
+def test_some_documents_check_themselves_and_correct():
+    words = Counter(w for _, d in corpus("arithmetic", 2, 600) for w in ("check", "wait", "ok")
+                    if re.search(rf"^{w}$", d, re.M))
+    assert 20 < words["check"] < 120 and words["wait"] > 5 and words["ok"] > 15
+
+
+def test_direct_documents_are_the_preferred_style():
+    assert max(sft.STYLES, key=sft.STYLES.get) == "direct"
+    assert sum(sft.STYLES.values()) == pytest.approx(1) == sum(sft.DRILL_STYLES.values())
+
+
+def test_documents_of_a_file_use_its_solutions():
+    problem = tasks.Problem("How many?", "24", solution="48/2=24 clips")
+    made = [sft.document(random.Random(i), problem, drill=True) for i in range(50)]
+    assert any("48/2=24 clips" in d for d in made)
+    assert all(verify.number_correct(problem, d) for d in made)
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "countdown", "gsm"])
+def test_documents_use_only_training_problems(name):
+    task, used = tasks.TASKS[name](2), []
+
+    class Recorder:
+        def draw(self, rng, n, held_out=False):
+            used.extend(task.draw(rng, n, held_out))
+            return used[-n:]
+    for seed in range(10):
+        sft.documents(Recorder(), Recorder(), random.Random(seed))
+    assert len(used) > 100 and not any(map(tasks.is_held_out, used))
+
+
+def test_a_batch_of_documents():
+    task = tasks.Arithmetic(2)
+    batch = sft.documents(task, task.easier(), random.Random(0))
+    size = sum(len(prompt) + len(response) for prompt, response in batch)
+    assert sft.BATCH_TOKENS <= size < sft.BATCH_TOKENS + 300
+    for prompt, response in batch:
+        assert tokenizer.decode(prompt).endswith("=?\n")
+        assert response[-1] == tokenizer.EOT and tokenizer.EOT not in response[:-1]
+        assert tokenizer.PAD not in prompt + response
+
+
+def test_every_other_problem_is_an_easier_one():
+    task = tasks.Arithmetic(3)
+    batch = sft.documents(task, task.easier(), random.Random(0))
+    operators = [len(re.findall(r"[-+*]", tokenizer.decode(prompt))) for prompt, _ in batch]
+    assert set(operators[::2]) == {3} and set(operators[1::2]) == {1}
+
+
+def test_padded_marks_responses_and_their_end_only():
+    tokens, mask = sft.padded([([1, 2], [3, tokenizer.EOT]), ([4], [5, 6, 7, tokenizer.EOT])])
+    pad = tokenizer.PAD
+    assert tokens.tolist() == [[1, 2, 3, tokenizer.EOT, pad], [4, 5, 6, 7, tokenizer.EOT]]
+    assert mask.tolist() == [[0, 0, 1, 1, 0], [0, 1, 1, 1, 1]]
+
+
+# --- training
+
+@pytest.mark.parametrize("shape", [(32, 96), (96, 32), (16, 200), (64, 256)])
+def test_orthogonal_gives_singular_values_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for scale in (1e-3, 1.0, 1e3):
+        values = torch.linalg.svdvals(sft.orthogonal(matrix * scale))
+        assert 0.6 < float(values.min()) and float(values.max()) < 1.3
+
+
+def test_orthogonal_keeps_the_directions():
+    u, s, v = torch.linalg.svd(torch.randn(8, 20, generator=torch.Generator().manual_seed(0)),
+                               full_matrices=False)
+    aligned = u.T @ sft.orthogonal(u @ s.diag() @ v) @ v.T
+    assert torch.allclose(aligned, aligned.diag().diag(), atol=1e-4)
+
+
+def test_orthogonal_of_zero_is_zero():
+    assert sft.orthogonal(torch.zeros(3, 4)).eq(0).all()
+
+
+def test_muon_takes_a_step_of_the_same_size_whatever_the_gradient():
+    moves = []
+    for scale in (1e-3, 10.0):
+        p = torch.nn.Parameter(torch.zeros(16, 64))
+        p.grad = scale * torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+        sft.Muon([p], lr=0.1).step()
+        moves.append(p.detach())
+    assert torch.allclose(moves[0], moves[1], atol=1e-5)
+    assert float(moves[0].norm()) == pytest.approx(0.1 * 0.2 * 8 * 4, rel=0.3)
+    assert float((moves[0] * p.grad).sum()) < 0
+
+
+def test_training_lowers_the_loss(small_batches):
+    _, losses = trained(20)
+    assert len(losses) == 20
+    assert losses[0] == pytest.approx(math.log(tokenizer.encoding.n_vocab), abs=0.3)
+    assert sum(losses[-3:]) / 3 < losses[0] - 0.7
+
+
+def test_training_repeats_to_the_last_bit(small_batches):
+    first, losses = trained(4)
+    random.seed(5)
+    again, losses_again = trained(4)
+    assert losses == losses_again
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert trained(4, seed=1)[1] != losses
+
+
+def test_the_gradient_does_not_depend_on_the_micro_batches(small_batches, monkeypatch):
+    whole, losses = trained(2)
+    one_by_one = lambda lengths, limit: [[i] for i in range(len(lengths))]  # noqa: E731
+    monkeypatch.setattr(sft, "micro_batches", one_by_one)
+    cut, losses_cut = trained(2)
+    assert losses == pytest.approx(losses_cut, rel=1e-4)
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_the_gate_is_the_share_of_problems_solved_at_least_once(monkeypatch):
+    task = tasks.Arithmetic(1)
+
+    def respond(policy, problems, group_size, max_new_tokens):
+        assert group_size == 16 and not any(map(tasks.is_held_out, problems))
+        return None, [f"<answer>{p.answer if i % 4 == 0 and j == 7 else 'no'}</answer>"
+                      for i, p in enumerate(problems) for j in range(16)]
+    monkeypatch.setattr(sft, "respond", respond)
+    assert sft.solved_in_16(None, task, 8) == 0.25
