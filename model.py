@@ -146,6 +146,8 @@ class GPT(nn.Module):
         the default is causal. With a cache, tokens come after what it holds, and its `length`
         grows.
         """
+        if mask is None and cache is not None and cache.length and tokens.shape[1] > 1:
+            raise ValueError("several tokens after a filled cache need a mask of what each may see")
         if positions is None:
             cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]   # (T, d/2)
         else:
@@ -183,7 +185,7 @@ def micro_batches(lengths, max_tokens: int) -> list[list[int]]:
 def save(path, state: dict) -> None:
     """Writes a checkpoint so that at any moment either the old or the new one is whole: to a
     neighbouring file, to the disk, then renamed over the old. Raises OSError when there is no
-    space."""
+    space, and then leaves no scraps."""
     partial = f"{path}.partial"
     try:
         with open(partial, "wb") as file:
@@ -191,10 +193,10 @@ def save(path, state: dict) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError:
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
         if os.path.exists(partial):
             os.remove(partial)
-        raise
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load(path, device="cpu") -> dict:

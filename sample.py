@@ -51,7 +51,7 @@ def mix(x: torch.Tensor) -> torch.Tensor:
 
 def uniform(seeds: torch.Tensor, position: int) -> torch.Tensor:
     """One number in [0, 1) with 24 random bits for each of seeds (N,): a pure function of both."""
-    return ((mix(seeds + position * 0x9E3779B97F4A) >> 40) & (2**24 - 1)).float() / 2**24
+    return ((mix(seeds + (position + 1) * 0x9E3779B97F4A) >> 40) & (2**24 - 1)).float() / 2**24
 
 
 def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float):

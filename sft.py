@@ -25,7 +25,7 @@ STYLES = {"direct": 0.55, "short": 0.18, "long": 0.17, "check": 0.10}
 WRONG = 0.15       # share of documents with a mistake that nobody corrects
 MALFORMED = 0.15   # share of documents that break the form
 SLIP = 0.3         # chance, in a checked step, that the first try is wrong
-DRILL_STYLES = {"direct": 0.03, "short": 0.12, "long": 0.70, "check": 0.15}
+DRILL_STYLES = {"direct": 0.03, "short": 0.07, "long": 0.80, "check": 0.10}
 DRILL = 0.65       # share of the training steps that see clean drill, before the corpus as it is
 BATCH_TOKENS = 3000
 PHRASES = ["easy", "I know this", "just guess", "maybe"]
@@ -39,7 +39,7 @@ def long_lines(x, op, y, result) -> list[str]:
     """A step taken apart into facts of one digit each, by decimal places, so that little is carried
     in the head. Zeros get their lines too: a rule without exceptions is learned sooner.
 
-        47*6=282  ->  40*6=240, 7*6=42, 40+40=80, 0+2=2, 80+2=82, 82+200=282
+        47*6=282  ->  40*6=240, 7*6=42, 40+40=80, 0+2=2, 200+80=280, 280+2=282
     """
     if op in "+-":
         return by_places(x, op, y)
@@ -57,13 +57,8 @@ def long_lines(x, op, y, result) -> list[str]:
 
 
 def by_places(x: int, op: str, y: int) -> list[str]:
-    """Lines of x + y or x - y: the places that both have, one by one, then their running sum with
-    the places that only the longer has. These come last in a sum, where a carry into them is then
-    one easy line, and first in a difference, where they lend.
-
-        216+88 -> 10+80=90, 6+8=14, 90+14=104, 104+200=304
-        308-27 -> 0-20=-20, 8-7=1, 300-20=280, 280+1=281
-    """
+    """Lines of x + y or x - y: the places that both have, one by one, then what these make with the
+    places that only the longer has:  308-27 -> 0-20=-20, 8-7=1, 300-20=280, 280+1=281."""
     common = 10 ** min(len(str(x)), len(str(y)))
     high = verify.apply(x - x % common, op, y - y % common)
     lines, parts = [], []
@@ -73,10 +68,8 @@ def by_places(x: int, op: str, y: int) -> list[str]:
         parts.append(verify.apply(a, op, b))
         lines.append(one_line(a, op, b, parts[-1]))
         ten //= 10
-    if high:
-        parts = parts + [high] if op == "+" else [high] + parts
-    total = parts[0]
-    for part in parts[1:]:
+    total, *rest = [high] + parts if high else parts
+    for part in rest:
         lines.append(f"{total}{part:+d}={total + part}")
         total += part
     return lines
@@ -94,7 +87,7 @@ def working(rng: random.Random, steps, style: str, wrong: bool) -> tuple[list[st
     lines, changed = [], {}  # what a mistake has changed: right value -> written value
     for i, (x, op, y, result) in enumerate(steps):
         x, y = changed.get(x, x), changed.get(y, y)
-        value = verify.apply(x, op, y)
+        value = result if op == "/" and y == 0 else verify.apply(x, op, y)
         value = int(value) if value >= 0 else result  # nonsense on nonsense: leave it
         said = slip(rng, value) if i == bad else value
         if style == "check":

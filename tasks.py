@@ -47,7 +47,7 @@ class Task:
 
     correct = staticmethod(verify.number_correct)
     levels = range(1, 6)
-    base_steps = 800       # of the base model's training
+    base_steps = 1000      # of the base model's training
     gate = 0.6             # share of training problems that the base must solve in 16 samples
 
     def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
@@ -231,7 +231,7 @@ def read_jsonl(path: str) -> list[Problem]:
     """The problems of a file. Raises ValueError that names the file, and the line of a bad one."""
     try:
         with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
+            lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", "") or error
         raise ValueError(f"{path} cannot be read: {why}") from None
@@ -242,7 +242,7 @@ def read_jsonl(path: str) -> list[Problem]:
         try:
             row = json.loads(line)
             question, answer = row["question"], str(row["answer"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path}, line {i}: not a JSON object with question and "
                              "answer") from None
         gold = verify.gsm8k_gold(answer)

@@ -180,7 +180,7 @@ def reinforce(run: Path, task, policy, reference, optimizer, state: dict, option
     """The loop: sample, verify, advantage, loss, step, measure. `state` is what a checkpoint holds
     beside the weights; state["step"] steps are done."""
     algo = ALGORITHMS[options.algo]
-    held_out = task.held_out(200)
+    held_out = task.held_out(min(200, options.eval_problems))
     bar = tqdm(total=options.steps, initial=state["step"], desc=options.algo, unit="step")
     with bar, runs.Stop() as stop:
         for step in range(state["step"], options.steps):
@@ -254,8 +254,10 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
             bar.set_postfix(loss=f"{loss:.3f}")
         for round in range(3):  # gated on what it generates, not on its loss
             sft.train(policy, task, options.base_steps, options.seed + 1000 * round, progress)
+            if options.base_steps != task.base_steps:  # the user wants so many and no more
+                break
             solved = sft.solved_in_16(policy, task)
-            if solved >= task.gate or options.base_steps != task.base_steps:
+            if solved >= task.gate:
                 break
             bar.total += options.base_steps
             bar.write(f"the base solves {solved:.0%} of its problems in 16 samples, not yet "

@@ -50,6 +50,8 @@ def extract(text: str) -> str | None:
     tags = TAGS.findall(text)
     if tags.count("<answer>") != 1 or tags[-2:] != ["<answer>", "</answer>"]:
         return None
+    if tags[-3:-2] == ["<think>"]:  # still thinking
+        return None
     return text.rpartition("<answer>")[2].partition("</answer>")[0].strip() or None
 
 

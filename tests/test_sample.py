@@ -158,9 +158,10 @@ def test_entropy_is_that_of_the_whole_distribution(temperature):
 # --- what a Rollout holds
 
 def test_the_end_of_text_is_marked_and_padding_is_not():
-    out = generate(gpt(stop=1.8), group_size=4)
+    """Of 80 rows, so that some that have ended still wait to be retired."""
+    out = generate(gpt(stop=1.0), group_size=20)
     ended = 0
-    for i, prompt in enumerate(p for p in PROMPTS for _ in range(4)):
+    for i, prompt in enumerate(p for p in PROMPTS for _ in range(20)):
         row, start = out.tokens[i].tolist(), len(prompt)
         end = start + int(out.mask[i].sum())
         assert row[:start] == prompt
@@ -170,7 +171,7 @@ def test_the_end_of_text_is_marked_and_padding_is_not():
         assert (row[end - 1] != STOP) == bool(out.truncated[i])
         assert end - start == 12 or not out.truncated[i]
         ended += row[end - 1] == STOP
-    assert 4 < ended < 16
+    assert 20 < ended < 80
 
 
 def test_nothing_is_recorded_outside_the_response():
@@ -203,7 +204,7 @@ def test_seeds_repeat_and_differ():
     first = generate(made, group_size=4)
     assert same(first, generate(made, group_size=4))
     assert first.responses() != generate(made, group_size=4, seed=4).responses()
-    assert len({tuple(r) for r in first.responses()}) == 16  # the answers of a group differ
+    assert len({tuple(r) for r in first.responses()}) > 12  # the answers of a group differ
 
 
 def test_on_token_sees_each_token_of_a_row():

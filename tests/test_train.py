@@ -17,7 +17,8 @@ import train
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
-         "2", "--eval-problems", "4", "--max-new-tokens", "24", "--device", "cpu"]
+         "2", "--eval-problems", "4", "--max-new-tokens", "24", "--device", "cpu",
+         "--reward", "random"]  # so that a base which can do nothing has a gradient
 
 
 def run(out, *flags):
@@ -27,7 +28,9 @@ def run(out, *flags):
 def start(out, *flags):
     """The same in a process of its own, to be stopped."""
     return subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--out", str(out), *SMALL,
-                             *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                             *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            # the last bits depend on the number of threads
+                            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
 
 
 def metrics(out):
@@ -149,7 +152,7 @@ def test_resuming_a_finished_run_changes_nothing(finished):
 def test_micro_batches_change_memory_and_not_the_gradient(finished, tmp_path):
     assert run(tmp_path / "cut", "--micro-tokens", "40") == 0
     for one, other in zip(metrics(finished), metrics(tmp_path / "cut"), strict=True):
-        assert one["grad_norm"] == pytest.approx(other["grad_norm"], abs=1e-5)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3) and one["grad_norm"]
         assert one["reward"] == other["reward"]
 
 
@@ -222,7 +225,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(flags, named, tmp_path, capsy
     ("", "empty"), ('{"question": "a"}\n', "line 1"),
     ('{"question": "a", "answer": "1"}\nx\n', "line 2"),
     ('{"question": "a", "answer": "no number"}\n', "line 1"),
-    ('{"question": "%s", "answer": "1"}\n' % ("é" * 1200) * 30, "context")])
+    ('{"question": "%s", "answer": "1"}\n' % ("é" * 1200) + "".join(
+        json.dumps({"question": f"q{i}", "answer": "1"}) + "\n" for i in range(40)), "context")])
 def test_bad_data_names_the_line(content, named, tmp_path, capsys):
     data = tmp_path / "bad.jsonl"
     data.write_text(content)
