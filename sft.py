@@ -26,7 +26,7 @@ WRONG = 0.15       # share of documents with a mistake that nobody corrects
 MALFORMED = 0.15   # share of documents that break the form
 SLIP = 0.3         # chance, in a checked step, that the first try is wrong
 DRILL_STYLES = {"direct": 0.03, "short": 0.07, "long": 0.80, "check": 0.10}
-DRILL = 0.65       # share of the training steps that see clean drill, before the corpus as it is
+DRILL = 0.75       # share of the training steps that see clean drill, before the corpus as it is
 BATCH_TOKENS = 3000
 PHRASES = ["easy", "I know this", "just guess", "maybe"]
 
