@@ -6,10 +6,6 @@ operations, of which the last, nameless one gives the answer. A number that no s
 to distract, and the templates in HELD_OUT are never trained on.
 """
 
-import re
-
-# ruff: noqa: ISC004 (long questions are split over two source lines)
-
 NAMES = ["Amy", "Ann", "Ben", "Dan", "Eva", "Kim", "Leo", "Max", "Mia", "Sam", "Tom", "Zoe"]
 ITEMS = ["apples", "balls", "beads", "bells", "cards", "coins", "cups", "dolls", "hats", "keys",
          "lamps", "masks", "nuts", "pears", "pens", "plums", "rocks", "shells", "stamps", "toys"]
@@ -256,6 +252,3 @@ HELD_OUT = [
      "the bus and finds {d} dollars. {m} has {e} {x}. How many dollars does {n} have now?",
      "a20-90 b5-40 c2-30 d2-20 e2-30", "t=a/2; u=t+b; v=u-c; v+d"),
 ]
-
-WORDS = sorted(set(re.findall("[A-Za-z]+", " ".join(
-    NAMES + ITEMS + [re.sub("{.}", " ", q) for q, _, _ in TEMPLATES + HELD_OUT]))))

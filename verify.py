@@ -38,12 +38,6 @@ def well_formed(text: str) -> bool:
             and [bool(part.strip()) for part in parts] == [False, True, False, True, False])
 
 
-def thinking(text: str) -> str:
-    """What stands between `<think>` and the first `</think>` (or the end, when cut off); else
-    ''."""
-    return text.partition("<think>")[2].partition("</think>")[0]
-
-
 def extract(text: str) -> str | None:
     """The content of the one `<answer>…</answer>` after the thinking. None when there is none, when
     it is empty, or when there are several: whoever offers two answers has given none."""

@@ -101,6 +101,7 @@ def test_extract_takes_the_one_answer(text, answer):
     "<think><answer>4</answer></think>", "<think>a</think><answer><think>4</think></answer>",
     "<think><answer>4</answer></think>4", "<answer>4</answer><think>a</think>",
     "<think><answer>4</answer></think><answer>5</answer>", "<ANSWER>4</ANSWER>",
+    "<think>a<answer>4</answer>",
     "<answer >4</answer>", "< answer>4</answer>", "<answer>4</answer >", "</answer>4<answer>"])
 def test_extract_finds_nothing_elsewhere(text):
     assert verify.extract(text) is None
@@ -109,13 +110,6 @@ def test_extract_finds_nothing_elsewhere(text):
 
 def test_the_right_number_in_the_thinking_earns_nothing():
     assert not verify.number_correct(problem("4"), "<think>2+2=4</think><answer>5</answer>")
-
-
-@pytest.mark.parametrize("text, thought", [
-    ("<think>a</think><answer>b</answer>", "a"), ("<think>cut off", "cut off"), ("none", ""),
-    ("<think>a</think>b</think>", "a")])
-def test_thinking(text, thought):
-    assert verify.thinking(text) == thought
 
 
 # --- the form
@@ -249,7 +243,7 @@ def test_64_kilobytes_of_anything_are_simply_wrong(unit):
     for whole in (text, says(text)):
         for correct in (verify.number_correct, verify.countdown_correct):
             assert verify.reward(correct, problem("4", [4]), whole).parts["correct"] == 0.0
-        verify.well_formed(whole), verify.extract(whole), verify.thinking(whole)
+        verify.well_formed(whole), verify.extract(whole)
     assert verify.number(text) is None and verify.expression(text) is None
 
 
