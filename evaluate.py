@@ -14,7 +14,7 @@ import verify
 from sample import generate
 
 EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
-SELF_CHECK = re.compile(r"\b(?:check|wait|no)\b")
+SELF_CHECK = re.compile(r"\b(?:check|wait)\b")
 
 
 def before_answer(text: str) -> str:
@@ -27,7 +27,7 @@ def shows_working(text: str) -> bool:
 
 
 def checks_itself(text: str) -> bool:
-    """One of the corpus's words of doubt (check, wait, no) stands before the answer."""
+    """One of the corpus's words of doubt (check, wait) stands before the answer."""
     return bool(SELF_CHECK.search(before_answer(text)))
 
 

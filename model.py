@@ -186,7 +186,7 @@ def save(path, state: dict) -> None:
     """Writes a checkpoint so that at any moment either the old or the new one is whole: to a
     neighbouring file, to the disk, then renamed over the old. Raises OSError when there is no
     space, and then leaves no scraps."""
-    partial = f"{path}.partial"
+    partial = f"{path}.{os.getpid()}.partial"  # two runs may make the same base
     try:
         with open(partial, "wb") as file:
             torch.save(state, file)

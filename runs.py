@@ -48,7 +48,10 @@ def open_run(options, config: gpt.Config, resume: bool) -> Path:
 
 def replace(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 
@@ -59,6 +62,8 @@ def write_json(path: Path, content) -> None:
 def append(path: Path, lines) -> None:
     with open(path, "a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -195,7 +195,7 @@ def main(argv=None) -> int:
     parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
     parser.add_argument("--problems", help="JSONL of question and answer: prints one JSON line")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--max-new-tokens", type=int, help="default: as in training")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
@@ -205,18 +205,21 @@ def main(argv=None) -> int:
         if not path.exists():
             raise ValueError(f"{args.run} has no checkpoint.pt; train.py makes one")
         policy = from_state(load(path))
+        settings = json.loads((path.parent / "config.json").read_text())
+        longest = args.max_new_tokens or settings["max_new_tokens"]
+        if args.problems and settings["task"] == "countdown":
+            raise ValueError("--problems scores numbers; a countdown run answers with expressions")
         if args.question is not None:
             def show(token):
                 if token != EOT:
                     text = encoding.decode_bytes([token]).decode("utf-8", "replace")
                     print(text, end="", flush=True)
-            generate(policy, [encode_prompt(args.question)], 1, args.max_new_tokens,
-                     args.temperature, args.seed, stop=EOT, pad=PAD, on_token=show)
+            generate(policy, [encode_prompt(args.question)], 1, longest, args.temperature,
+                     args.seed, stop=EOT, pad=PAD, on_token=show)
             print()
             return 0
         problems = read_jsonl(args.problems)
-        rollout, texts = respond(policy, problems, 1, args.temperature, args.seed,
-                                 args.max_new_tokens)
+        rollout, texts = respond(policy, problems, 1, args.temperature, args.seed, longest)
     except ValueError as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2

@@ -1,9 +1,10 @@
 """Next-token training, which makes the base model that reinforcement learning starts from.
 
-It stands in for pretraining: a corpus in the tasks' form, as mixed as the web. Most documents
-answer at once; some show short working, some long; some check themselves, go wrong, notice and
-correct; some are simply wrong; some break the form. What RL will need is in there, but is not what
-the model prefers, as in the base of R1-Zero.
+It stands in for pretraining. Three quarters of the steps drill clean working; the last quarter sees
+a corpus in the tasks' form that is as mixed as the web. Most of its documents answer at once; some
+show short working, some long; some check themselves, go wrong, notice and correct; some are simply
+wrong; some break the form. What RL will need is in there, but is not what the model prefers, as in
+the base of R1-Zero.
 
     loss = -mean over the tokens of the documents of log p(token | what came before)
 
@@ -160,7 +161,8 @@ def document(rng: random.Random, problem, drill: bool = False) -> str:
         lines, answer = working(rng, problem.steps, style, wrong)
     else:
         lines = [problem.solution or rng.choice(PHRASES)]
-        answer = slip(rng, int(verify.number(problem.answer))) if wrong else problem.answer
+        value = verify.number(problem.answer)
+        answer = slip(rng, int(value)) if wrong and value is not None else problem.answer
     thought = rng.choice(PHRASES) if style == "direct" else "\n".join(lines)
     if drill or rng.random() >= MALFORMED:
         return f"<think>{thought}</think><answer>{answer}</answer>"

@@ -68,20 +68,27 @@ class Task:
 
     def draw(self, rng: random.Random, n: int, held_out: bool = False) -> list[Problem]:
         """n problems of the training side or of the held-out side, in the order of rng."""
-        problems = []
+        problems, misses = [], 0
         while len(problems) < n:
             problem = self.propose(rng, held_out)
             if problem and is_held_out(problem) == held_out:
                 problems.append(problem)
+                misses = 0
+            elif (misses := misses + 1) > 100_000:
+                raise ValueError(f"{type(self).__name__} has no "
+                                 f"{'held-out' if held_out else 'training'} problems")
         return problems
 
     def held_out(self, n: int) -> list[Problem]:
         """The first n different held-out problems: the same for every seed, so that runs compare.
         Fewer where the level has not as many."""
         rng, found = random.Random("held out"), {}
-        for problem in self.draw(rng, 20 * n, held_out=True):
+        for _ in range(20 * n):
+            [problem] = self.draw(rng, 1, held_out=True)
             found.setdefault(problem.key or problem.question, problem)
-        return list(found.values())[:n]
+            if len(found) == n:
+                break
+        return list(found.values())
 
     def all(self) -> list[Problem]:
         """Every problem, where they can be listed."""

@@ -30,6 +30,7 @@ import runs
 import sft
 import tasks
 import tokenizer
+import verify
 from runs import UserError
 
 ALGORITHMS = {"grpo": grpo}
@@ -104,8 +105,12 @@ def validate(options: Options) -> tasks.Task:
     for name in ("steps", "clip_low", "clip_high", "kl_coef", "base_steps", "max_new_tokens"):
         if getattr(options, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} cannot be negative")
-    if options.temperature <= 0 or options.lr <= 0:
-        raise UserError("--temperature and --lr must be above 0")
+    if not (0 < options.temperature < math.inf and 0 < options.lr < math.inf):
+        raise UserError("--temperature and --lr must be numbers above 0")
+    if abs(options.seed) >= 2**62:
+        raise UserError(f"--seed {options.seed} is too large")
+    if (options.data or options.eval_data) and options.task != "file":
+        raise UserError("--data and --eval-data belong to --task file")
     if options.minibatches > options.prompts * options.group_size:
         raise UserError("--minibatches is more than the answers of a step")
     try:
@@ -117,10 +122,15 @@ def validate(options: Options) -> tasks.Task:
         raise UserError(f"--device {options.device} is not to be had here; try cpu") from None
     options.max_new_tokens = options.max_new_tokens or task.max_new_tokens
     options.base_steps = options.base_steps or task.base_steps
-    longest = max((len(tokenizer.encode_prompt(p.question)) for p in task.all()), default=64)
-    if longest + options.max_new_tokens > gpt.Config.context:
-        raise UserError(f"a prompt of {longest} tokens and {options.max_new_tokens} new ones are "
-                        f"longer than the context of {gpt.Config.context}; leave it out of --data")
+    if options.max_new_tokens + 64 > gpt.Config.context:
+        raise UserError(f"--max-new-tokens {options.max_new_tokens} does not fit the context of "
+                        f"{gpt.Config.context}")
+    for problem in task.all():
+        prompt = len(tokenizer.encode_prompt(problem.question))
+        answer = max(options.max_new_tokens, len(tokenizer.encode(problem.solution)) + 64)
+        if prompt + answer > gpt.Config.context:
+            raise UserError(f"a prompt of {prompt} tokens with an answer of {answer} is longer "
+                            f"than the context of {gpt.Config.context}: {problem.question[:40]!r}")
     return task
 
 
@@ -236,8 +246,8 @@ def config_of(options: Options) -> gpt.Config:
 def base_model(options: Options, task, folder: Path) -> gpt.GPT:
     """The base of these settings: from `folder`, or made and kept there. Its name holds a digest of
     the code and data that make it, so that a changed corpus makes a new base."""
-    sources = [Path(m.__file__) for m in (tokenizer, tokenizer.gsm, tasks, gpt, sft)]
-    sources += [Path(options.data)] if options.data else []
+    sources = [Path(m.__file__) for m in (tokenizer, tokenizer.gsm, verify, tasks, gpt, sft)]
+    sources += [Path(path) for path in (options.data, options.eval_data) if path]
     made_by = hashlib.blake2b(b"".join(p.read_bytes() for p in sources), digest_size=4)
     made_by.update(f"{options.base_steps}".encode())
     path = folder / (f"base-{options.task}-{options.level}-{options.size}-{options.seed}-"
@@ -330,7 +340,8 @@ def main(argv=None) -> int:
         state["seconds_eval"] += time.perf_counter() - began
         summary = evaluate.summarize(options, state) | {"peak_rss_mb": peak_rss_mb()}
         runs.write_json(run / "summary.json", summary)
-        for problem, old, new in zip(task.held_out(3), state["examples"], texts, strict=True):
+        shown = task.held_out(len(texts))
+        for problem, old, new in zip(shown, state["examples"], texts, strict=True):
             print(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"
                   f"  after:  {new!r}")
         print(f"\n{summary['seconds_total']:.0f} s in all; see {run}/summary.json")
@@ -342,7 +353,7 @@ def main(argv=None) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nstopped; go on with: --resume --out {options.out}", file=sys.stderr)
+        print("\nstopped; go on with the same command and --resume", file=sys.stderr)
         return 130
 
 

@@ -23,7 +23,7 @@ def test_working_is_an_equation_before_the_answer(text, works):
 
 @pytest.mark.parametrize("text,checks", [
     ("<think>47*6=272\ncheck\n40*6=240\nwait\n47*6=282</think>", True),
-    ("<think>26-5=21 no\n</think>", True),
+    ("<think>26-5=21 no\n</think>", False),
     ("<think>I know this</think><answer>wait</answer>", False),
     ("<think>notes</think>", False)])
 def test_a_self_check_is_a_word_of_doubt_before_the_answer(text, checks):

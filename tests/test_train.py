@@ -207,6 +207,8 @@ BAD = {
     "missing data": (["--task", "file", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
     "device": (["--device", "cuda:99"], "cuda:99"),
     "context": (["--max-new-tokens", "5000"], "context"),
+    "not a number": (["--lr", "nan"], "--lr"),
+    "data of another task": (["--data", "some.jsonl"], "--task file"),
 }
 
 
