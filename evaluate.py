@@ -49,11 +49,12 @@ def share(flags) -> dict:
 
 
 def greedy_accuracy(policy, task, problems, max_new_tokens: int) -> dict:
-    """Accuracy of greedy answers, and by kind of problem where the task has several."""
+    """Accuracy of greedy answers, also by kind of problem where the task has several, and the first
+    three answers to look at."""
     _, texts = respond(policy, problems, temperature=0, max_new_tokens=max_new_tokens)
     right = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     kinds = sorted({p.kind for p in problems} - {""})
-    return share(right) | {"by_kind": {
+    return share(right) | {"examples": texts[:3], "by_kind": {
         kind: share(r for r, p in zip(right, problems, strict=True) if p.kind == kind)
         for kind in kinds}}
 
@@ -84,12 +85,10 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
     return result
 
 
-def report(policy, task, options, when: str):
-    """The whole evaluation, printed; and greedy answers to three held-out problems."""
+def report(policy, task, options, when: str) -> dict:
+    """The whole evaluation on the task's held-out problems, printed."""
     problems = task.held_out(options.eval_problems)
     result = measure(policy, task, problems, options.seed, options.max_new_tokens)
-    texts = respond(policy, problems[:3], temperature=0,
-                             max_new_tokens=options.max_new_tokens)[1]
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
     print(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "
           "held-out problems")
@@ -101,7 +100,7 @@ def report(policy, task, options, when: str):
           f"{result['self_check']['value']:.1%}")
     for kind, part in result["greedy"]["by_kind"].items():
         print(f"{when}: {kind}: {part['value']:.1%} of {part['n']}")
-    return result, texts
+    return result
 
 
 def summarize(options, state) -> dict:

@@ -31,8 +31,7 @@ class Batch:
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The rows of index, cut to the longest of them."""
-        lengths = self.lengths()
-        width = max(lengths[i] for i in index.tolist())
+        width = int(self.mask[index].amax(0).nonzero().max()) + 1
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: None if x is None else x[index, :width] for k, x in values.items()})
 

@@ -81,7 +81,7 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
     """
     check(model.config, prompts, group_size, max_new_tokens, temperature)
     device = model.embedding.weight.device
-    n, longest = len(prompts) * group_size, max(map(len, prompts))
+    n = len(prompts) * group_size
     seeds = mix(torch.arange(n, device=device) + mix(torch.tensor(seed, device=device)))
     out = {name: torch.zeros(n, max_new_tokens, device=device)
            for name in ("logp", "entropy", "mask")}
@@ -91,7 +91,7 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
         rows = slice(i * group_size, (i + per_batch) * group_size)
         decode(model, prompts[i:i + per_batch], group_size, temperature, seeds[rows], stop, pad,
                {name: tensor[rows] for name, tensor in out.items()}, on_token)
-    return assemble(prompts, group_size, out, longest, stop, pad)
+    return assemble(prompts, group_size, out, stop, pad)
 
 
 def check(config, prompts, group_size, max_new_tokens, temperature) -> None:
@@ -166,7 +166,7 @@ def retire(cache: Cache, alive: torch.Tensor, living: int) -> torch.Tensor:
     return places[:living]
 
 
-def assemble(prompts, group_size, out, longest, stop, pad) -> Rollout:
+def assemble(prompts, group_size, out, stop, pad) -> Rollout:
     """Puts prompts and responses side by side, padding on the right, as training wants them."""
     device, lengths = out["tokens"].device, out["mask"].sum(1).long()[:, None]
     starts = torch.tensor([[len(p)] for p in prompts], device=device)

@@ -296,7 +296,7 @@ def start(run: Path, task, options):
         state = {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0,
                  "seconds_base": time.perf_counter() - began}
         began = time.perf_counter()
-        state["before"], state["examples"] = evaluate.report(policy, task, options, "before")
+        state["before"] = evaluate.report(policy, task, options, "before")
         state["seconds_eval"] = time.perf_counter() - began
         runs.save_run(run, policy, reference, optimizer, state)
     for log in ("metrics.jsonl", "samples.jsonl"):
@@ -336,12 +336,13 @@ def main(argv=None) -> int:
         policy, reference, optimizer, state = start(run, task, options)
         reinforce(run, task, policy, reference, optimizer, state, options)
         began = time.perf_counter()
-        state["after"], texts = evaluate.report(policy, task, options, "after")
+        state["after"] = evaluate.report(policy, task, options, "after")
         state["seconds_eval"] += time.perf_counter() - began
         summary = evaluate.summarize(options, state) | {"peak_rss_mb": peak_rss_mb()}
         runs.write_json(run / "summary.json", summary)
-        shown = task.held_out(len(texts))
-        for problem, old, new in zip(shown, state["examples"], texts, strict=True):
+        shown = task.held_out(min(3, options.eval_problems))
+        old_texts, new_texts = (state[when]["greedy"]["examples"] for when in ("before", "after"))
+        for problem, old, new in zip(shown, old_texts, new_texts, strict=True):
             print(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"
                   f"  after:  {new!r}")
         print(f"\n{summary['seconds_total']:.0f} s in all; see {run}/summary.json")

@@ -26,14 +26,14 @@ def main():
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
     for i, run in enumerate(args.runs):
         lines, summary = read(run), json.loads((run / "summary.json").read_text())
-        steps, colour = [0] + [line["step"] for line in lines], f"C{i}"
-        left.plot(steps[1:], [line["accuracy"] for line in lines], color=colour, alpha=0.35)
+        steps, colour = [line["step"] for line in lines], f"C{i}"
+        left.plot(steps, [line["accuracy"] for line in lines], color=colour, alpha=0.35)
         held_out = [(0, summary["accuracy_before"])]
         held_out += [(line["step"], line["eval_accuracy"]) for line in lines
                      if "eval_accuracy" in line]
         left.plot(*zip(*held_out, strict=True), "o-", color=colour, markersize=4,
                   label=f"seed {summary['seed']}")
-        right.plot(steps[1:], [line["length"] for line in lines], color=colour)
+        right.plot(steps, [line["length"] for line in lines], color=colour)
     left.set(xlabel="step of reinforcement learning", ylabel="accuracy", ylim=(0, 1),
              title="right answers: held out, greedy (dots); sampled (faint)")
     left.legend(loc="lower right")
