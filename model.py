@@ -42,29 +42,46 @@ class Config:
 class Cache:
     """Keys and values of what has been read: `length` columns of `capacity` are in use.
 
-    keys, values: (layers, N, K, capacity, d), allocated once and written in place.
+    keys, values: (layers, N, K, capacity, d), allocated once and written in place. A single token
+    is written at `column`, `length` as a tensor, so that a CUDA graph of the step can be replayed.
+    What is read is a whole number of `block` columns; a mask hides those behind `length`.
     """
 
-    def __init__(self, config: Config, rows: int, capacity: int, device=None, dtype=None):
+    def __init__(self, config: Config, rows: int, capacity: int, device=None, dtype=None,
+                 block: int = 1):
         head = config.width // config.heads
         shape = (config.layers, rows, config.kv_heads, capacity, head)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0
+        self.column = torch.zeros(1, dtype=torch.int64, device=device)
+        self.length, self.block = 0, block
+
+    def advance(self, columns: int) -> None:
+        """After a forward pass has appended `columns` (negative: moved back)."""
+        self.length += columns
+        self.column += columns
+
+    def window(self, new: int = 1) -> int:
+        """How many columns are read when `new` are appended."""
+        return min(-(-(self.length + new) // self.block) * self.block, self.keys.shape[3])
 
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
-        """Writes k, v (N, K, T, d) after the first `length` columns; returns all up to there."""
-        n, end = len(k), self.length + k.shape[2]
-        self.keys[layer, :n, :, self.length:end] = k
-        self.values[layer, :n, :, self.length:end] = v
+        """Writes k, v (N, K, T, d) after the first `length` columns; returns the window."""
+        n, t = len(k), k.shape[2]
+        for store, new in ((self.keys[layer, :n], k), (self.values[layer, :n], v)):
+            if t == 1 and self.block > 1:  # a graph must find the column in memory
+                store.index_copy_(2, self.column, new)
+            else:
+                store[:, :, self.length:self.length + t] = new
+        end = self.window(t)
         return self.keys[layer, :n, :, :end], self.values[layer, :n, :, :end]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """RoPE: turns each pair (x[i], x[i + d/2]) of x (N, heads, T, d) by its position's angle;
-    cos, sin are (N or 1, 1, T, d/2). The halves are Llama's layout, not the paper's neighbours."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    cos, sin are (N or 1, 1, T, d), the first half of sin negative. The halves are Llama's layout,
+    not the paper's neighbours."""
+    return (x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
 def attend(q, k, v, mask):
@@ -131,32 +148,37 @@ class GPT(nn.Module):
         half = config.width // config.heads // 2
         angles = torch.outer(torch.arange(config.context).float(),
                              config.rope_theta ** (-torch.arange(half).float() / half))
-        self.register_buffer("cos", angles.cos(), persistent=False)           # (context, d/2)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        cos, sin = torch.cat((angles, angles), 1).cos(), torch.cat((-angles, angles), 1).sin()
+        self.register_buffer("cos", cos, persistent=False)                    # (context, d)
+        self.register_buffer("sin", sin, persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:  # what writes into the residual stream starts smaller
                 deep = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5 if deep else 0.02)
+
+    def cast(self, dtype: torch.dtype) -> "GPT":
+        """Weights in another precision, in place; the angles of RoPE stay in fp32."""
+        for weight in self.parameters():
+            weight.data = weight.data.to(dtype)
+        return self
 
     def forward(self, tokens, positions=None, cache=None, mask=None) -> torch.Tensor:
         """Hidden states (N, T, D) of tokens (N, T), after the last norm; `head` makes logits of
         them, so that a caller pays the vocabulary only where it needs it.
 
         positions (N, T) default to 0..T-1. mask (N, 1, T or 1, S) is True where a query may look;
-        the default is causal. With a cache, tokens come after what it holds, and its `length`
-        grows.
+        the default is causal. With a cache, tokens come after what it holds; the caller then
+        advances it.
         """
         if mask is None and cache is not None and cache.length and tokens.shape[1] > 1:
             raise ValueError("several tokens after a filled cache need a mask of what each may see")
         if positions is None:
-            cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]   # (T, d/2)
+            cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]   # (T, d)
         else:
-            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (N, 1, T, d/2)
+            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (N, 1, T, d)
         x = self.embedding(tokens)
         for layer, block in enumerate(self.blocks):
             x = block(x, cos, sin, layer, cache, mask)
-        if cache is not None:
-            cache.length += tokens.shape[1]
         return self.norm(x)
 
     def logp(self, tokens, mask, temperature: float = 1.0):

@@ -1,26 +1,29 @@
 """Batched sampling with a KV cache: prompts of different lengths in, tokens and their log-probs
 out.
 
-Prompts are padded on the left, so that all rows write the same cache column at each step; a mask
-hides the padding and each row counts its own positions. A prompt that is shared by the G samples of
-a group is read once and its cache copied. A row that has ended gives its place to a living one from
-the end of the batch, and the batch shrinks, so finished rows stop costing.
+The rows of a batch stand in places. All rows write the same cache column at each step, so a prompt
+is placed to end there, whatever its length; what stands before its start is hidden by a mask. A row
+that has ended gives its place to a living one from the end of the batch, and the batch shrinks to
+the next of a list of sizes; once enough places are free, waiting rows take them. Columns that no
+living row looks at are moved out. A prompt shared by several rows is read once.
 
     token[t] ~ softmax(logits[t-1] / temperature)         logp[t] = log of that softmax at token[t]
 
 A row draws by inverting the cumulative distribution at one uniform number, a hash of its own seed
-and position: what it draws does not depend on who shares the batch. Left out on purpose: refilling
-a shrunken batch with waiting rows, CUDA graphs, paged caches, top-p.
+and position: what it draws does not depend on who shares the batch. On CUDA a decode step is a
+graph, one for each size of batch and window, and the host asks only now and then who has ended.
+Left out on purpose: paged caches, speculative decoding, several GPUs.
 """
 
 import argparse
 import json
+import os
 import sys
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from model import GPT, Cache, from_state, load
 
@@ -49,56 +52,187 @@ def mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def uniform(seeds: torch.Tensor, position: int) -> torch.Tensor:
-    """One number in [0, 1) with 24 random bits for each of seeds (N,): a pure function of both."""
+def uniform(seeds: torch.Tensor, position) -> torch.Tensor:
+    """Numbers in [0, 1) with 24 random bits, a pure function of seeds and position (an int or a
+    tensor; the two are broadcast)."""
     return ((mix(seeds + (position + 1) * 0x9E3779B97F4A) >> 40) & (2**24 - 1)).float() / 2**24
 
 
-def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float):
+def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int = 0,
+         top_p: float = 1.0):
     """Tokens (N,), their log-probs (N,) and the entropies (N,) of softmax(logits / temperature),
     for logits (N, V) and uniform numbers u (N,). Temperature 0 is greedy, its log-prob that of the
-    untempered distribution."""
-    logp = F.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
-    probs = logp.exp()
-    entropy = -(probs * logp).sum(-1)
+    untempered distribution. With top_k or top_p, the distribution is that of what they keep."""
+    logits = logits.float() / (temperature or 1.0)
+    if top_k or top_p < 1:
+        logits = keep_top(logits, top_k, top_p)
+    logits = logits - logits.amax(-1, keepdim=True)
+    weights = logits.exp()
+    cumulative = weights.cumsum(-1)
+    total = cumulative[:, -1:]
     if temperature == 0:
-        token = logits.argmax(-1)
+        token = logits.argmax(-1, keepdim=True)
     else:
-        cdf = probs.cumsum(-1)
-        token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True).squeeze(-1)
-    return token, logp.gather(-1, token[:, None]).squeeze(-1), entropy
+        token = torch.searchsorted(cumulative, u[:, None] * total, right=True)
+    log_total = total.log()
+    entropy = log_total - (weights * logits).sum(-1, keepdim=True) / total
+    return token[:, 0], (logits.gather(-1, token) - log_total)[:, 0], entropy[:, 0]
+
+
+def keep_top(logits, top_k: int, top_p: float):
+    """Logits (N, V) whose unlikely tokens are gone: the top_k likeliest stay (0: all), and of them
+    the fewest that hold at least the share top_p of the probability (1904.09751)."""
+    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        ordered[:, top_k:] = -1e30  # not -inf, of which 0 times is no number
+    probs = ordered.softmax(-1)
+    before = probs.cumsum(-1) - probs  # what likelier tokens hold
+    ordered[:, 1:] = ordered[:, 1:].masked_fill(before[:, 1:] >= top_p, -1e30)
+    return torch.empty_like(logits).scatter(-1, index, ordered)
+
+
+# How to decode on a kind of device: after how many steps to look who has ended (a look makes a GPU
+# wait), the ratio of neighbouring batch sizes, to how many columns the window is rounded up.
+HABITS = {"cpu": (1, 0.92, 1), "cuda": (16, 0.5, 128)}
+REFILL = 0.5   # waiting rows come in when at most this share of the places is taken
+SLACK = 32     # columns that no living row looks at are moved out once they are so many
+
+
+class Places:
+    """The batch being decoded. All its tensors are made once and written in place, as CUDA graphs
+    need it, and kept for the model's next call."""
+
+    def __init__(self, model: GPT, places: int, capacity: int, steps: int):
+        weight = model.embedding.weight
+        device = weight.device
+        ints = dict(dtype=torch.int64, device=device)
+        self.cache = Cache(model.config, places, capacity, device, weight.dtype,
+                           HABITS[device.type][2])
+        self.columns = torch.arange(capacity, device=device)
+        self.ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
+        self.limit = torch.zeros((), **ints)
+        self.hidden = False                                     # does any row start late?
+        # of each row: its number, its first column, its last token, how many it has drawn
+        self.row, self.start, self.last, self.drawn = torch.zeros(4, places, **ints)
+        self.alive = torch.zeros(places, dtype=torch.bool, device=device)
+        self.uniform = torch.zeros(places, steps + 1, device=device)
+        # what it has drawn; what an ended row goes on to draw lands in the last column
+        self.tokens = torch.zeros(places, steps + 1, **ints)
+        self.logp, self.entropy = torch.zeros(2, places, steps + 1, device=device)
+        self.graphs = {}
+
+    def move(self, to, source) -> None:
+        """Rows at `source` (M,) take the places `to` (M,)."""
+        for x in (self.row, self.start, self.last, self.drawn, self.alive, self.uniform,
+                  self.tokens, self.logp, self.entropy):
+            x[to] = x[source]
+        for store in (self.cache.keys, self.cache.values):
+            store[:, to, :, :self.cache.length] = store[:, source, :, :self.cache.length]
+
+
+KEPT = weakref.WeakKeyDictionary()  # model -> (what was asked for, Places)
+
+
+def places_for(model: GPT, rows: int, capacity: int, steps: int) -> Places:
+    """The model's Places of at least that shape; fewer rows where memory would not hold them."""
+    weight, asked = model.embedding.weight, (rows, capacity, steps)
+    there, places = KEPT.get(model, ((0, 0, 0), None))
+    if places is None or any(a > b for a, b in zip(asked, there, strict=True)) or (
+            (places.cache.keys.dtype, places.cache.keys.device) != (weight.dtype, weight.device)):
+        KEPT.pop(model, None)
+        del places
+        asked = tuple(map(max, asked, there))
+        config = model.config
+        a_row = (2 * config.layers * config.kv_heads * (config.width // config.heads) * capacity
+                 * weight.element_size() + 16 * config.vocab_size + 20 * steps)
+        fit = max(1, free_memory(weight.device) // 2 // a_row)
+        KEPT[model] = asked, Places(model, min(asked[0], fit), *asked[1:])
+    return KEPT[model][1]
+
+
+def free_memory(device) -> int:
+    """Bytes; where the system cannot say, 4 GB."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 4 * 2**30
 
 
 @torch.no_grad()
 def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 96,
-             temperature: float = 1.0, seed: int = 0, *, stop: int, pad: int,
-             max_rows: int = 512, on_token=None) -> Rollout:
-    """Samples group_size responses to each prompt, up to and with the token `stop`.
+             temperature: float = 1.0, seed=0, *, stop, pad: int, prefixes=None, top_k: int = 0,
+             top_p: float = 1.0, max_rows: int = 512, on_token=None) -> Rollout:
+    """Samples group_size responses to each prompt, up to and with a token of `stop` (an id or
+    several).
 
-    At most max_rows rows are in memory at once. on_token(token id) is called for each token of a
-    single row. Raises ValueError for no prompts, an empty prompt, one that leaves no room in the
-    context, ids outside the vocabulary or a negative temperature.
+    At most max_rows rows are decoded at once, fewer where memory would not hold them. seed: an int,
+    or a list with the own seed of each row. prefixes: for each prompt the beginning of its
+    response, to be continued; it is not in the mask, and what follows is drawn as if it had been
+    drawn before. on_token(id) is called for each token of a single row. Raises ValueError for no
+    prompts, an empty prompt, one that leaves no room in the context, ids outside the vocabulary, a
+    negative temperature, a top_k or top_p that keeps nothing.
     """
-    check(model.config, prompts, group_size, max_new_tokens, temperature)
+    stops = [stop] if isinstance(stop, int) else list(stop)
+    prefixes = prefixes or [[]] * len(prompts)
+    texts = [prompt + prefix for prompt, prefix in zip(prompts, prefixes, strict=True)]
+    check(model.config, texts, group_size, max_new_tokens, temperature, top_k, top_p)
     device = model.embedding.weight.device
-    n = len(prompts) * group_size
-    seeds = mix(torch.arange(n, device=device) + mix(torch.tensor(seed, device=device)))
-    out = {name: torch.zeros(n, max_new_tokens, device=device)
-           for name in ("logp", "entropy", "mask")}
-    out["tokens"] = torch.full((n, max_new_tokens), pad, device=device)
-    per_batch = max(1, max_rows // group_size)
-    for i in range(0, len(prompts), per_batch):
-        rows = slice(i * group_size, (i + per_batch) * group_size)
-        decode(model, prompts[i:i + per_batch], group_size, temperature, seeds[rows], stop, pad,
-               {name: tensor[rows] for name, tensor in out.items()}, on_token)
-    return assemble(prompts, group_size, out, stop, pad)
+    n, longest = len(texts) * group_size, max(map(len, texts))
+    if isinstance(seed, int):
+        seed = torch.arange(n, device=device) + mix(torch.tensor(seed, device=device))
+    seeds = mix(torch.as_tensor(seed, device=device))
+    look_every, ratio, block = HABITS[device.type]
+    look_every = 1 if on_token else look_every
+    capacity = -(-(longest + max_new_tokens + SLACK + look_every) // block) * block
+    batch = places_for(model, min(n, max_rows), capacity, max_new_tokens)
+    batch.alive.zero_()
+    batch.ends.zero_()
+    batch.ends[stops] = True
+    batch.limit.fill_(max_new_tokens)
+    batch.cache.advance(longest - batch.cache.length)
+    out = {"tokens": torch.full((n, max_new_tokens), pad, device=device),
+           "logp": torch.zeros(n, max_new_tokens, device=device),
+           "entropy": torch.zeros(n, max_new_tokens, device=device),
+           "drawn": torch.zeros(n, dtype=torch.int64, device=device)}
+    most = min(n, max_rows, len(batch.row))
+    sizes = [most]
+    while sizes[-1] > 1:
+        sizes.append(max(1, int(sizes[-1] * ratio)))
+    admitted = taken = 0
+    while admitted < n or taken:
+        if admitted < n and taken <= REFILL * most:
+            rows = torch.arange(admitted, min(n, admitted + most - taken), device=device)
+            offsets = [len(p) for p in prefixes]
+            admit(model, batch, texts, group_size, rows, taken, seeds, offsets, pad,
+                  (temperature, top_k, top_p))
+            admitted, taken = admitted + len(rows), taken + len(rows)
+        else:
+            size = min(s for s in sizes if s >= taken)
+            for _ in range(look_every):
+                advance(model, batch, size, (temperature, top_k, top_p))
+        if on_token:
+            on_token(batch.last[0].item())
+        living = int(batch.alive[:taken].sum())  # here the host waits for the device
+        if living and not (
+                any(living <= s < taken for s in sizes)                # a smaller batch will do
+                or admitted < n and living <= REFILL * most            # others wait for the places
+                or batch.cache.length + look_every > capacity):        # no columns are left
+            continue
+        settle(batch, out, taken, living)
+        taken = living
+        make_room(batch, living, longest)
+    return assemble(texts, group_size, out, stops, pad)
 
 
-def check(config, prompts, group_size, max_new_tokens, temperature) -> None:
+def check(config, prompts, group_size, max_new_tokens, temperature, top_k, top_p) -> None:
     if not prompts or not all(prompts):
         raise ValueError("there is nothing to sample from: no prompts, or an empty one")
     if group_size < 1 or max_new_tokens < 1 or temperature < 0:
         raise ValueError("group_size and max_new_tokens must be at least 1, temperature at least 0")
+    if top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError("top_k must be at least 0 and top_p above 0 and at most 1")
     longest = max(map(len, prompts))
     if longest + max_new_tokens > config.context:
         raise ValueError(f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit "
@@ -107,80 +241,131 @@ def check(config, prompts, group_size, max_new_tokens, temperature) -> None:
         raise ValueError(f"a prompt holds ids outside the vocabulary of {config.vocab_size}")
 
 
-def prefill(model, prompts, group_size, capacity, pad):
-    """Reads each prompt once. Returns the cache of len(prompts) * group_size rows, the last hidden
-    states (N, D), and how many columns of padding stand before each row (N,)."""
+def prefill(model, prompts, pad):
+    """Reads prompts, padded on the left to the longest. Returns their cache and the hidden states
+    (P, D) of their last tokens."""
     device, width = model.embedding.weight.device, max(map(len, prompts))
     padding = torch.tensor([width - len(p) for p in prompts], device=device)
     tokens = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
     column = torch.arange(width, device=device)
     visible = (column <= column[:, None]) & (column >= padding[:, None, None])  # (P, width, width)
     visible |= torch.eye(width, dtype=torch.bool, device=device)  # a pad sees itself: no NaN
-    once = Cache(model.config, len(prompts), width, device, model.embedding.weight.dtype)
-    hidden = model(tokens, (column - padding[:, None]).clamp(min=0), once, visible[:, None])
-    cache = Cache(model.config, len(prompts) * group_size, capacity, device, once.keys.dtype)
-    cache.keys[:, :, :, :width] = once.keys.repeat_interleave(group_size, dim=1)
-    cache.values[:, :, :, :width] = once.values.repeat_interleave(group_size, dim=1)
-    cache.length = width
-    return (cache, hidden[:, -1].repeat_interleave(group_size, dim=0),
-            padding.repeat_interleave(group_size))
+    cache = Cache(model.config, len(prompts), width, device, model.embedding.weight.dtype)
+    positions = (column - padding[:, None]).clamp(min=0)
+    return cache, model(tokens, positions, cache, visible[:, None])[:, -1]
 
 
-def decode(model, prompts, group_size, temperature, seeds, stop, pad, out, on_token):
-    """Samples all rows of one batch to their ends, writing into `out` (rows, max_new_tokens)."""
-    steps = out["tokens"].shape[1]
-    width = max(map(len, prompts))
-    cache, hidden, padding = prefill(model, prompts, group_size, width + steps, pad)
-    row = torch.arange(len(seeds), device=seeds.device)  # which row of `out` stands in each place
-    alive = torch.ones_like(row, dtype=torch.bool)
-    column = torch.arange(width + steps, device=seeds.device)
-    for t in range(steps):
-        token, logp, entropy = draw(model.head(hidden), uniform(seeds, t), temperature)
-        out["tokens"][row, t] = torch.where(alive, token, pad)
-        out["logp"][row, t] = torch.where(alive, logp, 0.0)
-        out["entropy"][row, t] = torch.where(alive, entropy, 0.0)
-        out["mask"][row, t] = alive.float()
-        if on_token:
-            on_token(token.item())
-        alive = alive & (token != stop)
-        living = int(alive.sum())
-        if living == 0 or t == steps - 1:
-            return
-        if living <= 0.94 * len(row):
-            places = retire(cache, alive, living)
-            row, seeds, padding, token = (x[places] for x in (row, seeds, padding, token))
-            alive = torch.ones_like(row, dtype=torch.bool)
-        mask = (column[: cache.length + 1] >= padding[:, None])[:, None, None]  # (n, 1, 1, S)
-        hidden = model(token[:, None], (cache.length - padding)[:, None], cache,
-                       mask if bool(padding.any()) else None)[:, 0]
+def admit(model, batch: Places, texts, group_size, rows, taken, seeds, offsets, pad, how) -> None:
+    """Rows (M,), numbers in a row, take the places from `taken` on: each of their prompts is read
+    once and its cache copied to its rows, so that it ends in the last column in use."""
+    first, last = int(rows[0]) // group_size, int(rows[-1]) // group_size
+    once, hidden = prefill(model, texts[first:last + 1], pad)
+    prompt, at = rows // group_size - first, slice(taken, taken + len(rows))
+    end, width = batch.cache.length, once.keys.shape[3]
+    for store, read in ((batch.cache.keys, once.keys), (batch.cache.values, once.values)):
+        store[:, at, :, end - width:end] = read[:, prompt]
+    lengths = torch.tensor([len(text) for text in texts[first:last + 1]], device=rows.device)
+    offset = torch.tensor(offsets[first:last + 1], device=rows.device)[prompt]
+    position = torch.arange(batch.uniform.shape[1], device=rows.device) + offset[:, None]
+    batch.uniform[at] = uniform(seeds[rows, None], position)
+    batch.row[at], batch.start[at] = rows, end - lengths[prompt]
+    batch.drawn[at], batch.alive[at] = 0, True
+    batch.hidden = bool(batch.start[:at.stop].any())
+    choose(model, batch, at, hidden[prompt], how)
 
 
-def retire(cache: Cache, alive: torch.Tensor, living: int) -> torch.Tensor:
-    """Moves living rows from behind place `living` into the places of ended ones before it; only
-    what moves is copied. Returns, for each of the `living` places, where its row stood."""
-    places = torch.arange(len(alive), device=alive.device)
-    holes, movers = places[:living][~alive[:living]], places[living:][alive[living:]]
-    for store in (cache.keys, cache.values):
-        store[:, holes, :, :cache.length] = store[:, movers, :, :cache.length]
-    places[holes] = movers
-    return places[:living]
+def choose(model, batch: Places, at: slice, hidden, how) -> None:
+    """Draws the next token of some places from their last hidden states (M, D), and writes it
+    down."""
+    alive, drawn = batch.alive[at], batch.drawn[at]
+    u = batch.uniform[at].gather(1, drawn[:, None])[:, 0]
+    found = draw(model.head(hidden), u, *how)
+    column = torch.where(alive, drawn, batch.tokens.shape[1] - 1)[:, None]
+    for store, new in zip((batch.tokens, batch.logp, batch.entropy), found, strict=True):
+        store[at].scatter_(1, column, new[:, None])
+    batch.last[at] = found[0]
+    drawn += alive
+    alive &= ~batch.ends[found[0]] & (drawn < batch.limit)
 
 
-def assemble(prompts, group_size, out, stop, pad) -> Rollout:
+def step(model, batch: Places, size: int, how) -> None:
+    """Reads the last token of the first `size` places and draws the next: all in place and without
+    a question to the device, so that it can be a CUDA graph."""
+    start, column = batch.start[:size, None], batch.cache.column
+    mask = None
+    if batch.hidden or batch.cache.block > 1:
+        columns = batch.columns[:batch.cache.window()]
+        mask = ((columns >= start) & (columns <= column))[:, None, None]      # (size, 1, 1, S)
+    position = (column - start).clamp(max=model.config.context - 1)           # of an ended row
+    hidden = model(batch.last[:size, None], position, batch.cache, mask)
+    choose(model, batch, slice(size), hidden[:, 0], how)
+
+
+def advance(model, batch: Places, size: int, how) -> None:
+    """A step of decoding. On CUDA the first one of a kind runs as it is, which warms up its
+    kernels, the second is captured as a graph, and from then on that is replayed."""
+    if batch.cache.keys.device.type != "cuda":
+        step(model, batch, size, how)
+    else:
+        key = size, batch.cache.window(), how, model.embedding.weight.data_ptr()
+        if key not in batch.graphs:
+            step(model, batch, size, how)
+            batch.graphs[key] = None
+        else:
+            if batch.graphs[key] is None:
+                batch.graphs[key] = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(batch.graphs[key]):
+                    step(model, batch, size, how)
+            batch.graphs[key].replay()
+    batch.cache.advance(1)
+
+
+def settle(batch: Places, out: dict, taken: int, living: int) -> None:
+    """Writes ended rows into `out`, and moves the living ones from behind place `living` into the
+    places of ended ones before it."""
+    alive = batch.alive[:taken]
+    ended, steps = (~alive).nonzero()[:, 0], out["tokens"].shape[1]
+    row, drawn = batch.row[ended], batch.drawn[ended]
+    written = torch.arange(steps, device=row.device) < drawn[:, None]
+    for name in ("tokens", "logp", "entropy"):
+        new = getattr(batch, name)[ended, :steps]
+        out[name][row] = torch.where(written, new, out[name][row])
+    out["drawn"][row] = drawn
+    batch.move((~alive[:living]).nonzero()[:, 0], living + alive[living:].nonzero()[:, 0])
+    batch.alive[living:taken] = False
+
+
+def make_room(batch: Places, living: int, longest: int) -> None:
+    """Moves out the first columns when no living row looks at them; the longest prompt must still
+    fit in what stays."""
+    cache, starts = batch.cache, batch.start[:living]
+    spare = cache.length - longest
+    first = min(spare, int(starts.min())) if living else spare
+    if first >= SLACK or not living:
+        for store in (cache.keys, cache.values):
+            store[:, :living, :, :cache.length - first] = (
+                store[:, :living, :, first:cache.length].clone())
+        batch.start.sub_(first).clamp_(min=0)
+        cache.advance(-first)
+    batch.hidden = bool(batch.start[:living].any())
+
+
+def assemble(texts, group_size, out, stops, pad) -> Rollout:
     """Puts prompts and responses side by side, padding on the right, as training wants them."""
-    device, lengths = out["tokens"].device, out["mask"].sum(1).long()[:, None]
-    starts = torch.tensor([[len(p)] for p in prompts], device=device)
+    device, lengths = out["tokens"].device, out["drawn"][:, None]
+    starts = torch.tensor([[len(p)] for p in texts], device=device)
     starts = starts.repeat_interleave(group_size, dim=0)
     width = int((starts + lengths).max())
-    padded = torch.tensor([(p + [pad] * width)[:width] for p in prompts], device=device)
+    padded = torch.tensor([(p + [pad] * width)[:width] for p in texts], device=device)
     source = torch.arange(width, device=device) - starts  # (N, width): column of the response
     mask = (source >= 0) & (source < lengths)
     source = source.clamp(0, out["tokens"].shape[1] - 1)
     padded = padded.repeat_interleave(group_size, dim=0)
     tokens = torch.where(mask, out["tokens"].gather(1, source), padded)
     logp, entropy = (out[name].gather(1, source) * mask for name in ("logp", "entropy"))
-    group = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
-    truncated = ~(out["tokens"] == stop).any(1)
+    group = torch.arange(len(texts), device=device).repeat_interleave(group_size)
+    last = out["tokens"].gather(1, lengths - 1)
+    truncated = ~torch.isin(last, torch.tensor(stops, device=device)).any(1)
     return Rollout(tokens, logp, entropy, mask.float(), group, truncated)
 
 

@@ -13,6 +13,7 @@ cut into micro-batches of like length so that little is padding. Left out on pur
 epochs (no document is drawn twice), validation loss (the gate is what the model generates).
 """
 
+import itertools
 import random
 
 import torch
@@ -106,46 +107,45 @@ def working(rng: random.Random, steps, style: str, wrong: bool) -> tuple[list[st
     return lines, said
 
 
-def search(rng: random.Random, target: int, numbers) -> tuple[str, str | None]:
-    """One try at a countdown, from the target backwards: take a number away by an inverse operation
-    until two are left, and see whether these make what remains. Returns (its line, the expression
-    or None):  26 from 3 5 7 -> "26-5=21 3*7=21 yes", "(3*7)+5"."""
-    line, outer, left, need = [], "{}", list(numbers), target
-    while len(left) > 2:
-        c = left.pop(rng.randrange(len(left)))
-        moves = [(f"{need}-{c}", need - c, "({})+%d"), (f"{need}+{c}", need + c, "({})-%d"),
-                 (f"{c}-{need}", c - need, "%d-({})"), (f"{need}*{c}", need * c, "({})/%d")]
-        if need % c == 0:
-            moves.append((f"{need}/{c}", need // c, "({})*%d"))
-        if c % need == 0:
-            moves.append((f"{c}/{need}", c // need, "%d/({})"))
-        text, need, shape = rng.choice([m for m in moves if m[1] > 0])
-        line.append(f"{text}={need}")
-        outer = outer.format(shape % c)
-    x, y = left
-    for a, op, b in ((x, "+", y), (x, "*", y), (x, "-", y), (y, "-", x), (x, "/", y), (y, "/", x)):
-        if verify.apply(a, op, b) == need:
-            return " ".join(line + [one_line(a, op, b, need), "yes"]), outer.format(f"{a}{op}{b}")
-    return " ".join(line + ["no"]), None
+def attempts(target: int, pool):
+    """All tries at a countdown, in order: two values of the pool [(value, text)] become one, until
+    two are left; these are joined so that they come nearest to the target. Yields (facts, the
+    expression or None):  43 from 5 8 6 -> ["8+6=14", "14*5=70"], None; ..., ["8*6=48", "48-5=43"],
+    "(8*6)-5"."""
+    for i, j in itertools.combinations(range(len(pool)), 2):
+        (a, s), (b, t) = sorted((pool[i], pool[j]), reverse=True)
+        rest = [pool[k] for k in range(len(pool)) if k not in (i, j)]
+        moves = [(int(verify.apply(a, op, b)), f"{a}{op}{b}", f"{s}{op}{t}")  # positive integers
+                 for op in "+" + "-" * (a > b) + "*" + "/" * (a % b == 0)]
+        if not rest:
+            moves = [min(moves, key=lambda move: abs(move[0] - target))]
+        for value, fact, text in moves:
+            if rest:
+                for facts, found in attempts(target, rest + [(value, f"({text})")]):
+                    yield [f"{fact}={value}"] + facts, found
+            else:
+                yield [f"{fact}={value}"], text if value == target else None
 
 
 def countdown(rng: random.Random, problem, style: str, wrong: bool) -> tuple[list[str], str]:
     """Lines of tries in a style, and the expression they come to. A wrong one gives up."""
-    misses = {"direct": 0, "short": rng.randint(0, 2)}.get(style, rng.randint(0, 8))
-    lines, found, tries = [], None, 0
-    while found is None or (len(lines) < misses and tries < 100):  # some have few ways to go wrong
-        line, expression = search(rng, int(problem.answer), problem.numbers)
-        tries += 1
-        if expression:
-            found, last = expression, line
-        elif len(lines) < misses and line not in lines:
-            lines.append(line)
+    numbers, lines = problem.numbers, []
+    tries = list(attempts(int(problem.answer), [(n, str(n)) for n in numbers]))
+    if len(numbers) > 3:  # too many to go through all
+        rng.shuffle(tries)
+    for facts, found in tries:
+        lines.append(" ".join(facts + ["yes" if found else "no"]))
+        if found:
+            break
+    lines = lines[-9:]  # as many as fit: had the others not been tried
     if wrong:
-        x, *others = rng.sample(problem.numbers, len(problem.numbers))
-        return lines or ["maybe"], str(x) + "".join(rng.choice("+-*") + str(y) for y in others)
-    lines.append(last)
+        x, *others = rng.sample(numbers, len(numbers))
+        return (lines[:rng.randint(1, len(lines))],
+                str(x) + "".join(rng.choice("+-*") + str(y) for y in others))
+    if style == "short":
+        lines = lines[-1:]
     if style == "check":
-        lines += ["check", f"{found}={problem.answer}", "ok"]
+        lines += ["check", lines[-1].removesuffix(" yes"), "ok"]
     return lines, found
 
 

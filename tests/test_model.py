@@ -147,8 +147,10 @@ def test_cached_equals_uncached(kv_heads):
     cache = model.Cache(made.config, 3, 10)
     with torch.no_grad():
         parts = [made(ids[:, :4], cache=cache)]
+        cache.advance(4)
         for t in range(4, 10):
             parts.append(made(ids[:, t:t + 1], torch.full((3, 1), t), cache))
+            cache.advance(1)
         assert cache.length == 10
         assert torch.allclose(torch.cat(parts, 1), made(ids), atol=1e-4)
 

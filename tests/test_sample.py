@@ -3,6 +3,8 @@ nor the company of other rows changes anything."""
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import model
 import sample
@@ -77,6 +79,29 @@ def test_greedy_equals_an_uncached_loop(kv_heads, stop):
 
 
 @HEADS
+def test_greedy_equals_transformers_generate(kv_heads, monkeypatch):
+    """Ragged prompts, rows that end early, and more rows than places."""
+    pytest.importorskip("transformers")
+    from bench.sample import as_llama
+    monkeypatch.setattr(sample, "REFILL", 0.9)
+    made = gpt(kv_heads)
+    made.head.bias = None  # Llama has none
+    rng = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in (3, 9, 1, 6, 12, 2, 5)]
+    free = sample.generate(made, prompts, 1, 20, 0, stop=[], pad=PAD).responses()
+    stop = next(t for t in free[0][3:] if any(t in r[5:] for r in free[1:]))
+    found = sample.generate(made, prompts, 1, 20, 0, stop=stop, pad=PAD, max_rows=3).responses()
+    width = max(map(len, prompts))
+    out = as_llama(made).generate(
+        torch.tensor([[PAD] * (width - len(p)) + p for p in prompts]), do_sample=False,
+        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
+        max_new_tokens=20, eos_token_id=stop, pad_token_id=PAD)[:, width:].tolist()
+    want = [r[:r.index(stop) + 1] if stop in r else r for r in out]
+    assert found == want
+    assert 1 < len({len(r) for r in want})  # some ended early
+
+
+@HEADS
 def test_sampling_equals_an_uncached_loop_of_each_row(kv_heads):
     """Rows end at different times, so this covers retirement too."""
     made = gpt(kv_heads, stop=1.8)
@@ -105,22 +130,105 @@ def test_the_size_of_the_batch_changes_nothing(max_rows):
 
 def test_retirement_happens_and_changes_nothing(monkeypatch):
     """The oracle samples each row alone, where nothing can take another's place."""
-    made, calls, original = gpt(stop=1.8), [], sample.retire
-    monkeypatch.setattr(sample, "retire", lambda *a: calls.append(1) or original(*a))
+    made, calls, original = gpt(stop=1.8), [], sample.settle
+    monkeypatch.setattr(sample, "settle", lambda *a: calls.append(1) or original(*a))
     found = generate(made, group_size=8).responses()
     assert len(calls) > 2
     assert found == [sampling_loop(made, PROMPTS[i // 8], s, 12, 1.0)
                      for i, s in enumerate(seeds(32, 3))]
 
 
-def test_retire_moves_living_rows_into_the_holes():
-    config = model.Config(4, layers=1, width=4, heads=1, kv_heads=1)
-    cache = model.Cache(config, 5, 3)
-    cache.keys += torch.arange(5.0).view(1, 5, 1, 1, 1)
-    cache.length = 3
-    places = sample.retire(cache, torch.tensor([True, False, False, True, True]), 3)
-    assert sorted(places.tolist()) == [0, 3, 4] and places[0] == 0
-    assert cache.keys[0, :3, 0, 0, 0].tolist() == places.tolist()
+@pytest.mark.parametrize("slack", [1, 32])
+@pytest.mark.parametrize("refill", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("habits", [(1, 0.92, 1), (4, 0.5, 8), (16, 0.5, 128)], ids=str)
+def test_waiting_rows_take_the_places_of_ended_ones(habits, refill, slack, monkeypatch):
+    """With few places, on a CPU's habits and on a GPU's, nothing that is drawn changes."""
+    made, admitted, original = gpt(stop=1.8), [], sample.admit
+    monkeypatch.setitem(sample.HABITS, "cpu", habits)
+    monkeypatch.setattr(sample, "REFILL", refill)
+    monkeypatch.setattr(sample, "SLACK", slack)
+    monkeypatch.setattr(sample, "admit", lambda m, b, x, g, rows, taken, *more: (
+        admitted.append(taken), original(m, b, x, g, rows, taken, *more)))
+    found = generate(made, group_size=8, max_rows=6)
+    assert len(admitted) > 4
+    assert max(admitted) > 0 or refill == 0 or habits[0] > 12  # all have ended at the first look
+    assert found.responses() == [sampling_loop(made, PROMPTS[i // 8], s, 12, 1.0)
+                                 for i, s in enumerate(seeds(32, 3))]
+
+
+def test_a_row_draws_the_same_alone_in_company_and_in_another_order():
+    made, own = gpt(stop=1.8), list(range(100, 104))
+    together = generate(made, seed=own).responses()
+    backwards = generate(made, PROMPTS[::-1], seed=own[::-1]).responses()[::-1]
+    alone = [generate(made, [p], seed=[s]).responses()[0]
+             for p, s in zip(PROMPTS, own, strict=True)]
+    assert together == backwards == alone
+
+
+def test_a_given_beginning_is_continued_as_if_it_had_been_drawn():
+    made = gpt(stop=-1e4)
+    whole = generate(made, group_size=2, max_new_tokens=10)
+    cut = [r[:4] for r in whole.responses()]
+    rest = generate(made, [PROMPTS[i // 2] for i in range(8)], max_new_tokens=6,
+                    prefixes=cut, seed=(torch.arange(8) + sample.mix(torch.tensor(3))).tolist())
+    assert rest.responses() == [r[4:] for r in whole.responses()]
+    assert torch.equal(rest.tokens, whole.tokens)
+    assert rest.mask.sum() == 8 * 6
+
+
+def test_several_stops():
+    made = gpt(stop=-1e4)
+    out = sample.generate(made, PROMPTS, 4, 30, 1.0, 3, stop=[5, STOP, 9], pad=PAD)
+    last = [r[-1] for r in out.responses()]
+    assert {5, 9} <= set(last) and not any({5, 9} & set(r[:-1]) for r in out.responses())
+    assert out.truncated.tolist() == [token not in (5, 9) for token in last]
+
+
+def test_a_batch_is_cut_to_the_memory_there_is(monkeypatch):
+    made, want = gpt(stop=1.8), generate(gpt(stop=1.8), group_size=4)
+    monkeypatch.setattr(sample, "free_memory", lambda device: 60_000)
+    assert same(generate(made, group_size=4), want)
+    assert len(sample.KEPT[made][1].row) < 8
+
+
+def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
+    made, calls, original = gpt(stop=1.8), [], sample.step
+    want = generate(gpt(stop=1.8), group_size=4)
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return original(*args)
+    monkeypatch.setattr(sample, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(made, group_size=8, seed=77)
+    assert same(generate(made, group_size=4), want)
+
+
+def test_buffers_are_kept_between_calls_and_follow_the_model():
+    made = gpt()
+    first = generate(made)
+    kept = sample.KEPT[made][1]
+    assert same(generate(made, PROMPTS[:2]), generate(gpt(), PROMPTS[:2]))
+    assert sample.KEPT[made][1] is kept
+    generate(made, group_size=9)
+    assert sample.KEPT[made][1] is not kept
+    with torch.no_grad():
+        made.embedding.weight.add_(0.5)
+    assert not same(first, generate(made))
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 25),
+       st.integers(1, 9), st.floats(-2, 3), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_any_batch_equals_its_rows_alone(lengths, group_size, steps, max_rows, stop, seed):
+    made, rng = gpt(stop=stop), torch.Generator().manual_seed(seed)
+    prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in lengths]
+    found = generate(made, prompts, group_size, steps, seed=seed, max_rows=max_rows).responses()
+    row = seed % len(found)
+    assert found[row] == sampling_loop(made, prompts[row // group_size],
+                                       seeds(len(found), seed)[row], steps, 1.0)
 
 
 # --- the log-probs are the model's
@@ -284,12 +392,30 @@ def test_entropy_of_known_distributions(logits, entropy):
     assert float(found) == pytest.approx(entropy, abs=1e-5)
 
 
+@pytest.mark.parametrize("top_k, top_p, kept", [(0, 1.0, 4), (2, 1.0, 2), (1, 1.0, 1), (0, 0.5, 1),
+                                                (0, 0.65, 2), (0, 0.97, 4), (3, 0.8, 2)])
+def test_top_k_and_top_p_keep_the_likeliest_and_renormalise(top_k, top_p, kept):
+    """p = .6 .25 .1 .05, in another order; top_p counts shares of what top_k has left."""
+    p = torch.tensor([0.1, 0.6, 0.05, 0.25])
+    n = 20_000
+    token, logp, entropy = sample.draw(p.log().expand(n, -1), sample.uniform(seeds(n, 1), 0), 1.0,
+                                       top_k, top_p)
+    q = torch.zeros(4)
+    chosen = [1, 3, 0, 2][:kept]
+    q[chosen] = p[chosen] / p[chosen].sum()
+    assert sorted(token.unique().tolist()) == sorted(chosen)
+    assert torch.allclose(torch.bincount(token, minlength=4) / n, q, atol=0.02)
+    assert torch.allclose(logp, q.log()[token], atol=1e-5)
+    assert torch.allclose(entropy, torch.special.entr(q).sum().expand(n), atol=1e-5)
+
+
 # --- bad input
 
 @pytest.mark.parametrize("change", [
     dict(prompts=[]), dict(prompts=[[]]), dict(prompts=[[1], []]), dict(prompts=[[1] * 40]),
     dict(prompts=[[30]]), dict(prompts=[[-1]]), dict(temperature=-0.1), dict(group_size=0),
-    dict(max_new_tokens=0), dict(max_new_tokens=48)], ids=str)
+    dict(max_new_tokens=0), dict(max_new_tokens=48), dict(top_p=0.0), dict(top_k=-1),
+    dict(prefixes=[[1] * 40, [], [], []])], ids=str)
 def test_bad_input_is_a_clear_error(change):
     with pytest.raises(ValueError, match="[a-z]{3}"):
         generate(gpt(), **change)

@@ -1,0 +1,240 @@
+"""How fast sample.py is, on this machine: against transformers, against simpler loops, and against
+the machine's own floor.
+
+    python bench/sample.py [--run runs/NAME] [--write]
+
+One process, the same weights and prompts, the competitors alternating, medians of five. A token
+counts when it belongs to a response, up to and with its end. --run takes a trained policy for the
+rows with the end of text on (else the prompts' own base is trained for a minute). The floor is the
+matrix products and the cache reads of the same decode steps, timed alone.
+"""
+
+import argparse
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import model as gpt  # noqa: E402
+import sample  # noqa: E402
+import sft  # noqa: E402
+import tasks  # noqa: E402
+import tokenizer  # noqa: E402
+import train  # noqa: E402
+
+
+def as_llama(model):
+    """The same weights as a transformers.LlamaForCausalLM."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    c = model.config
+    llama = LlamaForCausalLM(LlamaConfig(
+        vocab_size=c.vocab_size, hidden_size=c.width, intermediate_size=c.hidden,
+        num_hidden_layers=c.layers, num_attention_heads=c.heads, num_key_value_heads=c.kv_heads,
+        max_position_embeddings=c.context, rms_norm_eps=c.norm_eps, rope_theta=c.rope_theta,
+        tie_word_embeddings=c.tied, bos_token_id=None, eos_token_id=None, pad_token_id=None))
+    state, head = {"model.norm.weight": model.norm.weight}, c.width // c.heads
+    state["model.embed_tokens.weight"] = model.embedding.weight
+    state["lm_head.weight"] = model.head.weight
+    for i, block in enumerate(model.blocks):
+        name = f"model.layers.{i}."
+        q, k, v = block.attention.qkv.weight.split(
+            (c.heads * head, c.kv_heads * head, c.kv_heads * head))
+        gate, up = block.gate_up.weight.chunk(2)
+        for part, weight in (("self_attn.q_proj", q), ("self_attn.k_proj", k),
+                             ("self_attn.v_proj", v),
+                             ("self_attn.o_proj", block.attention.out.weight),
+                             ("mlp.gate_proj", gate), ("mlp.up_proj", up),
+                             ("mlp.down_proj", block.down.weight),
+                             ("input_layernorm", block.norm1.weight),
+                             ("post_attention_layernorm", block.norm2.weight)):
+            state[f"{name}{part}.weight"] = weight
+    llama.load_state_dict(state)
+    return llama.to(model.embedding.weight.device, model.embedding.weight.dtype).eval()
+
+
+def transformers_generate(llama, prompts, new, stop):
+    """Real tokens that transformers' generate samples."""
+    width = max(map(len, prompts))
+    device = llama.device
+    ids = torch.tensor([[tokenizer.PAD] * (width - len(p)) + p for p in prompts], device=device)
+    seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    out = llama.generate(ids, attention_mask=seen, max_new_tokens=new, do_sample=True, top_k=0,
+                         temperature=1.0, pad_token_id=tokenizer.PAD,
+                         eos_token_id=tokenizer.EOT if stop else None)[:, width:]
+    ended = (out == tokenizer.EOT).cumsum(1)
+    real = (ended == 0) | (ended == 1) & (out == tokenizer.EOT)
+    return int(real.sum()) if stop else out.numel()
+
+
+@torch.no_grad()
+def simple_loop(model, prompts, new, how):
+    """What a reader would write first, for prompts of one length, nothing ever ends. how: "naive"
+    reads the whole text for every token; "cached" appends to a cache by concatenation; "static"
+    writes into a preallocated cache and masks its unused columns; "window" reads only the used
+    ones. All three expand the shared heads; sample.py does not."""
+    tokens = torch.tensor(prompts)
+    n, width = tokens.shape
+    c, reps = model.config, model.config.heads // model.config.kv_heads
+    keys, values = [None] * c.layers, [None] * c.layers
+    if how in ("static", "window"):
+        shape = (n, c.kv_heads, width + new, c.width // c.heads)
+        keys, values = ([torch.zeros(shape) for _ in range(c.layers)] for _ in range(2))
+    done = 0
+
+    def forward(ids):
+        nonlocal done
+        t = ids.shape[1]
+        cos, sin = model.cos[done:done + t], model.sin[done:done + t]
+        x = model.embedding(ids)
+        for i, block in enumerate(model.blocks):
+            a = block.attention
+            qkv = a.qkv(block.norm1(x)).view(n, t, -1, a.head).transpose(1, 2)
+            q, k, v = qkv.split((a.heads, a.kv_heads, a.kv_heads), 1)
+            q, k = gpt.rotate(q, cos, sin), gpt.rotate(k, cos, sin)
+            mask = None
+            if how == "cached":
+                keys[i] = k if keys[i] is None else torch.cat((keys[i], k), 2)
+                values[i] = v if values[i] is None else torch.cat((values[i], v), 2)
+                k, v = keys[i], values[i]
+            elif how in ("static", "window"):
+                keys[i][:, :, done:done + t], values[i][:, :, done:done + t] = k, v
+                end = done + t if how == "window" else width + new
+                k, v = keys[i][:, :, :end], values[i][:, :, :end]
+                mask = torch.arange(end) <= torch.arange(done, done + t)[:, None]
+            k, v = k.repeat_interleave(reps, 1), v.repeat_interleave(reps, 1)
+            y = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None and t > 1)
+            x = x + a.out(y.transpose(1, 2).reshape(n, t, -1))
+            gate, up = block.gate_up(block.norm2(x)).chunk(2, -1)
+            x = x + block.down(torch.nn.functional.silu(gate) * up)
+        if how != "naive":
+            done += t
+        return model.head(model.norm(x)[:, -1])
+
+    logits = forward(tokens)
+    for t in range(new):
+        token = torch.multinomial(logits.softmax(-1), 1)
+        tokens = torch.cat((tokens, token), 1)
+        if t < new - 1:
+            logits = forward(tokens if how == "naive" else token)
+    return n * new
+
+
+@torch.no_grad()
+def floor(model, rows, width, new):
+    """Seconds of the matrix products and cache reads alone, of `new` - 1 decode steps."""
+    c, head = model.config, model.config.width // model.config.heads
+    cache = gpt.Cache(c, rows, width + new)
+    cache.keys.normal_(), cache.values.normal_()
+    x, hidden = torch.randn(rows, c.width), torch.randn(rows, c.hidden)
+    q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, head)
+    began = time.perf_counter()
+    for end in range(width + 1, width + new):
+        for i, block in enumerate(model.blocks):
+            block.attention.qkv(x)
+            weights = q @ cache.keys[i, :, :, :end].mT
+            weights @ cache.values[i, :, :, :end]
+            block.attention.out(x)
+            block.gate_up(x)
+            block.down(hidden)
+        model.head(x)
+    return time.perf_counter() - began
+
+
+def medians(competitors, rounds=5):
+    """{name: median tokens a second} of functions that return how many tokens they made; one
+    round to warm up, then alternating."""
+    rates = {name: [] for name in competitors}
+    for i in range(rounds + 1):
+        for name, run in competitors.items():
+            began = time.perf_counter()
+            tokens = run()
+            if i:
+                rates[name].append(tokens / (time.perf_counter() - began))
+    return {name: statistics.median(r) for name, r in rates.items()}
+
+
+def ours(model, prompts, group_size, new, stop=None):
+    out = sample.generate(model, prompts, group_size, new, seed=0, pad=tokenizer.PAD,
+                          stop=[stop] if stop else [])
+    return int(out.mask.sum())
+
+
+def policy_of(run):
+    """A trained policy: of a run, or a base trained for a minute, whose answers have like
+    lengths."""
+    if run:
+        return gpt.from_state(gpt.load(Path(run) / "checkpoint.pt"))
+    torch.manual_seed(0)
+    made = gpt.GPT(gpt.Config(tokenizer.encoding.n_vocab, **gpt.SIZES["tiny"]))
+    sft.train(made, tasks.Arithmetic(), 250, 0)
+    return made
+
+
+def table(title, rates, base):
+    lines = [f"\n{title}\n", "| | tokens a second | ratio |", "|---|---|---|"]
+    return lines + [f"| {name} | {rate:,.0f} | {rate / rates[base]:.2f} |"
+                    for name, rate in rates.items()]
+
+
+def heading(title, command, packages):
+    """Title, command, commit, machine and versions."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
+                            text=True).stdout.strip()
+    versions = ", ".join(f"{name} {version(name)}" for name in ["torch", *packages])
+    return [f"\n## {title}\n", f"`{command}`, commit {commit}, {torch.get_num_threads()} CPU "
+            f"threads, {platform.machine()}, {versions}; fp32, the `tiny` model, medians of 5, "
+            "alternating.\n"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--run", help="a trained run's folder")
+    parser.add_argument("--write", action="store_true", help="append to bench/RESULTS.md")
+    args = parser.parse_args()
+    import transformers
+    transformers.logging.set_verbosity_error()
+    train.keep_freed_memory()  # as in training; the others have it too
+    lines = heading("Sampling", "python bench/sample.py", ["transformers"])
+    policy = policy_of(args.run)
+    llama = as_llama(policy)
+    draw = tasks.Arithmetic().draw(random.Random(0), 512)
+    prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
+    rates = {}
+    for rows in (1, 16, 256):
+        some, group = prompts[:max(1, rows // 16)], min(rows, 16)
+        each = [p for p in some for _ in range(group)]
+        rates[rows] = medians({
+            "transformers generate": partial(transformers_generate, llama, each, 64, False),
+            "sample.py": partial(ours, policy, some, group, 64)})
+        share = statistics.median(floor(policy, rows, 11, 64) for _ in range(5)) / (
+            64 * rows / rates[rows]["sample.py"])
+        lines += table(f"Batch {rows}, 64 new tokens, end of text off. sample.py is at {share:.0%} "
+                       "of the floor.", rates[rows], "transformers generate")
+    some = prompts[:16]
+    each = [p for p in some for _ in range(16)]
+    lines += table("Batch 256, lengths of a trained policy, at most 192.", medians({
+        "transformers generate": lambda: transformers_generate(llama, each, 192, True),
+        "sample.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}), "transformers generate")
+    loops = {how: lambda how=how: simple_loop(policy, each, 64, how)
+             for how in ("naive", "cached", "static", "window")}
+    lines += table("What each technique brings: batch 256, 64 new tokens. naive reads all again; "
+                   "cached concatenates; static preallocates and masks; window reads used columns "
+                   "only; sample.py also leaves grouped heads unexpanded and reads a prompt once.",
+                   medians(loops | {"sample.py": lambda: ours(policy, some, 16, 64)}), "naive")
+    print("\n".join(lines))
+    if args.write:
+        with open(Path(__file__).parent / "RESULTS.md", "a") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
