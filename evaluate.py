@@ -111,6 +111,8 @@ def summarize(options, state) -> dict:
         summary |= {f"accuracy_{when}": result["greedy"]["value"],
                     f"accuracy_ci_{when}": result["greedy"]["ci"],
                     f"accuracy_by_kind_{when}": result["greedy"]["by_kind"],
+                    f"accuracy_sampled_{when}": result["sampled"]["value"],
+                    f"accuracy_sampled_ci_{when}": result["sampled"]["ci"],
                     f"pass_at_k_{when}": result["pass_at_k"],
                     f"length_{when}": result["length"],
                     f"truncated_{when}": result["truncated"]["value"]}

@@ -86,7 +86,12 @@ def parse(argv) -> tuple[Options, bool]:
             how["type"] = type(f.default)
         parser.add_argument("--" + f.name.replace("_", "-"), default=f.default, **how)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    for name in ("--top-p", "--top-k"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
     args = vars(parser.parse_args(argv))
+    if any([args.pop("top_p"), args.pop("top_k")]):
+        parser.error("--top-p and --top-k are for evaluation: training scores the whole "
+                     "distribution, so it has to sample from the whole")
     resume = args.pop("resume")
     options = Options(**args)
     options.out = options.out or f"runs/{options.algo}-{options.task}-{options.seed}"

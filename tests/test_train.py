@@ -209,6 +209,8 @@ BAD = {
     "context": (["--max-new-tokens", "5000"], "context"),
     "not a number": (["--lr", "nan"], "--lr"),
     "data of another task": (["--data", "some.jsonl"], "--task file"),
+    "top-p": (["--top-p", "0.9"], "whole distribution"),
+    "top-k": (["--top-k", "5"], "whole distribution"),
 }
 
 
