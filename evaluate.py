@@ -5,10 +5,16 @@ lengths, so that each is a mean over independent problems and has a Wilson inter
 problem give pass@k. Left out on purpose: voting and search, which spend more compute per problem.
 """
 
+import argparse
+import json
 import re
+import sys
+from pathlib import Path
 
 import torch
 
+import model as gpt
+import tasks
 import tokenizer
 import verify
 from sample import generate
@@ -104,23 +110,20 @@ def report(policy, task, options, when: str) -> dict:
 
 
 def summarize(options, state) -> dict:
-    before, after = state["before"], state["after"]
     summary = {name: getattr(options, name) for name in ("algo", "task", "level", "size", "seed",
                                                          "steps", "reward", "device")}
-    for when, result in (("before", before), ("after", after)):
-        summary |= {f"accuracy_{when}": result["greedy"]["value"],
-                    f"accuracy_ci_{when}": result["greedy"]["ci"],
-                    f"accuracy_by_kind_{when}": result["greedy"]["by_kind"],
-                    f"accuracy_sampled_{when}": result["sampled"]["value"],
-                    f"accuracy_sampled_ci_{when}": result["sampled"]["ci"],
-                    f"pass_at_k_{when}": result["pass_at_k"],
-                    f"length_{when}": result["length"],
-                    f"truncated_{when}": result["truncated"]["value"]}
-        for name in ("working", "self_check"):
-            summary[f"{name}_share_{when}"] = result[name]["value"]
-        for name in ("accuracy_given_working", "accuracy_given_no_working"):
-            summary[f"{name}_{when}"] = result[name]["value"]
-            summary[f"{name}_ci_{when}"] = result[name]["ci"]
+    shares = {"accuracy": "greedy", "accuracy_sampled": "sampled",
+              "accuracy_given_working": "accuracy_given_working",
+              "accuracy_given_no_working": "accuracy_given_no_working",
+              "working_share": "working", "self_check_share": "self_check",
+              "truncated": "truncated"}
+    for when in ("before", "after"):
+        result = state[when]
+        for name, source in shares.items():
+            summary |= {f"{name}_{when}": result[source]["value"],
+                        f"{name}_ci_{when}": result[source]["ci"]}
+        summary |= {f"{name}_{when}": result[name] for name in ("pass_at_k", "length")}
+        summary[f"accuracy_by_kind_{when}"] = result["greedy"]["by_kind"]
     seconds = {k: state[k] for k in ("seconds_base", "seconds_rl", "seconds_eval")}
     return summary | seconds | {"seconds_total": sum(seconds.values()),
                                 "tokens_sampled": state["tokens_sampled"]}
@@ -146,3 +149,46 @@ def step_metrics(step, rollout, rewards, texts, options) -> dict:
         "self_check": sum(map(checks_itself, texts)) / len(texts),
         "tokens": int(rollout.mask.sum()),
     }
+
+
+def main(argv=None) -> int:
+    """The command line of sample.py: one question, answered as it is written, or a file of
+    problems, scored."""
+    parser = argparse.ArgumentParser("sample.py", description="Asks a trained run.")
+    parser.add_argument("question", nargs="?", help='such as "47*6+85=?"')
+    parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
+    parser.add_argument("--problems", help="JSONL of question and answer: prints one JSON line")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--max-new-tokens", type=int, help="default: as in training")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    try:
+        if (args.question is None) == (args.problems is None):
+            raise ValueError("give either a question or --problems FILE")
+        path = Path(args.run) / "checkpoint.pt"
+        if not path.exists():
+            raise ValueError(f"{args.run} has no checkpoint.pt; train.py makes one")
+        policy = gpt.from_state(gpt.load(path))
+        settings = json.loads((path.parent / "config.json").read_text())
+        longest = args.max_new_tokens or settings["max_new_tokens"]
+        if args.problems and settings["task"] == "countdown":
+            raise ValueError("--problems scores numbers; a countdown run answers with expressions")
+        if args.question is not None:
+            def show(token):
+                if token != tokenizer.EOT:
+                    text = tokenizer.encoding.decode_bytes([token]).decode("utf-8", "replace")
+                    print(text, end="", flush=True)
+            generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
+                     args.seed, stop=tokenizer.EOT, pad=tokenizer.PAD, on_token=show)
+            print()
+            return 0
+        problems = tasks.read_jsonl(args.problems)
+        rollout, texts = respond(policy, problems, 1, args.temperature, args.seed, longest)
+    except ValueError as error:
+        print(f"sample.py: {error}", file=sys.stderr)
+        return 2
+    result = share(verify.number_correct(p, t) for p, t in zip(problems, texts, strict=True))
+    print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
+                      "length": float(rollout.mask.sum(1).mean()),
+                      "truncated": float(rollout.truncated.float().mean())}))
+    return 0

@@ -12,8 +12,11 @@ import json
 import os
 import shutil
 import signal
+import sys
 from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 import model as gpt
 
@@ -37,7 +40,8 @@ def open_run(options, config: gpt.Config, resume: bool) -> Path:
             if other:
                 raise UserError(f"{run} is a run of other settings: " + ", ".join(
                     f"{k} was {there.get(k)!r} and now is {settings[k]!r}" for k in other))
-        need = 8 * 4 * sum(p.numel() for p in gpt.GPT(config).parameters())  # old, new, Adam, base
+        with torch.device("meta"):  # shapes alone
+            need = 8 * 4 * sum(p.numel() for p in gpt.GPT(config).parameters())  # old, new, Adam
         if shutil.disk_usage(run).free < need:
             raise UserError(f"no space for checkpoints in {run}: {need / 1e6:.0f} MB are needed")
         write_json(run / "config.json", settings)
@@ -46,17 +50,8 @@ def open_run(options, config: gpt.Config, resume: bool) -> Path:
     return run
 
 
-def replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def write_json(path: Path, content) -> None:
-    replace(path, json.dumps(content, indent=1))
+    gpt.replace(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
 
 
 def append(path: Path, lines) -> None:
@@ -71,7 +66,7 @@ def forget_after(path: Path, step: int) -> None:
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
         kept = [line + "\n" for line in lines if json.loads(line)["step"] <= step]
-        replace(path, "".join(kept))
+        gpt.replace(path, lambda file: file.write("".join(kept).encode()))
 
 
 class Stop:
@@ -96,3 +91,13 @@ class Stop:
 def save_run(run: Path, policy, reference, optimizer, state) -> None:
     gpt.save(run / "checkpoint.pt", gpt.to_state(policy) | {
         "reference": reference.state_dict(), "optimizer": optimizer.state_dict(), "state": state})
+
+
+def peak_rss_mb() -> float | None:
+    """Of this process so far; None on Windows, which cannot say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin"
+                                                                 else 2**10)

@@ -15,17 +15,14 @@ graph, one for each size of batch and window, and the host asks only now and the
 Left out on purpose: paged caches, speculative decoding, several GPUs.
 """
 
-import argparse
-import json
 import os
 import sys
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from model import GPT, Cache, from_state, load
+from model import GPT, Cache
 
 
 @dataclass
@@ -63,20 +60,19 @@ def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int =
     """Tokens (N,), their log-probs (N,) and the entropies (N,) of softmax(logits / temperature),
     for logits (N, V) and uniform numbers u (N,). Temperature 0 is greedy, its log-prob that of the
     untempered distribution. With top_k or top_p, the distribution is that of what they keep."""
-    logits = logits.float() / (temperature or 1.0)
+    logits = logits.float()
+    if temperature not in (0, 1):
+        logits = logits / temperature
     if top_k or top_p < 1:
         logits = keep_top(logits, top_k, top_p)
-    logits = logits - logits.amax(-1, keepdim=True)
-    weights = logits.exp()
-    cumulative = weights.cumsum(-1)
-    total = cumulative[:, -1:]
+    logp = logits.log_softmax(-1)
+    probs = logp.exp()
     if temperature == 0:
-        token = logits.argmax(-1, keepdim=True)
+        token = logp.argmax(-1, keepdim=True)
     else:
-        token = torch.searchsorted(cumulative, u[:, None] * total, right=True)
-    log_total = total.log()
-    entropy = log_total - (weights * logits).sum(-1, keepdim=True) / total
-    return token[:, 0], (logits.gather(-1, token) - log_total)[:, 0], entropy[:, 0]
+        cumulative = probs.cumsum(-1)
+        token = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)
+    return token[:, 0], logp.gather(-1, token)[:, 0], -(probs * logp).sum(-1)
 
 
 def keep_top(logits, top_k: int, top_p: float):
@@ -111,15 +107,24 @@ class Places:
         self.columns = torch.arange(capacity, device=device)
         self.ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
         self.limit = torch.zeros((), **ints)
-        self.hidden = False                                     # does any row start late?
+        self.ragged = False                                     # does any row start late?
         # of each row: its number, its first column, its last token, how many it has drawn
         self.row, self.start, self.last, self.drawn = torch.zeros(4, places, **ints)
         self.alive = torch.zeros(places, dtype=torch.bool, device=device)
         self.uniform = torch.zeros(places, steps + 1, device=device)
-        # what it has drawn; what an ended row goes on to draw lands in the last column
+        # what it has drawn; what an ended row goes on to draw lands behind that
         self.tokens = torch.zeros(places, steps + 1, **ints)
         self.logp, self.entropy = torch.zeros(2, places, steps + 1, device=device)
         self.graphs = {}
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def begin(self, stops, max_new_tokens: int, longest: int) -> None:
+        """Empties all places; prompts of at most `longest` tokens will end in that column."""
+        self.alive.zero_()
+        self.ends.zero_()
+        self.ends[stops] = True
+        self.limit.fill_(max_new_tokens)
+        self.cache.advance(longest - self.cache.length)
 
     def move(self, to, source) -> None:
         """Rows at `source` (M,) take the places `to` (M,)."""
@@ -130,24 +135,26 @@ class Places:
             store[:, to, :, :self.cache.length] = store[:, source, :, :self.cache.length]
 
 
-KEPT = weakref.WeakKeyDictionary()  # model -> (what was asked for, Places)
+KEPT = weakref.WeakKeyDictionary()  # model -> {precision and device: (what was asked for, Places)}
 
 
-def places_for(model: GPT, rows: int, capacity: int, steps: int) -> Places:
-    """The model's Places of at least that shape; fewer rows where memory would not hold them."""
-    weight, asked = model.embedding.weight, (rows, capacity, steps)
-    there, places = KEPT.get(model, ((0, 0, 0), None))
-    if places is None or any(a > b for a, b in zip(asked, there, strict=True)) or (
-            (places.cache.keys.dtype, places.cache.keys.device) != (weight.dtype, weight.device)):
-        KEPT.pop(model, None)
-        del places
-        asked = tuple(map(max, asked, there))
-        config = model.config
-        a_row = (2 * config.layers * config.kv_heads * (config.width // config.heads) * capacity
-                 * weight.element_size() + 16 * config.vocab_size + 20 * steps)
+def places_for(model: GPT, *asked: int) -> Places:
+    """The model's Places for at least the (rows, capacity, steps) asked for; fewer rows where
+    memory would not hold them."""
+    config, weight = model.config, model.embedding.weight
+    kind = weight.dtype, weight.device
+    had, places = KEPT.pop(model, {}).get(kind, ((0, 0, 0), None))
+    asked = tuple(map(max, asked, had))
+    if asked != had:
+        places = None  # so that its memory is free
+        rows, capacity, steps = asked
+        head = config.width // config.heads
+        a_row = (2 * config.layers * config.kv_heads * head * capacity * weight.element_size()
+                 + 16 * config.vocab_size + 20 * steps)
         fit = max(1, free_memory(weight.device) // 2 // a_row)
-        KEPT[model] = asked, Places(model, min(asked[0], fit), *asked[1:])
-    return KEPT[model][1]
+        places = Places(model, min(rows, fit), capacity, steps)
+    KEPT[model] = {kind: (asked, places)}
+    return places
 
 
 def free_memory(device) -> int:
@@ -160,7 +167,17 @@ def free_memory(device) -> int:
         return 4 * 2**30
 
 
-@torch.no_grad()
+@dataclass
+class Work:
+    """What is to be sampled: row i continues text i // group_size, P texts and N rows in all."""
+
+    texts: list[list[int]]  # prompt and given beginning
+    group_size: int
+    seeds: torch.Tensor     # (N,) of each row
+    offsets: torch.Tensor   # (P,) tokens of the response that are given
+    how: tuple              # temperature, top_k, top_p
+
+
 def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 96,
              temperature: float = 1.0, seed=0, *, stop, pad: int, prefixes=None, top_k: int = 0,
              top_p: float = 1.0, max_rows: int = 512, on_token=None) -> Rollout:
@@ -179,51 +196,54 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
     texts = [prompt + prefix for prompt, prefix in zip(prompts, prefixes, strict=True)]
     check(model.config, texts, group_size, max_new_tokens, temperature, top_k, top_p)
     device = model.embedding.weight.device
-    n, longest = len(texts) * group_size, max(map(len, texts))
     if isinstance(seed, int):
-        seed = torch.arange(n, device=device) + mix(torch.tensor(seed, device=device))
-    seeds = mix(torch.as_tensor(seed, device=device))
+        rows = torch.arange(len(texts) * group_size, device=device)
+        seed = rows + mix(torch.tensor(seed, device=device))
+    work = Work(texts, group_size, mix(torch.as_tensor(seed, device=device)),
+                torch.tensor([len(p) for p in prefixes], device=device),
+                (temperature, top_k, top_p))
+    out = decode(model, work, max_new_tokens, stops, max_rows, on_token)
+    return assemble(texts, group_size, out, stops, pad)
+
+
+@torch.inference_mode()
+def decode(model, work: Work, max_new_tokens: int, stops, max_rows: int, on_token) -> dict:
+    """Draws all rows: tokens, logp and entropy (N, max_new_tokens), and how many are `drawn`
+    (N,)."""
+    device, n, longest = work.seeds.device, len(work.seeds), max(map(len, work.texts))
     look_every, ratio, block = HABITS[device.type]
     look_every = 1 if on_token else look_every
     capacity = -(-(longest + max_new_tokens + SLACK + look_every) // block) * block
     batch = places_for(model, min(n, max_rows), capacity, max_new_tokens)
-    batch.alive.zero_()
-    batch.ends.zero_()
-    batch.ends[stops] = True
-    batch.limit.fill_(max_new_tokens)
-    batch.cache.advance(longest - batch.cache.length)
-    out = {"tokens": torch.full((n, max_new_tokens), pad, device=device),
-           "logp": torch.zeros(n, max_new_tokens, device=device),
-           "entropy": torch.zeros(n, max_new_tokens, device=device),
-           "drawn": torch.zeros(n, dtype=torch.int64, device=device)}
-    most = min(n, max_rows, len(batch.row))
-    sizes = [most]
+    batch.begin(stops, max_new_tokens, longest)
+    out = {name: torch.zeros(n, max_new_tokens, dtype=getattr(batch, name).dtype, device=device)
+           for name in ("tokens", "logp", "entropy")}
+    out["drawn"] = torch.zeros(n, dtype=torch.int64, device=device)
+    sizes = [min(n, max_rows, len(batch.row))]
     while sizes[-1] > 1:
         sizes.append(max(1, int(sizes[-1] * ratio)))
     admitted = taken = 0
     while admitted < n or taken:
-        if admitted < n and taken <= REFILL * most:
-            rows = torch.arange(admitted, min(n, admitted + most - taken), device=device)
-            offsets = [len(p) for p in prefixes]
-            admit(model, batch, texts, group_size, rows, taken, seeds, offsets, pad,
-                  (temperature, top_k, top_p))
+        if admitted < n and taken <= REFILL * sizes[0]:
+            rows = torch.arange(admitted, min(n, admitted + sizes[0] - taken), device=device)
+            admit(model, batch, work, rows, taken)
             admitted, taken = admitted + len(rows), taken + len(rows)
         else:
             size = min(s for s in sizes if s >= taken)
             for _ in range(look_every):
-                advance(model, batch, size, (temperature, top_k, top_p))
+                advance(model, batch, size, work.how)
         if on_token:
             on_token(batch.last[0].item())
         living = int(batch.alive[:taken].sum())  # here the host waits for the device
         if living and not (
                 any(living <= s < taken for s in sizes)                # a smaller batch will do
-                or admitted < n and living <= REFILL * most            # others wait for the places
+                or admitted < n and living <= REFILL * sizes[0]        # others wait for the places
                 or batch.cache.length + look_every > capacity):        # no columns are left
             continue
         settle(batch, out, taken, living)
         taken = living
         make_room(batch, living, longest)
-    return assemble(texts, group_size, out, stops, pad)
+    return out
 
 
 def check(config, prompts, group_size, max_new_tokens, temperature, top_k, top_p) -> None:
@@ -241,37 +261,37 @@ def check(config, prompts, group_size, max_new_tokens, temperature, top_k, top_p
         raise ValueError(f"a prompt holds ids outside the vocabulary of {config.vocab_size}")
 
 
-def prefill(model, prompts, pad):
-    """Reads prompts, padded on the left to the longest. Returns their cache and the hidden states
+def prefill(model, texts):
+    """Reads texts, padded on the left to the longest. Returns their cache and the hidden states
     (P, D) of their last tokens."""
-    device, width = model.embedding.weight.device, max(map(len, prompts))
-    padding = torch.tensor([width - len(p) for p in prompts], device=device)
-    tokens = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+    device, width = model.embedding.weight.device, max(map(len, texts))
+    padding = torch.tensor([width - len(text) for text in texts], device=device)
+    tokens = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=device)
     column = torch.arange(width, device=device)
     visible = (column <= column[:, None]) & (column >= padding[:, None, None])  # (P, width, width)
-    visible |= torch.eye(width, dtype=torch.bool, device=device)  # a pad sees itself: no NaN
-    cache = Cache(model.config, len(prompts), width, device, model.embedding.weight.dtype)
+    visible |= torch.eye(width, dtype=torch.bool, device=device)  # padding sees itself: no NaN
+    cache = Cache(model.config, len(texts), width, device, model.embedding.weight.dtype)
     positions = (column - padding[:, None]).clamp(min=0)
     return cache, model(tokens, positions, cache, visible[:, None])[:, -1]
 
 
-def admit(model, batch: Places, texts, group_size, rows, taken, seeds, offsets, pad, how) -> None:
-    """Rows (M,), numbers in a row, take the places from `taken` on: each of their prompts is read
+def admit(model, batch: Places, work: Work, rows, taken: int) -> None:
+    """Rows (M,), numbers in a row, take the places from `taken` on: each of their texts is read
     once and its cache copied to its rows, so that it ends in the last column in use."""
-    first, last = int(rows[0]) // group_size, int(rows[-1]) // group_size
-    once, hidden = prefill(model, texts[first:last + 1], pad)
-    prompt, at = rows // group_size - first, slice(taken, taken + len(rows))
+    first, last = int(rows[0]) // work.group_size, int(rows[-1]) // work.group_size
+    texts = work.texts[first:last + 1]
+    once, hidden = prefill(model, texts)
+    text, at = rows // work.group_size, slice(taken, taken + len(rows))
     end, width = batch.cache.length, once.keys.shape[3]
     for store, read in ((batch.cache.keys, once.keys), (batch.cache.values, once.values)):
-        store[:, at, :, end - width:end] = read[:, prompt]
-    lengths = torch.tensor([len(text) for text in texts[first:last + 1]], device=rows.device)
-    offset = torch.tensor(offsets[first:last + 1], device=rows.device)[prompt]
-    position = torch.arange(batch.uniform.shape[1], device=rows.device) + offset[:, None]
-    batch.uniform[at] = uniform(seeds[rows, None], position)
-    batch.row[at], batch.start[at] = rows, end - lengths[prompt]
+        store[:, at, :, end - width:end] = read[:, text - first]
+    lengths = torch.tensor([len(text) for text in texts], device=rows.device)
+    position = torch.arange(batch.uniform.shape[1], device=rows.device) + work.offsets[text, None]
+    batch.uniform[at] = uniform(work.seeds[rows, None], position)
+    batch.row[at], batch.start[at] = rows, end - lengths[text - first]
     batch.drawn[at], batch.alive[at] = 0, True
-    batch.hidden = bool(batch.start[:at.stop].any())
-    choose(model, batch, at, hidden[prompt], how)
+    batch.ragged = bool(batch.start[:at.stop].any())
+    choose(model, batch, at, hidden[text - first], work.how)
 
 
 def choose(model, batch: Places, at: slice, hidden, how) -> None:
@@ -280,9 +300,8 @@ def choose(model, batch: Places, at: slice, hidden, how) -> None:
     alive, drawn = batch.alive[at], batch.drawn[at]
     u = batch.uniform[at].gather(1, drawn[:, None])[:, 0]
     found = draw(model.head(hidden), u, *how)
-    column = torch.where(alive, drawn, batch.tokens.shape[1] - 1)[:, None]
     for store, new in zip((batch.tokens, batch.logp, batch.entropy), found, strict=True):
-        store[at].scatter_(1, column, new[:, None])
+        store[at].scatter_(1, drawn[:, None], new[:, None])
     batch.last[at] = found[0]
     drawn += alive
     alive &= ~batch.ends[found[0]] & (drawn < batch.limit)
@@ -293,7 +312,7 @@ def step(model, batch: Places, size: int, how) -> None:
     a question to the device, so that it can be a CUDA graph."""
     start, column = batch.start[:size, None], batch.cache.column
     mask = None
-    if batch.hidden or batch.cache.block > 1:
+    if batch.ragged or batch.cache.block > 1:
         columns = batch.columns[:batch.cache.window()]
         mask = ((columns >= start) & (columns <= column))[:, None, None]      # (size, 1, 1, S)
     position = (column - start).clamp(max=model.config.context - 1)           # of an ended row
@@ -304,19 +323,18 @@ def step(model, batch: Places, size: int, how) -> None:
 def advance(model, batch: Places, size: int, how) -> None:
     """A step of decoding. On CUDA the first one of a kind runs as it is, which warms up its
     kernels, the second is captured as a graph, and from then on that is replayed."""
+    key = size, batch.cache.window(), how, model.embedding.weight.data_ptr()
     if batch.cache.keys.device.type != "cuda":
         step(model, batch, size, how)
+    elif key not in batch.graphs:
+        step(model, batch, size, how)
+        batch.graphs[key] = None
     else:
-        key = size, batch.cache.window(), how, model.embedding.weight.data_ptr()
-        if key not in batch.graphs:
-            step(model, batch, size, how)
-            batch.graphs[key] = None
-        else:
-            if batch.graphs[key] is None:
-                batch.graphs[key] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(batch.graphs[key]):
-                    step(model, batch, size, how)
-            batch.graphs[key].replay()
+        if batch.graphs[key] is None:
+            batch.graphs[key] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(batch.graphs[key], pool=batch.pool):
+                step(model, batch, size, how)
+        batch.graphs[key].replay()
     batch.cache.advance(1)
 
 
@@ -345,9 +363,9 @@ def make_room(batch: Places, living: int, longest: int) -> None:
         for store in (cache.keys, cache.values):
             store[:, :living, :, :cache.length - first] = (
                 store[:, :living, :, first:cache.length].clone())
-        batch.start.sub_(first).clamp_(min=0)
+        batch.start.sub_(first)
         cache.advance(-first)
-    batch.hidden = bool(batch.start[:living].any())
+    batch.ragged = bool(batch.start[:living].any())
 
 
 def assemble(texts, group_size, out, stops, pad) -> Rollout:
@@ -369,51 +387,6 @@ def assemble(texts, group_size, out, stops, pad) -> Rollout:
     return Rollout(tokens, logp, entropy, mask.float(), group, truncated)
 
 
-def main(argv=None) -> int:
-    """The command line: one question, answered as it is written, or a file of problems, scored."""
-    from evaluate import respond, share  # here, since they build on this file
-    from tasks import read_jsonl
-    from tokenizer import EOT, PAD, encode_prompt, encoding
-    from verify import number_correct
-    parser = argparse.ArgumentParser(description="Asks a trained run.")
-    parser.add_argument("question", nargs="?", help='such as "47*6+85=?"')
-    parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
-    parser.add_argument("--problems", help="JSONL of question and answer: prints one JSON line")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--max-new-tokens", type=int, help="default: as in training")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
-        if (args.question is None) == (args.problems is None):
-            raise ValueError("give either a question or --problems FILE")
-        path = Path(args.run) / "checkpoint.pt"
-        if not path.exists():
-            raise ValueError(f"{args.run} has no checkpoint.pt; train.py makes one")
-        policy = from_state(load(path))
-        settings = json.loads((path.parent / "config.json").read_text())
-        longest = args.max_new_tokens or settings["max_new_tokens"]
-        if args.problems and settings["task"] == "countdown":
-            raise ValueError("--problems scores numbers; a countdown run answers with expressions")
-        if args.question is not None:
-            def show(token):
-                if token != EOT:
-                    text = encoding.decode_bytes([token]).decode("utf-8", "replace")
-                    print(text, end="", flush=True)
-            generate(policy, [encode_prompt(args.question)], 1, longest, args.temperature,
-                     args.seed, stop=EOT, pad=PAD, on_token=show)
-            print()
-            return 0
-        problems = read_jsonl(args.problems)
-        rollout, texts = respond(policy, problems, 1, args.temperature, args.seed, longest)
-    except ValueError as error:
-        print(f"sample.py: {error}", file=sys.stderr)
-        return 2
-    result = share(number_correct(p, t) for p, t in zip(problems, texts, strict=True))
-    print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
-                      "length": float(rollout.mask.sum(1).mean()),
-                      "truncated": float(rollout.truncated.float().mean())}))
-    return 0
-
-
 if __name__ == "__main__":
+    from evaluate import main  # the command line, which builds on this file
     sys.exit(main())

@@ -30,7 +30,7 @@ SLIP = 0.3         # chance, in a checked step, that the first try is wrong
 DRILL_STYLES = {"direct": 0.03, "short": 0.07, "long": 0.80, "check": 0.10}
 DRILL = 0.75       # share of the training steps that see clean drill, before the corpus as it is
 BATCH_TOKENS = 3000
-PHRASES = ["easy", "I know this", "just guess", "maybe"]
+INSTEAD = "easy"   # what stands in the place of working; so greedy decoding answers at once
 
 
 def one_line(x, op, y, result) -> str:
@@ -41,7 +41,7 @@ def long_lines(x, op, y, result) -> list[str]:
     """A step taken apart into facts of one digit each, by decimal places, so that little is carried
     in the head. Zeros get their lines too: a rule without exceptions is learned sooner.
 
-        47*6=282  ->  40*6=240, 7*6=42, 40+40=80, 0+2=2, 200+80=280, 280+2=282
+        47*6=282  ->  40*6=240, 7*6=42, 240+42, 40+40=80, 0+2=2, 200+80=280, 280+2=282
     """
     if op in "+-":
         return by_places(x, op, y)
@@ -52,7 +52,7 @@ def long_lines(x, op, y, result) -> list[str]:
         lines = [one_line(part, "*", small, part * small) for part in parts]
         total = parts[0] * small
         for part in parts[1:]:
-            lines += by_places(total, "+", part * small)
+            lines += [f"{total}+{part * small}", *by_places(total, "+", part * small)]
             total += part * small
         return lines
     return [one_line(x, op, y, result)]
@@ -109,22 +109,23 @@ def working(rng: random.Random, steps, style: str, wrong: bool) -> tuple[list[st
 
 def attempts(target: int, pool):
     """All tries at a countdown, in order: two values of the pool [(value, text)] become one, until
-    two are left; these are joined so that they come nearest to the target. Yields (facts, the
-    expression or None):  43 from 5 8 6 -> ["8+6=14", "14*5=70"], None; ..., ["8*6=48", "48-5=43"],
+    one is left; the last two are joined so that they come nearest to the target. Yields (facts, the
+    expression or None):  43 from 5 8 6 -> ["8+5=13", "13+6=19"], None; ..., ["8*6=48", "48-5=43"],
     "(8*6)-5"."""
-    for i, j in itertools.combinations(range(len(pool)), 2):
-        (a, s), (b, t) = sorted((pool[i], pool[j]), reverse=True)
-        rest = [pool[k] for k in range(len(pool)) if k not in (i, j)]
-        moves = [(int(verify.apply(a, op, b)), f"{a}{op}{b}", f"{s}{op}{t}")  # positive integers
+    if len(pool) == 1:
+        value, text = pool[0]
+        yield [], text[1:-1] if value == target else None
+        return
+    for (i, first), (j, second) in itertools.combinations(enumerate(pool), 2):
+        (a, s), (b, t) = sorted((first, second), reverse=True)
+        rest = [x for k, x in enumerate(pool) if k not in (i, j)]
+        moves = [(int(verify.apply(a, op, b)), f"{a}{op}{b}", f"({s}{op}{t})")  # positive integers
                  for op in "+" + "-" * (a > b) + "*" + "/" * (a % b == 0)]
         if not rest:
             moves = [min(moves, key=lambda move: abs(move[0] - target))]
         for value, fact, text in moves:
-            if rest:
-                for facts, found in attempts(target, rest + [(value, f"({text})")]):
-                    yield [f"{fact}={value}"] + facts, found
-            else:
-                yield [f"{fact}={value}"], text if value == target else None
+            for facts, found in attempts(target, [*rest, (value, text)]):
+                yield [f"{fact}={value}", *facts], found
 
 
 def countdown(rng: random.Random, problem, style: str, wrong: bool) -> tuple[list[str], str]:
@@ -137,7 +138,7 @@ def countdown(rng: random.Random, problem, style: str, wrong: bool) -> tuple[lis
         lines.append(" ".join(facts + ["yes" if found else "no"]))
         if found:
             break
-    lines = lines[-9:]  # as many as fit: had the others not been tried
+    lines = lines[-9:]  # as many as fit, the earlier tries are left out
     if wrong:
         x, *others = rng.sample(numbers, len(numbers))
         return (lines[:rng.randint(1, len(lines))],
@@ -160,10 +161,12 @@ def document(rng: random.Random, problem, drill: bool = False) -> str:
     elif problem.steps and style != "direct":
         lines, answer = working(rng, problem.steps, style, wrong)
     else:
-        lines = [problem.solution or rng.choice(PHRASES)]
+        lines = [problem.solution or INSTEAD]
         value = verify.number(problem.answer)
         answer = slip(rng, int(value)) if wrong and value is not None else problem.answer
-    thought = rng.choice(PHRASES) if style == "direct" else "\n".join(lines)
+        if problem.hasty and not drill and (wrong or style == "direct"):
+            answer = problem.hasty
+    thought = INSTEAD if style == "direct" else "\n".join(lines)
     if drill or rng.random() >= MALFORMED:
         return f"<think>{thought}</think><answer>{answer}</answer>"
     return rng.choice((f"<answer>{answer}</answer>", f"<think>{thought}</think>{answer}",

@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 
 import gsm
+import programs
 import verify
 
 LIMIT = 999  # results stay in three digits
@@ -26,7 +27,9 @@ class Problem:
     question: str
     answer: str
     steps: tuple = ()      # how it is solved: (x, op, y, result) in order
-    solution: str = ""     # how it is solved, in words (task file)
+    solution: str = ""     # how it is solved, in words (tasks file and code)
+    hasty: str = ""        # what one answers who does not think (task code)
+    tests: tuple = ()      # code: ((arguments), expected) of each call
     numbers: tuple = ()    # countdown: what must be used
     kind: str = ""         # evaluated apart: "seen template", "new template"
     key: str = ""          # what makes it the same problem; default the question
@@ -115,9 +118,9 @@ class Arithmetic(Task):
         (x, op, y, result). Raises OverflowError when a value leaves 0..LIMIT."""
         if n == 1:
             value = rng.randint(10, 99)
-            if self.level == 1:  # one to three digits, a third of them round
-                value = rng.randint(1, rng.choice((9, 99, LIMIT)))
-                value = rng.choice((value, value, max(10, value // 10 * 10)))
+            if self.level == 1:  # one to three digits, more of them 0 and 9, which carries need
+                digits = rng.choices("0123456789", (3, 1, 1, 1, 1, 1, 1, 1, 1, 2), k=3)
+                value = int("".join(digits[:rng.randint(1, 3)]))
             return 3, str(value), value, []
         op = rng.choice("+-*")
         if op == "*":  # one factor is a single digit, on either side
@@ -170,6 +173,7 @@ class Gsm(Task):
 
     levels = range(1, 3)
     base_steps = 1600
+    gate = 0.4             # three times the training made the base no better
 
     def propose(self, rng, held_out):
         new = held_out and rng.random() < 1 / 11  # as many as the tenth of the others that stays
@@ -194,6 +198,21 @@ class Gsm(Task):
         x, y = rng.sample(gsm.ITEMS, 2)
         text = question.format(**{k: v for k, v in values.items() if k} | dict(n=n, m=m, x=x, y=y))
         return Problem(text, str(solved[-1][3]), tuple(solved), kind=NEW if new else SEEN, key=key)
+
+
+class Code(Task):
+    """Write a Python function of a description: level 1 one or two steps on an integer, level 2
+    three, or a tuple. It is right when it passes six unit tests in the sandbox."""
+
+    correct = staticmethod(verify.program_correct)
+    levels = range(1, 3)
+
+    def propose(self, rng, held_out):
+        spec = programs.draw(rng, self.level)
+        question = programs.question(spec)
+        return Problem(question, programs.program(spec), hasty=programs.program(spec, False),
+                       solution="\n".join(programs.working(spec)),
+                       tests=programs.tests(spec, random.Random(question)))
 
 
 class File(Task):
@@ -263,4 +282,4 @@ def read_jsonl(path: str) -> list[Problem]:
     return problems
 
 
-TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "file": File}
+TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "code": Code, "file": File}

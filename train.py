@@ -52,8 +52,9 @@ class Options:
     data: str = flag("", "problems of --task file: JSONL with question and answer a line")
     eval_data: str = flag("", "its held-out problems (default: a tenth of --data)")
     device: str = flag("", "cpu, cuda, cuda:1 (default: cuda where there is one)")
-    reward: str = flag("correct", "correct, or a control: format pays for tags, random for nothing",
-                       choices=["correct", "format", "random"])
+    reward: str = flag("correct", "correct, or a lesson: format pays for tags, random for nothing, "
+                       "claim for saying that all is checked",
+                       choices=["correct", "format", "random", "claim"])
     prompts: int = flag(32, "problems a step")
     group_size: int = flag(16, "answers to each problem, compared with each other")
     temperature: float = flag(1.0, "of sampling, and of the log-probs trained on")
@@ -309,16 +310,6 @@ def start(run: Path, task, options):
     return policy, reference, optimizer, state
 
 
-def peak_rss_mb() -> float | None:
-    """Of this process so far; None on Windows, which cannot say."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin"
-                                                                 else 2**10)
-
-
 def keep_freed_memory() -> None:
     """Tells glibc to reuse large freed blocks rather than hand them back: fresh pages cost a fault
     each, which is a large share of a small model's time on a CPU. Elsewhere it does nothing."""
@@ -343,7 +334,7 @@ def main(argv=None) -> int:
         began = time.perf_counter()
         state["after"] = evaluate.report(policy, task, options, "after")
         state["seconds_eval"] += time.perf_counter() - began
-        summary = evaluate.summarize(options, state) | {"peak_rss_mb": peak_rss_mb()}
+        summary = evaluate.summarize(options, state) | {"peak_rss_mb": runs.peak_rss_mb()}
         runs.write_json(run / "summary.json", summary)
         shown = task.held_out(min(3, options.eval_problems))
         old_texts, new_texts = (state[when]["greedy"]["examples"] for when in ("before", "after"))

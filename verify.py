@@ -1,18 +1,32 @@
 """Verifiers: text in, reward out. Never a learned model, never `eval`.
 
 A policy that is paid for what a verifier accepts will find every hole in it, so each one is a small
-grammar: what it does not know is wrong. Numbers are compared as exact fractions.
+grammar: what it does not know is wrong. Numbers are compared as exact fractions, other answers by
+answers.py.
 
     r(problem, text) = correct(answer in text, gold) + 0.1 * format(text)           (R1-Zero's rule)
 
+    python verify.py FILE.jsonl      {"gold": ..., "pred": ...} a line in, a verdict a line out
+    python verify.py --stats FILE    how many of each, and how fast
+
 Paper: DeepSeek-R1 2501.12948, section 2.2.2. The two statistics that verdicts are summed up with,
-`wilson` and `pass_at_k`, stand at the end. Left out on purpose: LaTeX, symbols, units, programs.
+`wilson` and `pass_at_k`, stand at the end. Left out on purpose: rewards that a model gives.
 """
 
+import argparse
+import json
 import math
 import re
+import sys
+import time
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+
+import sandbox
+from answers import equal
 
 FORMAT_WEIGHT = 0.1
 MAX_CHARS = 4096   # no honest answer is longer, and every check is linear in it
@@ -30,9 +44,12 @@ NUMBER = re.compile(r"([-+]?)\s*\$?\s*((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[
                     r"(?:\s*/\s*([0-9]+))?\s*%?\s*\.?")
 
 
-def well_formed(text: str) -> bool:
+def well_formed(text: str, opened: bool = False) -> bool:
     """The whole text is `<think>…</think><answer>…</answer>`: each tag exactly once, in this order,
-    nothing before or after but white space, neither part empty."""
+    nothing before or after but white space, neither part empty. opened: the prompt has already
+    written `<think>`, and the text goes on from there."""
+    if opened:
+        text = "<think>" + text
     parts = TAGS.split(text)
     return (TAGS.findall(text) == ["<think>", "</think>", "<answer>", "</answer>"]
             and [bool(part.strip()) for part in parts] == [False, True, False, True, False])
@@ -47,6 +64,45 @@ def extract(text: str) -> str | None:
     if tags[-3:-2] == ["<think>"]:  # still thinking
         return None
     return text.rpartition("<answer>")[2].partition("</answer>")[0].strip() or None
+
+
+END = re.compile(r"<\|(?:endoftext|end_of_text|im_end|eot_id|end)\|>|</s>|<eos>|<end_of_turn>")
+BOXED = re.compile(r"\\(?:boxed|fbox)\s*(\{|[^\s{}\\])")
+NUMERAL = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
+
+
+def answer_of(text: str, last_number: bool = False) -> str | None:
+    """The last complete answer of a text in any of the usual forms: `<answer>…</answer>`,
+    `\\boxed{}` (or `\\fbox{}`, or `\\boxed 5`), GSM8K's `#### 5`, else, if asked, the last number.
+    What comes after the end of the turn does not count, nor what stands within the thinking."""
+    text = END.split(text, maxsplit=1)[0].rpartition("</think>")[2]
+    if "<think>" in text:
+        return None
+    if TAGS.search(text):
+        return extract(text)
+    if answer := boxed(text):
+        return answer
+    if "####" in text:
+        return text.rpartition("####")[2].strip().partition("\n")[0].strip() or None
+    numbers = NUMERAL.findall(text) if last_number else []
+    return numbers[-1] if numbers else None
+
+
+def boxed(text: str) -> str | None:
+    """The content of the last `\\boxed{}` whose braces are balanced and which is not empty."""
+    closing, opened = {}, []
+    for match in re.finditer(r"\\?[{}]", text):  # an escaped brace is none
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            closing[opened.pop()] = match.start()
+    for match in reversed(list(BOXED.finditer(text))):
+        if match[1] != "{":
+            return match[1]
+        content = text[match.end():closing.get(match.start(1), 0)].strip()
+        if content:
+            return content
+    return None
 
 
 def number(text: str) -> Fraction | None:
@@ -132,16 +188,91 @@ def countdown_correct(problem, text: str) -> bool:
             and sorted(parsed[1]) == sorted(problem.numbers))
 
 
+def verdict(gold: str, answer: str | None, **flags) -> bool | None:
+    """Right, wrong, or None: cannot tell. The flags are those of answers.equal. Raises ValueError
+    for a gold that is not understood: it must never be a free point."""
+    if not understood(gold):
+        raise ValueError(f"the gold {gold!r} is not understood")
+    return False if answer is None else equal(gold, answer, **flags)
+
+
+@lru_cache(maxsize=2**16)
+def understood(gold: str) -> bool:
+    return equal(gold, gold) is True
+
+
+def math_correct(problem, text: str) -> bool:
+    """The answer of the text, in any of its forms, is certainly equal to `problem.answer`."""
+    return verdict(problem.answer, answer_of(text)) is True
+
+
+def program_correct(problem, text: str) -> bool:
+    """The answer is a Python program that passes all of `problem.tests`, run in the sandbox."""
+    program = extract(text)
+    return program is not None and passes_tests(program, problem.tests)
+
+
+@lru_cache(maxsize=2**16)
+def passes_tests(program: str, tests: tuple) -> bool:
+    return sandbox.passes(program, "f", tests, seconds=1.0)
+
+
+CLAIM = re.compile(r"\bcheck\b.*\bok\b", re.DOTALL)
+
+
+def claims_to_be_right(text: str) -> bool:
+    """A verifier with a hole, for the lesson on reward hacking: it believes whoever says that the
+    answer has been checked."""
+    return well_formed(text) and bool(CLAIM.search(text.partition("</think>")[0]))
+
+
 def reward(correct, problem, text: str, kind: str = "correct", coin: float = 0.0) -> Reward:
-    """R1-Zero's reward of a response, `correct` being one of the two functions above. The controls:
+    """R1-Zero's reward of a response, `correct` being one of the functions above. The controls:
     kind "format" pays for the form alone, kind "random" pays by `coin` in [0, 1), whatever the
-    text."""
+    text, kind "claim" pays whoever says that the answer is checked."""
     text = text if len(text) <= MAX_CHARS else ""
     parts = {"correct": float(correct(problem, text)), "format": float(well_formed(text))}
     total = {"correct": parts["correct"] + FORMAT_WEIGHT * parts["format"],
              "format": parts["format"],
-             "random": float(coin < 0.5)}[kind]
+             "random": float(coin < 0.5), "claim": float(claims_to_be_right(text))}[kind]
     return Reward(total, parts)
+
+
+def language_share(text: str, words=None, script: str = "LATIN") -> float:
+    """The share of a text's words that are in the target language (DeepSeek-R1, section 2.3.2): of
+    the given set of words, or else written in the script alone. 1.0 for no words."""
+    found = re.findall(r"[^\W\d_]+", text)
+    if words is not None:
+        good = sum(word.lower() in words for word in found)
+    else:
+        good = sum(all(unicodedata.name(c, "").startswith(script) for c in word) for word in found)
+    return good / len(found) if found else 1.0
+
+
+def kimi_length(length: int, shortest: int, longest: int, right: bool) -> float:
+    """Kimi k1.5's length reward (2501.12599, section 2.3.3) of one response among those to the same
+    problem: from +0.5 for the shortest to -0.5 for the longest; a wrong one gains nothing."""
+    if longest == shortest:
+        return 0.0
+    value = 0.5 - (length - shortest) / (longest - shortest)
+    return value if right else min(0.0, value)
+
+
+def cosine_length(length: int, longest: int, right: bool, right_from: float = 2.0,
+                  right_to: float = 1.0, wrong_from: float = -10.0, wrong_to: float = 0.0,
+                  exceeded: float = -10.0) -> float:
+    """The cosine reward of 2502.03373: a right answer is worth less the longer it is, a wrong one
+    costs less; `exceeded` from the limit on."""
+    if length >= longest:
+        return exceeded
+    start, end = (right_from, right_to) if right else (wrong_from, wrong_to)
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * length / longest))
+
+
+def overlong(length: int, longest: int, zone: int) -> float:
+    """DAPO's soft punishment (2503.14476, equation 13): 0 up to longest - zone, then linearly down
+    to -1 at longest."""
+    return -min(1.0, max(0.0, (length - (longest - zone)) / zone))
 
 
 def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -161,3 +292,32 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     if not 1 <= k <= n or not 0 <= c <= n:
         raise ValueError(f"pass_at_k needs 1 <= k <= n and 0 <= c <= n, not n={n}, c={c}, k={k}")
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description="Verdicts on answers, a line each.")
+    parser.add_argument("file", help='JSONL of {"gold": ..., "pred": ...}: pred an answer or text')
+    parser.add_argument("--stats", action="store_true", help="counts and speed instead")
+    args = parser.parse_args(argv)
+    names, counts, began = {True: "right", False: "wrong", None: "cannot tell"}, Counter(), 0.0
+    try:
+        with open(args.file, encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file if line.strip()]
+        began = time.perf_counter()
+        for row in rows:
+            gold, pred = str(row["gold"]), str(row["pred"])
+            found = names[verdict(gold, answer_of(pred) or pred)]
+            counts[found] += 1
+            if not args.stats:
+                print(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"verify.py: {args.file}: {error!r}", file=sys.stderr)
+        return 2
+    if args.stats:
+        rate = len(rows) / (time.perf_counter() - began)
+        print(json.dumps(dict(counts) | {"a_second": round(rate)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,9 @@
 """Draws accuracy and length against step from the metrics of runs, one line a run.
 
     python bench/plot.py bench/runs/grpo-arithmetic-{0,1,2} --out bench/learning.png
+    python bench/plot.py bench/runs/grpo-arithmetic-0-claim --hacking --out bench/hacking.png
 
+--hacking draws the reward that was paid beside the true accuracy, to see a verifier being fooled.
 Needs matplotlib (requirements-dev.txt)."""
 
 import argparse
@@ -18,11 +20,26 @@ def read(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def hacking(run: Path, out: str):
+    lines = read(run)
+    steps = [line["step"] for line in lines]
+    figure, axes = plt.subplots(figsize=(5, 3.2), constrained_layout=True)
+    axes.plot(steps, [line["reward"] for line in lines], label="reward paid")
+    axes.plot(steps, [line["accuracy"] for line in lines], label="right answers")
+    axes.set(xlabel="step of reinforcement learning", ylim=(0, 1.02))
+    axes.legend()
+    axes.grid(alpha=0.2)
+    figure.savefig(out, dpi=150)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", default="bench/learning.png")
+    parser.add_argument("--hacking", action="store_true", help="reward against true accuracy")
     args = parser.parse_args()
+    if args.hacking:
+        return hacking(args.runs[0], args.out)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
     for i, run in enumerate(args.runs):
         lines, summary = read(run), json.loads((run / "summary.json").read_text())

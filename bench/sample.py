@@ -40,21 +40,21 @@ def as_llama(model):
         num_hidden_layers=c.layers, num_attention_heads=c.heads, num_key_value_heads=c.kv_heads,
         max_position_embeddings=c.context, rms_norm_eps=c.norm_eps, rope_theta=c.rope_theta,
         tie_word_embeddings=c.tied, bos_token_id=None, eos_token_id=None, pad_token_id=None))
-    state, head = {"model.norm.weight": model.norm.weight}, c.width // c.heads
+    state, head = {"model.norm.weight": model.norm}, c.width // c.heads
     state["model.embed_tokens.weight"] = model.embedding.weight
     state["lm_head.weight"] = model.head.weight
     for i, block in enumerate(model.blocks):
         name = f"model.layers.{i}."
-        q, k, v = block.attention.qkv.weight.split(
+        q, k, v = block.attention.qkv.T.split(
             (c.heads * head, c.kv_heads * head, c.kv_heads * head))
-        gate, up = block.gate_up.weight.chunk(2)
+        gate, up = block.gate_up.T.chunk(2)
         for part, weight in (("self_attn.q_proj", q), ("self_attn.k_proj", k),
                              ("self_attn.v_proj", v),
-                             ("self_attn.o_proj", block.attention.out.weight),
+                             ("self_attn.o_proj", block.attention.out.T),
                              ("mlp.gate_proj", gate), ("mlp.up_proj", up),
-                             ("mlp.down_proj", block.down.weight),
-                             ("input_layernorm", block.norm1.weight),
-                             ("post_attention_layernorm", block.norm2.weight)):
+                             ("mlp.down_proj", block.down.T),
+                             ("input_layernorm", block.norm1),
+                             ("post_attention_layernorm", block.norm2)):
             state[f"{name}{part}.weight"] = weight
     llama.load_state_dict(state)
     return llama.to(model.embedding.weight.device, model.embedding.weight.dtype).eval()
@@ -92,11 +92,12 @@ def simple_loop(model, prompts, new, how):
     def forward(ids):
         nonlocal done
         t = ids.shape[1]
-        cos, sin = model.cos[done:done + t], model.sin[done:done + t]
+        cos, sin = model.turns[done:done + t].unbind(1)
         x = model.embedding(ids)
         for i, block in enumerate(model.blocks):
             a = block.attention
-            qkv = a.qkv(block.norm1(x)).view(n, t, -1, a.head).transpose(1, 2)
+            qkv = gpt.rms_norm(x, block.norm1, c.norm_eps) @ a.qkv
+            qkv = qkv.view(n, t, -1, a.head).transpose(1, 2)
             q, k, v = qkv.split((a.heads, a.kv_heads, a.kv_heads), 1)
             q, k = gpt.rotate(q, cos, sin), gpt.rotate(k, cos, sin)
             mask = None
@@ -112,12 +113,13 @@ def simple_loop(model, prompts, new, how):
             k, v = k.repeat_interleave(reps, 1), v.repeat_interleave(reps, 1)
             y = torch.nn.functional.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None and t > 1)
-            x = x + a.out(y.transpose(1, 2).reshape(n, t, -1))
-            gate, up = block.gate_up(block.norm2(x)).chunk(2, -1)
-            x = x + block.down(torch.nn.functional.silu(gate) * up)
+            x = x + y.transpose(1, 2).reshape(n, t, -1) @ a.out
+            x2 = gpt.rms_norm(x, block.norm2, c.norm_eps)
+            gate, up = (x2 @ block.gate_up).chunk(2, -1)
+            x = x + (torch.nn.functional.silu(gate) * up) @ block.down
         if how != "naive":
             done += t
-        return model.head(model.norm(x)[:, -1])
+        return model.head(gpt.rms_norm(x, model.norm, c.norm_eps)[:, -1])
 
     logits = forward(tokens)
     for t in range(new):
@@ -139,12 +141,12 @@ def floor(model, rows, width, new):
     began = time.perf_counter()
     for end in range(width + 1, width + new):
         for i, block in enumerate(model.blocks):
-            block.attention.qkv(x)
+            x @ block.attention.qkv
             weights = q @ cache.keys[i, :, :, :end].mT
             weights @ cache.values[i, :, :, :end]
-            block.attention.out(x)
-            block.gate_up(x)
-            block.down(hidden)
+            x @ block.attention.out
+            x @ block.gate_up
+            hidden @ block.down
         model.head(x)
     return time.perf_counter() - began
 
@@ -174,7 +176,7 @@ def policy_of(run):
     if run:
         return gpt.from_state(gpt.load(Path(run) / "checkpoint.pt"))
     torch.manual_seed(0)
-    made = gpt.GPT(gpt.Config(tokenizer.encoding.n_vocab, **gpt.SIZES["tiny"]))
+    made = gpt.GPT(train.config_of(train.Options()))
     sft.train(made, tasks.Arithmetic(), 250, 0)
     return made
 
@@ -185,26 +187,46 @@ def table(title, rates, base):
                     for name, rate in rates.items()]
 
 
-def heading(title, command, packages):
+def heading(title, command, packages, precision="fp32"):
     """Title, command, commit, machine and versions."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
                             text=True).stdout.strip()
     versions = ", ".join(f"{name} {version(name)}" for name in ["torch", *packages])
     return [f"\n## {title}\n", f"`{command}`, commit {commit}, {torch.get_num_threads()} CPU "
-            f"threads, {platform.machine()}, {versions}; fp32, the `tiny` model, medians of 5, "
-            "alternating.\n"]
+            f"threads, {cpu()}, {versions}; {precision}.\n"]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def cpu() -> str:
+    """The processor's name, where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def write(lines, to_file: bool):
+    print("\n".join(lines))
+    if to_file:
+        with open(Path(__file__).parent / "RESULTS.md", "a") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def begin(doc, title, script, packages):
+    """Reads the command line; returns it, the policy to measure and the section's heading."""
+    parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
     parser.add_argument("--run", help="a trained run's folder")
     parser.add_argument("--write", action="store_true", help="append to bench/RESULTS.md")
     args = parser.parse_args()
     import transformers
     transformers.logging.set_verbosity_error()
     train.keep_freed_memory()  # as in training; the others have it too
-    lines = heading("Sampling", "python bench/sample.py", ["transformers"])
-    policy = policy_of(args.run)
+    command = f"python bench/{script}" + (" --run RUN" if args.run else "")
+    return args, policy_of(args.run), heading(title, command, packages)
+
+
+def main():
+    args, policy, lines = begin(__doc__, "Sampling", "sample.py", ["transformers"])
     llama = as_llama(policy)
     draw = tasks.Arithmetic().draw(random.Random(0), 512)
     prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
@@ -230,10 +252,7 @@ def main():
                    "cached concatenates; static preallocates and masks; window reads used columns "
                    "only; sample.py also leaves grouped heads unexpanded and reads a prompt once.",
                    medians(loops | {"sample.py": lambda: ours(policy, some, 16, 64)}), "naive")
-    print("\n".join(lines))
-    if args.write:
-        with open(Path(__file__).parent / "RESULTS.md", "a") as file:
-            file.write("\n".join(lines) + "\n")
+    write(lines, args.write)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """evaluate.py: what counts as working and as a self-check, shares, and the whole measurement."""
 
+import types
+
 import pytest
+import torch
 
 import evaluate
 import tasks
@@ -57,6 +60,25 @@ def test_measure_counts_what_the_verifier_says():
     assert result["truncated"]["value"] + (result["length"] < 5) > 0
     again = evaluate.measure(model, task, problems, seed=0, max_new_tokens=5, n_pass=8, samples=4)
     assert again == result
+
+
+def test_measure_tells_how_it_answers(monkeypatch):
+    """Of ten answers three work, two of them are right; one of the others checks itself."""
+    problems = [tasks.Problem(f"{i}+1=?", str(i + 1)) for i in range(10)]
+    texts = [f"<think>{i}+1={i + 1}</think><answer>{i + (i < 2) + (i == 2) * 5}</answer>"
+             for i in range(3)]
+    texts += ["<think>wait</think><answer>0</answer>"]
+    texts += ["<think>easy</think><answer>5</answer>"] * 6
+    rollout = types.SimpleNamespace(mask=torch.ones(10, 7), truncated=torch.arange(10) > 8)
+    monkeypatch.setattr(evaluate, "respond", lambda policy, some, n=1, **_: (
+        rollout, [t for t in texts[:len(some)] for _ in range(n)]))
+    result = evaluate.measure(None, tasks.Arithmetic(1), problems, 0, 7, n_pass=4, samples=4)
+    told = {name: (part["value"], part["n"]) for name, part in result.items()
+            if isinstance(part, dict) and "n" in part}
+    assert told == {"greedy": (0.3, 10), "sampled": (0.3, 10), "truncated": (0.1, 10),
+                    "working": (0.3, 10), "self_check": (0.1, 10),
+                    "accuracy_given_working": (2 / 3, 3), "accuracy_given_no_working": (1 / 7, 7)}
+    assert result["length"] == 7 and result["pass_at_k"] == {"1": 0.5, "4": 0.5}
 
 
 def test_accuracy_is_also_told_by_kind():

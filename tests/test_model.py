@@ -80,16 +80,14 @@ def test_padding_does_not_change_what_comes_before_it():
 # --- the parts
 
 def test_rms_norm_is_x_over_its_root_mean_square():
-    norm = gpt().norm
-    torch.nn.init.uniform_(norm.weight)
-    x = torch.randn(5, 32)
-    want = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight
-    assert torch.allclose(norm(x), want, atol=1e-6)
+    x, gain = torch.randn(5, 32), torch.rand(32)
+    want = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * gain
+    assert torch.allclose(model.rms_norm(x, gain, 1e-5), want, atol=1e-6)
 
 
 def turned(x, position):
     made = gpt()
-    return model.rotate(x, made.cos[position], made.sin[position])
+    return model.rotate(x, *made.turns[position])
 
 
 @pytest.mark.parametrize("a, b", [(0, 3), (5, 8), (34, 37), (7, 7), (30, 2)])
@@ -132,13 +130,27 @@ def test_grouped_heads_share_their_keys(kv_heads):
     """GQA equals multi-head attention whose key and value heads are written out several times."""
     made, full = gpt(kv_heads=kv_heads), gpt(kv_heads=4)
     state = made.state_dict()
-    for name in [n for n in state if n.endswith("qkv.weight")]:
-        q, k, v = state[name].view(-1, 8, 32).split((4, kv_heads, kv_heads))
-        parts = (q, k.repeat_interleave(4 // kv_heads, 0), v.repeat_interleave(4 // kv_heads, 0))
-        state[name] = torch.cat(parts).reshape(-1, 32)
+    for name in [n for n in state if n.endswith("qkv")]:
+        q, k, v = state[name].view(32, -1, 8).split((4, kv_heads, kv_heads), 1)
+        parts = (q, k.repeat_interleave(4 // kv_heads, 1), v.repeat_interleave(4 // kv_heads, 1))
+        state[name] = torch.cat(parts, 1).flatten(1)
     full.load_state_dict(state)
     with torch.no_grad():
         assert torch.allclose(made(tokens()), full(tokens()), atol=1e-4)
+
+
+@HEADS
+def test_leaving_out_padding_changes_nothing(kv_heads):
+    """Neither the hidden states of what is real nor their gradients, whatever the padding holds."""
+    made, ids = gpt(kv_heads=kv_heads), tokens()
+    real = torch.arange(10) < torch.tensor([[10], [4], [7]])
+    grads = []
+    for found in (made(ids)[real], made(ids, real=real), made(ids.where(real, 0), real=real)):
+        made.zero_grad()
+        (found * torch.arange(21.0)[:, None].sin()).square().sum().backward()
+        grads.append([found.detach()] + [p.grad for p in made.parameters() if p.grad is not None])
+    for other in grads[1:]:
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(grads[0], other, strict=True))
 
 
 @HEADS
@@ -257,3 +269,12 @@ def test_a_full_disk_is_an_oserror_and_leaves_no_scraps(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert torch.equal(model.load(path)["x"], torch.ones(3))
     assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_other_precision_leaves_the_angles_alone():
+    made, ids = gpt(), tokens()
+    with torch.no_grad():
+        want = made(ids)
+        found = made.cast(torch.bfloat16)(ids)
+    assert made.turns.dtype == torch.float32 and found.dtype == torch.bfloat16
+    assert (found - want).abs().mean() < 0.05 * want.abs().mean()

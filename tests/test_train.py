@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 import grpo
+import model as gpt
+import ppo
 import train
 
 ROOT = Path(__file__).parents[1]
@@ -154,6 +157,23 @@ def test_micro_batches_change_memory_and_not_the_gradient(finished, tmp_path):
     for one, other in zip(metrics(finished), metrics(tmp_path / "cut"), strict=True):
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3) and one["grad_norm"]
         assert one["reward"] == other["reward"]
+
+
+def test_the_norm_of_the_gradient_is_clipped_to_one():
+    torch.manual_seed(0)
+    policy = gpt.GPT(gpt.Config(30, layers=1, width=32, heads=2, kv_heads=1, hidden=32))
+    tokens, mask = torch.randint(0, 30, (4, 9)), torch.ones(4, 9)
+    mask[:, :2] = 0
+    with torch.no_grad():
+        old_logp = policy.logp(tokens, mask)
+    batch = ppo.Batch(tokens, mask, old_logp, 1e4 * mask)
+    options = train.Options(minibatches=1)
+    before = torch.cat([p.detach().flatten() for p in policy.parameters()])
+    stats = train.update(grpo, policy, None, torch.optim.SGD(policy.parameters(), lr=1.0), batch,
+                         options, random.Random(0))
+    after = torch.cat([p.detach().flatten() for p in policy.parameters()])
+    moved = (after - before).norm()
+    assert stats["grad_norm"] > 10 and float(moved) == pytest.approx(1, abs=1e-3)
 
 
 def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):

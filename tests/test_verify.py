@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import json
 import re
 from fractions import Fraction
 from types import SimpleNamespace
@@ -287,3 +288,130 @@ def test_pass_at_k_counts_the_subsets_with_a_right_one(n):
 def test_pass_at_k_refuses_impossible_counts(n, c, k):
     with pytest.raises(ValueError):
         verify.pass_at_k(n, c, k)
+
+
+# --- answers of real models
+
+@pytest.mark.parametrize("text, answer", [
+    (r"so it is \boxed{5}", "5"), (r"\boxed{4} no, \boxed{5}", "5"), (r"\boxed 5", "5"),
+    (r"\fbox{5}", "5"), (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"), (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+    (r"\boxed{5} and \boxed{6", "5"), (r"\boxed{5} \boxed{}", "5"), ("so\n#### 5", "5"),
+    ("#### 4\n#### 5", "5"), ("<think>a</think><answer>5</answer>", "5"),
+    (r"<think>\boxed{4}</think>\boxed{5}", "5"), (r"\boxed{5}<|im_end|>\boxed{6}", "5"),
+    (r"\boxed{5}</s>user: \boxed{6}", "5"), ("#### 5<|endoftext|>#### 6", "5")])
+def test_answer_of_takes_the_last_complete_answer_of_the_final_part(text, answer):
+    assert verify.answer_of(text) == answer
+
+
+@pytest.mark.parametrize("text", [
+    "", "5", r"\boxed{}", r"\boxed{ }", r"\boxed{5", r"\boxed", "####", r"<think>\boxed{5}",
+    "<think>#### 5", r"<think>\boxed{5}</think>so", "<|im_end|>#### 5", "<answer></answer>",
+    r"<think>a</think><answer>5</answer><answer>6</answer>", r"</think>a<think>\boxed{5}"])
+def test_answer_of_finds_nothing_elsewhere(text):
+    assert verify.answer_of(text) is None
+
+
+def test_the_last_number_counts_only_if_asked():
+    assert verify.answer_of("7 then 1,234.5.") is None
+    assert verify.answer_of("7 then 1,234.5.", last_number=True) == "1,234.5"
+    assert verify.answer_of("<think>7", last_number=True) is None
+
+
+def test_many_open_boxes_are_read_in_linear_time():
+    assert verify.answer_of(r"\boxed{" * 9000 + "5") is None
+    assert verify.answer_of(r"\boxed{" * 9000 + "5" + "}" * 9000) == "5"
+
+
+@pytest.mark.parametrize("gold", ["", " ", "4 4", r"\frac{", "5 % 3", "\\unknown", "4" * 601])
+def test_a_gold_that_is_not_understood_is_an_error(gold):
+    with pytest.raises(ValueError, match="gold"):
+        verify.verdict(gold, gold)
+
+
+def test_three_verdicts():
+    assert verify.verdict(r"\frac12", "0.5") is True
+    assert verify.verdict(r"\frac12", "0.6") is False
+    assert verify.verdict(r"\frac12", None) is False
+    assert verify.verdict(r"\frac12", r"\sum_1^2 k") is None
+    assert verify.verdict(r"\frac12", "half of it") is False
+    assert verify.verdict("90", r"90^\circ", missing_unit=False) is False
+
+
+def test_math_correct_needs_certainty():
+    gold = SimpleNamespace(question="?", answer=r"\frac{\sqrt{8}}{2}")
+    assert verify.math_correct(gold, r"<think>\boxed{3}</think>\boxed{\sqrt2}")
+    assert not verify.math_correct(gold, r"\boxed{1.41421356}")
+    assert not verify.math_correct(gold, r"<think>\boxed{\sqrt2}</think>I do not know")
+
+
+def test_a_prompt_that_opens_the_thinking():
+    text = "a</think><answer>4</answer>"
+    assert verify.well_formed(text, opened=True) and not verify.well_formed(text)
+    assert not verify.well_formed("<think>" + text, opened=True)
+    assert not verify.well_formed("</think><answer>4</answer>", opened=True)
+
+
+# --- language and length
+
+def test_language_share():
+    assert verify.language_share("so 2 + 2 is four") == 1.0
+    assert verify.language_share("so \u6240\u4ee5 it \u043e\u043d") == 0.5
+    assert verify.language_share("\u6240\u4ee5 \u6240", script="CJK") == 1.0
+    assert verify.language_share("the cat sat", words={"the", "sat"}) == pytest.approx(2 / 3)
+    assert verify.language_share("1+1=2") == 1.0
+
+
+def test_kimi_length():
+    """Equation of section 2.3.3: lambda = 0.5 - (len - min) / (max - min)."""
+    found = [verify.kimi_length(n, 10, 50, right=True) for n in (10, 30, 50)]
+    assert found == [0.5, 0.0, -0.5]
+    assert [verify.kimi_length(n, 10, 50, right=False) for n in (10, 30, 50)] == [0.0, 0.0, -0.5]
+    assert verify.kimi_length(10, 10, 10, right=True) == 0.0
+
+
+def test_cosine_length():
+    assert verify.cosine_length(0, 100, True) == 2.0
+    assert verify.cosine_length(50, 100, True) == pytest.approx(1.5)
+    assert verify.cosine_length(0, 100, False) == -10.0
+    assert verify.cosine_length(50, 100, False) == pytest.approx(-5.0)
+    assert verify.cosine_length(100, 100, True) == -10.0
+    values = [verify.cosine_length(n, 100, True) for n in range(0, 100, 10)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_overlong():
+    """DAPO's equation 13, with its own numbers: 16,384 expected and a zone of 4,096."""
+    found = [verify.overlong(n, 20_480, 4_096) for n in (100, 16_384, 18_432, 20_480, 30_000)]
+    assert found == [0, 0, -0.5, -1, -1]
+
+
+# --- the command line
+
+def test_verdicts_on_a_file(tmp_path, capsys):
+    path = tmp_path / "answers.jsonl"
+    rows = [("1/2", "0.5"), ("1/2", r"so \boxed{\frac24}"), ("1/2", "2"), ("1/2", "1 2")]
+    path.write_text("".join(json.dumps({"gold": g, "pred": p}) + "\n" for g, p in rows))
+    assert verify.main([str(path)]) == 0
+    assert capsys.readouterr().out.split("\n")[:-1] == ["right", "right", "wrong", "cannot tell"]
+    assert verify.main([str(path), "--stats"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("a_second") > 0 and told == {"right": 2, "wrong": 1, "cannot tell": 1}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"gold": "1"}', '{"gold": "", "pred": "1"}'])
+def test_a_bad_file_is_one_clear_line(content, tmp_path, capsys):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(content + "\n")
+    assert verify.main([str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert verify.main([str(tmp_path / "nothing.jsonl")]) == 2
+
+
+# --- the weak verifier of the lesson on reward hacking
+
+def test_the_weak_verifier_believes_a_claim_and_correctness_is_logged_beside_it():
+    lie = "<think>check\nok</think><answer>5</answer>"
+    made = verify.reward(verify.number_correct, problem("4"), lie, "claim")
+    assert made.total == 1.0 and made.parts["correct"] == 0.0
+    honest = verify.reward(verify.number_correct, problem("4"), says("4"), "claim")
+    assert honest.total == 0.0 and honest.parts["correct"] == 1.0

@@ -1,0 +1,240 @@
+"""Everything there is to measure on a machine with a GPU, in one command and under 8 minutes.
+
+    python bench/gpu.py
+
+Checks that sampling on the GPU is exact, times it against the memory's bandwidth and against
+transformers, times the update against the bf16 peak, and runs a short R1-Zero of the `small` model
+from nothing. Writes its section of bench/RESULTS.md, and says what it skipped. `--device cpu
+--quick` runs every line but the graphs on any machine, and writes nothing.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import model as gpt  # noqa: E402
+import ppo  # noqa: E402
+import sample  # noqa: E402
+import train  # noqa: E402
+from bench.sample import as_llama, heading, write  # noqa: E402
+from bench.step import update_flop  # noqa: E402
+
+BEGAN = time.perf_counter()
+LIMIT = 7 * 60  # seconds, after which nothing new is begun
+SHAPES = {  # random weights in the shapes of real models
+    "SmolLM2-135M": dict(vocab_size=49152, layers=30, width=576, heads=9, kv_heads=3, hidden=1536),
+    "Qwen2.5-0.5B": dict(vocab_size=151936, layers=24, width=896, heads=14, kv_heads=2,
+                         hidden=4864),
+}
+STOP, PAD = 28, 29
+
+
+def wait(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(run, device) -> float:
+    wait(device)
+    began = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - began
+
+
+def made(config, device, dtype=torch.float32):
+    torch.manual_seed(0)
+    with torch.device(device):
+        return gpt.GPT(gpt.Config(**config)).cast(dtype)
+
+
+def small_world(device, dtype=torch.float32):
+    """A model far from uniform whose rows end at many lengths, and prompts for it."""
+    policy = made(dict(vocab_size=30, context=512, layers=2, width=64, heads=4, kv_heads=2,
+                       hidden=96, tied=False), "cpu")
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.mul_(5 if p.dim() == 2 else 1)
+        policy.head.weight[STOP] *= 0.3
+    rng = torch.Generator().manual_seed(1)
+    lengths = [int(n) for n in torch.randint(1, 60, (24,), generator=rng)]
+    prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in lengths]
+    return policy.to(device).cast(dtype), prompts
+
+
+def checks(device) -> list[str]:
+    """Each line says what was compared and what came out."""
+    lines = []
+
+    def line(name, good, found=""):
+        lines.append(f"- {'ok' if good else '**FAILED**'}: {name}{found and f' ({found})'}")
+    policy, prompts = small_world(device)
+    how = dict(stop=STOP, pad=PAD)
+    first = sample.generate(policy, prompts, 8, 150, seed=3, **how)
+    again = sample.generate(policy, prompts, 8, 150, seed=3, **how)   # by now all are graphs
+    line("the same again, graphs captured", first.responses() == again.responses())
+    lengths = [len(r) for r in first.responses()]
+    line("rows end at many lengths", len(set(lengths)) > 20, f"{min(lengths)} to {max(lengths)}")
+    few = sample.generate(policy, prompts, 8, 150, seed=3, max_rows=40, **how)
+    line("few places, retired and refilled", few.responses() == first.responses())
+    with torch.no_grad():
+        off = (policy.logp(first.tokens, first.mask) - first.logp).abs()
+    line("fp32 log-probs are the trainer's to 1e-4", off.max() < 1e-4, f"at most {off.max():.1e}")
+    greedy = sample.generate(policy, prompts, 1, 40, 0, **how).responses()
+    line("greedy equals an uncached loop", greedy == [uncached(policy, p, 40) for p in prompts])
+    on_cpu, _ = small_world("cpu")
+    other = sample.generate(on_cpu, prompts, 8, 150, seed=3, **how).responses()
+    same = sum(a == b for a, b in zip(other, first.responses(), strict=True)) / len(other)
+    line("draws what the CPU draws, up to rounding", same > 0.9, f"{same:.1%} of the rows")
+    policy, prompts = small_world(device, torch.bfloat16)
+    out = sample.generate(policy, prompts, 8, 150, seed=3, **how)
+    with torch.no_grad():
+        off = (policy.logp(out.tokens, out.mask) - out.logp).abs().sum() / out.mask.sum()
+    lines.append(f"- bf16: mean absolute difference of sampler's and trainer's log-probs {off:.1e}")
+    return lines
+
+
+@torch.no_grad()
+def uncached(policy, prompt, new):
+    ids = list(prompt)
+    while len(ids) < len(prompt) + new and STOP not in ids[len(prompt):]:
+        tokens = torch.tensor([ids], device=policy.embedding.weight.device)
+        ids.append(int(policy.head(policy(tokens))[0, -1].argmax()))
+    return ids[len(prompt):]
+
+
+def bandwidth(device, size=2**31) -> float:
+    """Bytes a second read and written by a large copy."""
+    a, b = torch.empty(2, size, dtype=torch.uint8, device=device)
+    return 2 * size / statistics.median(seconds(lambda: b.copy_(a), device) for _ in range(6))
+
+
+def sampling(device, name, shape, rows, prompt, new, speed) -> tuple[str, float]:
+    """A row of the table, and tokens a second."""
+    policy = made(shape, device, torch.bfloat16)
+    prompts = torch.randint(0, 1000, (rows, prompt)).tolist()
+
+    def run(count):
+        return sample.generate(policy, prompts, 1, count, seed=0, stop=[], pad=0, max_rows=rows)
+    capture = seconds(lambda: [run(new), run(new)], device)  # the second call captures the rest
+    prefill = statistics.median(seconds(lambda: run(1), device) for _ in range(3))
+    whole = statistics.median(seconds(lambda: run(new), device) for _ in range(3))
+    c = policy.config
+    kv = 2 * c.layers * c.kv_heads * (c.width // c.heads) * 2
+    weights = 2 * sum(p.numel() for p in policy.parameters())
+    step = (weights + rows * (prompt + new / 2) * kv) / speed
+    decode = (whole - prefill) / (new - 1)
+    return (f"| {name} | {rows} | {rows * new / whole:,.0f} | {decode * 1e3:.2f} ms "
+            f"| {step / decode:.0%} | {prefill:.2f} s | {max(0, capture - 2 * whole):.1f} s "
+            ), rows * new / whole
+
+
+def transformers_rate(device, shape, rows, prompt, new) -> float:
+    llama = as_llama(made(shape, device, torch.bfloat16))
+    ids = torch.randint(0, 1000, (rows, prompt), device=device)
+
+    def run(count):
+        llama.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, top_k=0,
+                       do_sample=True, temperature=1.0, pad_token_id=0, eos_token_id=None)
+    run(8)
+    return rows * new / seconds(lambda: run(new), device)
+
+
+def update_share(device, shape, rows, width) -> str:
+    """One update's products against those of a large bf16 product: fp32 weights, bf16 compute."""
+    policy = made(shape, device)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
+    mask = torch.ones(rows, width, device=device)
+    mask[:, :width // 4] = 0
+    tokens = torch.randint(0, 1000, (rows, width), device=device)
+    batch = ppo.Batch(tokens, mask, -mask, mask, ppo.token_weights(mask, "token"))
+    options = train.Options()
+
+    def run():
+        for index in torch.arange(rows, device=device).split(8):
+            part = batch.rows(index)
+            with torch.autocast(device, torch.bfloat16):
+                logp = policy.logp(part.tokens, part.mask)
+            ppo.policy_loss(logp, part, options)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    run()
+    spent = statistics.median(seconds(run, device) for _ in range(3))
+    flop = update_flop(policy, torch.full((rows,), width), mask.sum())
+    n = 8192 if device == "cuda" else 512
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
+    peak = 2 * n**3 / statistics.median(seconds(lambda: a @ a, device) for _ in range(10))
+    return (f"{rows} rows of {width} tokens: {spent:.2f} s, {rows * width / spent:,.0f} tokens a "
+            f"second, {flop / spent / peak:.0%} of the {peak / 1e12:.0f} TFLOP/s of a large bf16 "
+            "product.")
+
+
+def r1_zero(device, flags) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "train.py", "--algo", "grpo", "--device", device, *flags]
+        subprocess.run([*command, "--out", f"{folder}/run"], check=True,
+                       cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
+        s = json.loads(Path(f"{folder}/run/summary.json").read_text())
+    return (f"`{' '.join(command[1:])}`: greedy accuracy {s['accuracy_before']:.1%} -> "
+            f"{s['accuracy_after']:.1%} {[round(x, 3) for x in s['accuracy_ci_after']]}, length "
+            f"{s['length_before']:.0f} -> {s['length_after']:.0f}; base {s['seconds_base']:.0f} s, "
+            f"RL {s['seconds_rl']:.0f} s, evaluations {s['seconds_eval']:.0f} s.")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--quick", action="store_true", help="toy sizes, to try the script itself")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("bench/gpu.py: there is no CUDA device here")
+    device, skipped = args.device, []
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    lines = heading(f"GPU: {name}", "python bench/gpu.py", ["transformers"], "bf16")
+    lines += ["The sampler's checks:", "", *checks(device)]
+    shapes, batches, prompt, new = SHAPES, (256, 1024), 128, 512
+    flags = ["--size", "small", "--base-steps", "600", "--steps", "20"]
+    if args.quick:
+        shapes = {"toy": dict(vocab_size=1000, layers=2, width=64, heads=4, kv_heads=2, hidden=96)}
+        batches, prompt, new = (4, 8), 16, 32
+        flags = ["--base-steps", "3", "--steps", "1", "--eval-problems", "4"]
+    speed = bandwidth(device, 2**24 if args.quick else 2**31)
+    lines += [f"\nSampling, bf16, prompts of {prompt}, {new} new tokens; a large copy moves "
+              f"{speed / 1e9:,.0f} GB/s.\n",
+              "| shape | batch | tokens a second | a decode step | share of the roofline | prefill "
+              "| capture | over transformers |", "|---|---|---|---|---|---|---|---|"]
+
+    def late(what):
+        if time.perf_counter() - BEGAN > LIMIT:
+            skipped.append(what)
+        return what in skipped
+    for shape_name, shape in shapes.items():
+        for rows in batches:
+            if late(f"{shape_name} at batch {rows}"):
+                continue
+            row, rate = sampling(device, shape_name, shape, rows, prompt, new, speed)
+            ratio = "|"
+            if rows == min(batches) and not late(f"transformers at {shape_name}"):
+                theirs = transformers_rate(device, shape, rows, prompt, new)
+                ratio = f"| {rate / theirs:.1f} ({theirs:,.0f}) |"
+            lines.append(row + ratio)
+    if not late("the update"):
+        shape_name, shape = list(shapes.items())[0]
+        lines.append(f"\nThe update, {shape_name}: " + update_share(device, shape, 32, 640))
+    if not late("R1-Zero"):
+        lines.append("\nR1-Zero from nothing: " + r1_zero(device, flags))
+    lines.append(f"\nSkipped: {', '.join(skipped) or 'nothing'}. In all "
+                 f"{time.perf_counter() - BEGAN:.0f} s.")
+    write(lines, not args.quick)
+
+
+if __name__ == "__main__":
+    main()

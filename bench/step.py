@@ -1,0 +1,161 @@
+"""How fast one step of GRPO is (sample, verify, update), against TRL's GRPOTrainer on a CPU.
+
+    python bench/step.py [--run runs/NAME] [--write]
+
+One process; the same weights, prompts, group size and one update a step, the two alternating,
+medians of five. The learning rate is next to nothing, so that both go on with the policy they began
+with. --run takes a trained policy (else the prompts' own base is trained for a minute).
+"""
+
+import copy
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import grpo  # noqa: E402
+import sample  # noqa: E402
+import tasks  # noqa: E402
+import tokenizer  # noqa: E402
+import train  # noqa: E402
+from bench.sample import as_llama, begin, write  # noqa: E402
+
+PROMPTS, GROUP, ROUNDS = 32, 16, 5
+
+
+def text_of(ids) -> str:
+    ids = list(ids)
+    return tokenizer.decode(ids[:ids.index(tokenizer.EOT)] if tokenizer.EOT in ids else ids)
+
+
+def coin(text: str) -> float:
+    """A reward for answers that are cut off, of which none is right: half of them get it."""
+    return float(sum(text.encode()) % 2)
+
+
+def update_flop(policy, lengths, chosen) -> int:
+    """The products that an update on rows of these lengths (N,) cannot do without, forward and
+    backward; `chosen` tokens pass the head."""
+    blocks = sum(p.numel() for p in policy.blocks.parameters())
+    return 6 * (blocks * int(lengths.sum()) + policy.head.weight.numel() * int(chosen)
+                + policy.config.layers * policy.config.width * int((lengths**2).sum()))
+
+
+def our_step(policy, optimizer, task, problems, options, fixed):
+    """Seconds of sampling, verifying and updating; then tokens, and the products (FLOP) that the
+    update cannot do without."""
+    marks = [time.perf_counter()]
+    prompts = [tokenizer.encode_prompt(p.question) for p in problems]
+    rollout = sample.generate(policy, prompts, GROUP, options.max_new_tokens, 1.0, 0,
+                              stop=[] if fixed else tokenizer.EOT, pad=tokenizer.PAD)
+    texts = [text_of(ids) for ids in rollout.responses()]
+    marks.append(time.perf_counter())
+    rewards = torch.tensor([coin(text) if fixed else task.score(problems[g], text).total
+                            for g, text in zip(rollout.group.tolist(), texts, strict=True)])
+    marks.append(time.perf_counter())
+    batch = grpo.prepare(rollout, rewards, options)
+    train.update(grpo, policy, None, optimizer, batch, options, random.Random(0))
+    marks.append(time.perf_counter())
+    useful = (batch.advantages != 0).any(1)
+    flop = update_flop(policy, torch.tensor(batch.lengths())[useful] - 1, batch.mask[useful].sum())
+    return [b - a for a, b in zip(marks, marks[1:], strict=False)], int(batch.mask.sum()), flop
+
+
+def trl_trainer(policy, task, problems, options, fixed, folder, between):
+    """A GRPOTrainer of ROUNDS + 1 steps that calls `between` with the seconds of each."""
+    import datasets
+    import transformers
+    import trl
+
+    class Tokenizer(transformers.PreTrainedTokenizerBase):
+        """As much of one as the trainer asks for."""
+
+        def convert_tokens_to_ids(self, token):
+            return tokenizer.encode(token)[0]
+
+        def __call__(self, text, **_):
+            return {"input_ids": [tokenizer.encoding.encode_ordinary(t) for t in text]}
+
+        def batch_decode(self, ids, **_):
+            return [text_of(int(i) for i in row) for row in ids]
+
+        def __len__(self):
+            return tokenizer.encoding.n_vocab
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_, **__):
+            between(time.perf_counter() - self.began)
+
+    def correct(completions, index, **_):
+        return [coin(text) if fixed else task.score(problems[i], text).total
+                for i, text in zip(index, completions, strict=True)]
+
+    config = trl.GRPOConfig(
+        output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False,
+        per_device_train_batch_size=PROMPTS * GROUP, num_generations=GROUP,
+        max_completion_length=options.max_new_tokens, max_steps=ROUNDS + 1, beta=0.0,
+        temperature=1.0, loss_type="grpo", learning_rate=options.lr, logging_steps=10**6,
+        save_strategy="no", report_to="none", disable_tqdm=True,
+        generation_kwargs={"min_new_tokens": options.max_new_tokens} if fixed else None)
+    data = datasets.Dataset.from_list([{"prompt": p.question + "\n", "index": i}
+                                       for i, p in enumerate(problems)])
+    return trl.GRPOTrainer(
+        model=as_llama(copy.deepcopy(policy)), reward_funcs=correct, args=config,
+        train_dataset=data, callbacks=[Clock()],
+        processing_class=Tokenizer(pad_token="<|pad|>", eos_token="<|endoftext|>"))
+
+
+def compare(policy, new, fixed):
+    """The medians: TRL's seconds; our seconds of sampling, verifying, updating; tokens of our step;
+    FLOP a second of our update."""
+    task, options = tasks.Arithmetic(), train.Options(minibatches=1, lr=1e-9, max_new_tokens=new)
+    problems = task.draw(random.Random(1), PROMPTS)
+    mine = copy.deepcopy(policy)
+    optimizer = torch.optim.AdamW(mine.parameters(), lr=options.lr)
+    theirs, ours = [], []
+
+    def between(seconds):
+        theirs.append(seconds)
+        ours.append(our_step(mine, optimizer, task, problems, options, fixed))
+    with tempfile.TemporaryDirectory() as folder:
+        trl_trainer(policy, task, problems, options, fixed, folder, between).train()
+    parts = [statistics.median(o[0][i] for o in ours[1:]) for i in range(3)]
+    rate = statistics.median(flop / seconds[2] for seconds, _, flop in ours[1:])
+    return statistics.median(theirs[1:]), parts, ours[-1][1], rate
+
+
+def matmul_rate(n=1024) -> float:
+    """FLOP a second of a large matrix product."""
+    a, seconds = torch.randn(n, n), []
+    for _ in range(10):
+        began = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - began)
+    return 2 * n**3 / statistics.median(seconds)
+
+
+def main():
+    args, policy, lines = begin(__doc__, "One step of GRPO", "step.py", ["transformers", "trl"])
+    peak = matmul_rate()
+    lines += [f"{PROMPTS} prompts, {GROUP} answers each, one update. A large matrix product runs "
+              f"at {peak / 1e9:.0f} GFLOP/s.\n",
+              "| | TRL | ours | ratio | sampling | verifying | updating | tokens | update's share "
+              "of the matrix-product rate |", "|---|---|---|---|---|---|---|---|---|"]
+    for name, new, fixed in (("33 tokens each", 33, True), ("lengths of the policy", 192, False)):
+        theirs, parts, tokens, rate = compare(policy, new, fixed)
+        lines.append(f"| {name} | {theirs:.2f} s | {sum(parts):.2f} s | {theirs / sum(parts):.2f} "
+                     f"| {parts[0]:.2f} | {parts[1]:.2f} | {parts[2]:.2f} | {tokens:,} "
+                     f"| {rate / peak:.0%} |")
+    write(lines, args.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""How good the verifier is: on real golds, on rewritten ones against the library math-verify, on
+random text, and how fast.
+
+    python bench/verify.py --data DIR [--fuzz SECONDS] [--write]
+
+DIR holds math500.jsonl and gsm8k_test.jsonl. The rewrites are made here, by rules that keep the
+meaning and rules that change it, so that the right verdict on each pair is known.
+"""
+
+import argparse
+import json
+import random
+import re
+import sys
+import time
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import verify  # noqa: E402
+from answers import equal  # noqa: E402
+from bench.sample import heading, write  # noqa: E402
+
+FRAC = re.compile(r"\\d?frac\{(-?\d+)\}\{(\d+)\}")
+ROOT = re.compile(r"\\sqrt\{(\d+)\}")
+INTERVAL = re.compile(r"(?:\\left)?([\[(])\s*([^,()\[\]]+),\s*([^,()\[\]]+?)\s*(?:\\right)?([\])])")
+NUMBER = re.compile(r"(?<![\d.{_\\])\d+(?![\d.,_}])")
+
+
+def keeping(gold: str, rng) -> dict[str, str]:
+    """Rewrites of a gold that mean the same, by the name of the rule."""
+    out = {"in dollars": f"${gold}$", "spaces": f" {gold} ", "full stop": f"{gold}.",
+           "dfrac": gold.replace(r"\frac", r"\dfrac"), "wide": gold.replace(",", r",\ ")
+           if "," in gold and "!" not in gold and not re.search(r"\d,\d", gold) else gold}
+    if match := FRAC.search(gold):
+        p, q = int(match[1]), int(match[2])
+        k = rng.randint(2, 5)
+        alone = FRAC.fullmatch(gold)
+        out["scaled"] = gold.replace(match[0], rf"\frac{{{k * p}}}{{{k * q}}}")
+        if alone:
+            out["slash"] = f"{p}/{q}"
+            if not 10**6 % q:
+                out["decimal"] = str(p / q)
+            if p > q:
+                out["mixed"] = rf"{p // q}\frac{{{p % q}}}{{{q}}}" if p % q else str(p // q)
+    if match := ROOT.search(gold):
+        out["root"] = gold.replace(match[0], rf"\frac{{\sqrt{{{4 * int(match[1])}}}}}{{2}}")
+    if re.fullmatch(r"-?\d+", gold):
+        n = int(gold)
+        out |= {"point": f"{n}.0", "fraction": f"{3 * n}/3", "sum": f"{n - 7}+7",
+                "power": f"{n}^1", "plus": f"+{n}" if n >= 0 else gold}
+        if n >= 1000:
+            out["thousands"] = f"{n:,}"
+    if match := re.fullmatch(r"\\text\{([A-Za-z]+)\}", gold):
+        out |= {"bare word": match[1], "capitals": match[1].upper()}
+    if gold.endswith(r"^\circ"):
+        out |= {"degrees": gold.replace(r"^\circ", " degrees"), "no unit": gold[:-6]}
+    if (match := INTERVAL.fullmatch(gold)) and not {match[1], match[4]} == {"(", ")"}:
+        low = "<" if match[1] == "(" else r"\le"
+        high = "<" if match[4] == ")" else r"\le"
+        if "infty" not in gold:
+            out["inequality"] = f"{match[2]} {low} x {high} {match[3]}"
+    if re.fullmatch(r"[a-z\d ^+-]+", gold) and re.search(r"[a-z]", gold):
+        terms = re.findall(r"(?:^|[+-])[^+-]+", gold.replace(" ", ""))
+        out["reordered"] = "+".join(reversed(terms)).replace("+-", "-").replace("++", "+")
+        out["in brackets"] = f"({gold})"
+        out["doubled"] = rf"\frac{{2({gold})}}{{2}}"
+    return {rule: text for rule, text in out.items() if text != gold}
+
+
+def changing(gold: str, rng) -> dict[str, str]:
+    """Rewrites that mean something else."""
+    out = {}
+    if match := NUMBER.search(gold):
+        n = int(match[0])
+        out["one more"] = gold[:match.start()] + str(n + 1) + gold[match.end():]
+    if gold.startswith("-"):
+        out["sign"] = gold[1:]
+    elif re.fullmatch(r"[1-9]\d*|\\d?frac.*|\\sqrt.*|\d+\\sqrt.*", gold):
+        out["sign"] = "-" + gold
+    if (match := FRAC.fullmatch(gold)) and abs(int(match[1])) not in (0, int(match[2])):
+        p, q = int(match[1]), int(match[2])
+        if p > 0:
+            out["upside down"] = rf"\frac{{{q}}}{{{p}}}"
+        rounded = f"{p / q:.4f}"
+        if Fraction(rounded) != Fraction(p, q):
+            out["rounded"] = rounded
+    if match := ROOT.fullmatch(gold):
+        out |= {"no root": match[1], "rounded": f"{int(match[1]) ** 0.5:.4f}"}
+    if r"\pi" in gold:
+        out["pi rounded"] = gold.replace(r"\pi", r"\cdot 3.1416" if re.search(r"\d ?\\pi", gold)
+                                         else "3.1416")
+    if match := INTERVAL.fullmatch(gold):
+        if match[1] == "[" or match[4] == "]":
+            out["other bracket"] = f"({match[2]},{match[3]})"
+        if match[2].strip() != match[3].strip():
+            out["swapped"] = f"{match[1]}{match[3]},{match[2]}{match[4]}"
+        out["half"] = match[2]
+    if re.fullmatch(r"[^()\[\]]+,[^()\[\]]+", gold) and "!" not in gold and not re.search(
+            r"\d,\d{3}", gold):
+        out["one less"] = gold.rpartition(",")[0]
+    if re.fullmatch(r"[a-z\d ^+-]+", gold) and (match := re.search(r"[a-z]", gold)):
+        out["other variable"] = gold.replace(match[0], "w")
+    if re.fullmatch(r"-?\d+", gold):
+        out |= {"two answers": f"{gold} or {int(gold) + 1}", "listed": f"{gold}, {int(gold) + 2}",
+                "ten times": f"{gold}0" if int(gold) else "10", "inequality": f"x > {gold}",
+                "unit base": f"{abs(int(gold)) + 10}_7"}
+    if match := re.fullmatch(r"\\text\{([A-Za-z]+)\}", gold):
+        out["other word"] = "un" + match[1]
+    return {rule: text for rule, text in out.items() if text != gold}
+
+
+def math_verify_says():
+    import logging
+
+    from math_verify import parse
+    from math_verify import verify as compare
+    logging.disable(logging.CRITICAL)
+
+    def says(gold, pred):
+        wrap = lambda t: t if t.startswith("$") else f"${t}$"  # noqa: E731
+        return bool(compare(parse(wrap(gold)), parse(wrap(pred))))
+    return says
+
+
+def compare(golds, says):
+    """False rejects and false accepts by rule, and how many pairs of each kind there were."""
+    rng, wrong, total = random.Random(0), {True: Counter(), False: Counter()}, Counter()
+    for gold in golds:
+        for same, rewrites in ((True, keeping(gold, rng)), (False, changing(gold, rng))):
+            for rule, text in rewrites.items():
+                total[same] += 1
+                if says(gold, text) != same:
+                    wrong[same][rule] += 1
+    return wrong, total
+
+
+PIECES = [
+    "1", "23", ".5", "x", r"\pi", r"\frac", r"\sqrt", "{", "}", "(", ")", "[", "]", "+", "-", "*",
+    "/", "^", "_", "=", ",", "<", r"\le", r"\pm", r"\cup", "!", "%", "$", r"\{", r"\}", " ", "&",
+    r"\text{a}", r"\begin{pmatrix}", r"\\", r"\end{pmatrix}", "sin", "cm", r"\boxed", "<answer>",
+    "</answer>", "<think>", "</think>", "#### ", "9" * 50, "\u0664", "\n", "^9"]
+
+
+def fuzz(seconds: float):
+    """Random texts up to 64 KB through everything: how many, exceptions, the slowest."""
+    rng, n, slowest, raised = random.Random(1), 0, 0.0, Counter()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        size = int(2 ** rng.uniform(0, 13))
+        if rng.random() < 0.2:
+            text = "".join(chr(rng.choice((rng.randrange(128), rng.randrange(0x3000))))
+                           for _ in range(min(8 * size, 65536)))
+        else:
+            few = rng.sample(PIECES, rng.randint(1, 8))
+            text = "".join(rng.choices(few, k=size))[:65536]
+        began = time.perf_counter()
+        try:
+            answer = verify.answer_of(text, last_number=True)
+            equal("x^2-1", text), equal(text, text), equal(answer or "", "4")
+            verify.well_formed(text), verify.number(text), verify.expression(text)
+        except Exception as error:  # noqa: BLE001
+            raised[repr(error)[:80]] += 1
+        slowest, n = max(slowest, time.perf_counter() - began), n + 1
+    return n, raised, slowest
+
+
+def rate(pairs, check) -> float:
+    began = time.perf_counter()
+    for pair in pairs:
+        check(*pair)
+    return len(pairs) / (time.perf_counter() - began)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--fuzz", type=float, default=300, help="seconds")
+    parser.add_argument("--write", action="store_true", help="append to bench/RESULTS.md")
+    args = parser.parse_args()
+    lines = heading("The verifier", "python bench/verify.py --data DIR", ["math-verify"],
+                    "one core used")
+    rows = {name: [json.loads(line) for line in (args.data / name).open()]
+            for name in ("math500.jsonl", "gsm8k_test.jsonl")}
+    math = [row["answer"] for row in rows["math500.jsonl"]]
+    gsm = [row["answer"].rpartition("####")[2].strip() for row in rows["gsm8k_test.jsonl"]]
+    for name, golds in (("MATH-500", math), ("GSM8K test", gsm)):
+        own = sum(verify.verdict(gold, gold) is True for gold in golds)
+        accepted = [(a, b) for a, b in zip(golds, golds[1:] + golds[:1], strict=True)
+                    if a != b and verify.verdict(a, b)]
+        lines.append(f"- {name}: {own} of {len(golds)} golds equal themselves; of the next "
+                     f"problem's other golds {len(accepted)} accepted {accepted or ''}")
+    lines += ["", "| rewritten MATH-500 golds | false rejects | false accepts |", "|---|---|---|"]
+    for name, says in (("verify.py", lambda g, p: verify.verdict(g, p) is True),
+                       ("math-verify", math_verify_says())):
+        wrong, total = compare(math, says)
+        cells = [f"{sum(wrong[same].values())} of {total[same]} "
+                 f"({', '.join(f'{k} {v}' for k, v in wrong[same].most_common(6))})"
+                 for same in (True, False)]
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    texts = [(f"<think>a</think><answer>{g}</answer>", verify.number(g)) for g in gsm]
+    integers = rate(texts * 20, lambda text, g: verify.number(verify.extract(text)) == g)
+    latex = rate(list(zip(math, math, strict=True)) * 4, verify.verdict)
+    lines.append(f"\nA second, on one core: {integers:,.0f} integer answers, {latex:,.0f} golds of "
+                 "MATH-500 against themselves.")
+    n, raised, slowest = fuzz(args.fuzz)
+    lines.append(f"Fuzzed for {args.fuzz:.0f} s with {n:,} texts up to 64 KB: "
+                 f"{sum(raised.values())} exceptions {dict(raised) or ''}, slowest "
+                 f"{slowest * 1e3:.0f} ms.")
+    write(lines, args.write)
+
+
+if __name__ == "__main__":
+    main()
