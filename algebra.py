@@ -15,11 +15,12 @@ that no value takes long. Left out on purpose: simplification, identities of fun
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 MAX_BITS = 2000     # of a coefficient
 MAX_EXPONENT = 60   # of a sum or a variable
 MAX_TERMS = 200     # of a polynomial
-MAX_WORK = 8_000    # products of terms in one comparison
+MAX_WORK = 8_000    # in one comparison, some 30 ms: products of terms by their length, roots
 
 
 class CannotTell(Exception):
@@ -66,9 +67,10 @@ def monomial_product(m, n) -> tuple[Fraction, tuple]:
             factor, exponents[atom] = -factor, e - 2
         if not exponents[atom]:
             del exponents[atom]
-    return factor, tuple(sorted(exponents.items(), key=repr))
+    return factor, tuple(sorted(exponents.items(), key=lambda item: str(item[0])))
 
 
+@lru_cache(maxsize=2**12)
 def factorize(n: int) -> dict[int, int]:
     """Primes and their exponents, of n >= 1 whose part without small factors is below 10^8."""
     found, p = {}, 2
@@ -89,12 +91,17 @@ class Algebra:
 
     def __init__(self):
         self.left = MAX_WORK
+        self.forms = {}  # of what is unknown -> its number
+
+    def spend(self, work: int):
+        self.left -= work
+        if self.left < 0:
+            raise CannotTell("too much work")
 
     def times(self, p: dict, q: dict) -> dict:
         """The product of two polynomials."""
-        self.left -= len(p) * len(q)
-        if self.left < 0:
-            raise CannotTell("too large to multiply out")
+        longest = max((len(m) for m in (*p, *q)), default=0)
+        self.spend(len(p) * len(q) * (2 + longest))
         total = {}
         for m, c in p.items():
             for n, d in q.items():
@@ -184,19 +191,20 @@ class Algebra:
         for atom, e in monomial:
             if atom == "i" or isinstance(atom, str) and atom not in ("pi", "e") and e % 2 == 0:
                 raise CannotTell("a root of i, or of a square whose sign is not known")
+        self.spend(300)
         for atom, e in [*factors, *monomial]:
             factor, m = monomial_product((), ((atom, e * exponent),))
             result = self.times(result, {m: factor})
         return result
 
     def unknown(self, name: str, *values):
-        """An atom of which only its form is known."""
+        """An atom of which only its form is known: ("?", its number in this comparison)."""
         def form(value):
             p, q = value
-            lead = q[max(q, key=repr)]
-            return tuple(tuple(sorted(((m, c / lead) for m, c in part.items()), key=repr))
-                         for part in (p, q))
-        return self.atom((name, *map(form, values)))
+            lead = q[max(q, key=str)]
+            return tuple(frozenset((m, c / lead) for m, c in part.items()) for part in (p, q))
+        form_of_all = (name, *map(form, values))
+        return self.atom(("?", self.forms.setdefault(form_of_all, len(self.forms))))
 
 
 # --- shapes around values, and equality

@@ -392,9 +392,9 @@ def equal(a: str, b: str, missing_unit: bool = True, ordered: bool = False,
     """Whether two written answers have the same exact value; None when nobody can tell (one of them
     is not understood, or what differs is a function of which nothing is known).
 
-    missing_unit: a unit (degrees, cm, $, %) may stand on one side alone; two different ones are
-    never equal. ordered: the order of a bare list (1, 2) counts; that of a tuple always does, that
-    of a set never. percent: 50% is also 1/2. Symmetric.
+    missing_unit: a unit (degrees, cm, $, %) or the base of 52_8 may stand on one side alone; two
+    different ones are never equal. ordered: the order of a bare list (1, 2) counts; that of a tuple
+    always does, that of a set never. percent: 50% is also 1/2. Symmetric.
     """
     try:
         algebra = Algebra()

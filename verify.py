@@ -7,7 +7,7 @@ answers.py.
     r(problem, text) = correct(answer in text, gold) + 0.1 * format(text)           (R1-Zero's rule)
 
     python verify.py FILE.jsonl      {"gold": ..., "pred": ...} a line in, a verdict a line out
-    python verify.py --stats FILE    how many of each, and how fast
+    python verify.py --stats --data DIR       the measurements of bench/verify.py
 
 Paper: DeepSeek-R1 2501.12948, section 2.2.2. The two statistics that verdicts are summed up with,
 `wilson` and `pass_at_k`, stand at the end. Left out on purpose: rewards that a model gives.
@@ -17,13 +17,13 @@ import argparse
 import json
 import math
 import re
+import subprocess
 import sys
-import time
 import unicodedata
-from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 
 import sandbox
 from answers import equal
@@ -295,27 +295,24 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description="Verdicts on answers, a line each.")
+    argv = sys.argv[1:] if argv is None else argv
+    if "--stats" in argv:
+        bench = Path(__file__).parent / "bench" / "verify.py"
+        rest = [arg for arg in argv if arg != "--stats"]
+        return subprocess.run([sys.executable, bench, *rest]).returncode
+    parser = argparse.ArgumentParser(description="Verdicts on answers, a line each. "
+                                     "--stats --data DIR measures the verifier instead.")
     parser.add_argument("file", help='JSONL of {"gold": ..., "pred": ...}: pred an answer or text')
-    parser.add_argument("--stats", action="store_true", help="counts and speed instead")
     args = parser.parse_args(argv)
-    names, counts, began = {True: "right", False: "wrong", None: "cannot tell"}, Counter(), 0.0
+    names = {True: "right", False: "wrong", None: "cannot tell"}
     try:
         with open(args.file, encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file if line.strip()]
-        began = time.perf_counter()
-        for row in rows:
-            gold, pred = str(row["gold"]), str(row["pred"])
-            found = names[verdict(gold, answer_of(pred) or pred)]
-            counts[found] += 1
-            if not args.stats:
-                print(found)
+            for row in map(json.loads, filter(str.strip, file)):
+                gold, pred = str(row["gold"]), str(row["pred"])
+                print(names[verdict(gold, answer_of(pred) or pred)])
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"verify.py: {args.file}: {error!r}", file=sys.stderr)
         return 2
-    if args.stats:
-        rate = len(rows) / (time.perf_counter() - began)
-        print(json.dumps(dict(counts) | {"a_second": round(rate)}))
     return 0
 
 

@@ -1,13 +1,14 @@
 """How good the verifier is: on real golds, on rewritten ones against the library math-verify, on
 random text, and how fast.
 
-    python bench/verify.py --data DIR [--fuzz SECONDS] [--write]
+    python verify.py --stats --data DIR [--fuzz SECONDS] [--write]
 
 DIR holds math500.jsonl and gsm8k_test.jsonl. The rewrites are made here, by rules that keep the
 meaning and rules that change it, so that the right verdict on each pair is known.
 """
 
 import argparse
+import gc
 import json
 import random
 import re
@@ -143,10 +144,24 @@ PIECES = [
     "</answer>", "<think>", "</think>", "#### ", "9" * 50, "\u0664", "\n", "^9"]
 
 
+HARD = [  # texts made to take long
+    "(sin((a+b+c+d+f+g)^{4})+cos((a+b+c+d+f+g)^{4}))^{20}", "(a+b)^{40}", "(a+b+c+d)^{8}",
+    "*".join(["(x+y)^3"] * 60), "+".join(["(x+y)^3"] * 60), ",".join(["(x+y)^3"] * 40),
+    "+".join(rf"\frac{{1}}{{{a}+{b}}}" for a, b in zip("abcdfg", "bcdfgh", strict=True)),
+    "+".join(rf"\sqrt{{{99999000 + i}}}" for i in range(36)), "9" * 590, "200!", r"\pi" * 190,
+    "1/7^{600}" + "+1/7^{601}" * 50, "(" * 24 + "x+1" + ")^{2}" * 24, ",".join(["sin(x)"] * 40)]
+CHECKS = {
+    "equal to x^2-1": lambda text: equal("x^2-1", text), "itself": lambda text: equal(text, text),
+    "answer_of": lambda text: verify.answer_of(text, last_number=True),
+    "well_formed": verify.well_formed, "number": verify.number, "expression": verify.expression}
+
+
 def fuzz(seconds: float):
-    """Random texts up to 64 KB through everything: how many, exceptions, the slowest."""
-    rng, n, slowest, raised = random.Random(1), 0, 0.0, Counter()
+    """Random texts up to 64 KB, and hard ones, through everything: how many, exceptions, and the
+    slowest check, in seconds of this thread's own time."""
+    rng, n, slowest, raised = random.Random(1), 0, (0.0, "", ""), Counter()
     end = time.perf_counter() + seconds
+    gc.disable()  # its pauses are nobody's
     while time.perf_counter() < end:
         size = int(2 ** rng.uniform(0, 13))
         if rng.random() < 0.2:
@@ -155,15 +170,25 @@ def fuzz(seconds: float):
         else:
             few = rng.sample(PIECES, rng.randint(1, 8))
             text = "".join(rng.choices(few, k=size))[:65536]
-        began = time.perf_counter()
-        try:
-            answer = verify.answer_of(text, last_number=True)
-            equal("x^2-1", text), equal(text, text), equal(answer or "", "4")
-            verify.well_formed(text), verify.number(text), verify.expression(text)
-        except Exception as error:  # noqa: BLE001
-            raised[repr(error)[:80]] += 1
-        slowest, n = max(slowest, time.perf_counter() - began), n + 1
+        text = HARD[n] if n < len(HARD) else text
+        for name, check in CHECKS.items():
+            began = time.thread_time()
+            try:
+                check(text)
+            except Exception as error:  # noqa: BLE001
+                raised[repr(error)[:80]] += 1
+            slowest = max(slowest, (time.thread_time() - began, name, text[:50]))
+        n += 1
+    gc.enable()
     return n, raised, slowest
+
+
+def hostile():
+    """How many of the published list of hostile answers are accepted."""
+    path = Path(__file__).parents[1] / "tests" / "hostile.jsonl"
+    rows = [json.loads(line) for line in path.open()]
+    return len(rows), sum(verify.verdict(row["gold"], verify.answer_of(row["pred"]) or row["pred"])
+                          is True for row in rows)
 
 
 def rate(pairs, check) -> float:
@@ -179,7 +204,7 @@ def main():
     parser.add_argument("--fuzz", type=float, default=300, help="seconds")
     parser.add_argument("--write", action="store_true", help="append to bench/RESULTS.md")
     args = parser.parse_args()
-    lines = heading("The verifier", "python bench/verify.py --data DIR", ["math-verify"],
+    lines = heading("The verifier", "python verify.py --stats --data DIR", ["math-verify"],
                     "one core used")
     rows = {name: [json.loads(line) for line in (args.data / name).open()]
             for name in ("math500.jsonl", "gsm8k_test.jsonl")}
@@ -204,10 +229,12 @@ def main():
     latex = rate(list(zip(math, math, strict=True)) * 4, verify.verdict)
     lines.append(f"\nA second, on one core: {integers:,.0f} integer answers, {latex:,.0f} golds of "
                  "MATH-500 against themselves.")
-    n, raised, slowest = fuzz(args.fuzz)
+    lines.append("Hostile answers (`tests/hostile.jsonl`): {} of which {} accepted.".format(
+        *hostile()))
+    n, raised, (slowest, name, text) = fuzz(args.fuzz)
     lines.append(f"Fuzzed for {args.fuzz:.0f} s with {n:,} texts up to 64 KB: "
-                 f"{sum(raised.values())} exceptions {dict(raised) or ''}, slowest "
-                 f"{slowest * 1e3:.0f} ms.")
+                 f"{sum(raised.values())} exceptions {dict(raised) or ''}, the slowest "
+                 f"check {slowest * 1e3:.0f} ms ({name}, `{text}`).")
     write(lines, args.write)
 
 
