@@ -94,7 +94,8 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
 def report(policy, task, options, when: str) -> dict:
     """The whole evaluation on the task's held-out problems, printed."""
     problems = task.held_out(options.eval_problems)
-    result = measure(policy, task, problems, options.seed, options.max_new_tokens)
+    result = measure(policy, task, problems, options.seed, options.max_new_tokens,
+                     max(1, len(problems) // 5), options.eval_samples)
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
     print(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "
           "held-out problems")
@@ -129,12 +130,13 @@ def summarize(options, state) -> dict:
                                 "tokens_sampled": state["tokens_sampled"]}
 
 
-def step_metrics(step, rollout, rewards, texts, options) -> dict:
-    """What a step's answers look like; the names are those of metrics.jsonl."""
+def step_metrics(step, rollouts, rewards, texts, group_size) -> dict:
+    """What a step's answers, of one or several Rollouts, look like; the names are those of
+    metrics.jsonl."""
     total = torch.tensor([r.total for r in rewards])
     right = torch.tensor([r.parts["correct"] for r in rewards])
-    length = rollout.mask.sum(1).cpu()
-    groups = total.view(-1, options.group_size)
+    length = torch.cat([rollout.mask.sum(1) for rollout in rollouts]).cpu()
+    groups = total.view(-1, group_size)
     mean_where = lambda x, where: float(x[where].mean()) if where.any() else None  # noqa: E731
     return {
         "step": step, "reward": float(total.mean()), "reward_std": float(total.std()),
@@ -142,12 +144,12 @@ def step_metrics(step, rollout, rewards, texts, options) -> dict:
         "accuracy": float(right.mean()), "length": float(length.mean()),
         "length_correct": mean_where(length, right == 1),
         "length_wrong": mean_where(length, right == 0),
-        "truncated": float(rollout.truncated.float().mean()),
+        "truncated": float(torch.cat([rollout.truncated for rollout in rollouts]).float().mean()),
         "zero_std_groups": float((groups.amax(1) == groups.amin(1)).float().mean()),
-        "entropy": float(rollout.entropy.sum() / rollout.mask.sum()),
+        "entropy": float(sum(rollout.entropy.sum() for rollout in rollouts) / length.sum()),
         "working": sum(map(shows_working, texts)) / len(texts),
         "self_check": sum(map(checks_itself, texts)) / len(texts),
-        "tokens": int(rollout.mask.sum()),
+        "tokens": int(length.sum()),
     }
 
 

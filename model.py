@@ -218,17 +218,34 @@ class GPT(nn.Module):
         x = rms_norm(x, self.norm, self.config.norm_eps)
         return x.view(*tokens.shape, -1) if real is None else x
 
-    def logp(self, tokens, mask, temperature: float = 1.0):
-        """Log-probs (N, T) of the tokens (N, T) that `mask` marks, 0 elsewhere. Token t is scored
-        by the logits at t-1, at the sampler's temperature, over the whole vocabulary. The head runs
-        where it is needed, the rest up to each row's last marked token."""
+    def states(self, tokens, mask):
+        """The hidden states (marked, D) that the tokens (N, T) marked by `mask` were drawn from,
+        row by row: for token t that after t-1. Each row is run up to its last marked token."""
         marked = mask[:, 1:].bool()
         real = marked.flip(1).cumsum(1).flip(1) > 0                           # (N, T-1)
         hidden = self(tokens[:, :-1], real=real)                              # (M, D)
-        hidden = hidden.index_select(0, marked[real].nonzero()[:, 0])
-        logits = self.head(hidden).float() / temperature                      # (marked, V)
-        logp = -F.cross_entropy(logits, tokens[:, 1:][marked], reduction="none")
-        return logp.new_zeros(tokens.shape).masked_scatter(F.pad(marked, (1, 0)), logp)
+        return hidden.index_select(0, marked[real].nonzero()[:, 0])
+
+    def score(self, tokens, mask, temperature: float = 1.0, states=None, entropy: bool = True):
+        """Log-probs (N, T) of the tokens (N, T) that `mask` marks, 0 elsewhere, at the sampler's
+        temperature and over the whole vocabulary; and the entropy (N, T) of what each was drawn
+        from, or None. `states` are those of the method of that name, where they are at hand."""
+        states = self.states(tokens, mask) if states is None else states
+        logits = self.head(states).float() / temperature                      # (marked, V)
+        logp = -F.cross_entropy(logits, tokens[:, 1:][mask[:, 1:].bool()], reduction="none")
+        if not entropy:
+            return place(logp, mask), None
+        logits = logits.log_softmax(-1)
+        return place(logp, mask), place(-(logits.exp() * logits).sum(-1), mask)
+
+    def logp(self, tokens, mask, temperature: float = 1.0):
+        """The log-probs (N, T) of `score` alone."""
+        return self.score(tokens, mask, temperature, entropy=False)[0]
+
+
+def place(x, mask):
+    """x (marked,) at the marked places of mask (N, T), the first column apart; 0 elsewhere."""
+    return x.new_zeros(mask.shape).masked_scatter(F.pad(mask[:, 1:], (1, 0)).bool(), x)
 
 
 def micro_batches(lengths, max_tokens: int) -> list[list[int]]:

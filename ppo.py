@@ -1,39 +1,58 @@
-"""PPO's policy loss, from which the whole family descends (the critic comes in a later chapter).
+"""PPO: a policy moved only as far as it can be trusted, and a critic that says what to expect.
 
-A response was sampled by an older policy, so each token's gain is weighted by the ratio of the
-policies, and clipped where the ratio has already moved as far as one trusts:
+The critic V guesses the reward from the state before each token; what came better than guessed is
+that token's advantage. A response was sampled by an older policy, so its gain is weighted by the
+ratio of the policies, and clipped where the ratio has already moved as far as one trusts:
 
+    delta[t] = r[t] + gamma * V[t+1] - V[t]              V[t]: of the state before token t
+    A[t] = delta[t] + gamma * lam * A[t+1]               GAE;  returns = A + V, before whitening
     ratio = exp(logp - old_logp)
     surrogate = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)      per token
-    loss = sum over tokens of weight * (surrogate + kl_coef * KL)
+    value loss = 1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)         per token
+    loss = sum over tokens of weight * (surrogate + kl_coef * KL - entropy_coef * H + value loss)
 
 Averaging is a choice that papers differ in, so it is made once, for the whole update, as a weight
-per token; a micro-batch then just sums, and no cut of the batch can change the gradient. Paper:
-1707.06347; KL estimators: joschu.net/blog/kl-approx.html. Left out on purpose: critic, GAE. Shapes:
-N sequences, T tokens; all tensors are (N, T) and mean nothing where mask is 0.
+per token; a micro-batch then just sums, and no cut of the batch can change the gradient. Papers:
+PPO 1707.06347, GAE 1506.02438, dual clip 1912.09729, VC-PPO 2503.01491 (warm-up of the critic, and
+a lambda of its own); KL estimators: joschu.net/blog/kl-approx.html. Left out on purpose: early
+stopping by KL, rewards normalised by their history.
+Shapes: N sequences, T tokens; (N, T) means nothing where mask is 0.
 """
 
+import copy
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model import place
 
 
 @dataclass
 class Batch:
-    """What one rollout gives to training. `weights` says how tokens are averaged."""
+    """What sampling gives to training, and what an algorithm adds to it."""
 
-    tokens: torch.Tensor                   # (N, T)
-    mask: torch.Tensor                     # (N, T) 1.0 where the policy chose the token
-    old_logp: torch.Tensor                 # (N, T) as recorded by the sampler
-    advantages: torch.Tensor               # (N, T)
-    weights: torch.Tensor | None = None    # (N, T), made per update
-    ref_logp: torch.Tensor | None = None   # (N, T) under the reference policy
+    tokens: torch.Tensor                     # (N, T)
+    mask: torch.Tensor                       # (N, T) 1.0 where the policy chose the token
+    old_logp: torch.Tensor                   # (N, T) as recorded by the sampler
+    group: torch.Tensor                      # (N,) which question was answered
+    rewards: torch.Tensor                    # (N,)
+    correct: torch.Tensor | None = None      # (N,) 1.0 or 0.0, whatever was paid for
+    truncated: torch.Tensor | None = None    # (N,) bool, cut off by the limit
+    ref_logp: torch.Tensor | None = None     # (N, T) under the reference policy
+    values: torch.Tensor | None = None       # (N, T) the critic's, when sampled
+    advantages: torch.Tensor | None = None   # (N, T)
+    returns: torch.Tensor | None = None      # (N, T) what the critic is to learn
+    weights: torch.Tensor | None = None      # (N, T) how tokens are averaged, made per update
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The rows of index, cut to the longest of them."""
-        width = int(self.mask[index].amax(0).nonzero().max()) + 1
+        ends = self.mask[index].amax(0).nonzero() if len(index) else index
+        width = int(ends.max()) + 1 if len(ends) else 1
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: None if x is None else x[index, :width] for k, x in values.items()})
+        return Batch(**{k: x if x is None else x[index] if x.dim() == 1 else x[index, :width]
+                        for k, x in values.items()})
 
     def lengths(self) -> list[int]:
         """Of prompt and response together."""
@@ -41,11 +60,27 @@ class Batch:
         return (self.mask * columns).amax(1).long().tolist()
 
 
-def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2):
-    """The clipped loss per token, to be minimised: (N, T)."""
+def join(batches: list[Batch]) -> Batch:
+    """One batch of the rows of several, padded to the widest."""
+    width = max(b.tokens.shape[1] for b in batches)
+
+    def joined(parts):
+        return None if parts[0] is None else torch.cat(
+            [F.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in parts])
+    return Batch(**{f.name: joined([getattr(b, f.name) for b in batches]) for f in fields(Batch)})
+
+
+# --- the policy's loss
+
+def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2,
+              dual_clip: float = 0.0):
+    """The clipped loss per token, to be minimised: (N, T). dual_clip > 1 also bounds the loss of a
+    bad token that has become likelier, at dual_clip * |A|; 0 leaves it unbounded."""
     ratio = (logp - old_logp).exp()
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return -torch.minimum(ratio * advantages, clipped * advantages)
+    gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    if dual_clip:
+        gain = torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)
+    return -gain
 
 
 def clipped(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2):
@@ -65,38 +100,167 @@ def kl(logp, ref_logp, kind: str = "k3"):
     return {"k1": -r, "k2": r * r / 2, "k3": torch.expm1(r) - r}[kind]
 
 
+def adapted(kl_coef: float, kl: float, target: float) -> float:
+    """The KL's weight for the next step, at most a fifth larger or smaller, so that the KL tends to
+    its target (1909.08593)."""
+    return kl_coef * (1 + min(0.2, max(-0.2, kl / target - 1)))
+
+
 def token_weights(mask, how: str, max_tokens: int = 0):
     """The weight (N, T) of each token in the loss of one update, rows of `mask` being all of it.
 
     "token": 1 / all tokens (DAPO). "sequence": 1 / (N * tokens of the row), a mean of means (GRPO).
-    "constant": 1 / (N * max_tokens), so that length is neither rewarded nor punished (Dr. GRPO).
+    "sum": 1 / N, the response is one action (RLOO). "constant": 1 / (N * max_tokens), the same to a
+    constant, so that length is neither rewarded nor punished (Dr. GRPO).
     """
     if how == "token":
         return mask / mask.sum().clamp(min=1)
     if how == "sequence":
         return mask / (len(mask) * mask.sum(1, keepdim=True).clamp(min=1))
+    if how == "sum":
+        return mask / len(mask)
     if how == "constant":
         return mask / (len(mask) * max_tokens)
-    raise ValueError(f"unknown aggregation {how!r}: token, sequence or constant")
+    raise ValueError(f"unknown aggregation {how!r}: token, sequence, sum or constant")
 
 
-METRICS = ("tokens", "clipfrac_low", "clipfrac_high", "approx_kl", "logp_diff")
+METRICS = ("clipfrac_low", "clipfrac_high", "approx_kl", "logp_diff")
 
 
-def policy_loss(logp, batch: Batch, options):
+def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
     """The loss of a micro-batch, and its share of the update's metrics: summed over the
-    micro-batches of an update they are its loss and its means over tokens. logp (N, T) is the
-    policy's."""
-    ratio_terms = (logp, batch.old_logp, batch.advantages, options.clip_low, options.clip_high)
-    per_token = surrogate(*ratio_terms)
-    if options.kl_coef:
+    micro-batches of an update they are its loss and its sums over tokens. logp (N, T) is the
+    policy's, entropy (N, T) that of what it was drawn from; ratio_logp (N, T) replaces logp in the
+    ratio, where that is not the token's own."""
+    terms = (logp if ratio_logp is None else ratio_logp, batch.old_logp, batch.advantages,
+             options.clip_low, options.clip_high)
+    per_token = surrogate(*terms, options.dual_clip)
+    if options.kl_coef and options.kl_in == "loss":
         per_token = per_token + options.kl_coef * kl(logp, batch.ref_logp, options.kl)
-    loss = (batch.weights * per_token).sum()
+    if options.entropy_coef:
+        per_token = per_token - options.entropy_coef * entropy
     with torch.no_grad():
-        low, high = clipped(*ratio_terms)
-        values = (batch.mask, low, high, kl(batch.old_logp, logp), (logp - batch.old_logp).abs())
-        return loss, {name: (x * batch.mask).sum()
-                      for name, x in zip(METRICS, values, strict=True)}
+        low, high = clipped(*terms)
+        values = (low, high, kl(batch.old_logp, logp), (logp - batch.old_logp).abs())
+        sums = {name: (x * batch.mask).sum() for name, x in zip(METRICS, values, strict=True)}
+    return (batch.weights * per_token).sum(), sums | {"tokens": batch.mask.sum()}
+
+
+# --- the critic
+
+def gae(rewards, values, mask, gamma: float = 1.0, lam: float = 0.95):
+    """Generalised advantages (N, T) of rewards and values (N, T), 0 where mask is 0. values[:, t]
+    is of the state before token t; after a row's last token there is nothing more to come."""
+    advantages = torch.zeros_like(rewards)
+    following = running = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        here = mask[:, t] > 0
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        running = torch.where(here, delta + gamma * lam * running, running)
+        following = torch.where(here, values[:, t], following)
+        advantages[:, t] = torch.where(here, running, 0.0)
+    return advantages
+
+
+def whiten(x, mask, eps: float = 1e-6):
+    """x (N, T) with mean 0 and unbiased standard deviation 1 over the mask, 0 outside of it."""
+    n = mask.sum()
+    centred = (x - (x * mask).sum() / n) * mask
+    return centred / ((centred**2).sum() / (n - 1).clamp(min=1) + eps**2).sqrt()
+
+
+def value_loss(values, old_values, returns, clip: float = 0.0):
+    """Half the squared error per token (N, T), of the value or of the value clipped to within
+    `clip` of what it was when sampled, whichever is larger. clip 0 does not clip."""
+    loss = (values - returns) ** 2
+    if clip:
+        near = old_values + (values - old_values).clamp(-clip, clip)
+        loss = torch.maximum(loss, (near - returns) ** 2)
+    return loss / 2
+
+
+def explained_variance(values, returns, mask) -> float:
+    """1 - Var(returns - values) / Var(returns) over the mask: 1 for a critic that knows, 0 for one
+    that says the same everywhere, below 0 for one that misleads. 0 where the returns are all
+    equal."""
+    where = mask > 0
+    spread = returns[where].var(correction=0)
+    if not spread:
+        return 0.0
+    return float(1 - (returns[where] - values[where]).var(correction=0) / spread)
+
+
+HINT_SCALE = 30.0  # so that the head learns what they mean in a few steps
+
+
+def likelihood(old_logp, mask):
+    """Of what stands before each token (N, T, 2): the probability of its least likely token, and of
+    all of it, to the policy that wrote it."""
+    before = F.pad(old_logp * mask, (1, 0))[:, :-1]
+    return torch.stack((before.cummin(1)[0], before.cumsum(1)), dim=-1).exp()
+
+
+class Critic(nn.Module):
+    """A number for every state. own: from a network of its own, at first a copy of the policy; else
+    from the policy's states, which it then shapes as well. hints: it is also told `likelihood`,
+    since most errors are unlikely tokens, which a small network takes long to notice by itself."""
+
+    def __init__(self, policy, own: bool = True, hints: bool = True):
+        super().__init__()
+        width = policy.config.width
+        self.trunk = copy.deepcopy(policy) if own else None
+        self.hints = hints
+        self.head = nn.Linear(width + 2 * hints, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, states, batch: Batch):
+        """Values (N, T); states (marked, D) are the policy's and may be None for an own network."""
+        if self.trunk is not None:
+            states = self.trunk.states(batch.tokens, batch.mask)
+        if self.hints:
+            told = likelihood(batch.old_logp, batch.mask)[:, 1:][batch.mask[:, 1:].bool()]
+            states = torch.cat((states.float(), HINT_SCALE * told), dim=1)
+        return place(self.head(states).squeeze(1), batch.mask)
+
+
+# --- what train.py calls
+
+def token_rewards(batch: Batch, options):
+    """Rewards per token (N, T): the response's at its last token, and the KL's price on each where
+    it is paid with the reward."""
+    last = batch.mask * (batch.mask.flip(1).cumsum(1).flip(1) == 1)
+    rewards = batch.rewards[:, None] * last
+    if options.kl_coef and options.kl_in == "reward":
+        rewards = rewards - options.kl_coef * kl(batch.old_logp, batch.ref_logp, "k1") * batch.mask
+    return rewards
+
+
+def prepare(batch: Batch, options, warm_up: bool = False) -> Batch:
+    """The batch with advantages (whitened over all of it) and returns. In the critic's warm-up
+    there are no advantages, and the policy stands still."""
+    rewards = token_rewards(batch, options)
+    parts = rewards, batch.values, batch.mask, options.gamma
+    returns = gae(*parts, 1.0 if warm_up else options.critic_lam) + batch.values * batch.mask
+    advantages = None if warm_up else whiten(gae(*parts, options.lam), batch.mask)
+    return replace(batch, advantages=advantages, returns=returns)
+
+
+def loss(policy, critic, batch: Batch, options):
+    """The loss of a micro-batch of policy and critic, and its share of the metrics."""
+    warm_up = batch.advantages is None
+    with torch.set_grad_enabled(not warm_up):
+        states = policy.states(batch.tokens, batch.mask)
+    values = critic(states, batch)
+    errors = value_loss(values, batch.values, batch.returns, options.value_clip)
+    total = options.value_coef * (batch.weights * errors).sum()
+    sums = {"tokens": batch.mask.sum(), "value_loss": (errors * batch.mask).sum().detach()}
+    if not warm_up:
+        logp, entropy = policy.score(batch.tokens, batch.mask, options.temperature, states,
+                                     bool(options.entropy_coef))
+        policy_part, policy_sums = policy_loss(logp, batch, options, entropy)
+        total, sums = total + policy_part, sums | policy_sums
+    return total, sums
 
 
 def minibatches(batch: Batch, options, rng):
@@ -107,6 +271,7 @@ def minibatches(batch: Batch, options, rng):
         if options.minibatches > 1:
             rng.shuffle(order)
         for part in torch.tensor(order, device=batch.mask.device).tensor_split(options.minibatches):
-            rows = batch.rows(part)
-            yield replace(rows, weights=token_weights(rows.mask, options.aggregate,
-                                                      options.max_new_tokens))
+            if len(part):
+                rows = batch.rows(part)
+                yield replace(rows, weights=token_weights(rows.mask, options.aggregate,
+                                                          options.max_new_tokens))

@@ -8,6 +8,7 @@ seed and the step, so they come out the same to the last bit. Left out on purpos
 one folder.
 """
 
+import ctypes
 import json
 import os
 import shutil
@@ -41,7 +42,8 @@ def open_run(options, config: gpt.Config, resume: bool) -> Path:
                 raise UserError(f"{run} is a run of other settings: " + ", ".join(
                     f"{k} was {there.get(k)!r} and now is {settings[k]!r}" for k in other))
         with torch.device("meta"):  # shapes alone
-            need = 8 * 4 * sum(p.numel() for p in gpt.GPT(config).parameters())  # old, new, Adam
+            size = 4 * sum(p.numel() for p in gpt.GPT(config).parameters())
+        need = 16 * size  # the old and the new, each weights, Adam, reference, and so for a critic
         if shutil.disk_usage(run).free < need:
             raise UserError(f"no space for checkpoints in {run}: {need / 1e6:.0f} MB are needed")
         write_json(run / "config.json", settings)
@@ -88,9 +90,12 @@ class Stop:
             signal.signal(number, handler)
 
 
-def save_run(run: Path, policy, reference, optimizer, state) -> None:
+def save_run(run: Path, players, optimizer, state) -> None:
+    """players: (policy, reference, critic or None)."""
+    policy, reference, critic = players
     gpt.save(run / "checkpoint.pt", gpt.to_state(policy) | {
-        "reference": reference.state_dict(), "optimizer": optimizer.state_dict(), "state": state})
+        "reference": reference.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
+        | ({"critic": critic.state_dict()} if critic is not None else {}))
 
 
 def peak_rss_mb() -> float | None:
@@ -101,3 +106,14 @@ def peak_rss_mb() -> float | None:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin"
                                                                  else 2**10)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to reuse large freed blocks rather than hand them back: fresh pages cost a fault
+    each, which is a large share of a small model's time on a CPU. Elsewhere it does nothing."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 1 << 30)   # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError, TypeError):
+        pass

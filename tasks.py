@@ -283,3 +283,20 @@ def read_jsonl(path: str) -> list[Problem]:
 
 
 TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "code": Code, "file": File}
+
+
+def mixed(task: Task, levels: str) -> Task:
+    """The task, or, of levels such as "1,2,4", one that draws its problems from each in turn.
+    Raises ValueError for what are no levels of it."""
+    if not levels:
+        return task
+    try:
+        parts = [type(task)(int(level)) for level in levels.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--train-levels {levels}: {error}") from None
+
+    class Mixed(type(task)):
+        def draw(self, rng, n, held_out=False):
+            return [problem for i in range(n)
+                    for problem in parts[i % len(parts)].draw(rng, 1, held_out)]
+    return Mixed(task.level)

@@ -229,11 +229,12 @@ def claims_to_be_right(text: str) -> bool:
 def reward(correct, problem, text: str, kind: str = "correct", coin: float = 0.0) -> Reward:
     """R1-Zero's reward of a response, `correct` being one of the functions above. The controls:
     kind "format" pays for the form alone, kind "random" pays by `coin` in [0, 1), whatever the
-    text, kind "claim" pays whoever says that the answer is checked."""
+    text, kind "claim" pays whoever says that the answer is checked. Kind "sign" is DAPO's: 1 for a
+    right answer, -1 for a wrong one."""
     text = text if len(text) <= MAX_CHARS else ""
     parts = {"correct": float(correct(problem, text)), "format": float(well_formed(text))}
     total = {"correct": parts["correct"] + FORMAT_WEIGHT * parts["format"],
-             "format": parts["format"],
+             "sign": 2 * parts["correct"] - 1, "format": parts["format"],
              "random": float(coin < 0.5), "claim": float(claims_to_be_right(text))}[kind]
     return Reward(total, parts)
 

@@ -155,7 +155,8 @@ def update_share(device, shape, rows, width) -> str:
     mask = torch.ones(rows, width, device=device)
     mask[:, :width // 4] = 0
     tokens = torch.randint(0, 1000, (rows, width), device=device)
-    batch = ppo.Batch(tokens, mask, -mask, mask, ppo.token_weights(mask, "token"))
+    batch = ppo.Batch(tokens, mask, -mask, torch.arange(rows, device=device), mask[:, 0],
+                      advantages=mask, weights=ppo.token_weights(mask, "token"))
     options = train.Options()
 
     def run():

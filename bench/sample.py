@@ -24,6 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import model as gpt  # noqa: E402
+import runs  # noqa: E402
 import sample  # noqa: E402
 import sft  # noqa: E402
 import tasks  # noqa: E402
@@ -220,7 +221,7 @@ def begin(doc, title, script, packages):
     args = parser.parse_args()
     import transformers
     transformers.logging.set_verbosity_error()
-    train.keep_freed_memory()  # as in training; the others have it too
+    runs.keep_freed_memory()  # as in training; the others have it too
     command = f"python bench/{script}" + (" --run RUN" if args.run else "")
     return args, policy_of(args.run), heading(title, command, packages)
 

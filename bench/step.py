@@ -19,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import grpo  # noqa: E402
+import ppo  # noqa: E402
 import sample  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
@@ -58,8 +59,9 @@ def our_step(policy, optimizer, task, problems, options, fixed):
     rewards = torch.tensor([coin(text) if fixed else task.score(problems[g], text).total
                             for g, text in zip(rollout.group.tolist(), texts, strict=True)])
     marks.append(time.perf_counter())
-    batch = grpo.prepare(rollout, rewards, options)
-    train.update(grpo, policy, None, optimizer, batch, options, random.Random(0))
+    batch = grpo.prepare(ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group,
+                                   rewards), options)
+    train.update((policy, None, None), optimizer, batch, options, random.Random(0))
     marks.append(time.perf_counter())
     useful = (batch.advantages != 0).any(1)
     flop = update_flop(policy, torch.tensor(batch.lengths())[useful] - 1, batch.mask[useful].sum())

@@ -15,13 +15,14 @@ import ppo
 import sample
 
 STOP, PAD = 18, 19
-AGGREGATIONS = ["token", "sequence", "constant"]
+AGGREGATIONS = ["token", "sequence", "sum", "constant"]
 
 
 def options(**changes):
-    return SimpleNamespace(**dict(clip_low=0.2, clip_high=0.2, kl_coef=0.0, kl="k3", epochs=1,
-                                  minibatches=1, aggregate="token", max_new_tokens=8,
-                                  temperature=1.0, scale_by_std=True) | changes)
+    return SimpleNamespace(**dict(
+        clip_low=0.2, clip_high=0.2, dual_clip=0.0, ratio="token", kl_coef=0.0, kl="k3",
+        kl_in="loss", entropy_coef=0.0, epochs=1, minibatches=1, aggregate="token",
+        max_new_tokens=8, temperature=1.0, scale_by_std=True, leave_one_out=False) | changes)
 
 
 def policy(seed=0):
@@ -39,11 +40,16 @@ def rollout(gpt, temperature=1.0, groups=3, size=4, seed=2):
     return sample.generate(gpt, prompts, size, 8, temperature, seed, stop=STOP, pad=PAD)
 
 
+def prepared(out, rewards, opts=None):
+    batch = ppo.Batch(out.tokens, out.mask, out.logp, out.group, rewards)
+    return grpo.prepare(batch, opts or options())
+
+
 def trained_batch(gpt, how, moved=True):
     """A batch with its weights; `moved` makes the old policy another one, so that ratios differ."""
     out = rollout(gpt)
     rewards = (torch.arange(len(out.tokens)) * 7 % 5).float()
-    batch = grpo.prepare(out, rewards, options())
+    batch = prepared(out, rewards)
     if moved:
         wave = 0.5 * torch.sin(torch.arange(batch.mask.numel()).view_as(batch.mask)) * batch.mask
         batch = replace(batch, old_logp=batch.old_logp + wave)
@@ -53,7 +59,7 @@ def trained_batch(gpt, how, moved=True):
 def gradient(gpt, batches, opts):
     gpt.zero_grad()
     for batch in batches:
-        grpo.loss(gpt, batch, opts)[0].backward()
+        grpo.loss(gpt, None, batch, opts)[0].backward()
     return torch.cat([p.grad.flatten() for p in gpt.parameters()])
 
 
@@ -100,17 +106,17 @@ def test_an_equal_group_beside_another_is_zero_and_the_other_is_not():
 
 def test_a_batch_with_equal_rewards_keeps_its_rows():
     out = rollout(policy())
-    batch = grpo.prepare(out, torch.full((12,), 0.1), options())
+    batch = prepared(out, torch.full((12,), 0.1))
     assert batch.tokens.shape == out.tokens.shape and batch.advantages.eq(0).all()
     weights = ppo.token_weights(batch.mask, "sequence")
-    loss, sums = grpo.loss(policy(), replace(batch, weights=weights), options())
+    loss, sums = grpo.loss(policy(), None, replace(batch, weights=weights), options())
     assert loss == 0 and sums["tokens"] == out.mask.sum()
 
 
 def test_every_token_of_a_response_gets_its_advantage():
     out = rollout(policy())
     rewards = torch.arange(12.0) % 4
-    batch = grpo.prepare(out, rewards, options())
+    batch = prepared(out, rewards)
     one = grpo.group_advantages(rewards, out.group)
     for i in range(12):
         assert torch.equal(batch.advantages[i], one[i] * out.mask[i])
@@ -123,9 +129,9 @@ def test_every_token_of_a_response_gets_its_advantage():
 def test_on_the_first_update_nothing_is_clipped(temperature):
     gpt = policy()
     out = rollout(gpt, temperature)
-    batch = grpo.prepare(out, (torch.arange(12) % 3).float(), options())
+    batch = prepared(out, (torch.arange(12) % 3).float())
     batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
-    loss, sums = grpo.loss(gpt, batch, options(temperature=temperature))
+    loss, sums = grpo.loss(gpt, None, batch, options(temperature=temperature))
     assert sums["clipfrac_low"] == sums["clipfrac_high"] == 0
     assert sums["approx_kl"] / sums["tokens"] < 1e-8
     assert sums["logp_diff"] / sums["tokens"] < 1e-4
@@ -157,7 +163,7 @@ def test_the_gradient_does_not_depend_on_micro_batches_by_length(how):
     assert torch.allclose(parts, whole, atol=1e-5, rtol=1e-4)
 
 
-def test_the_three_aggregations_differ():
+def test_the_four_aggregations_differ():
     gpt = policy()
     made = [gradient(gpt, [trained_batch(gpt, how)], options()) for how in AGGREGATIONS]
     assert not any(torch.allclose(a, b, rtol=1e-2) for a, b in zip(made, made[1:], strict=False))
@@ -178,10 +184,77 @@ def test_a_step_makes_rewarded_responses_likelier():
     gpt = policy()
     batch = trained_batch(gpt, "token", moved=False)
     optimizer = torch.optim.SGD(gpt.parameters(), lr=1e-3)
-    loss, _ = grpo.loss(gpt, batch, options())
+    loss, _ = grpo.loss(gpt, None, batch, options())
     loss.backward()
     optimizer.step()
     with torch.no_grad():
         logp = gpt.logp(batch.tokens, batch.mask)
     gain = ((logp - batch.old_logp) * batch.advantages).sum()
     assert gain > 0
+
+
+# --- the relatives
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(st.integers(-8, 8), st.integers(0, 3)), min_size=1, max_size=16))
+def test_leave_one_out_compares_with_the_others(rows):
+    rewards, group = [r / 8 for r, _ in rows], [g for _, g in rows]
+    found = grpo.group_advantages(torch.tensor(rewards), torch.tensor(group), False, True)
+    for i, (r, g) in enumerate(zip(rewards, group, strict=True)):
+        others = [x for j, (x, h) in enumerate(zip(rewards, group, strict=True))
+                  if h == g and j != i]
+        want = r - sum(others) / len(others) if others else 0.0
+        assert float(found[i]) == pytest.approx(want, abs=1e-5)
+
+
+def test_leave_one_out_is_a_factor():
+    rewards, group = torch.randn(12), torch.arange(12) // 4
+    centred = grpo.group_advantages(rewards, group, False)
+    assert torch.allclose(grpo.group_advantages(rewards, group, False, True), centred * 4 / 3,
+                          atol=1e-6)
+
+
+def test_sequence_log_ratio_is_the_mean_over_the_response():
+    out = rollout(policy())
+    wave = torch.sin(torch.arange(out.mask.numel()).view_as(out.mask) * 1.0)
+    found = grpo.sequence_log_ratio(out.logp + wave, out.logp, out.mask)
+    for i, row in enumerate(out.mask.bool()):
+        assert float(found[i]) == pytest.approx(float(wave[i, row].mean()), abs=1e-5)
+
+
+def test_gspo_clips_whole_responses():
+    gpt = policy()
+    batch = trained_batch(gpt, "sequence")
+    loss, sums = grpo.loss(gpt, None, batch, options(ratio="sequence", clip_low=0.01,
+                                                     clip_high=0.02))
+    want, cut = 0.0, 0
+    logp = gpt.logp(batch.tokens, batch.mask).detach()
+    for i, row in enumerate(batch.mask.bool()):
+        ratio = math.exp(float((logp - batch.old_logp)[i, row].mean()))
+        a = float(batch.advantages[i, row][0])
+        want -= min(ratio * a, min(max(ratio, 0.99), 1.02) * a) / len(batch.mask)
+        cut += int(row.sum()) * (ratio > 1.02 and a > 0 or ratio < 0.99 and a < 0)
+    assert float(loss.detach()) == pytest.approx(want, abs=1e-5)
+    assert int(sums["clipfrac_low"] + sums["clipfrac_high"]) == cut > 0
+
+
+def test_gspo_s_gradient_does_not_depend_on_the_cut():
+    gpt, opts = policy(), options(ratio="sequence", clip_low=0.3, clip_high=0.3)
+    batch = trained_batch(gpt, "sequence")
+    parts = [batch.rows(torch.tensor(rows)) for rows in ([11, 0, 5], [1, 2, 3, 4], [6],
+                                                         [7, 8, 9, 10])]
+    whole = gradient(gpt, [batch], opts)
+    assert whole.abs().max() > 1e-2
+    assert torch.allclose(gradient(gpt, parts, opts), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_kl_paid_with_the_reward_lowers_what_is_compared():
+    out = rollout(policy())
+    rewards = torch.arange(12.0) % 4
+    batch = ppo.Batch(out.tokens, out.mask, out.logp, out.group, rewards,
+                      ref_logp=out.logp - 0.1 * out.mask)
+    made = grpo.prepare(batch, options(kl_coef=2.0, kl_in="reward", scale_by_std=False))
+    want = advantages_loop((rewards - 0.2 * out.mask.sum(1)).tolist(), out.group.tolist(), False)
+    for i, row in enumerate(out.mask.bool()):
+        assert made.advantages[i, row].tolist() == pytest.approx([want[i]] * int(row.sum()),
+                                                                 abs=1e-4)

@@ -2,11 +2,13 @@
 
 import math
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import model
 import ppo
 
 RATIOS = [0.3, 0.79, 0.81, 1.0, 1.19, 1.21, 3.0]
@@ -14,8 +16,11 @@ OLD = -1.5
 
 
 def options(**changes):
-    return SimpleNamespace(**dict(clip_low=0.2, clip_high=0.2, kl_coef=0.0, kl="k3", epochs=1,
-                                  minibatches=1, aggregate="token", max_new_tokens=10) | changes)
+    return SimpleNamespace(**dict(
+        clip_low=0.2, clip_high=0.2, dual_clip=0.0, kl_coef=0.0, kl="k3", kl_in="loss",
+        entropy_coef=0.0, epochs=1, minibatches=1, aggregate="token", max_new_tokens=10,
+        temperature=1.0, gamma=1.0, lam=0.95, critic_lam=1.0, value_clip=0.2, value_coef=1.0)
+        | changes)
 
 
 def random_batch(n=7, t=9, seed=0):
@@ -26,8 +31,10 @@ def random_batch(n=7, t=9, seed=0):
         start = 1 + i % 3
         mask[i, start:start + 1 + (i * 2) % (t - 3)] = 1
     make = lambda: torch.randn(n, t, generator=g) * mask  # noqa: E731
-    return ppo.Batch(torch.arange(n * t).view(n, t), mask, make() - 2, make(), mask / mask.sum(),
-                     make() - 2)
+    return ppo.Batch(torch.arange(n * t).view(n, t), mask, make() - 2, torch.arange(n) // 2,
+                     torch.randn(n, generator=g), (torch.arange(n) % 2).float(),
+                     torch.arange(n) % 3 == 0, ref_logp=make() - 2, values=make(),
+                     advantages=make(), returns=make(), weights=mask / mask.sum())
 
 
 def value_and_grad(f, logp):
@@ -132,16 +139,17 @@ def test_the_loss_adds_the_kl_to_the_reference():
 # --- weights
 
 def weights_loop(mask, how, max_tokens):
-    """The three denominators, token by token."""
+    """The four denominators, token by token."""
     n, total = len(mask), sum(map(sum, mask))
     out = []
     for row in mask:
-        share = {"token": total, "sequence": n * (sum(row) or 1), "constant": n * max_tokens}[how]
+        share = {"token": total, "sequence": n * (sum(row) or 1), "sum": n,
+                 "constant": n * max_tokens}[how]
         out.append([m / share for m in row])
     return out
 
 
-@pytest.mark.parametrize("how", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("how", ["token", "sequence", "sum", "constant"])
 def test_token_weights(how):
     mask = random_batch().mask
     want = torch.tensor(weights_loop(mask.tolist(), how, 10))
@@ -157,7 +165,7 @@ def test_the_denominators_differ(how, total):
     assert ratio == pytest.approx({"token": 1 / 3, "sequence": 1.0, "constant": 1 / 3}[how])
 
 
-@pytest.mark.parametrize("how", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("how", ["token", "sequence", "sum", "constant"])
 def test_rows_without_tokens_give_no_nan(how):
     assert ppo.token_weights(torch.zeros(2, 3), how, 10).eq(0).all()
 
@@ -181,14 +189,33 @@ def test_rows_are_cut_to_the_longest_of_them():
         part = batch.rows(torch.tensor(index))
         width = max(batch.lengths()[i] for i in index)
         assert part.tokens.shape == (len(index), width)
-        for name in ("tokens", "mask", "old_logp", "advantages", "weights", "ref_logp"):
+        for name in ("tokens mask old_logp ref_logp values advantages returns weights").split():
             assert torch.equal(getattr(part, name), getattr(batch, name)[index, :width])
+        for name in ("group", "rewards", "correct", "truncated"):
+            assert torch.equal(getattr(part, name), getattr(batch, name)[index])
 
 
 def test_rows_without_reference_or_weights():
-    batch = ppo.Batch(*(torch.ones(2, 3) for _ in range(4)))
+    batch = ppo.Batch(*(torch.ones(2, 3) for _ in range(3)), torch.ones(2), torch.ones(2))
     part = batch.rows(torch.tensor([1]))
     assert part.weights is None and part.ref_logp is None
+
+
+def test_no_rows_are_a_batch_too():
+    part = random_batch().rows(torch.tensor([], dtype=torch.long))
+    assert len(part.tokens) == len(part.group) == 0 and part.lengths() == []
+    assert list(ppo.minibatches(part, options(minibatches=4), random.Random(0))) == []
+
+
+def test_join_is_the_inverse_of_rows():
+    batch = random_batch()
+    parts = [batch.rows(torch.tensor(index).long()) for index in ([0], [1, 2, 3], [], [4, 5, 6])]
+    whole, batch = ppo.join(parts), batch.rows(torch.arange(7))
+    assert torch.equal(whole.tokens * whole.mask, batch.tokens * batch.mask)
+    for name in "mask old_logp group rewards correct truncated ref_logp advantages".split():
+        found, want = getattr(whole, name), getattr(batch, name)
+        where = batch.mask > 0 if want.dim() == 2 else slice(None)
+        assert torch.equal(found[where], want[where]), name
 
 
 def test_the_loss_of_the_parts_adds_up_to_that_of_the_batch():
@@ -212,7 +239,7 @@ def test_minibatches_cover_each_row_once_an_epoch(epochs, parts):
         assert sorted(rows) == list(range(7))
 
 
-@pytest.mark.parametrize("how", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("how", ["token", "sequence", "sum", "constant"])
 def test_a_minibatch_has_the_weights_of_its_own_tokens(how):
     for part in ppo.minibatches(random_batch(), options(minibatches=3, aggregate=how),
                                 random.Random(0)):
@@ -224,3 +251,244 @@ def test_minibatches_are_a_function_of_the_rng():
     draw = lambda seed: torch.cat([p.tokens[:, 0] for p in ppo.minibatches(  # noqa: E731
         random_batch(), options(minibatches=3, epochs=2), random.Random(seed))])
     assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
+
+
+# --- dual clip, entropy, the KL's controller
+
+@pytest.mark.parametrize("ratio", [*RATIOS, 5.0, 20.0])
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_dual_clip_bounds_the_loss_of_a_bad_token(ratio, advantage):
+    f = lambda x: ppo.surrogate(x, torch.tensor(OLD), torch.tensor(advantage), 0.2, 0.2, 3.0)  # noqa: E731
+    value, grad = value_and_grad(f, OLD + math.log(ratio))
+    want = surrogate_loop(ratio, advantage, 0.2, 0.2)
+    assert value == pytest.approx(min(want, 6.0) if advantage < 0 else want, abs=1e-5)
+    if advantage < 0 and ratio > 3:
+        assert grad == 0
+
+
+def test_the_entropy_bonus_is_taken_from_the_loss():
+    batch, entropy = random_batch(), torch.rand(7, 9)
+    plain, _ = ppo.policy_loss(batch.old_logp, batch, options())
+    more, _ = ppo.policy_loss(batch.old_logp, batch, options(entropy_coef=0.3), entropy)
+    assert float(plain - more) == pytest.approx(0.3 * float((batch.weights * entropy).sum()))
+
+
+def test_a_kl_paid_with_the_reward_is_not_in_the_loss():
+    batch = random_batch()
+    plain, _ = ppo.policy_loss(batch.old_logp, batch, options())
+    same, _ = ppo.policy_loss(batch.old_logp, batch, options(kl_coef=0.5, kl_in="reward"))
+    assert plain == same
+
+
+@pytest.mark.parametrize("kl, want", [(0.1, 1.0), (0.2, 1.2), (9.0, 1.2), (0.05, 0.8), (0.0, 0.8),
+                                      (0.11, 1.1)])
+def test_the_kl_s_weight_follows_its_target(kl, want):
+    assert ppo.adapted(1.0, kl, target=0.1) == pytest.approx(want)
+
+
+# --- the critic
+
+def gae_loop(rewards, values, gamma, lam):
+    """The sum in the paper, term by term: sum over l of (gamma lam)^l delta[t + l]."""
+    n = len(rewards)
+    ahead = [*values, 0.0]
+    deltas = [rewards[t] + gamma * ahead[t + 1] - values[t] for t in range(n)]
+    return [sum((gamma * lam) ** k * deltas[t + k] for k in range(n - t)) for t in range(n)]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
+def test_gae_with_ragged_rows(gamma, lam):
+    batch, rewards = random_batch(), torch.randn(7, 9, generator=torch.Generator().manual_seed(1))
+    values = torch.randn(7, 9, generator=torch.Generator().manual_seed(2))  # also where mask is 0
+    found = ppo.gae(rewards, values, batch.mask, gamma, lam)
+    for i, row in enumerate(batch.mask.bool()):
+        want = gae_loop(rewards[i, row].tolist(), values[i, row].tolist(), gamma, lam)
+        assert found[i, row].tolist() == pytest.approx(want, abs=1e-5)
+        assert found[i, ~row].eq(0).all()
+
+
+def test_the_extremes_of_lambda():
+    """0 is the temporal difference, 1 what came minus what was expected."""
+    rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.5, 0.6]])
+    mask = torch.ones(1, 3)
+    assert torch.allclose(ppo.gae(rewards, values, mask, 1.0, 0.0),
+                          torch.tensor([[0.3, 0.1, 0.4]]))
+    assert torch.allclose(ppo.gae(rewards, values, mask, 1.0, 1.0), 1 - values)
+
+
+def test_whitening_is_over_the_mask_and_unbiased():
+    batch = random_batch()
+    found = ppo.whiten(batch.advantages, batch.mask)
+    values = batch.advantages[batch.mask > 0].tolist()
+    mean = sum(values) / len(values)
+    std = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    assert found[batch.mask > 0].tolist() == pytest.approx([(v - mean) / std for v in values],
+                                                           abs=1e-4)
+    assert found[batch.mask == 0].eq(0).all()
+    assert ppo.whiten(torch.full((2, 3), 0.7), torch.ones(2, 3)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.2])
+@pytest.mark.parametrize("value", [-1.0, 0.1, 0.25, 0.35, 0.9])
+def test_value_loss(value, clip):
+    old, target = 0.3, 0.5
+    f = lambda x: ppo.value_loss(x, torch.tensor(old), torch.tensor(target), clip)  # noqa: E731
+    near = old + max(-clip, min(clip, value - old)) if clip else value
+    plain, far = (value - target) ** 2 / 2, (near - target) ** 2 / 2
+    found, grad = value_and_grad(f, value)
+    assert found == pytest.approx(max(plain, far), abs=1e-6)
+    assert grad == pytest.approx(value - target if plain >= far else 0.0, abs=1e-6)
+
+
+def test_explained_variance():
+    returns, mask = torch.tensor([[1.0, 0.0, 2.0, 9.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    assert ppo.explained_variance(returns, returns, mask) == 1
+    assert ppo.explained_variance(torch.full((1, 4), 5.0), returns, mask) == pytest.approx(0)
+    assert ppo.explained_variance(2 - returns, returns, mask) == pytest.approx(-3)
+    assert ppo.explained_variance(returns, torch.ones(1, 4), mask) == 0
+
+
+def test_rewards_are_paid_at_the_last_token_and_the_kl_on_each():
+    batch = random_batch()
+    plain = ppo.token_rewards(batch, options())
+    priced = ppo.token_rewards(batch, options(kl_coef=0.5, kl_in="reward"))
+    for i, row in enumerate(batch.mask.bool()):
+        assert plain[i, row].tolist() == [0.0] * (int(row.sum()) - 1) + [batch.rewards[i]]
+        assert plain[i, ~row].eq(0).all() and priced[i, ~row].eq(0).all()
+        price = 0.5 * (batch.old_logp - batch.ref_logp)[i, row]
+        assert torch.allclose(priced[i, row], plain[i, row] - price)
+
+
+def test_returns_come_from_advantages_before_whitening():
+    batch = random_batch()
+    made = ppo.prepare(batch, options(lam=0.7, critic_lam=0.7))
+    rewards = ppo.token_rewards(batch, options())
+    raw = ppo.gae(rewards, batch.values, batch.mask, 1.0, 0.7)
+    assert torch.allclose(made.returns, (raw + batch.values) * batch.mask, atol=1e-6)
+    assert torch.allclose(made.advantages, ppo.whiten(raw, batch.mask), atol=1e-6)
+    monte_carlo = ppo.prepare(batch, options(lam=0.7)).returns
+    assert torch.allclose(monte_carlo, batch.rewards[:, None] * batch.mask, atol=1e-5)
+
+
+def test_likelihood_is_of_what_stands_before():
+    """The least and the product of the probabilities of the tokens before, 1 where there are
+    none."""
+    batch = random_batch()
+    batch.old_logp = -torch.rand(7, 9) * batch.mask
+    found = ppo.likelihood(batch.old_logp, batch.mask)
+    for i, row in enumerate(batch.mask.bool()):
+        chances = batch.old_logp[i, row].exp().tolist()
+        for k, t in enumerate(row.nonzero()[:, 0].tolist()):
+            want = [min([1.0, *chances[:k]]), math.prod(chances[:k])]
+            assert found[i, t].tolist() == pytest.approx(want, abs=1e-5)
+
+
+# --- policy and critic together
+
+def small_policy():
+    torch.manual_seed(0)
+    policy = model.GPT(model.Config(70, layers=1, width=16, heads=2, kv_heads=1, hidden=16))
+    for weight in policy.parameters():
+        weight.data *= 5
+    return policy
+
+
+def scored(policy, critic, batch):
+    with torch.no_grad():
+        batch.old_logp = policy.logp(batch.tokens, batch.mask)
+        batch.values = critic(policy.states(batch.tokens, batch.mask), batch)
+    return batch
+
+
+CRITICS = pytest.mark.parametrize("kind", [(True, True), (True, False), (False, True),
+                                           (False, False)], ids=["own, hints", "own", "hints", ""])
+
+
+@CRITICS
+def test_a_value_is_of_the_state_before_its_token(kind):
+    """Another token at t changes the values after t, not that at t: nobody knew of it yet."""
+    policy, batch = small_policy(), random_batch()
+    critic = ppo.Critic(policy, *kind)
+    torch.nn.init.normal_(critic.head.weight)
+    values = scored(policy, critic, batch).values
+    assert values[batch.mask == 0].eq(0).all()
+    for i, row in enumerate(batch.mask.bool()):
+        for t in row.nonzero()[:-1, 0].tolist():
+            changed = replace(batch, tokens=batch.tokens.clone())
+            changed.tokens[i, t] = (changed.tokens[i, t] + 1) % 70
+            other = scored(policy, critic, changed).values  # and so do the hints
+            assert torch.allclose(other[i, :t + 1], values[i, :t + 1], atol=1e-6)
+            assert (other[i, t + 1] - values[i, t + 1]).abs() > 1e-6
+
+
+@CRITICS
+def test_the_first_update_of_ppo(kind):
+    """Ratio one, nothing clipped; the gradient reaches what it should."""
+    policy, batch = small_policy(), random_batch()
+    critic = ppo.Critic(policy, *kind)
+    torch.nn.init.normal_(critic.head.weight)
+    batch = ppo.prepare(scored(policy, critic, batch), options())
+    batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
+    total, sums = ppo.loss(policy, critic, batch, options())
+    assert sums["clipfrac_low"] == sums["clipfrac_high"] == 0 and sums["logp_diff"] < 1e-4
+    want = -(batch.weights * batch.advantages).sum() + (
+        batch.weights * (batch.values - batch.returns) ** 2 / 2).sum()
+    assert float(total.detach()) == pytest.approx(float(want), abs=1e-5)
+    total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
+    trained = [p for n, p in critic.named_parameters() if p.grad is not None]
+    assert len(trained) == (len(list(critic.parameters())))
+
+
+@CRITICS
+def test_in_the_warm_up_only_the_critic_learns(kind):
+    policy, batch = small_policy(), random_batch()
+    critic = ppo.Critic(policy, *kind)
+    torch.nn.init.normal_(critic.head.weight)
+    batch = ppo.prepare(scored(policy, critic, batch), options(critic_lam=0.0), warm_up=True)
+    assert torch.allclose(batch.returns, batch.rewards[:, None] * batch.mask, atol=1e-5)
+    batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
+    ppo.loss(policy, critic, batch, options())[0].backward()
+    assert all(p.grad is None for p in policy.parameters())
+    assert critic.head.weight.grad.abs().sum() > 0
+
+
+@CRITICS
+def test_the_gradient_of_ppo_does_not_depend_on_the_cut(kind):
+    policy, batch = small_policy(), random_batch()
+    critic = ppo.Critic(policy, *kind)
+    torch.nn.init.normal_(critic.head.weight)
+    batch = ppo.prepare(scored(policy, critic, batch), options())
+    batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"),
+                    old_logp=batch.old_logp - 0.3 * torch.sin(torch.arange(9.0)) * batch.mask)
+
+    def gradient(parts):
+        policy.zero_grad(), critic.zero_grad()
+        for part in parts:
+            ppo.loss(policy, critic, part, options(entropy_coef=0.1))[0].backward()
+        return torch.cat([p.grad.flatten() for p in [*policy.parameters(), *critic.parameters()]])
+    whole = gradient([batch])
+    cut = gradient([batch.rows(torch.tensor(i)) for i in ([4], [0, 6, 2], [5, 1, 3])])
+    assert whole.abs().max() > 1e-2 and torch.allclose(whole, cut, atol=1e-5, rtol=1e-3)
+
+
+def test_a_critic_learns_what_can_be_known():
+    """With the reward in the first token of the response, all later states tell it."""
+    policy = small_policy()
+    critic, batch = ppo.Critic(policy), random_batch(64, 8)
+    batch.tokens = torch.randint(0, 70, (64, 8), generator=torch.Generator().manual_seed(3))
+    batch.mask = torch.ones(64, 8)
+    batch.mask[:, 0] = 0
+    batch.rewards = (batch.tokens[:, 1] % 2).float()
+    optimizer = torch.optim.Adam(critic.parameters(), lr=0.01)
+    for _ in range(60):
+        ready = ppo.prepare(scored(policy, critic, batch), options(), warm_up=True)
+        ready = replace(ready, weights=ppo.token_weights(batch.mask, "token"))
+        ppo.loss(policy, critic, ready, options())[0].backward()
+        optimizer.step(), optimizer.zero_grad()
+    ready = scored(policy, critic, batch)
+    after = torch.ones(64, 8)
+    after[:, :2] = 0
+    returns = batch.rewards[:, None] * batch.mask
+    assert ppo.explained_variance(ready.values, returns, after) > 0.9

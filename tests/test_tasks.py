@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -300,3 +301,14 @@ def test_the_file_task_needs_a_path_and_both_sides(tmp_path):
         tasks.File()
     with pytest.raises(ValueError, match="both are needed"):
         tasks.File(path=write(tmp_path / "one.jsonl", *rows(1)))
+
+
+def test_mixed_levels_take_turns():
+    task = tasks.mixed(tasks.Arithmetic(2), "1,4")
+    drawn = task.draw(random.Random(0), 40)
+    numbers = [len(re.findall(r"[0-9]+", p.question)) for p in drawn]
+    assert numbers == [2, 5] * 20 and not any(map(tasks.is_held_out, drawn))
+    assert tasks.mixed(task, "") is task
+    for bad in ("1,9", "x", ","):
+        with pytest.raises(ValueError, match="--train-levels"):
+            tasks.mixed(tasks.Arithmetic(2), bad)

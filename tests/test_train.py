@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import flags
 import grpo
 import model as gpt
 import ppo
+import tasks
 import train
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +46,8 @@ def metrics(out):
 
 
 def weights(out):
-    return train.gpt.load(Path(out) / "checkpoint.pt")["model"]
+    saved = train.gpt.load(Path(out) / "checkpoint.pt")
+    return saved["model"] | {"critic " + k: v for k, v in saved.get("critic", {}).items()}
 
 
 def same_run(a, b):
@@ -166,11 +170,12 @@ def test_the_norm_of_the_gradient_is_clipped_to_one():
     mask[:, :2] = 0
     with torch.no_grad():
         old_logp = policy.logp(tokens, mask)
-    batch = ppo.Batch(tokens, mask, old_logp, 1e4 * mask)
+    batch = ppo.Batch(tokens, mask, old_logp, torch.arange(4), torch.ones(4),
+                      advantages=1e4 * mask)
     options = train.Options(minibatches=1)
     before = torch.cat([p.detach().flatten() for p in policy.parameters()])
-    stats = train.update(grpo, policy, None, torch.optim.SGD(policy.parameters(), lr=1.0), batch,
-                         options, random.Random(0))
+    stats = train.update((policy, None, None), torch.optim.SGD(policy.parameters(), lr=1.0),
+                         batch, options, random.Random(0))
     after = torch.cat([p.detach().flatten() for p in policy.parameters()])
     moved = (after - before).norm()
     assert stats["grad_norm"] > 10 and float(moved) == pytest.approx(1, abs=1e-3)
@@ -179,9 +184,9 @@ def test_the_norm_of_the_gradient_is_clipped_to_one():
 def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
     out, loss, calls = tmp_path / "nan", grpo.loss, []
 
-    def poisoned(policy, batch, options):
+    def poisoned(*args):
         calls.append(1)
-        value, sums = loss(policy, batch, options)
+        value, sums = loss(*args)
         return value * (float("nan") if len(calls) > 3 else 1.0), sums
 
     monkeypatch.setattr(grpo, "loss", poisoned)
@@ -203,6 +208,103 @@ def test_several_updates_a_step_move_the_ratio(tmp_path):
                "--lr", "0.01") == 0
     lines = metrics(tmp_path / "several")
     assert all(line["logp_diff"] < 1e-4 for line in lines) and lines[-1]["approx_kl"] > 0
+
+
+ALGORITHMS = {
+    "drgrpo": ["--kl-coef", "0.05", "--kl-target", "0.001", "--renew-reference", "2"],
+    "rloo": ["--kl-coef", "0.05", "--kl-in", "reward", "--kl", "k1"],
+    "gspo": ["--entropy-coef", "0.01"], "dapo": ["--train-levels", "1,3"],
+    "dapo mask": ["--overlong", "mask"],
+    "ppo": ["--critic-warmup", "2", "--epochs", "2"], "ppo head": ["--critic", "head"],
+    "ppo kl": ["--kl-coef", "0.05", "--kl-in", "reward", "--group-size", "1", "--prompts", "8"]}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, monkeypatch):
+    coin = lambda problem, text: sum(text.encode()) % 2 == 0  # noqa: E731
+    monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(coin))
+    flags = ["--algo", name.split()[0], "--reward", "correct", *ALGORITHMS[name]]
+    assert run(tmp_path / "whole", *flags) == 0
+    lines = metrics(tmp_path / "whole")
+    assert any(line["grad_norm"] > 0 for line in lines if "loss" in line)
+    if name == "dapo":
+        assert all(line["groups_with_gradient"] == 1 for line in lines)
+        assert max(line["prompts_sampled"] for line in lines) > 2
+    if name.startswith("ppo"):
+        assert all("explained_variance" in line and line["grad_norm_critic"] > 0 for line in lines)
+    append = train.runs.append
+
+    def interrupted(path, new):
+        append(path, new)
+        if path.name == "metrics.jsonl" and new[0]["step"] == 3:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(train.runs, "append", interrupted)
+        assert run(tmp_path / "cut", *flags) == 130
+    assert run(tmp_path / "cut", *flags, "--resume") == 0
+    same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_dynamic_sampling_fills_the_batch_with_whole_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(
+        lambda problem, text: sum(text.encode()) % 3 == 0))
+    seen, update = [], train.update
+
+    def looked_at(players, optimizer, batch, *rest):
+        seen.append(batch)
+        return update(players, optimizer, batch, *rest)
+    monkeypatch.setattr(train, "update", looked_at)
+    flags = ["--algo", "dapo", "--reward", "sign", "--prompts", "4", "--max-attempts", "9"]
+    assert run(tmp_path / "full", *flags) == 0
+    for batch in seen:
+        counts = batch.group.unique(return_counts=True)[1]
+        assert counts.tolist() == [4] * 4
+        right = batch.correct.view(4, 4).mean(1)
+        assert ((right > 0) & (right < 1)).all()
+    assert all(-1 <= line["reward"] <= 1 for line in metrics(tmp_path / "full"))
+
+
+def test_dynamic_sampling_gives_up_when_all_are_wrong(tmp_path):
+    flags = ["--algo", "dapo", "--reward", "sign", "--max-attempts", "3"]
+    assert run(tmp_path / "wrong", *flags) == 0
+    assert all(line["prompts_sampled"] == 6 and "loss" not in line
+               for line in metrics(tmp_path / "wrong"))
+
+
+def test_in_the_warm_up_the_policy_stands_still(tmp_path):
+    assert run(tmp_path / "warm", "--algo", "ppo", "--critic-warmup", "6") == 0
+    saved = gpt.load(tmp_path / "warm" / "checkpoint.pt")
+    assert all(torch.equal(saved["model"][k], saved["reference"][k]) for k in saved["model"])
+    assert saved["critic"]["head.weight"].abs().sum() > 0
+
+
+def test_a_critic_that_diverges_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ppo, "value_loss", lambda values, *_: values * float("nan"))
+    assert run(tmp_path / "nan", "--algo", "ppo") == 1
+    assert "the critic diverged" in capsys.readouterr().err
+
+
+def test_no_steps_measure_the_base_alone(tmp_path):
+    assert run(tmp_path / "base", "--steps", "0") == 0
+    assert not (tmp_path / "base" / "metrics.jsonl").exists()
+    assert json.loads((tmp_path / "base" / "summary.json").read_text())["tokens_sampled"] == 0
+
+
+def test_a_token_budget_ends_the_run(tmp_path):
+    assert run(tmp_path / "budget", "--token-budget", "300") == 0
+    tokens = [line["tokens"] for line in metrics(tmp_path / "budget")]
+    assert sum(tokens[:-1]) < 300 <= sum(tokens)
+
+
+def test_each_algorithm_has_its_own_defaults_and_any_flag_overrules_them():
+    options, _ = flags.parse(["--algo", "dapo"])
+    assert options.clip_high == 0.28 and options.dynamic_sampling and options.reward == "sign"
+    options, _ = flags.parse(["--algo=dapo", "--clip-high", "0.2", "--no-dynamic-sampling"])
+    assert options.clip_high == 0.2 and not options.dynamic_sampling
+    assert flags.parse([])[0] == flags.parse(["--algo", "grpo"])[0]
+    for algo, (module, defaults) in flags.ALGORITHMS.items():
+        assert {"prepare", "loss"} <= set(dir(module)), algo
+        assert set(defaults) <= {f.name for f in fields(flags.Options)}
 
 
 def test_file_task_trains_end_to_end(tmp_path):
@@ -229,6 +331,21 @@ BAD = {
     "context": (["--max-new-tokens", "5000"], "context"),
     "not a number": (["--lr", "nan"], "--lr"),
     "data of another task": (["--data", "some.jsonl"], "--task file"),
+    "no groups to sample": (["--algo", "ppo", "--dynamic-sampling"], "--dynamic-sampling"),
+    "a trick of DAPO's in GRPO": (["--overlong", "soft"], "--algo dapo"),
+    "a critic in GRPO": (["--critic", "head"], "--algo ppo"),
+    "group's std with a critic": (["--algo", "ppo", "--scale-by-std"], "--scale-by-std"),
+    "whole responses with a critic": (["--algo", "ppo", "--ratio", "sequence"], "--ratio"),
+    "leave one out and a std": (["--leave-one-out"], "--no-scale-by-std"),
+    "lambda": (["--algo", "ppo", "--lam", "1.1"], "--lam"),
+    "gamma": (["--algo", "ppo", "--gamma", "-0.1"], "--gamma"),
+    "clip": (["--clip-low", "-0.1"], "--clip-low"),
+    "dual clip": (["--dual-clip", "0.5"], "--dual-clip"),
+    "minibatches": (["--minibatches", "3"], "--minibatches 3"),
+    "a target without a KL": (["--kl-target", "0.1"], "--kl-coef"),
+    "overlong zone": (["--algo", "dapo", "--overlong-zone", "25"], "--overlong-zone 25"),
+    "levels": (["--train-levels", "1,9"], "--train-levels 1,9"),
+    "not a clip": (["--clip-high", "nan"], "--clip-high"),
     "top-p": (["--top-p", "0.9"], "whole distribution"),
     "top-k": (["--top-k", "5"], "whole distribution"),
 }

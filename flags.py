@@ -1,0 +1,211 @@
+"""The flags of train.py: what can be set, what each algorithm sets otherwise, what does not fit.
+
+    python train.py --algo dapo --help       every flag, with the defaults of that algorithm
+
+An algorithm is a module with `prepare` (advantages) and `loss`; a new one is a file and a line in
+ALGORITHMS. Whatever is wrong is said in one sentence before any work.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass, field, fields
+
+import torch
+
+import dapo
+import grpo
+import model as gpt
+import ppo
+import tasks
+import tokenizer
+from runs import UserError
+
+ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
+    "grpo": (grpo, {}),
+    "drgrpo": (grpo, dict(scale_by_std=False, aggregate="constant")),
+    "rloo": (grpo, dict(scale_by_std=False, leave_one_out=True, aggregate="sum")),
+    "gspo": (grpo, dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4)),
+    "dapo": (dapo, dict(clip_high=0.28, aggregate="token", dynamic_sampling=True, overlong="soft",
+                        reward="sign")),
+    "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=512, group_size=1)),
+}
+GROUPED = set(ALGORITHMS) - {"ppo"}
+
+
+def flag(default, help, **more):
+    return field(default=default, metadata={"help": help} | more)
+
+
+@dataclass
+class Options:
+    algo: str = flag("grpo", "the algorithm; the defaults below are its own", choices=ALGORITHMS)
+    task: str = flag("arithmetic", "what to learn; try countdown", choices=sorted(tasks.TASKS))
+    level: int = flag(2, "difficulty of the problems, 1 to 5")
+    train_levels: str = flag("", "levels of the problems trained on, mixed: 1,2,4 (default: "
+                             "--level); held-out problems and base stay of --level")
+    size: str = flag("tiny", "of the model; small is for a GPU", choices=sorted(gpt.SIZES))
+    seed: int = flag(0, "of everything random; try three before you believe a result")
+    base_seed: int = flag(-1, "of the base model alone (default: --seed)")
+    steps: int = flag(40, "of reinforcement learning; 0 makes and measures the base alone")
+    token_budget: int = flag(0, "end reinforcement learning once so many tokens are sampled (0: "
+                             "after --steps)")
+    out: str = flag("", "the run's folder (default runs/ALGO-TASK-SEED)")
+    data: str = flag("", "problems of --task file: JSONL with question and answer a line")
+    eval_data: str = flag("", "its held-out problems (default: a tenth of --data)")
+    device: str = flag("", "cpu, cuda, cuda:1 (default: cuda where there is one)")
+    reward: str = flag("correct", "correct (and 0.1 for the form), sign (1 or -1), or a lesson: "
+                       "format pays for tags, random for nothing, claim for saying all is checked",
+                       choices=["correct", "sign", "format", "random", "claim"])
+    prompts: int = flag(32, "problems a step")
+    group_size: int = flag(16, "answers to each problem, compared with each other")
+    temperature: float = flag(1.0, "of sampling, and of the log-probs trained on")
+    max_new_tokens: int = flag(0, "longest answer (default: the task's)")
+    lr: float = flag(4e-4, "learning rate; try 1e-4 and 2e-3")
+    minibatches: int = flag(4, "optimizer steps per epoch over a step's answers")
+    epochs: int = flag(1, "passes over a step's answers; the clip matters from the second on")
+    clip_low: float = flag(0.2, "how far below 1 the ratio is trusted")
+    clip_high: float = flag(0.2, "how far above 1; DAPO's Clip-Higher is 0.28")
+    dual_clip: float = flag(0.0, "bound on the loss of a bad token grown likelier (3); 0: none")
+    ratio: str = flag("token", "what the ratio is of: each token, or the whole response (GSPO)",
+                      choices=["token", "sequence"])
+    aggregate: str = flag("sequence", "average of tokens: per response first, over all, the sum of "
+                          "each response, or that by a constant",
+                          choices=["sequence", "token", "sum", "constant"])
+    scale_by_std: bool = flag(True, "divide advantages by the group's std; off in Dr. GRPO")
+    leave_one_out: bool = flag(False, "compare with the mean of the others alone (RLOO)")
+    entropy_coef: float = flag(0.0, "weight of an entropy bonus; try 0.01")
+    kl_coef: float = flag(0.0, "weight of the KL to the reference; try 0.02")
+    kl: str = flag("k3", "estimator of that KL in the loss", choices=["k1", "k2", "k3"])
+    kl_in: str = flag("loss", "where that KL is paid", choices=["loss", "reward"])
+    kl_target: float = flag(0.0, "move kl_coef so that the KL tends to this; 0: leave it")
+    renew_reference: int = flag(0, "steps after which the policy becomes the reference; 0: never")
+    dynamic_sampling: bool = flag(False, "sample on until all groups are mixed", only="dapo")
+    max_attempts: int = flag(4, "how often dynamic sampling samples in a step", only="dapo")
+    overlong: str = flag("none", "answers near the limit are punished (soft), or those cut off "
+                         "left out (mask)", choices=["none", "soft", "mask"], only="dapo")
+    overlong_zone: int = flag(0, "tokens before the limit where that begins (default: a "
+                              "fifth)", only="dapo")
+    critic: str = flag("own", "a network of its own, or a head on the policy's",
+                       choices=["own", "head"], only="ppo")
+    critic_hints: bool = flag(True, "it is told how likely the text so far was", only="ppo")
+    critic_lr: float = flag(1e-3, "learning rate of the critic", only="ppo")
+    critic_warmup: int = flag(4, "steps in which the critic alone learns (VC-PPO)", only="ppo")
+    critic_lam: float = flag(1.0, "lambda of the returns; 1 is Monte Carlo", only="ppo")
+    gamma: float = flag(1.0, "discount per token", only="ppo")
+    lam: float = flag(1.0, "lambda of the advantages; try 0.95", only="ppo")
+    value_clip: float = flag(0.0, "how far a value may move in a step, such as 0.2; 0: anywhere",
+                             only="ppo")
+    value_coef: float = flag(1.0, "weight of the value loss", only="ppo")
+    eval_every: int = flag(10, "steps between evaluations and checkpoints")
+    eval_problems: int = flag(1000, "held-out problems of the first and the last evaluation")
+    eval_samples: int = flag(64, "samples of each of a fifth of them, for pass@k")
+    base_steps: int = flag(0, "steps of the base's training (default: the task's, and more "
+                           "until what it generates is good enough)")
+    micro_tokens: int = flag(2048, "tokens of a micro-batch: memory only, the gradient is the same")
+
+
+def parse(argv) -> tuple[Options, bool]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for f in fields(Options):
+        how = dict(f.metadata)
+        if only := how.pop("only", ""):
+            how["help"] += f" ({only} alone)"
+        if isinstance(f.default, bool):
+            how["action"] = argparse.BooleanOptionalAction
+        else:
+            how["type"] = type(f.default)
+        parser.add_argument("--" + f.name.replace("_", "-"), default=f.default, **how)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    for name in ("--top-p", "--top-k"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--algo", default="grpo")
+    algo = first.parse_known_args(argv)[0].algo
+    parser.set_defaults(**ALGORITHMS.get(algo, (None, {}))[1])
+    args = vars(parser.parse_args(argv))
+    if any([args.pop("top_p"), args.pop("top_k")]):
+        parser.error("--top-p and --top-k are for evaluation: training scores the whole "
+                     "distribution, so it has to sample from the whole")
+    resume = args.pop("resume")
+    options = Options(**args)
+    options.out = options.out or f"runs/{options.algo}-{options.task}-{options.seed}"
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return options, resume
+
+
+def validate_algorithm(options: Options) -> None:
+    """That the algorithm's flags fit it and each other."""
+    algo, answers = options.algo, options.prompts * options.group_size
+    if algo in GROUPED and options.group_size < 2:
+        raise UserError(f"--group-size {options.group_size}: a group needs at least 2 answers, "
+                        "since each is compared with the others")
+    for f in fields(Options):
+        belongs = f.metadata.get("only", algo)
+        if algo != belongs and getattr(options, f.name) != f.default:
+            raise UserError(f"--{f.name.replace('_', '-')} belongs to --algo {belongs}, and "
+                            f"{algo} has no use for it")
+    if algo == "ppo" and (options.scale_by_std or options.leave_one_out):
+        raise UserError("--scale-by-std and --leave-one-out are about groups, and ppo has a critic")
+    if algo == "ppo" and options.ratio == "sequence":
+        raise UserError("--ratio sequence is for one advantage per response; ppo's differ by token")
+    if options.scale_by_std and options.leave_one_out:
+        raise UserError("--leave-one-out goes with --no-scale-by-std")
+    for name in ("gamma", "lam", "critic_lam"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise UserError(f"--{name.replace('_', '-')} must be from 0 to 1")
+    if options.dual_clip and not options.dual_clip > 1:
+        raise UserError("--dual-clip must be above 1, or 0 for none")
+    if answers % options.minibatches:
+        raise UserError(f"--minibatches {options.minibatches} does not divide the {answers} "
+                        "answers of a step")
+    if not options.kl_coef and (options.kl_target or options.kl_in == "reward"):
+        raise UserError("--kl-target and --kl-in reward need a --kl-coef to begin with")
+    if options.overlong_zone > options.max_new_tokens:
+        raise UserError(f"--overlong-zone {options.overlong_zone} is more than the longest answer, "
+                        f"{options.max_new_tokens} tokens")
+
+
+def validate(options: Options) -> tasks.Task:
+    """Checks everything that can be wrong before any work; returns the task."""
+    for name in ("prompts", "group_size", "minibatches", "epochs", "eval_every", "eval_problems",
+                 "micro_tokens", "max_attempts", "eval_samples"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+    for name in ("steps", "clip_low", "clip_high", "kl_coef", "base_steps", "max_new_tokens",
+                 "entropy_coef", "kl_target", "renew_reference", "overlong_zone", "critic_warmup",
+                 "value_clip", "value_coef", "token_budget"):
+        if not getattr(options, name) >= 0:
+            raise UserError(f"--{name.replace('_', '-')} cannot be negative")
+    for name in ("temperature", "lr", "critic_lr"):
+        if not 0 < getattr(options, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} must be a number above 0")
+    if abs(options.seed) >= 2**62:
+        raise UserError(f"--seed {options.seed} is too large")
+    if (options.data or options.eval_data) and options.task != "file":
+        raise UserError("--data and --eval-data belong to --task file")
+    try:
+        torch.zeros(1, device=options.device)
+        task = tasks.TASKS[options.task](options.level, options.data, options.eval_data)
+        tasks.mixed(task, options.train_levels)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {options.device} is not to be had here; try cpu") from None
+    options.max_new_tokens = options.max_new_tokens or task.max_new_tokens
+    options.base_steps = options.base_steps or task.base_steps
+    if options.base_seed < 0:
+        options.base_seed = options.seed
+    validate_algorithm(options)
+    if options.overlong == "soft" and not options.overlong_zone:
+        options.overlong_zone = max(1, options.max_new_tokens // 5)
+    if options.max_new_tokens + 64 > gpt.Config.context:
+        raise UserError(f"--max-new-tokens {options.max_new_tokens} does not fit the context of "
+                        f"{gpt.Config.context}")
+    for problem in task.all():
+        prompt = len(tokenizer.encode_prompt(problem.question))
+        answer = max(options.max_new_tokens, len(tokenizer.encode(problem.solution)) + 64)
+        if prompt + answer > gpt.Config.context:
+            raise UserError(f"a prompt of {prompt} tokens with an answer of {answer} is longer "
+                            f"than the context of {gpt.Config.context}: {problem.question[:40]!r}")
+    return task

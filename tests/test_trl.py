@@ -1,0 +1,81 @@
+"""The losses against TRL's own, on the same tensors. Skipped where TRL is not installed."""
+
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import grpo
+import ppo
+
+trl = pytest.importorskip("trl")
+
+
+def tensors(seed=0, n=6, t=7):
+    """Responses alone (no prompt): logp, old_logp, ref_logp, mask, advantages."""
+    g = torch.Generator().manual_seed(seed)
+    mask = (torch.arange(t) < torch.tensor([7, 1, 4, 6, 2, 5])[:n, None]).float()
+    old = -torch.rand(n, t, generator=g)
+    logp = (old + 0.4 * torch.randn(n, t, generator=g)).requires_grad_()
+    return logp, old, old + 0.3 * torch.randn(n, t, generator=g), mask, torch.randn(n, generator=g)
+
+
+def theirs(loss_type, level, beta, delta):
+    """GRPOTrainer._compute_loss with as much of a trainer as it asks for."""
+    from trl import GRPOTrainer
+    logp, old, ref, mask, advantages = tensors()
+    same = SimpleNamespace(num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x,
+                           reduce=lambda x, reduction: x, sync_gradients=True)
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros_like(logp), None),
+        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
+        importance_sampling_level=level, beta=beta, loss_type=loss_type, epsilon_low=0.2,
+        epsilon_high=0.28, use_vllm=False, vllm_importance_sampling_correction=False,
+        model=SimpleNamespace(training=False), max_completion_length=9, accelerator=same,
+        current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        args=SimpleNamespace(delta=delta, use_bias_correction_kl=False, steps_per_generation=1))
+    ids = torch.zeros_like(mask).long()
+    loss = GRPOTrainer._compute_loss(trainer, None, {
+        "prompt_ids": ids[:, :0], "prompt_mask": ids[:, :0], "completion_ids": ids,
+        "completion_mask": mask, "advantages": advantages, "old_per_token_logps": old,
+        "ref_per_token_logps": ref, "num_items_in_batch": mask.sum()})
+    loss.backward()
+    return loss.detach(), logp.grad
+
+
+def ours(aggregate, level, beta, delta):
+    logp, old, ref, mask, advantages = tensors()
+    batch = ppo.Batch(None, mask, old, None, None, ref_logp=ref,
+                      advantages=advantages[:, None] * mask,
+                      weights=ppo.token_weights(mask, aggregate, 9))
+    options = SimpleNamespace(clip_low=0.2, clip_high=0.28, dual_clip=delta or 0.0, kl_coef=beta,
+                              kl="k3", kl_in="loss", entropy_coef=0.0)
+    whole = old + grpo.sequence_log_ratio(logp, old, mask) if level == "sequence" else None
+    loss, _ = ppo.policy_loss(logp, batch, options, ratio_logp=whole)
+    loss.backward()
+    return loss.detach(), logp.grad
+
+
+@pytest.mark.parametrize("loss_type, aggregate", [
+    ("grpo", "sequence"), ("dapo", "token"), ("bnpo", "token"), ("dr_grpo", "constant"),
+    ("luspo", "sum")])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("beta, delta", [(0.0, None), (0.1, None), (0.0, 1.5)])
+def test_losses_and_gradients_are_trl_s(loss_type, aggregate, level, beta, delta):
+    if loss_type == "luspo" and level == "sequence":
+        pytest.skip("TRL's sum is then over one number a response")
+    (loss, grad), (their_loss, their_grad) = (ours(aggregate, level, beta, delta),
+                                              theirs(loss_type, level, beta, delta))
+    assert float(loss) == pytest.approx(float(their_loss), abs=1e-6)
+    assert torch.allclose(grad, their_grad, atol=1e-6)
+
+
+def test_group_advantages_are_trl_s_but_for_its_larger_eps():
+    from trl.trainer.utils import nanstd
+    rewards, group = torch.randn(24, generator=torch.Generator().manual_seed(0)), torch.arange(24)
+    grouped = rewards.view(-1, 4)
+    want = (grouped - grouped.mean(1, keepdim=True)) / nanstd(grouped, dim=1)[:, None]
+    found = grpo.group_advantages(rewards, group // 4)
+    assert torch.allclose(found, want.flatten(), atol=1e-4)
