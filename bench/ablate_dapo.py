@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.compare import (  # noqa: E402
     ROOT,
+    after,
     compact,
     draw,
-    last,
     load,
     shown,
     tokens_cell,
@@ -43,7 +43,7 @@ VARIANTS = {
 
 
 def table(groups: dict) -> list[str]:
-    lines = ["| | greedy accuracy, % | at temperature 1, % | pass@16, % | thousand tokens to 80% "
+    lines = ["| | greedy accuracy, % | at temperature 1, % | pass@16, % | thousand tokens to 60% "
              "| entropy, second half "
              "| prompts with gradient, % | mean length, second half | truncated, second half, % |",
              "|---" * 9 + "|"]
@@ -51,11 +51,11 @@ def table(groups: dict) -> list[str]:
         lines.append(
             f"| {name} | {shown([r['accuracy'] for r in rows])} "
             f"| {shown([r['sampled'] for r in rows])} "
-            f"| {shown([r['pass16'] for r in rows])} | {tokens_cell(rows)} "
-            f"| {shown([last(r, 'entropy', 0.5) for r in rows], 1, 4)} "
-            f"| {shown([last(r, 'groups_with_gradient', 1e-9) for r in rows])} "
-            f"| {shown([last(r, 'length', 0.5) for r in rows], 1)} "
-            f"| {shown([last(r, 'truncated', 0.5) for r in rows])} |")
+            f"| {shown([r['pass16'] for r in rows])} | {tokens_cell(rows, 0.6)} "
+            f"| {shown([after(r, 0.5, 'entropy') for r in rows], 1, 4)} "
+            f"| {shown([after(r, 0, 'groups_with_gradient') for r in rows])} "
+            f"| {shown([after(r, 0.5, 'length') for r in rows], 1)} "
+            f"| {shown([after(r, 0.5, 'truncated') for r in rows])} |")
     return lines
 
 

@@ -12,6 +12,7 @@ Needs matplotlib.
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,10 @@ from statistics import mean, median
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+import flags  # noqa: E402
+import train  # noqa: E402
+
 SEEDS = range(5)
 TUNING_SEED = 100
 BUDGET = 500_000  # sampled tokens of a run
@@ -34,19 +39,20 @@ GRID = {  # what is tried for each: four settings, the first being train.py's de
     "ppo": ["", "--lr 8e-4", "--lam 0.95", "--minibatches 8"],
 }
 CURVE = ("step", "tokens", "eval_accuracy", "accuracy", "entropy", "length", "truncated",
-         "groups_with_gradient", "zero_std_groups", "explained_variance", "clipfrac_high", "kl")
+         "groups_with_gradient", "explained_variance", "clipfrac_high", "kl")
 
 
 def train_all(jobs: dict, folder: Path, workers: int) -> None:
-    """Runs train.py once per job {name: flags}, each into folder/name; those that are finished are
-    left alone. The base is made first, and once."""
+    """Runs train.py once per job {name: arguments}, each into folder/name; those that are finished
+    are left alone. The base is made first, and once."""
     def run(item):
-        name, flags = item
+        name, arguments = item
         out = folder / name
         if (out / "summary.json").exists():
             return
         resume = ["--resume"] if (out / "checkpoint.pt").exists() else []
-        done = subprocess.run([sys.executable, ROOT / "train.py", "--out", out, *flags, *resume],
+        command = [sys.executable, ROOT / "train.py", "--out", out, *arguments, *resume]
+        done = subprocess.run(command,
                               env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT,
                               capture_output=True, text=True)
         if done.returncode:
@@ -72,15 +78,33 @@ def compact(run: Path, **names) -> dict:
     for line in lines:
         tokens += line["tokens"]
         curve.append([short(tokens if name == "tokens" else line.get(name)) for name in CURVE])
-    numbers = {name: median(line.get(name, 0.0) for line in lines)
-               for name in ("seconds_sample", "seconds_score", "seconds_update")}
     return names | {
         "accuracy": summary["accuracy_after"], "sampled": summary["accuracy_sampled_after"],
         "pass16": summary["pass_at_k_after"]["16"],
         "before": summary["accuracy_before"], "length": summary["length_after"],
         "truncated": summary["truncated_after"], "parameters": summary["parameters"],
-        "peak_rss_mb": round(summary["peak_rss_mb"]), **{k: short(v) for k, v in numbers.items()},
-        "curve": curve}
+        "peak_rss_mb": round(summary["peak_rss_mb"]), "curve": curve}
+
+
+def timed(folder: Path, best: dict, rounds: int = 5) -> dict:
+    """Median seconds of sampling, scoring and updating in a step of each algorithm, after its
+    training: one process, the algorithms taking turns."""
+    games, seconds = {}, {}
+    for algo, setting in best.items():
+        options, _ = flags.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
+                                  "--seed", "0", *COMMON, *setting.split()])
+        task = flags.validate(options)
+        games[algo] = options, task, train.start(Path(options.out), task, options)
+    for i in range(rounds):
+        for algo, (options, task, (players, optimizer, _)) in games.items():
+            clock, rng = train.Clock(), random.Random(i)
+            batch, *_ = train.collect(1000, task, players, rng, options, clock)
+            clock.mark("seconds_score")
+            train.update(players, optimizer, batch, options, rng)
+            clock.mark("seconds_update")
+            seconds.setdefault(algo, []).append(clock)
+    return {algo: [round(median(c["seconds_" + part] for c in clocks), 2)
+                   for part in ("sample", "score", "update")] for algo, clocks in seconds.items()}
 
 
 def bootstrap(values, draws: int = 10_000) -> tuple[float, float, float]:
@@ -107,38 +131,36 @@ def tokens_to(row, level: float = 0.8) -> float | None:
     return None
 
 
-def tokens_cell(rows) -> str:
-    found = [tokens_to(row) for row in rows]
+def tokens_cell(rows, level: float = 0.8) -> str:
+    found = [tokens_to(row, level) for row in rows]
     reached = [x for x in found if x is not None]
     if len(reached) < len(found):
         return f"{len(reached)} of {len(found)} reach it"
     return shown(reached, 1e-3, 0)
 
 
-def last(row, name: str, share: float = 0.0) -> float:
-    """The mean of a metric over what follows the given share of the run; the last value for 0."""
+def after(row, share: float, name: str) -> float:
+    """The mean of a metric over what follows the given share of the run; for 1, its last value."""
     values = [x for x in column(row, name) if x is not None]
-    return mean(values[int(share * len(values)):]) if share else values[-1]
+    return mean(values[min(int(share * len(values)), len(values) - 1):])
 
 
-def table(groups: dict) -> list[str]:
+def table(groups: dict, seconds: dict) -> list[str]:
     """groups: {name: rows}; a line of the table for each."""
     lines = ["| | greedy accuracy, % | at temperature 1, % | pass@16, % | thousand tokens to 80% "
              "| final entropy, nats | mean length | groups with gradient, % "
              "| seconds a step: sample + score + update "
              "| peak memory, MB | parameters trained |", "|---" * 11 + "|"]
-    parts = ("seconds_sample", "seconds_score", "seconds_update")
     for name, rows in groups.items():
-        gradient = "all tokens" if name.startswith("ppo") else shown(
-            [1 - last(r, "zero_std_groups", 1e-9) if last(r, "groups_with_gradient") is None
-             else last(r, "groups_with_gradient", 1e-9) for r in rows])
+        gradient = "no groups" if name == "ppo" else shown(
+            [after(r, 0, "groups_with_gradient") for r in rows])
         lines.append(
             f"| {name} | {shown([r['accuracy'] for r in rows])} "
             f"| {shown([r['sampled'] for r in rows])} "
             f"| {shown([r['pass16'] for r in rows])} | {tokens_cell(rows)} "
-            f"| {shown([last(r, 'entropy') for r in rows], 1, 3)} "
+            f"| {shown([after(r, 1, 'entropy') for r in rows], 1, 3)} "
             f"| {mean(r['length'] for r in rows):.0f} | {gradient} "
-            f"| {' + '.join(f'{median(r[k] for r in rows):.2f}' for k in parts)} "
+            f"| {' + '.join(f'{x:.2f}' for x in seconds[name])} "
             f"| {max(r['peak_rss_mb'] for r in rows)} | {rows[0]['parameters'] / 1e6:.2f} M |")
     return lines
 
@@ -213,21 +235,26 @@ def main():
     args = parser.parse_args()
     data = ROOT / "bench" / "runs" / "compare.jsonl"
     tuning = ROOT / "bench" / "runs" / "compare-tuning.md"
+    clock = ROOT / "bench" / "runs" / "compare-seconds.json"
     if not args.draw:
         best, lines = tuned(args.work, args.workers)
         tuning.write_text("\n".join(lines) + "\n")
-        jobs = {f"{algo}-{seed}": ["--algo", algo, "--seed", str(seed), *COMMON, *flags.split()]
-                for seed in SEEDS for algo, flags in best.items()}
+        jobs = {f"{algo}-{seed}": ["--algo", algo, "--seed", str(seed), *COMMON,
+                                   *setting.split()]
+                for seed in SEEDS for algo, setting in best.items()}
         train_all(jobs, args.work, args.workers)
         data.write_text("".join(json.dumps(compact(
-            args.work / f"{algo}-{seed}", algo=algo, seed=seed, flags=best[algo])) + "\n"
+            args.work / f"{algo}-{seed}", algo=algo, seed=seed, setting=best[algo])) + "\n"
             for algo in best for seed in SEEDS))
+        clock.write_text(json.dumps(timed(args.work, best)) + "\n")
     groups = load(data, "algo")
-    late = [last(row, "explained_variance", 0.5) for row in groups["ppo"]]
+    late = [after(row, 0.5, "explained_variance") for row in groups["ppo"]]
     write_section("The algorithms side by side", [
         f"`python bench/compare.py`: one base, {BUDGET:,} sampled tokens a run, "
         f"{len(SEEDS)} seeds, mean and 95% bootstrap interval over seeds; 500 held-out problems; "
-        "two runs at a time on two cores, one thread each.", "", *table(groups), "",
+        "two runs at a time on two cores, one thread each; seconds a step measured after it, in "
+        "one process of two threads, the algorithms taking turns.", "",
+        *table(groups, json.loads(clock.read_text())), "",
         f"PPO's explained variance in the second half of training: {shown(late, 1, 2)}.", "",
         *tuning.read_text().splitlines()])
     draw(groups, ROOT / "bench" / "compare.png")

@@ -58,6 +58,13 @@ def test_the_filter_looks_at_correctness_and_not_at_the_shaped_reward():
     assert kept.group.tolist() == [0, 0]
 
 
+def test_right_answers_that_are_punished_for_their_length_are_still_all_right():
+    """The last group is right twice, and the second is as long as the limit: 1 - 1 = 0."""
+    kept = dapo.prepare(batch(correct=(1, 0, 1, 1, 0, 0, 1, 1)),
+                        options(overlong="soft", dynamic_sampling=True))
+    assert kept.group.tolist() == [0, 0]
+
+
 def test_nothing_to_learn_from_is_an_empty_batch():
     made = dapo.prepare(batch(correct=(1,) * 8), options(dynamic_sampling=True))
     assert len(made.tokens) == 0 == len(made.advantages)

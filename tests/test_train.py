@@ -284,6 +284,14 @@ def test_a_critic_that_diverges_is_named(tmp_path, monkeypatch, capsys):
     assert "the critic diverged" in capsys.readouterr().err
 
 
+def test_the_weight_of_the_kl_that_follows_its_target_is_used(tmp_path):
+    for name, target in (("held", []), ("moved", ["--kl-target", "0.1"])):
+        assert run(tmp_path / name, "--kl-coef", "0.5", *target) == 0
+    held, moved = metrics(tmp_path / "held"), metrics(tmp_path / "moved")
+    assert held[0] == moved[0] and held[-1]["loss"] != moved[-1]["loss"]
+    assert gpt.load(tmp_path / "moved" / "checkpoint.pt")["state"]["kl_coef"] < 0.5
+
+
 def test_no_steps_measure_the_base_alone(tmp_path):
     assert run(tmp_path / "base", "--steps", "0") == 0
     assert not (tmp_path / "base" / "metrics.jsonl").exists()
