@@ -23,11 +23,11 @@ from runs import UserError
 ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
     "grpo": (grpo, {}),
     "drgrpo": (grpo, dict(scale_by_std=False, aggregate="constant")),
-    "rloo": (grpo, dict(scale_by_std=False, leave_one_out=True, aggregate="sum")),
-    "gspo": (grpo, dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4)),
+    "rloo": (grpo, dict(scale_by_std=False, leave_one_out=True, aggregate="sum", lr=8e-4)),
+    "gspo": (grpo, dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4, lr=8e-4)),
     "dapo": (dapo, dict(clip_high=0.28, aggregate="token", dynamic_sampling=True, overlong="soft",
-                        reward="sign")),
-    "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=512, group_size=1)),
+                        reward="sign", minibatches=8)),
+    "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=512, group_size=1, lr=8e-4)),
 }
 GROUPED = set(ALGORITHMS) - {"ppo"}
 

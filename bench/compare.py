@@ -31,12 +31,15 @@ TUNING_SEED = 100
 BUDGET = 500_000  # sampled tokens of a run
 COMMON = ("--base-seed 0 --eval-every 2 --eval-problems 500 --eval-samples 16 --steps 1000 "
           f"--token-budget {BUDGET}").split()
-GRID = {  # what is tried for each: four settings, the first being train.py's defaults
-    **{algo: ["", "--lr 2e-4", "--lr 8e-4", "--minibatches 8"]
-       for algo in ("grpo", "drgrpo", "rloo", "dapo")},
-    "gspo": ["", "--clip-low 0.003 --clip-high 0.004", "--clip-low 0.03 --clip-high 0.04",
-             "--lr 8e-4"],
-    "ppo": ["", "--lr 8e-4", "--lam 0.95", "--minibatches 8"],
+GRID = {  # what is tried for each: four settings
+    **{algo: ["--lr 4e-4 --minibatches 4", "--lr 2e-4 --minibatches 4", "--lr 8e-4 --minibatches 4",
+              "--lr 4e-4 --minibatches 8"] for algo in ("grpo", "drgrpo", "rloo", "dapo")},
+    "gspo": ["--lr 4e-4 --clip-low 0.0003 --clip-high 0.0004",
+             "--lr 4e-4 --clip-low 0.003 --clip-high 0.004",
+             "--lr 4e-4 --clip-low 0.03 --clip-high 0.04",
+             "--lr 8e-4 --clip-low 0.0003 --clip-high 0.0004"],
+    "ppo": ["--lr 4e-4 --lam 1 --minibatches 4", "--lr 8e-4 --lam 1 --minibatches 4",
+            "--lr 4e-4 --lam 0.95 --minibatches 4", "--lr 4e-4 --lam 1 --minibatches 8"],
 }
 CURVE = ("step", "tokens", "eval_accuracy", "accuracy", "entropy", "length", "truncated",
          "groups_with_gradient", "explained_variance", "clipfrac_high", "kl")
@@ -221,8 +224,8 @@ def tuned(folder: Path, workers: int) -> tuple[dict, list[str]]:
         found = [result(folder / f"tune-{algo}-{i}")["accuracy_sampled_after"]
                  for i in range(len(settings))]
         best[algo] = settings[found.index(max(found))]
-        cells = [f"{'**' if s == best[algo] else ''}{s or 'defaults'}: {100 * x:.1f}"
-                 f"{'**' if s == best[algo] else ''}" for s, x in zip(settings, found, strict=True)]
+        cells = [("**{}: {:.1f}**" if s == best[algo] else "{}: {:.1f}").format(s, 100 * x)
+                 for s, x in zip(settings, found, strict=True)]
         lines.append(f"| {algo} | {'; '.join(cells)} |")
     return best, lines
 
