@@ -222,7 +222,7 @@ def main():
             if late(f"{shape_name} at batch {rows}"):
                 continue
             row, rate = sampling(device, shape_name, shape, rows, prompt, new, speed)
-            ratio = "|"
+            ratio = "| not run |"
             if rows == min(batches) and not late(f"transformers at {shape_name}"):
                 theirs = transformers_rate(device, shape, rows, prompt, new)
                 ratio = f"| {rate / theirs:.1f} ({theirs:,.0f}) |"
