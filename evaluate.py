@@ -153,6 +153,15 @@ def step_metrics(step, rollouts, rewards, texts, group_size) -> dict:
     }
 
 
+def trained(run: str) -> tuple[gpt.GPT, dict]:
+    """The policy of a run's folder and the settings it was trained with. Raises ValueError where
+    there is none."""
+    path = Path(run) / "checkpoint.pt"
+    if not path.exists():
+        raise ValueError(f"{run} has no checkpoint.pt; train.py makes one")
+    return gpt.from_state(gpt.load(path)), json.loads((path.parent / "config.json").read_text())
+
+
 def main(argv=None) -> int:
     """The command line of sample.py: one question, answered as it is written, or a file of
     problems, scored."""
@@ -167,11 +176,7 @@ def main(argv=None) -> int:
     try:
         if (args.question is None) == (args.problems is None):
             raise ValueError("give either a question or --problems FILE")
-        path = Path(args.run) / "checkpoint.pt"
-        if not path.exists():
-            raise ValueError(f"{args.run} has no checkpoint.pt; train.py makes one")
-        policy = gpt.from_state(gpt.load(path))
-        settings = json.loads((path.parent / "config.json").read_text())
+        policy, settings = trained(args.run)
         longest = args.max_new_tokens or settings["max_new_tokens"]
         if args.problems and settings["task"] == "countdown":
             raise ValueError("--problems scores numbers; a countdown run answers with expressions")

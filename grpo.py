@@ -14,7 +14,7 @@ the reference is a term of the loss. Its relatives are options of a line or two:
     GSPO      ratio = exp(mean over the response's tokens of (logp - old_logp)), clipped as a whole
 
 Papers: DeepSeekMath 2402.03300, DeepSeek-R1 2501.12948, Dr. GRPO 2503.20783, RLOO 2402.14740, GSPO
-2507.18071. Left out on purpose: process supervision (prm.py has it).
+2507.18071. Left out on purpose: process supervision.
 """
 
 from dataclasses import replace

@@ -22,11 +22,9 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import answers
 import evaluate
-import model as gpt
 import tasks
 import tokenizer
 import verify
@@ -108,13 +106,12 @@ def vote(player, problems, n: int, seed: int) -> list[Found]:
 
 def force(player, problems, n: int, seed: int, word: str = "wait") -> list[Found]:
     """Greedy, but the end of the thinking is replaced by a word n - 1 times."""
-    questions, begun, spent = [p.question for p in problems], [""] * len(problems), None
+    questions = [p.question for p in problems]
+    begun, spent = [""] * len(problems), [0] * len(problems)
     for i in range(n):
         made = player.complete(questions, 1, seed, begun, stop=[THINK_END], greedy=True)
-        thoughts = [text for [(text, _)] in made]
-        now = [tokens for [(_, tokens)] in made]
-        spent = now if spent is None else [a + b for a, b in zip(spent, now, strict=True)]
-        begun = [text + (f"\n{word}\n" if i < n - 1 else "</think>") for text in thoughts]
+        spent = [a + tokens for a, [(_, tokens)] in zip(spent, made, strict=True)]
+        begun = [text + (f"\n{word}\n" if i < n - 1 else "</think>") for [(text, _)] in made]
     made = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
     return [Found(text, tokens + before, [text])
             for [(text, tokens)], before in zip(made, spent, strict=True)]
@@ -133,9 +130,9 @@ def cut(player, problems, n: int, seed: int) -> list[Found]:
 METHODS = {"greedy": greedy, "vote": vote, "verifier": sampled, "force": force, "cut": cut}
 
 
-def evaluate_method(player, task, problems, method: str, n: int, seed: int) -> dict:
+def evaluate_method(player, task, problems, method: str, n: int, seed: int):
     """Accuracy with its interval, tokens per problem and seconds of a method, and how many problems
-    got no answer that could be read. The verifier speaks here alone."""
+    got no answer that could be read; and what it found. The verifier speaks here alone."""
     began = time.perf_counter()
     found = METHODS[method](player, problems, n, seed)
     seconds = time.perf_counter() - began
@@ -149,7 +146,7 @@ def evaluate_method(player, task, problems, method: str, n: int, seed: int) -> d
             "problems": len(problems), "seconds": round(seconds, 2),
             "tokens_per_problem": sum(one.tokens for one in found) / len(problems),
             "without_answer": sum(all(verify.extract(text) is None for text in one.samples)
-                                  for one in found)}
+                                  for one in found)}, found
 
 
 def main(argv=None) -> int:
@@ -165,22 +162,18 @@ def main(argv=None) -> int:
     parser.add_argument("--show", action="store_true", help="print the first problem's samples")
     args = parser.parse_args(argv)
     try:
-        path = Path(args.run) / "checkpoint.pt"
-        if not path.exists():
-            raise ValueError(f"{args.run} has no checkpoint.pt; train.py makes one")
         if args.n < 1 or args.count < 1 or not args.temperature > 0:
             raise ValueError("--n and --count must be at least 1, --temperature above 0")
-        settings = json.loads((path.parent / "config.json").read_text())
+        policy, settings = evaluate.trained(args.run)
         task = tasks.TASKS[settings["task"]](settings["level"], settings["data"],
                                              settings["eval_data"])
         problems = (tasks.read_jsonl(args.problems) if args.problems
                     else task.held_out(args.count))
-        player = Player(gpt.from_state(gpt.load(path)), settings["max_new_tokens"],
-                        args.temperature)
-        result = evaluate_method(player, task, problems, args.method, args.n, args.seed)
+        player = Player(policy, settings["max_new_tokens"], args.temperature)
+        result, found = evaluate_method(player, task, problems, args.method, args.n, args.seed)
         if args.show:
-            [one] = METHODS[args.method](player, problems[:1], args.n, args.seed)
-            print(problems[0].question, *one.samples, f"chosen: {one.text}", sep="\n---\n")
+            print(problems[0].question, *found[0].samples, f"chosen: {found[0].text}",
+                  sep="\n---\n")
     except (ValueError, OSError, KeyError) as error:
         print(f"search.py: {error}", file=sys.stderr)
         return 2

@@ -70,6 +70,12 @@ def answer(task, policy, n: int, rng, options, clock):
     return rollout, list(zip(asked, texts, rewards, strict=True))
 
 
+def reference_logp(reference, batch, options):
+    """Log-probs (N, T) of a batch under the reference."""
+    return per_token(lambda part: reference.logp(part.tokens, part.mask, options.temperature),
+                     batch, options)
+
+
 def prepare(rollout, rewards, players, options, **more) -> ppo.Batch:
     """The batch of a Rollout and its Rewards, with what the reference and the critic say of it, and
     the advantages of the algorithm."""
@@ -79,8 +85,7 @@ def prepare(rollout, rewards, players, options, **more) -> ppo.Batch:
                       number([r.total for r in rewards]),
                       number([r.parts["correct"] for r in rewards]), rollout.truncated)
     if options.kl_coef:
-        batch.ref_logp = per_token(lambda part: reference.logp(
-            part.tokens, part.mask, options.temperature), batch, options)
+        batch.ref_logp = reference_logp(reference, batch, options)
     if critic is not None:
         batch.values = per_token(lambda part: critic(
             None if critic.trunk else policy.states(part.tokens, part.mask), part), batch, options)
@@ -184,8 +189,7 @@ def kl_to_reference(reference, batch, options, rows: int = 64) -> float:
     answers, or of all where they have been scored)."""
     if batch.ref_logp is None:
         batch = batch.rows(torch.arange(min(rows, len(batch.tokens)), device=batch.tokens.device))
-        batch.ref_logp = per_token(lambda part: reference.logp(
-            part.tokens, part.mask, options.temperature), batch, options)
+        batch.ref_logp = reference_logp(reference, batch, options)
     return float((ppo.kl(batch.old_logp, batch.ref_logp) * batch.mask).sum()
                  / batch.mask.sum().clamp(min=1))
 

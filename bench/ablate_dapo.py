@@ -8,28 +8,29 @@ too hard, answers cut off at 112 tokens, and sixteen updates on each batch.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.compare import (  # noqa: E402
+    BUDGET,
+    COMMON,
+    HEAD,
     ROOT,
     after,
     compact,
     draw,
+    head,
+    keep,
     load,
     shown,
-    tokens_cell,
     train_all,
     write_section,
 )
 
 SEEDS = range(3)
-BUDGET = 500_000
-COMMON = ("--algo dapo --base-seed 0 --train-levels 1,2,4 --max-new-tokens 112 --minibatches 16 "
-          "--eval-every 2 --eval-problems 500 --eval-samples 16 --steps 1000 "
-          f"--token-budget {BUDGET}").split()
+SETTING = ["--algo", "dapo", "--train-levels", "1,2,4", "--max-new-tokens", "112",
+           "--minibatches", "16", *COMMON]
 OFF = {"Clip-Higher": "--clip-high 0.2", "Dynamic Sampling": "--no-dynamic-sampling",
        "Token-Level": "--aggregate sequence", "Overlong": "--overlong none"}
 VARIANTS = {
@@ -43,16 +44,12 @@ VARIANTS = {
 
 
 def table(groups: dict) -> list[str]:
-    lines = ["| | greedy accuracy, % | at temperature 1, % | pass@16, % | thousand tokens to 60% "
-             "| entropy, second half "
+    lines = [HEAD.format(0.6) + " entropy, second half "
              "| prompts with gradient, % | mean length, second half | truncated, second half, % |",
              "|---" * 9 + "|"]
     for name, rows in groups.items():
         lines.append(
-            f"| {name} | {shown([r['accuracy'] for r in rows])} "
-            f"| {shown([r['sampled'] for r in rows])} "
-            f"| {shown([r['pass16'] for r in rows])} | {tokens_cell(rows, 0.6)} "
-            f"| {shown([after(r, 0.5, 'entropy') for r in rows], 1, 4)} "
+            f"{head(name, rows, 0.6)} {shown([after(r, 0.5, 'entropy') for r in rows], 1, 4)} "
             f"| {shown([after(r, 0, 'groups_with_gradient') for r in rows])} "
             f"| {shown([after(r, 0.5, 'length') for r in rows], 1)} "
             f"| {shown([after(r, 0.5, 'truncated') for r in rows])} |")
@@ -68,10 +65,10 @@ def main():
     data = ROOT / "bench" / "runs" / "ablate.jsonl"
     if not args.draw:
         names = {f"{i}-{seed}": (name, seed) for seed in SEEDS for i, name in enumerate(VARIANTS)}
-        train_all({job: [*COMMON, "--seed", str(seed), *" ".join(VARIANTS[name]).split()]
+        train_all({job: [*SETTING, "--seed", str(seed), *" ".join(VARIANTS[name]).split()]
                    for job, (name, seed) in names.items()}, args.work, args.workers)
-        data.write_text("".join(json.dumps(compact(args.work / job, variant=name, seed=seed)) + "\n"
-                                for job, (name, seed) in names.items()))
+        keep(data, [compact(args.work / job, variant=name, seed=seed)
+                    for job, (name, seed) in names.items()])
     groups = load(data, "variant")
     groups = {name: groups[name] for name in VARIANTS}
     write_section("DAPO's tricks, one by one", [

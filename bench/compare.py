@@ -148,20 +148,26 @@ def after(row, share: float, name: str) -> float:
     return mean(values[min(int(share * len(values)), len(values) - 1):])
 
 
+HEAD = "| | greedy accuracy, % | at temperature 1, % | pass@16, % | thousand tokens to {:.0%} |"
+
+
+def head(name: str, rows, level: float) -> str:
+    """The cells that a line of any table begins with; HEAD names them."""
+    return (f"| {name} | {shown([r['accuracy'] for r in rows])} "
+            f"| {shown([r['sampled'] for r in rows])} | {shown([r['pass16'] for r in rows])} "
+            f"| {tokens_cell(rows, level)} |")
+
+
 def table(groups: dict, seconds: dict) -> list[str]:
     """groups: {name: rows}; a line of the table for each."""
-    lines = ["| | greedy accuracy, % | at temperature 1, % | pass@16, % | thousand tokens to 80% "
-             "| final entropy, nats | mean length | groups with gradient, % "
+    lines = [HEAD.format(0.8) + " final entropy, nats | mean length | groups with gradient, % "
              "| seconds a step: sample + score + update "
              "| peak memory, MB | parameters trained |", "|---" * 11 + "|"]
     for name, rows in groups.items():
         gradient = "no groups" if name == "ppo" else shown(
             [after(r, 0, "groups_with_gradient") for r in rows])
         lines.append(
-            f"| {name} | {shown([r['accuracy'] for r in rows])} "
-            f"| {shown([r['sampled'] for r in rows])} "
-            f"| {shown([r['pass16'] for r in rows])} | {tokens_cell(rows)} "
-            f"| {shown([after(r, 1, 'entropy') for r in rows], 1, 3)} "
+            f"{head(name, rows, 0.8)} {shown([after(r, 1, 'entropy') for r in rows], 1, 3)} "
             f"| {mean(r['length'] for r in rows):.0f} | {gradient} "
             f"| {' + '.join(f'{x:.2f}' for x in seconds[name])} "
             f"| {max(r['peak_rss_mb'] for r in rows)} | {rows[0]['parameters'] / 1e6:.2f} M |")
@@ -202,6 +208,10 @@ def write_section(title: str, lines: list[str]) -> None:
     new = title + "\n\n" + "\n".join(lines) + "\n"
     kept = [s for s in sections if not s.startswith(title + "\n")]
     path.write_text("\n## ".join([s.rstrip("\n") + "\n" for s in kept] + [new]))
+
+
+def keep(path: Path, rows) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def load(path: Path, by: str) -> dict:
@@ -246,9 +256,8 @@ def main():
                                    *setting.split()]
                 for seed in SEEDS for algo, setting in best.items()}
         train_all(jobs, args.work, args.workers)
-        data.write_text("".join(json.dumps(compact(
-            args.work / f"{algo}-{seed}", algo=algo, seed=seed, setting=best[algo])) + "\n"
-            for algo in best for seed in SEEDS))
+        keep(data, [compact(args.work / f"{algo}-{seed}", algo=algo, seed=seed,
+                            setting=best[algo]) for algo in best for seed in SEEDS])
         clock.write_text(json.dumps(timed(args.work, best)) + "\n")
     groups = load(data, "algo")
     late = [after(row, 0.5, "explained_variance") for row in groups["ppo"]]

@@ -54,7 +54,7 @@ def test_every_setting_is_one_that_train_accepts():
         for setting in settings:
             validate(parse(["--algo", algo, *compare.COMMON, *setting.split()])[0])
     for off in ablate_dapo.VARIANTS.values():
-        validate(parse([*ablate_dapo.COMMON, *" ".join(off).split()])[0])
+        validate(parse([*ablate_dapo.SETTING, *" ".join(off).split()])[0])
 
 
 def test_sections_are_replaced_in_place_of_their_own(tmp_path, monkeypatch):

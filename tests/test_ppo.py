@@ -394,6 +394,13 @@ def small_policy():
     return policy
 
 
+def random_critic(policy, kind):
+    """A Critic whose values are not all zero."""
+    critic = ppo.Critic(policy, *kind)
+    torch.nn.init.normal_(critic.head.weight)
+    return critic
+
+
 def scored(policy, critic, batch):
     with torch.no_grad():
         batch.old_logp = policy.logp(batch.tokens, batch.mask)
@@ -409,8 +416,7 @@ CRITICS = pytest.mark.parametrize("kind", [(True, True), (True, False), (False, 
 def test_a_value_is_of_the_state_before_its_token(kind):
     """Another token at t changes the values after t, not that at t: nobody knew of it yet."""
     policy, batch = small_policy(), random_batch()
-    critic = ppo.Critic(policy, *kind)
-    torch.nn.init.normal_(critic.head.weight)
+    critic = random_critic(policy, kind)
     values = scored(policy, critic, batch).values
     assert values[batch.mask == 0].eq(0).all()
     for i, row in enumerate(batch.mask.bool()):
@@ -426,8 +432,7 @@ def test_a_value_is_of_the_state_before_its_token(kind):
 def test_the_first_update_of_ppo(kind):
     """Ratio one, nothing clipped; the gradient reaches what it should."""
     policy, batch = small_policy(), random_batch()
-    critic = ppo.Critic(policy, *kind)
-    torch.nn.init.normal_(critic.head.weight)
+    critic = random_critic(policy, kind)
     batch = ppo.prepare(scored(policy, critic, batch), options())
     batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
     total, sums = ppo.loss(policy, critic, batch, options())
@@ -444,8 +449,7 @@ def test_the_first_update_of_ppo(kind):
 @CRITICS
 def test_in_the_warm_up_only_the_critic_learns(kind):
     policy, batch = small_policy(), random_batch()
-    critic = ppo.Critic(policy, *kind)
-    torch.nn.init.normal_(critic.head.weight)
+    critic = random_critic(policy, kind)
     batch = ppo.prepare(scored(policy, critic, batch), options(critic_lam=0.0), warm_up=True)
     assert torch.allclose(batch.returns, batch.rewards[:, None] * batch.mask, atol=1e-5)
     batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
@@ -457,8 +461,7 @@ def test_in_the_warm_up_only_the_critic_learns(kind):
 @CRITICS
 def test_the_gradient_of_ppo_does_not_depend_on_the_cut(kind):
     policy, batch = small_policy(), random_batch()
-    critic = ppo.Critic(policy, *kind)
-    torch.nn.init.normal_(critic.head.weight)
+    critic = random_critic(policy, kind)
     batch = ppo.prepare(scored(policy, critic, batch), options())
     batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"),
                     old_logp=batch.old_logp - 0.3 * torch.sin(torch.arange(9.0)) * batch.mask)

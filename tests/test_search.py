@@ -65,8 +65,8 @@ def test_one_sample_is_what_was_sampled(method):
 def test_the_bound_counts_a_problem_if_any_sample_is_right():
     player = Scripted(a=[says("9"), says("1")], b=[says("9"), says("8")])
     task = tasks.Arithmetic(1)
-    assert search.evaluate_method(player, task, PROBLEMS, "verifier", 2, 0)["accuracy"] == 0.5
-    assert search.evaluate_method(player, task, PROBLEMS, "vote", 2, 0)["accuracy"] == 0.0
+    assert search.evaluate_method(player, task, PROBLEMS, "verifier", 2, 0)[0]["accuracy"] == 0.5
+    assert search.evaluate_method(player, task, PROBLEMS, "vote", 2, 0)[0]["accuracy"] == 0.0
 
 
 @pytest.mark.parametrize("method", search.METHODS)
