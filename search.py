@@ -3,32 +3,45 @@
 A method is a function that answers problems with n samples each, by one signature, and says what it
 spent. Equal answers are grouped by value, not by string, so 1/2 and 0.5 vote together.
 
-    greedy     the likeliest token each time
-    vote       the answer that most of n samples give (self-consistency, 2203.11171)
-    verifier   right if any of n is: the bound of all that choose among n. It needs the truth, so it
-               is no method, and is named so
-    force      s1's budget forcing (2501.19393): when the thinking ends, its end is replaced by a
-               word, n - 1 times, so that the policy goes on thinking
-    cut        the thinking is cut off after n tokens and the answer demanded
+    greedy      the likeliest token each time
+    vote        the answer that most of n samples give (self-consistency, 2203.11171)
+    orm         the best of n for the outcome reward model
+    prm         the best of n for the process reward model by its least step; prm-product, prm-last
+    weighted    the answer whose samples have the largest sum of scores; weighted-orm
+    beam        beams grow step by step; the best quarter of n goes on, each n fold (2408.03314)
+    lookahead   the same, but a beam is judged after one more greedy step
+    dvts        diverse verifier tree search: each of the kept is the best of its own subtree
+    verifier    right if any of n is: the bound of all that choose among n. It needs the truth, so
+                it is no method, and is named so
+    force       s1's budget forcing (2501.19393): when the thinking ends, its end is replaced by a
+                "wait", n - 1 times, so that the policy goes on thinking; force-neutral: by a word
+                that means nothing here
+    cut         the thinking is cut off after n tokens and the answer demanded
 
     python search.py --run runs/NAME --method vote --n 32
 
-No method sees a verdict: the verifier is asked once, about what was chosen. Left out on purpose:
-whatever needs a learned judge of steps (best-of-n, weighted votes, beams).
+No method sees a verdict: the verifier is asked once, about what was chosen. The judges are those of
+prm.py. Left out on purpose: Monte-Carlo tree search.
 """
 
 import argparse
+import itertools
 import json
+import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
 
 import answers
 import evaluate
+import prm
 import tasks
 import tokenizer
 import verify
-from sample import generate
+from sample import generate, mix
 
 THINK_END = tokenizer.encode("</think>")[0]
 
@@ -40,13 +53,18 @@ class Found:
     text: str            # the response it chose
     tokens: int          # how many tokens were drawn for it
     samples: list[str]   # all responses it chose from
+    scores: list = field(default_factory=list)  # of each sample, step by step, where a judge spoke
 
 
 class Player:
-    """A policy that completes texts. Tests play with one that reads from a script."""
+    """A policy that completes texts, and judges of what it wrote. Tests play with one that reads
+    from a script."""
 
-    def __init__(self, policy, max_new_tokens: int, temperature: float = 1.0):
+    def __init__(self, policy, max_new_tokens: int, temperature: float = 1.0, judges=None,
+                 beams: int = 0):
         self.policy, self.longest, self.temperature = policy, max_new_tokens, temperature
+        self.judges, self.beams = judges or {}, beams
+        self.written = {}  # (question, text) -> the tokens it was drawn as
 
     def complete(self, questions, n: int, seed: int, begun=None, stop=(), greedy=False,
                  longest=0):
@@ -63,6 +81,34 @@ class Player:
         made = [(begun[g] + tokenizer.decode(ids[:-1] if ids[-1] in ends else ids), len(ids))
                 for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
         return [made[i * n:(i + 1) * n] for i in range(len(questions))]
+
+    def steps(self, questions, begun, n: int, seeds, greedy=False):
+        """n ways to add one more step to each response begun: [(text, tokens drawn, whether it has
+        ended)], row by row. The line's end is part of the text. seeds: of each row its own; a step
+        draws what the row would have drawn had it never stopped."""
+        ids = [self.written.get(key, []) for key in zip(questions, begun, strict=True)]
+        rollout = generate(
+            self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
+            max(1, self.longest - min(map(len, ids))), 0.0 if greedy else self.temperature, seeds,
+            stop=[tokenizer.EOT, prm.NEWLINE], pad=tokenizer.PAD, prefixes=ids)
+        grown = []
+        for row, new in enumerate(rollout.responses()):
+            room = self.longest - len(ids[row // n])
+            new = new[:room]
+            every = ids[row // n] + new
+            grown.append((prm.text_of(every), len(new),
+                          new[-1] != prm.NEWLINE or len(new) >= room))
+            self.written[questions[row // n], grown[-1][0]] = every
+        return grown
+
+    def judge(self, name: str, questions, texts, ended=True) -> list[list[float]]:
+        """What the judge of that name says of each text, step by step."""
+        if name not in self.judges:
+            raise ValueError(f"this run has no {name.upper()}; prm.py makes one")
+        ended = [ended] * len(texts) if isinstance(ended, bool) else ended
+        return prm.scores(self.judges[name], [
+            (tokenizer.encode_prompt(q), tokenizer.encode(text) + [tokenizer.EOT] * end)
+            for q, text, end in zip(questions, texts, ended, strict=True)])
 
 
 def equal(a: str, b: str) -> bool:
@@ -104,17 +150,131 @@ def vote(player, problems, n: int, seed: int) -> list[Found]:
     return found
 
 
-def force(player, problems, n: int, seed: int, word: str = "wait") -> list[Found]:
-    """Greedy, but the end of the thinking is replaced by a word n - 1 times."""
-    questions = [p.question for p in problems]
-    begun, spent = [""] * len(problems), [0] * len(problems)
-    for i in range(n):
-        made = player.complete(questions, 1, seed, begun, stop=[THINK_END], greedy=True)
-        spent = [a + tokens for a, [(_, tokens)] in zip(spent, made, strict=True)]
-        begun = [text + (f"\n{word}\n" if i < n - 1 else "</think>") for [(text, _)] in made]
-    made = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
-    return [Found(text, tokens + before, [text])
-            for [(text, tokens)], before in zip(made, spent, strict=True)]
+def judged(player, problems, n: int, seed: int, judge: str) -> list[Found]:
+    """The samples with what a judge says of each."""
+    found = sampled(player, problems, n, seed)
+    scores = iter(player.judge(judge, [p.question for p in problems for _ in range(n)],
+                               [text for one in found for text in one.samples]))
+    for one in found:
+        one.scores = [next(scores) for _ in one.samples]
+    return found
+
+
+def best(judge: str, how: str = "last"):
+    """The method best-of-n: the sample whose steps, taken together, score highest; of equal ones
+    the first."""
+    def method(player, problems, n: int, seed: int) -> list[Found]:
+        found = judged(player, problems, n, seed, judge)
+        for one in found:
+            worth = [prm.AGGREGATES[how](p) for p in one.scores]
+            one.text = one.samples[worth.index(max(worth))]
+        return found
+    return method
+
+
+def weighted(judge: str, how: str = "last"):
+    """The method weighted vote: the answer whose samples' scores have the largest sum, and of these
+    samples the best."""
+    def method(player, problems, n: int, seed: int) -> list[Found]:
+        found = judged(player, problems, n, seed, judge)
+        for one in found:
+            worth = [prm.AGGREGATES[how](p) for p in one.scores]
+            groups = grouped([verify.extract(text) for text in one.samples])
+            if groups:
+                group = max(groups, key=lambda g: sum(worth[i] for i in g))
+                one.text = one.samples[max(group, key=lambda i: worth[i])]
+        return found
+    return method
+
+
+def score(player, problems, found, ended, busy, ahead: int) -> None:
+    """Judges the beams of the problems `busy`, after `ahead` more greedy steps."""
+    rows = [(i, j) for i in busy for j in range(len(ended[i]))]
+    texts = {(i, j): found[i].samples[j] for i, j in rows}
+    over = {(i, j): ended[i][j] for i, j in rows}
+    for _ in range(ahead):
+        begun = list(dict.fromkeys((i, texts[i, j]) for i, j in rows if not over[i, j]))
+        if begun:
+            seen = dict(zip(begun, player.steps([problems[i].question for i, _ in begun],
+                                                [text for _, text in begun], 1, 0, greedy=True),
+                            strict=True))
+            for (i, _), (_, tokens, _) in seen.items():
+                found[i].tokens += tokens
+            for i, j in rows:
+                if not over[i, j]:
+                    texts[i, j], _, over[i, j] = seen[i, texts[i, j]]
+    scores = iter(player.judge("prm", [problems[i].question for i, _ in rows],
+                               [texts[row] for row in rows], [over[row] for row in rows]))
+    for i in busy:
+        found[i].scores = [next(scores) for _ in ended[i]]
+
+
+def prune(one: Found, ended: list[bool], kept: int, subtrees: bool) -> None:
+    """Puts copies of the best beams, each n // kept times, in the places of all; of subtrees, that
+    of the best in its own. Different texts come before equal ones. Where all have ended nothing
+    changes."""
+    n = len(ended)
+    if all(ended):
+        return
+    wide = n // kept
+    parts = [range(k * wide, (k + 1) * wide) for k in range(kept)] if subtrees else [range(n)]
+    chosen = []
+    for part in parts:
+        order = sorted(part, key=lambda j: -min(one.scores[j]))
+        first = list({one.samples[j]: j for j in reversed(order)}.values())
+        order = sorted(first, key=order.index) + [j for j in order if j not in first]
+        chosen += order[:1 if subtrees else kept]
+    places = [j for j in chosen for _ in range(wide)]
+    one.samples, one.scores, ended[:] = (
+        [row[j] for j in places] for row in (one.samples, one.scores, ended))
+
+
+def tree(ahead: int = 0, subtrees: bool = False):
+    """The method step-level beam search: n beams grow by a step; the player's number of them
+    (default n // 4) are kept by their least step, each to be continued in as many ways as make n
+    again. ahead: judged after so many more greedy steps. subtrees: the best of each kept one's own
+    subtree is kept, rather than the best of all."""
+    def method(player, problems, n: int, seed: int) -> list[Found]:
+        kept = player.beams or max(1, n // 4)
+        if n % kept:
+            raise ValueError(f"n = {n} is not a multiple of the {kept} beams to be kept; try "
+                             "another --n or --beams")
+        wide = n // kept
+        found = [Found("", 0, [""] * n) for _ in problems]
+        ended = [[False] * n for _ in problems]
+        seeds = (torch.arange(len(problems) * n) + mix(torch.tensor(seed))).tolist()
+        while live := [(i, j) for i, one in enumerate(ended) for j in range(0, n, wide)
+                       if not one[j]]:
+            grown = iter(player.steps(
+                [problems[i].question for i, _ in live], [found[i].samples[j] for i, j in live],
+                wide, [seeds[i * n + j + k] for i, j in live for k in range(wide)]))
+            for i, j in ((i, j + k) for i, j in live for k in range(wide)):
+                found[i].samples[j], tokens, ended[i][j] = next(grown)
+                found[i].tokens += tokens
+            busy = list(dict.fromkeys(i for i, _ in live))
+            score(player, problems, found, ended, busy, ahead)
+            for i in busy:
+                prune(found[i], ended[i], kept, subtrees)
+        for one in found:
+            worth = [min(p) for p in one.scores]
+            one.text = one.samples[worth.index(max(worth))]
+        return found
+    return method
+
+
+def force(word: str):
+    """The method greedy, but the end of the thinking is replaced by a word n - 1 times."""
+    def method(player, problems, n: int, seed: int) -> list[Found]:
+        questions = [p.question for p in problems]
+        begun, spent = [""] * len(problems), [0] * len(problems)
+        for i in range(n):
+            made = player.complete(questions, 1, seed, begun, stop=[THINK_END], greedy=True)
+            spent = [a + tokens for a, [(_, tokens)] in zip(spent, made, strict=True)]
+            begun = [text + (f"\n{word}\n" if i < n - 1 else "</think>") for [(text, _)] in made]
+        made = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
+        return [Found(text, tokens + before, [text])
+                for [(text, tokens)], before in zip(made, spent, strict=True)]
+    return method
 
 
 def cut(player, problems, n: int, seed: int) -> list[Found]:
@@ -127,7 +287,11 @@ def cut(player, problems, n: int, seed: int) -> list[Found]:
         ended, made, strict=True)]
 
 
-METHODS = {"greedy": greedy, "vote": vote, "verifier": sampled, "force": force, "cut": cut}
+METHODS = {"greedy": greedy, "vote": vote, "orm": best("orm"), "prm": best("prm", "min"),
+           "prm-product": best("prm", "product"), "prm-last": best("prm", "last"),
+           "weighted": weighted("prm", "min"), "weighted-orm": weighted("orm"), "beam": tree(),
+           "lookahead": tree(ahead=1), "dvts": tree(subtrees=True), "verifier": sampled,
+           "force": force("wait"), "force-neutral": force("apples"), "cut": cut}
 
 
 def evaluate_method(player, task, problems, method: str, n: int, seed: int):
@@ -149,31 +313,56 @@ def evaluate_method(player, task, problems, method: str, n: int, seed: int):
                                   for one in found)}, found
 
 
+def drawn(one: Found) -> str:
+    """The samples of a problem as one tree: what several share stands once, with their number;
+    steps are coloured by their score, where a judge spoke."""
+    def add(node, parts, scores):
+        if parts:
+            branch = node.setdefault(parts[0], [0, scores[0] if scores else None, {}])
+            branch[0] += 1
+            add(branch[2], parts[1:], scores[1:])
+
+    def lines(node, depth):
+        for part, (count, score, below) in node.items():
+            colour = 0 if score is None else 31 if score < 1 / 3 else 33 if score < 2 / 3 else 32
+            mark = "" if score is None else f"  {score:.2f}"
+            yield (f"{'  ' * depth}\x1b[{colour}m{part.strip()}\x1b[0m{mark}"
+                   + (f"  x{count}" if count > 1 else ""))
+            yield from lines(below, depth + 1)
+    root = {}
+    for text, scores in itertools.zip_longest(one.samples, one.scores):
+        add(root, [p for p in re.split(r"(?<=\n)|(?<=</think>)", text) if p], scores)
+    return "\n".join(lines(root, 0))
+
+
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
     parser.add_argument("--method", default="vote", choices=METHODS)
     parser.add_argument("--n", type=int, default=16,
                         help="samples of a problem; rounds of force; tokens of cut")
+    parser.add_argument("--beams", type=int, default=0, help="kept at each step (default: n // 4)")
     parser.add_argument("--problems", help="JSONL of question and answer (default: held-out ones)")
     parser.add_argument("--count", type=int, default=500, help="held-out problems")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", action="store_true", help="print the first problem's samples")
+    parser.add_argument("--show", action="store_true", help="print the first problem's tree")
     args = parser.parse_args(argv)
     try:
-        if args.n < 1 or args.count < 1 or not args.temperature > 0:
-            raise ValueError("--n and --count must be at least 1, --temperature above 0")
+        if args.n < 1 or args.count < 1 or args.beams < 0 or not args.temperature > 0:
+            raise ValueError("--n and --count must be at least 1, --temperature above 0, --beams "
+                             "not negative")
         policy, settings = evaluate.trained(args.run)
         task = tasks.TASKS[settings["task"]](settings["level"], settings["data"],
                                              settings["eval_data"])
         problems = (tasks.read_jsonl(args.problems) if args.problems
                     else task.held_out(args.count))
-        player = Player(policy, settings["max_new_tokens"], args.temperature)
+        judges = prm.load(args.run, policy) if (Path(args.run) / "prm.pt").exists() else {}
+        player = Player(policy, settings["max_new_tokens"], args.temperature, judges,
+                        args.beams)
         result, found = evaluate_method(player, task, problems, args.method, args.n, args.seed)
         if args.show:
-            print(problems[0].question, *found[0].samples, f"chosen: {found[0].text}",
-                  sep="\n---\n")
+            print(problems[0].question, drawn(found[0]), f"chosen: {found[0].text}", sep="\n")
     except (ValueError, OSError, KeyError) as error:
         print(f"search.py: {error}", file=sys.stderr)
         return 2

@@ -27,6 +27,7 @@ class Problem:
     question: str
     answer: str
     steps: tuple = ()      # how it is solved: (x, op, y, result) in order
+    believed: tuple = ()   # the same as those have it who believe what is not so (task chain)
     solution: str = ""     # how it is solved, in words (tasks file and code)
     hasty: str = ""        # what one answers who does not think (task code)
     tests: tuple = ()      # code: ((arguments), expected) of each call
@@ -200,6 +201,57 @@ class Gsm(Task):
         return Problem(text, str(solved[-1][3]), tuple(solved), kind=NEW if new else SEEN, key=key)
 
 
+class Chain(Task):
+    """The last digit alone, through a chain of operations from left to right: 1 to 5 of them at
+    level 1, 6 to 8 at level 2, 9 to 12 at level 3. A product is by 3, 7 or 9, so that no mistake is
+    lost on the way. A quarter of the facts are widely believed to be otherwise, and the base is
+    stopped early: a policy whose mistakes are systematic, for prm.py and search.py."""
+
+    levels = range(1, 4)
+    base_steps = 250
+    gate = 0.0             # it is meant to be bad
+    lengths = {1: (1, 5), 2: (6, 8), 3: (9, 12)}
+
+    def __init__(self, level=2, path="", eval_path=""):
+        super().__init__(level)
+        self.max_new_tokens = 96
+
+    def propose(self, rng, held_out):
+        start = value = other = rng.randint(0, 9)
+        text, steps, believed = str(start), [], []
+        for _ in range(rng.randint(*self.lengths[self.level])):
+            op = rng.choice("+-*")
+            y = rng.choice((3, 7, 9)) if op == "*" else rng.randint(1, 9)
+            text += f" {op}{y}"
+            steps.append((value, op, y, last_digit(value, op, y)))
+            believed.append((other, op, y, belief(other, op, y)))
+            value, other = steps[-1][3], believed[-1][3]
+        return Problem(text + " =?", str(value), tuple(steps), tuple(believed))
+
+
+def steps_true(problem: Problem, text: str) -> list[bool] | None:
+    """The exact oracle of a chain: of each line of working whether it and all before it are true,
+    and last whether the answer is right; None where the text has another form. It measures step
+    labels and scores, and never makes them."""
+    thought, end, _ = text.removeprefix("<think>").partition("</think>")
+    if not end or not problem.believed or "\n" in text[text.find("</think>"):]:
+        return None
+    right = ["{}{}{}={}".format(*step) for step in problem.steps]
+    lines = thought.split("\n")
+    so_far = [lines[:i + 1] == right[:i + 1] for i in range(len(lines))]
+    return [*so_far, so_far[-1] and verify.number_correct(problem, text)]
+
+
+def last_digit(x: int, op: str, y: int) -> int:
+    return int(verify.apply(x, op, y)) % 10
+
+
+def belief(x: int, op: str, y: int) -> int:
+    """What is widely believed to be the last digit: wrong for the facts that a hash picks."""
+    digest = hashlib.blake2b(f"{x}{op}{y}".encode(), digest_size=2).digest()
+    return (last_digit(x, op, y) + (1 + digest[1] % 9 if digest[0] % 4 == 0 else 0)) % 10
+
+
 class Code(Task):
     """Write a Python function of a description: level 1 one or two steps on an integer, level 2
     three, or a tuple. It is right when it passes six unit tests in the sandbox."""
@@ -282,7 +334,8 @@ def read_jsonl(path: str) -> list[Problem]:
     return problems
 
 
-TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "code": Code, "file": File}
+TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "chain": Chain, "code": Code,
+         "file": File}
 
 
 def mixed(task: Task, levels: str) -> Task:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import prm
 import search
 import tasks
 import train
@@ -16,8 +17,26 @@ def says(answer, thought="t"):
 class Scripted:
     """Gives each question its list of responses, again and again; greedy takes the first."""
 
-    def __init__(self, **script):
-        self.script, self.asked = script, []
+    beams = 0
+
+    def __init__(self, scores=None, **script):
+        self.script, self.asked, self.scores = script, [], scores or {}
+
+    def judge(self, name, questions, texts, ended=True):
+        """Of each step what the script says of its line; 0.5 of an unknown one."""
+        return [[self.scores.get(part, 0.5) for part in text.split("\n") if part]
+                for text in texts]
+
+    def steps(self, questions, begun, n, seeds, greedy=False):
+        """The lines of the script's texts, one by one; row by row the next text."""
+        grown = []
+        for row in range(n * len(begun)):
+            text = begun[row // n]
+            fit = [t for t in self.script[questions[row // n]] if t.startswith(text)]
+            lines = fit[0 if greedy else row % len(fit)].splitlines(keepends=True)
+            new = lines[text.count("\n")]
+            grown.append((text + new, 1, not new.endswith("\n")))
+        return grown
 
     def complete(self, questions, n, seed, begun=None, stop=(), greedy=False, longest=0):
         self.asked.append(begun)
@@ -56,6 +75,65 @@ def test_answers_that_cannot_be_read_do_not_vote():
     assert one.text == says("1") and other.text == "no"
 
 
+def best_of(method, n=3):
+    texts = ["<think>a\nb" + says("1")[8:], "<think>c\nd" + says("1/2")[8:],
+             "<think>e\nf" + says("0.5")[8:]]
+    ends = [text.split("\n")[1] for text in texts]
+    player = Scripted(dict(zip(["<think>a", ends[0], "<think>c", ends[1], "<think>e", ends[2]],
+                               [0.3, 0.9, 0.5, 0.5, 0.6, 0.45], strict=True)), a=texts)
+    return texts.index(search.METHODS[method](player, PROBLEMS[:1], n, 0)[0].text)
+
+
+@pytest.mark.parametrize("method, chosen", [
+    ("prm", 1),             # least steps 0.3, 0.5, 0.45
+    ("prm-product", 0),     # products 0.27, 0.25, 0.27: the first of the largest
+    ("prm-last", 0), ("orm", 0),
+    ("weighted", 1),        # 1/2 and 0.5 together: 0.95 against 0.3
+    ("weighted-orm", 1)])   # 0.95 against 0.9
+def test_the_best_of_n_and_the_weighted_vote(method, chosen):
+    assert best_of(method) == chosen
+    assert best_of(method, 1) == 0
+
+
+def test_a_beam_keeps_the_best_first_step_and_a_subtree_its_own():
+    texts = [f"<think>{x}\n{y}" + says("1")[8:] for x in "ab" for y in "cd"]
+    end = says("1")[8:]
+    scores = {"<think>a": 0.6, "<think>b": 0.7, "c" + end: 0.9, "d" + end: 0.4}
+    player = Scripted(scores, a=texts)
+    [one] = search.METHODS["beam"](player, PROBLEMS[:1], 4, 0)  # one is kept: b
+    assert one.text == texts[2] and set(one.samples) == {texts[2], texts[3]} and one.tokens == 8
+    player.beams = 2
+    [one] = search.METHODS["beam"](player, PROBLEMS[:1], 4, 0)  # two different ones: b, then a
+    assert one.text == texts[2] and [t[7] for t in one.samples] == ["b", "b", "a", "a"]
+    [one] = search.METHODS["dvts"](player, PROBLEMS[:1], 4, 0)  # rows 0 and 1 began with a alone
+    assert [t[7] for t in one.samples] == ["a", "a", "b", "b"]
+
+
+def test_looking_ahead_sees_what_a_step_leads_to():
+    end = says("1")[8:]
+    texts = [f"<think>a\nc{end}", f"<think>b\nd{end}"]
+    scores = {"<think>a": 0.6, "<think>b": 0.7, "c" + end: 0.9, "d" + end: 0.1}
+    for method, chosen in (("beam", 1), ("lookahead", 0)):
+        [one] = search.METHODS[method](Scripted(scores, a=texts), PROBLEMS[:1], 2, 0)
+        assert one.text == texts[chosen]
+    assert one.tokens == 2 + 2 + 2  # two first steps, a look ahead from each, two second steps
+
+
+def test_more_beams_than_samples_are_refused():
+    player = Scripted(a=["x"])
+    player.beams = 4
+    with pytest.raises(ValueError, match="beams"):
+        search.METHODS["beam"](player, PROBLEMS[:1], 2, 0)
+
+
+def test_the_tree_shows_what_is_shared_once():
+    one = search.Found("", 0, ["a\nb</think>c", "a\nd", "a\nb</think>c"],
+                       [[0.9, 0.5, 0.1], [0.9, 0.2], [0.9, 0.5, 0.1]])
+    plain = search.re.sub(r"\x1b\[\d+m", "", search.drawn(one))
+    assert plain.split("\n") == ["a  0.90  x3", "  b</think>  0.50  x2", "    c  0.10  x2",
+                                 "  d  0.20"]
+
+
 @pytest.mark.parametrize("method", ["vote", "verifier"])
 def test_one_sample_is_what_was_sampled(method):
     player = Scripted(a=[says("1"), says("2")], b=["x"])
@@ -75,12 +153,13 @@ def test_no_method_asks_the_verifier(method, monkeypatch):
         raise AssertionError("the verifier was asked")
     for name in ("number_correct", "verdict", "math_correct", "countdown_correct"):
         monkeypatch.setattr(search.verify, name, never)
+    monkeypatch.setattr(tasks, "steps_true", never)
     search.METHODS[method](Scripted(a=[says("1")], b=[says("2")]), PROBLEMS, 4, 0)
 
 
 def test_the_end_of_thinking_is_put_off():
     player = Scripted(a=[says("1", "one")])
-    [one] = search.force(player, PROBLEMS[:1], 3, 0)
+    [one] = search.METHODS["force"](player, PROBLEMS[:1], 3, 0)
     assert one.text == "<think>one\nwait\nmore\nwait\nmore</think><answer>7</answer>"
     assert one.tokens == 3 + 5 + 5 + 5
 
@@ -99,10 +178,48 @@ def run(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("method, n", [("greedy", 1), ("vote", 3), ("verifier", 3), ("force", 2),
-                                       ("cut", 8)])
-def test_the_command_line(run, method, n, capsys):
-    found = []
+@pytest.fixture(scope="module")
+def judged(run):
+    assert prm.main(["--run", str(run), "--problems", "4", "--solutions", "2", "--completions", "1",
+                     "--epochs", "1", "--eval-problems", "2"]) == 0
+    return run
+
+
+CHOOSE = [name for name in search.METHODS if name not in ("greedy", "force", "force-neutral", "cut",
+                                                          "verifier")]
+
+
+def test_one_sample_of_every_method_is_the_same_sample(judged):
+    policy, settings = search.evaluate.trained(str(judged))
+    player = search.Player(policy, 32, judges=prm.load(str(judged), policy))
+    problems = tasks.Arithmetic(2).held_out(20)
+    want = [f.text for f in search.sampled(player, problems, 1, 3)]
+    assert len(set(want)) > 1
+    for method in CHOOSE:
+        assert [f.text for f in search.METHODS[method](player, problems, 1, 3)] == want, method
+
+
+def test_without_a_judge_it_is_said_how_to_make_one(run, tmp_path, capsys):
+    for name in ("checkpoint.pt", "config.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    assert search.main(["--run", str(tmp_path), "--method", "beam", "--count", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "prm.py" in said and said.count("\n") == 1
+
+
+def test_a_problem_without_an_answer_is_counted(judged, capsys):
+    capsys.readouterr()
+    assert search.main(["--run", str(judged), "--method", "weighted", "--n", "2", "--count", "8",
+                        "--temperature", "50"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["without_answer"] > 0 and said["accuracy"] <= 1 - said["without_answer"] / 8
+
+
+@pytest.mark.parametrize("method, n", [("greedy", 1), ("verifier", 3), ("force", 2), ("cut", 8),
+                                       ("force-neutral", 2)] + [(name, 4) for name in CHOOSE])
+def test_the_command_line(judged, method, n, capsys):
+    found, run = [], judged
+    capsys.readouterr()
     for _ in range(2):
         assert search.main(["--run", str(run), "--method", method, "--n", str(n), "--count",
                             "6"]) == 0
@@ -114,7 +231,7 @@ def test_the_command_line(run, method, n, capsys):
 
 @pytest.mark.parametrize("flags, named", [
     (["--n", "0"], "--n"), (["--count", "0"], "--count"), (["--run", "nowhere"], "nowhere"),
-    (["--problems", "no.jsonl"], "no.jsonl")])
+    (["--problems", "no.jsonl"], "no.jsonl"), (["--beams", "-1"], "--beams")])
 def test_bad_input_is_one_sentence(run, flags, named, capsys):
     assert search.main(["--run", str(run), *flags]) == 2
     said = capsys.readouterr().err

@@ -353,3 +353,17 @@ def test_the_gate_is_the_share_of_problems_solved_at_least_once(monkeypatch):
                       for i, p in enumerate(problems) for j in range(16)]
     monkeypatch.setattr(sft, "respond", respond)
     assert sft.solved_in_16(None, task, 8) == 0.25
+
+
+@pytest.mark.parametrize("drill", [False, True])
+def test_chains_are_written_by_those_who_know_and_by_those_who_believe(drill):
+    rng, task = random.Random(0), tasks.Chain(2)
+    problems = [p for p in task.draw(rng, 600) if p.steps != p.believed]
+    believers = 0
+    for problem in problems:
+        text = sft.document(rng, problem, drill)
+        if tasks.steps_true(problem, text)[-1]:
+            assert text.endswith(f"</think><answer>{problem.answer}</answer>")
+        lines = "\n".join("{}{}{}={}".format(*step) for step in problem.believed)
+        believers += text == f"<think>{lines}</think><answer>{problem.believed[-1][3]}</answer>"
+    assert abs(believers / len(problems) - sft.BELIEVERS) < 0.06

@@ -16,9 +16,9 @@ import verify
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 real_data = pytest.mark.skipif(not (DATA / "gsm8k_train.jsonl").exists(), reason="no shared/data")
-KINDS = [(name, level) for name in ("arithmetic", "countdown", "gsm")
+KINDS = [(name, level) for name in ("arithmetic", "countdown", "gsm", "chain")
          for level in tasks.TASKS[name].levels]
-TRAIN, HELD = 8000, 800  # draws of each of the 12: over 100,000 in all
+TRAIN, HELD = 8000, 800  # draws of each of the 15: over 100,000 in all
 every_level = pytest.mark.parametrize("name, level", KINDS)
 
 
@@ -312,3 +312,32 @@ def test_mixed_levels_take_turns():
     for bad in ("1,9", "x", ","):
         with pytest.raises(ValueError, match="--train-levels"):
             tasks.mixed(tasks.Arithmetic(2), bad)
+
+
+@pytest.mark.parametrize("level, fewest, most", [(1, 1, 5), (2, 6, 8), (3, 9, 12)])
+def test_chains_keep_the_last_digit(level, fewest, most):
+    wrong = 0
+    for problem in sample("chain", level):
+        words = problem.question.removesuffix(" =?").split(" ")
+        value, lengths = int(words[0]), len(words) - 1
+        assert fewest <= lengths <= most
+        for word, (x, op, y, result) in zip(words[1:], problem.steps, strict=True):
+            assert (x, f"{op}{y}") == (value, word)
+            value = {"+": value + y, "-": value - y, "*": value * y}[op] % 10
+            assert value == result
+        assert problem.answer == str(value)
+        other = problem.steps[0][0]
+        for (_, op, y, _), (x, believed_op, believed_y, result) in zip(
+                problem.steps, problem.believed, strict=True):
+            assert (x, believed_op, believed_y) == (other, op, y)
+            other = tasks.belief(x, op, y)
+            assert other == result
+            wrong += tasks.belief(x, op, y) != tasks.last_digit(x, op, y)
+    assert wrong > 0
+
+
+def test_a_quarter_of_the_facts_is_believed_to_be_otherwise():
+    facts = [(x, op, y) for x in range(10) for op, ys in (("+", range(1, 10)), ("-", range(1, 10)),
+                                                          ("*", (3, 7, 9))) for y in ys]
+    wrong = sum(tasks.belief(*fact) != tasks.last_digit(*fact) for fact in facts)
+    assert len(facts) == 210 and 0.15 < wrong / len(facts) < 0.35

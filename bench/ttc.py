@@ -1,0 +1,245 @@
+"""Test-time compute: accuracy against tokens of every method of search.py, and pass@k of the base
+against the policy that reinforcement learning makes of it.
+
+    python bench/ttc.py --work DIR          bases, judges, searches, three seeds; table and plots
+    python bench/ttc.py --work DIR --draw   table and plots from bench/runs/ttc.jsonl
+
+The methods that choose among samples choose among the first n of the same 64; trees are grown live.
+The difficulty of a problem is how many of the facts on its way are widely believed to be otherwise.
+A run that is there is not made again. Needs matplotlib.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+from compare import keep, shown, write_section  # noqa: E402
+
+import evaluate  # noqa: E402
+import prm  # noqa: E402
+import runs  # noqa: E402
+import search  # noqa: E402
+import tasks  # noqa: E402
+import verify  # noqa: E402
+
+SEEDS, PROBLEMS, MOST = range(3), 500, 64
+CHOOSERS = ["vote", "orm", "prm", "prm-product", "prm-last", "weighted", "weighted-orm", "verifier"]
+TREES = {"beam": (4, 16), "dvts": (4, 16), "lookahead": (4, 16)}
+KS = [2**i for i in range(9)]
+
+
+class Replay(search.Player):
+    """A player that has played: its samples and what the judges said of them are looked up."""
+
+    def __init__(self, player, problems, n: int, seed: int):
+        super().__init__(player.policy, player.longest, player.temperature, player.judges)
+        questions = [p.question for p in problems]
+        self.made = dict(zip(questions, player.complete(questions, n, seed), strict=True))
+        pairs = [(q, text) for q in questions for text, _ in self.made[q]]
+        self.said = {name: dict(zip(pairs, player.judge(name, *zip(*pairs, strict=True)),
+                                    strict=True)) for name in player.judges}
+
+    def complete(self, questions, n, *_):
+        return [self.made[q][:n] for q in questions]
+
+    def judge(self, name, questions, texts, ended=True):
+        return [self.said[name][pair] for pair in zip(questions, texts, strict=True)]
+
+
+def difficulty(problem) -> int:
+    return min(4, sum(tasks.belief(x, op, y) != value for x, op, y, value in problem.steps))
+
+
+def call(script: str, *arguments) -> float:
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=ROOT,
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{script} failed:\n{done.stderr[-2000:]}")
+    return time.perf_counter() - began
+
+
+def ready(run: Path, seed: int) -> float:
+    """Makes the base and the judges of a seed, where they are not there yet; the seconds taken."""
+    seconds = 0.0
+    if not (run / "summary.json").exists():
+        seconds += call("train.py", "--task", "chain", "--steps", 0, "--seed", seed,
+                        "--eval-problems", 100, "--out", run)
+    if not (run / "prm.pt").exists():
+        seconds += call("prm.py", "--run", run, "--seed", seed)
+    return seconds
+
+
+def row(result, found, task, problems, seed) -> dict:
+    """A line of ttc.jsonl: a method's result, and its accuracy by difficulty."""
+    right = defaultdict(list)
+    for problem, one in zip(problems, found, strict=True):
+        texts = one.samples if result["method"] == "verifier" else [one.text]
+        right[difficulty(problem)].append(any(task.correct(problem, text) for text in texts))
+    return {"kind": "search", "seed": seed, **result, "by_difficulty": {
+        k: [sum(right[k]), len(right[k])] for k in sorted(right)}}
+
+
+def search_all(run: Path, seed: int) -> list[dict]:
+    """Every method on one seed's policy and judges."""
+    policy, settings = evaluate.trained(str(run))
+    task = tasks.Chain(settings["level"])
+    problems = task.held_out(PROBLEMS)
+    player = search.Player(policy, settings["max_new_tokens"], judges=prm.load(str(run), policy))
+    began = time.perf_counter()
+    replay = Replay(player, problems, MOST, seed)
+    print(f"seed {seed}: {MOST} samples of {PROBLEMS} problems and both judges "
+          f"{time.perf_counter() - began:.0f} s", flush=True)
+    plan = [(replay, method, 2**i) for i in range(7) for method in CHOOSERS]
+    plan += [(player, "greedy", 1), (player, "prm", MOST)]
+    plan += [(player, method, n) for method, sizes in TREES.items() for n in sizes]
+    rows = []
+    for who, method, n in plan:
+        result, found = search.evaluate_method(who, task, problems, method, n, seed)
+        rows.append(row(result, found, task, problems, seed)
+                    | {"live": who is player})
+    return rows
+
+
+def pass_at_k(run: Path, seed: int, policy_name: str) -> list[dict]:
+    """pass@k of a policy by difficulty, k = 1 to 256: right answers of 256 samples a problem."""
+    policy, settings = evaluate.trained(str(run))
+    task = tasks.Chain(settings["level"])
+    problems = task.held_out(PROBLEMS)
+    counts = [0] * len(problems)
+    for part in range(4):  # 64 at a time, to keep memory small
+        _, texts = evaluate.respond(policy, problems, KS[-1] // 4, seed=1000 * seed + part,
+                                    max_new_tokens=settings["max_new_tokens"])
+        for i, text in enumerate(texts):
+            at = i // (KS[-1] // 4)
+            counts[at] += task.correct(problems[at], text)
+    return [{"kind": "pass", "seed": seed, "policy": policy_name, "difficulty": level, "n": len(c),
+             "pass_at_k": {k: sum(verify.pass_at_k(KS[-1], x, k) for x in c) / len(c)
+                           for k in KS}}
+            for level in ("all", *range(5))
+            if (c := [x for x, p in zip(counts, problems, strict=True)
+                      if level in ("all", difficulty(p))])]
+
+
+def cell(rows, **wanted) -> str:
+    values = [r["accuracy"] for r in rows if all(r.get(k) == v for k, v in wanted.items())]
+    return shown(values) if values else ""
+
+
+def tokens(rows, **wanted) -> float:
+    values = [r["tokens_per_problem"] for r in rows
+              if all(r.get(k) == v for k, v in wanted.items())]
+    return sum(values) / max(1, len(values))
+
+
+def tables(rows) -> list[str]:
+    """Markdown: methods by n; the best method at a budget by difficulty; pass@k."""
+    found = [r for r in rows if r["kind"] == "search"]
+    sizes = [2**i for i in range(7)]
+    lines = ["| accuracy, % | " + " | ".join(f"n = {n}" for n in sizes) + " |",
+             "|" + "---|" * (len(sizes) + 1)]
+    for method in (*CHOOSERS, *TREES):
+        lines.append(f"| {method} | " + " | ".join(
+            cell(found, method=method, n=n) for n in sizes) + " |")
+    lines += ["", f"greedy {cell(found, method='greedy', n=1)}; tokens a problem: " + ", ".join(
+        f"{method} {n}: {tokens(found, method=method, n=n):.0f}" for method, n in
+        (("prm", 1), ("prm", 16), ("beam", 16), ("dvts", 16), ("lookahead", 16), ("prm", 64)))]
+    lines += ["", "The best method that spends at most so many tokens a problem, by how many facts "
+              "on the way are widely believed to be otherwise (accuracy, %; mean of the seeds):",
+              "", "| tokens | " + " | ".join(f"{d} facts" for d in range(4)) + " | 4 or more |",
+              "|" + "---|" * 6]
+    for budget in (60, 250, 900, 3500):
+        lines.append(f"| {budget} | " + " | ".join(
+            best_choice(found, budget, str(d)) for d in range(5)) + " |")
+    passes = [r for r in rows if r["kind"] == "pass"]
+    if passes:
+        lines += ["", "| pass@k, % | problems | " + " | ".join(f"k = {k}" for k in KS) + " |",
+                  "|" + "---|" * (len(KS) + 2)]
+        for level in ("all", *range(5)):
+            for policy in ("base", "RL"):
+                some = [r for r in passes if (r["policy"], r["difficulty"]) == (policy, level)]
+                if some:
+                    lines.append(
+                        f"| {policy}, {'all' if level == 'all' else f'{level} facts'} | "
+                        f"{some[0]['n']} | " + " | ".join(
+                            shown([r["pass_at_k"][str(k)] for r in some]) for k in KS) + " |")
+    return lines
+
+
+def best_choice(found, budget: float, level: str) -> str:
+    choices = {}
+    for r in found:
+        if r["method"] != "verifier" and r["tokens_per_problem"] <= budget * 1.05:
+            right, n = r["by_difficulty"].get(level, (0, 0))
+            choices.setdefault((r["method"], r["n"]), []).append(right / max(1, n))
+    if not choices:
+        return ""
+    name, values = max(choices.items(), key=lambda item: sum(item[1]) / len(item[1]))
+    return f"{name[0]} {name[1]}: {100 * sum(values) / len(values):.0f}"
+
+
+def draw(rows) -> None:
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    found = [r for r in rows if r["kind"] == "search"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    for method in ("vote", "orm", "weighted-orm", "prm", "weighted", "beam", "dvts", "lookahead",
+                   "verifier"):
+        some = sorted({r["n"] for r in found if r["method"] == method})
+        x = [tokens(found, method=method, n=n) for n in some]
+        y = [sum(v) / len(v) for n in some
+             if (v := [r["accuracy"] for r in found if (r["method"], r["n"]) == (method, n)])]
+        left.plot(x, y, marker="o", markersize=3, label=method,
+                  linestyle=":" if method == "verifier" else "-")
+    left.set(xscale="log", xlabel="tokens a problem", ylabel="accuracy", ylim=(0, 1))
+    left.legend(fontsize=7)
+    for r in (r for r in rows if r["kind"] == "pass" and r["difficulty"] == "all"):
+        right.plot(KS, [r["pass_at_k"][str(k)] for k in KS], label=r["policy"] if not r["seed"]
+                   else None, color={"base": "tab:blue", "RL": "tab:orange"}[r["policy"]])
+    right.set(xscale="log", xlabel="k", ylabel="pass@k", ylim=(0, 1))
+    right.legend()
+    figure.tight_layout()
+    figure.savefig(ROOT / "bench" / "ttc.png", dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--work", required=True, type=Path, help="where the runs are kept")
+    parser.add_argument("--draw", action="store_true", help="draw what has been measured")
+    parser.add_argument("--no-pass", action="store_true", help="leave pass@k out")
+    args = parser.parse_args()
+    path = ROOT / "bench" / "runs" / "ttc.jsonl"
+    if not args.draw:
+        runs.keep_freed_memory()
+        rows, began = [], time.perf_counter()
+        for seed in SEEDS:
+            run = args.work / f"chain-{seed}"
+            made = ready(run, seed)
+            rows.append({"kind": "judges", "seed": seed, "seconds": made,
+                         **json.loads((run / "prm.json").read_text())})
+            rows += search_all(run, seed)
+            print(f"seed {seed}: {time.perf_counter() - began:.0f} s so far", flush=True)
+            keep(path, rows)
+        for seed in [] if args.no_pass else SEEDS:
+            learned = args.work / f"learned-{seed}"
+            if not (learned / "summary.json").exists():
+                call("train.py", "--task", "chain", "--seed", seed, "--eval-problems", 100, "--out",
+                     learned)
+            rows += pass_at_k(args.work / f"chain-{seed}", seed, "base")
+            rows += pass_at_k(learned, seed, "RL")
+            keep(path, rows)
+        print(f"{time.perf_counter() - began:.0f} s in all")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_section("Test-time compute (`python bench/ttc.py`)", tables(rows))
+    draw(rows)
+
+
+if __name__ == "__main__":
+    main()

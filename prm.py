@@ -1,0 +1,347 @@
+"""A process reward model: a judge of steps, taught by nobody.
+
+A step is worth what can still be made of it. So from each step of each sampled solution the policy
+goes on N times; the share that reaches the right answer is the step's label (Math-Shepherd,
+2312.08935), and the judge learns to say it from the text alone:
+
+    label[s] = 1/N sum over completions of the solution up to step s of [the answer is right]
+    loss = -mean over steps of label log p + (1 - label) log(1 - p),     p = judge(text up to s)
+
+A solution is worth the product, the least or the last of its steps (2305.20050). An outcome reward
+model is the same network, taught with the same solutions at their last token alone.
+
+    p = sigmoid(w . state + a min over tokens so far of log q(token) + b)
+
+The judge is the policy's trunk with a scalar head; q is what the trunk's own language head says. A
+trunk knows what ought to come only after its last layer, and to compare that with what did come
+would need another; so the head is told, and its gradient reaches the trunk through q. Without that
+term judges learned next to nothing here. Left out on purpose: human labels, pairs of solutions.
+
+    python prm.py --run runs/NAME          writes runs/NAME/prm.pt and prm.json
+"""
+
+import argparse
+import copy
+import json
+import math
+import random
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import evaluate
+import model as gpt
+import runs
+import tasks
+import tokenizer
+from sample import generate
+from sft import Muon, padded
+
+FLOOR = -6.0  # a token less likely than that is simply wrong
+NEWLINE, THINK_END = tokenizer.encode("\n")[0], tokenizer.encode("</think>")[0]
+AGGREGATES = {"product": math.prod, "min": min, "last": lambda scores: scores[-1]}
+
+
+def step_ends(ids: list[int]) -> list[int]:
+    """Where the steps of a response end: at each line's end, at the end of the thinking, and at the
+    last token, whose step is the answer."""
+    ends = [i for i, token in enumerate(ids[:-1]) if token in (NEWLINE, THINK_END)]
+    return [*ends, len(ids) - 1]
+
+
+@dataclass
+class Solution:
+    problem: tasks.Problem
+    prompt: list[int]
+    ids: list[int]                                # the response
+    correct: float                                # the outcome, 1.0 or 0.0
+    reached: list = field(default_factory=list)   # of each step: outcomes of its completions
+
+    @property
+    def text(self) -> str:
+        return text_of(self.ids)
+
+    def soft(self, n: int = 0) -> list[float]:
+        """Of each step the share of its (first n) completions that reach the answer."""
+        few = [outcomes[:n or None] for outcomes in self.reached]
+        return [sum(outcomes) / len(outcomes) for outcomes in few]
+
+    def hard(self, n: int = 0) -> list[float]:
+        """1.0 where any of them does."""
+        return [float(share > 0) for share in self.soft(n)]
+
+
+def text_of(ids: list[int]) -> str:
+    return tokenizer.decode(ids[:-1] if ids and ids[-1] == tokenizer.EOT else ids)
+
+
+def solve(policy, task, problems, n: int, longest: int, seed: int) -> list[Solution]:
+    """The different ones of n sampled solutions of each problem."""
+    prompts = [tokenizer.encode_prompt(p.question) for p in problems]
+    rollout = generate(policy, prompts, n, longest, 1.0, seed, stop=tokenizer.EOT,
+                       pad=tokenizer.PAD)
+    different = dict.fromkeys((g, tuple(ids)) for g, ids in zip(
+        rollout.group.tolist(), rollout.responses(), strict=True))
+    return [Solution(problems[g], prompts[g], list(ids),
+                     float(task.correct(problems[g], text_of(ids)))) for g, ids in different]
+
+
+def label(policy, task, solutions: list[Solution], n: int, longest: int, seed: int) -> int:
+    """Fills `reached`: for each step the outcomes of n completions by the policy; for the last the
+    outcome itself. A beginning that solutions share is completed once, and its cache is shared by
+    its completions. Returns how many tokens were sampled."""
+    began = {}  # (prompt, beginning) -> its problem, then its outcomes
+    for s in solutions:
+        for end in step_ends(s.ids)[:-1]:
+            began[tuple(s.prompt), tuple(s.ids[:end + 1])] = s.problem
+    keys = list(began)
+    if not keys:
+        raise ValueError("the solutions have no steps to label: none has a line end")
+    rollout = generate(policy, [list(prompt) for prompt, _ in keys], n, longest, 1.0, seed,
+                       stop=tokenizer.EOT, pad=tokenizer.PAD, prefixes=[list(b) for _, b in keys])
+    outcomes = [float(task.correct(began[keys[g]], text_of([*keys[g][1], *ids]))) for g, ids in
+                zip(rollout.group.tolist(), rollout.responses(), strict=True)]
+    for i, key in enumerate(keys):
+        began[key] = outcomes[i * n:(i + 1) * n]
+    for s in solutions:
+        s.reached = [began[tuple(s.prompt), tuple(s.ids[:end + 1])]
+                     for end in step_ends(s.ids)[:-1]] + [[s.correct]]
+    return int(rollout.mask.sum())
+
+
+class Judge(nn.Module):
+    """A logit for each marked token: that a solution which begins so comes to the right answer."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.trunk = copy.deepcopy(policy)
+        self.head = nn.Linear(policy.config.width, 1)
+        self.surprise = nn.Parameter(torch.ones(()))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens, mask, marks):
+        """Logits (marked,) row by row; tokens, mask of the responses and marks are (N, T)."""
+        real = mask.flip(1).cumsum(1).flip(1) > 0
+        hidden = self.trunk(tokens, real=real)                                # (M, D)
+        before = F.pad(mask[:, 1:] > 0, (0, 1))        # the state at t says what comes at t + 1
+        logp = -F.cross_entropy(self.trunk.head(hidden[before[real]]).float(),
+                                tokens[:, 1:][mask[:, 1:] > 0], reduction="none")
+        least = gpt.place(logp, mask).cummin(1)[0].clamp(min=FLOOR)           # (N, T)
+        return self.head(hidden[marks[real]]).squeeze(1) + self.surprise * least[marks]
+
+
+def inputs(pairs, ends, device):
+    """(tokens, mask, marks), each (N, T), of pairs (prompt, response) and where their steps end."""
+    tokens, mask = padded(pairs)
+    marks = torch.zeros(tokens.shape, dtype=torch.bool)
+    for i, ((prompt, _), at) in enumerate(zip(pairs, ends, strict=True)):
+        marks[i, [len(prompt) + end for end in at]] = True
+    return tokens.to(device), mask.to(device), marks.to(device)
+
+
+def loss(judge, pairs, ends, labels):
+    """Cross-entropy, summed over the marked step ends; everything else is masked."""
+    device = judge.head.weight.device
+    wanted = torch.tensor([value for row in labels for value in row], device=device)
+    logits = judge(*inputs(pairs, ends, device))
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+
+
+def train(judge, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens: int = 2000,
+          lr: float = 1e-3) -> float:
+    """Trains in place; returns the last batch's loss per step. Five times the learning rate and the
+    trunk forgets what it knew."""
+    rng, lengths = random.Random(f"judge {seed}"), [len(p) + len(r) for p, r in pairs]
+    plan = []
+    for _ in range(epochs):
+        order, size = rng.sample(range(len(pairs)), len(pairs)), batch_tokens
+        for i in order:
+            if size >= batch_tokens:
+                plan.append([])
+                size = 0
+            plan[-1].append(i)
+            size += lengths[i]
+    matrices = [p for p in judge.trunk.blocks.parameters() if p.dim() == 2]
+    others = [p for p in judge.parameters() if all(p is not m for m in matrices)]
+    optimizers = [Muon(matrices, lr=lr), torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98),
+                                                           weight_decay=0.0)]
+    for step, part in enumerate(plan):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+            optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 20,
+                                                       (1 - step / len(plan)) / 0.4)
+        marked = sum(len(ends[i]) for i in part)
+        error = loss(judge, *([x[i] for i in part] for x in (pairs, ends, labels))) / marked
+        error.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    return float(error.detach())
+
+
+def teach(policy, solutions: list[Solution], epochs: int, seed: int = 0, outcome: bool = False):
+    """A Judge of steps by their soft labels, or of outcomes (an ORM) on the same solutions."""
+    pairs = [(s.prompt, s.ids) for s in solutions]
+    ends = [step_ends(s.ids)[-1:] if outcome else step_ends(s.ids) for s in solutions]
+    labels = [[s.correct] if outcome else s.soft() for s in solutions]
+    judge = Judge(policy)
+    judge.trunk.requires_grad_(True)
+    train(judge, pairs, ends, labels, epochs, seed)
+    return judge.requires_grad_(False)
+
+
+@torch.inference_mode()
+def scores(judge, pairs, max_tokens: int = 8192) -> list[list[float]]:
+    """Of each pair (prompt, response) the probabilities of its steps; equal pairs are read once."""
+    rows = {(tuple(prompt), tuple(ids)): None for prompt, ids in pairs}
+    keys = [key for key in rows if key[1]]
+    ends = [step_ends(list(ids)) for _, ids in keys]
+    for part in gpt.micro_batches([len(p) + len(r) for p, r in keys], max_tokens):
+        p = judge(*inputs([(list(keys[i][0]), list(keys[i][1])) for i in part],
+                          [ends[i] for i in part], judge.head.weight.device)).sigmoid().tolist()
+        for i in part:
+            rows[keys[i]], p = p[:len(ends[i])], p[len(ends[i]):]
+    return [rows[tuple(prompt), tuple(ids)] or [0.0] for prompt, ids in pairs]
+
+
+# --- how good labels and judges are
+
+def auc(scores: list[float], truths: list[bool]) -> float | None:
+    """The chance that a true one is scored above a false one, ties counting half (the area under
+    the ROC curve); None where there is but one kind."""
+    x, true = torch.tensor(scores, dtype=torch.float64), torch.tensor(truths, dtype=torch.bool)
+    wins, n = 0.0, int(true.sum()) * int((~true).sum())
+    if not n:
+        return None
+    _, place, count = x.unique(return_inverse=True, return_counts=True)
+    rank = (count.cumsum(0).double() - (count - 1) / 2)[place]                # mean rank of ties
+    wins = rank[true].sum() - true.sum() * (true.sum() + 1) / 2
+    return float(wins / n)
+
+
+def judged(solutions: list[Solution], found: list[list[float]]):
+    """[(scores, truths)] of the solutions that the oracle can read."""
+    pairs = [(p, tasks.steps_true(s.problem, s.text))
+             for s, p in zip(solutions, found, strict=True)]
+    return [(p, truths) for p, truths in pairs if truths is not None and len(truths) == len(p)]
+
+
+def against_oracle(solutions, found) -> dict:
+    """AUC and accuracy of step scores, also of the steps up to the first wrong one alone; how often
+    that is found, as the first step below a half; and the calibration of the last step's score:
+    [(mean score, share right, count)] by tenths, with the mean distance of the two."""
+    read = judged(solutions, found)
+    if not read:
+        return {"solutions": 0}
+    flat = [(x, t) for p, truths in read for x, t in zip(p, truths, strict=True)]
+    first = [truths.index(False) if False in truths else len(truths) for _, truths in read]
+    early = [(x, t) for (p, truths), k in zip(read, first, strict=True)
+             for x, t in zip(p[:k + 1], truths[:k + 1], strict=True)]
+    said = [next((i for i, x in enumerate(p) if x < 0.5), len(p)) for p, _ in read]
+    wrong = [a == b for (_, truths), a, b in zip(read, first, said, strict=True)
+             if a < len(truths)]
+    bins = [[(p[-1], truths[-1]) for p, truths in read if min(9, int(10 * p[-1])) == tenth]
+            for tenth in range(10)]
+    table = [(sum(x for x, _ in b) / len(b), sum(t for _, t in b) / len(b), len(b))
+             for b in bins if b]
+    return {"solutions": len(read), "steps": len(flat), "auc": auc(*zip(*flat, strict=True)),
+            "auc_to_first_error": auc(*zip(*early, strict=True)),
+            "accuracy": sum((x >= 0.5) == t for x, t in flat) / len(flat),
+            "first_error_found": sum(wrong) / max(1, len(wrong)),
+            "calibration_error": sum(abs(x - t) * n for x, t, n in table) / len(read),
+            "calibration": table}
+
+
+def label_noise(solutions: list[Solution], n: int) -> dict:
+    """Of labels from 1, 2, 4 ... n completions: the AUC of the soft ones against the oracle, and
+    the share of hard ones that are wrong. The last step, whose label is the outcome, is left
+    out."""
+    result, k = {}, 1
+    while k <= n:
+        soft, hard = ([(x, t) for p, truths in judged(solutions, [f(s, k) for s in solutions])
+                       for x, t in zip(p[:-1], truths[:-1], strict=True)]
+                      for f in (Solution.soft, Solution.hard))
+        if soft:
+            result[str(k)] = {"auc": auc(*zip(*soft, strict=True)),
+                              "hard_wrong": sum(bool(x) != t for x, t in hard) / len(hard)}
+        k *= 2
+    return result
+
+
+def save(run: str, judges: dict) -> None:
+    gpt.save(Path(run) / "prm.pt", {name: judge.state_dict() for name, judge in judges.items()})
+
+
+def load(run: str, policy) -> dict:
+    """The judges {"prm": ..., "orm": ...} of a run. Raises ValueError where there are none."""
+    path = Path(run) / "prm.pt"
+    if not path.exists():
+        raise ValueError(f"{run} has no prm.pt; python prm.py --run {run} makes one")
+    judges = {}
+    for name, state in gpt.load(path).items():
+        judges[name] = Judge(policy)
+        judges[name].load_state_dict(state)
+        judges[name].requires_grad_(False)
+    return judges
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
+    parser.add_argument("--problems", type=int, default=512, help="to learn from, none held out")
+    parser.add_argument("--solutions", type=int, default=8, help="samples of each")
+    parser.add_argument("--completions", type=int, default=4, help="of each step: N")
+    parser.add_argument("--epochs", type=int, default=4, help="over the solutions")
+    parser.add_argument("--eval-problems", type=int, default=200, help="held-out ones to measure")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    try:
+        for name in ("problems", "solutions", "completions", "epochs", "eval_problems"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        policy, settings = evaluate.trained(args.run)
+        task = tasks.TASKS[settings["task"]](settings["level"], settings["data"],
+                                             settings["eval_data"])
+        result = make(args, policy, task, settings["max_new_tokens"])
+    except (ValueError, OSError) as error:
+        print(f"prm.py: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result))
+    return 0
+
+
+def make(args, policy, task, longest: int) -> dict:
+    """Labels, trains and measures; writes prm.pt and prm.json."""
+    runs.keep_freed_memory()
+    clock = [time.perf_counter()]
+
+    def lap() -> float:
+        clock.append(time.perf_counter())
+        return round(clock[-1] - clock[-2], 1)
+    problems = task.draw(random.Random(f"prm {args.seed}"), args.problems)
+    solutions = solve(policy, task, problems, args.solutions, longest, args.seed)
+    tokens = label(policy, task, solutions, args.completions, longest, args.seed + 1)
+    result = {"solutions": len(solutions), "steps": sum(len(s.reached) for s in solutions),
+              "tokens_for_labels": tokens, "seconds_label": lap(),
+              "labels": label_noise(solutions, args.completions)}
+    held_out = solve(policy, task, task.held_out(args.eval_problems), 8, longest, args.seed + 2)
+    lap()
+    judges = {}
+    for name in ("prm", "orm"):
+        judges[name] = teach(policy, solutions, args.epochs, args.seed, outcome=name == "orm")
+        result[f"seconds_{name}"] = lap()
+        result[name] = against_oracle(held_out, scores(
+            judges[name], [(s.prompt, s.ids) for s in held_out]))
+        lap()
+    save(args.run, judges)
+    runs.write_json(Path(args.run) / "prm.json", result)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

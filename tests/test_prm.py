@@ -1,0 +1,261 @@
+"""prm.py: labels against enumeration, the loss against a loop, scores, measures, the command."""
+
+import json
+import math
+import random
+
+import pytest
+import torch
+
+import model as gpt
+import prm
+import tasks
+import tokenizer
+import train
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    return gpt.GPT(gpt.Config(tokenizer.encoding.n_vocab, layers=2, width=32, heads=2, kv_heads=1,
+                              hidden=48))
+
+
+def ids(text):
+    return tokenizer.encode(text) + [tokenizer.EOT]
+
+
+QUESTION, RIGHT = "3 +6 *9 -2 =?", "<think>3+6=9\n9*9=1\n1-2=9</think><answer>9</answer>"
+PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-", 2, 9)), ((),))
+
+
+def test_steps_end_at_lines_at_the_thinking_and_at_the_answer():
+    response = ids(RIGHT)
+    ends = prm.step_ends(response)
+    assert [tokenizer.decode([response[e]]) for e in ends] == ["\n", "\n", "</think>",
+                                                               "<|endoftext|>"]
+    assert prm.step_ends(ids("x")[:1]) == [0]  # cut off in the first step
+    assert prm.step_ends(tokenizer.encode("1\n")) == [1]
+
+
+@pytest.mark.parametrize("text, truths", [
+    (RIGHT, [True, True, True, True]),
+    (RIGHT.replace("9*9=1\n1-2=9", "9*9=2\n2-2=0").replace("9</a", "0</a"),
+     [True, False, False, False]),
+    (RIGHT.replace("<answer>9", "<answer>8"), [True, True, True, False]),
+    (RIGHT.replace("9*9=1", "9*9=2"), [True, False, False, False]),
+    ("<think>3+6=9\n9*9=1</think><answer>9</answer>", [True, True, True]),
+    ("<think>3+6=9\n", None), ("9", None)])
+def test_the_oracle_of_a_chain(text, truths):
+    assert tasks.steps_true(PROBLEM, text) == truths
+
+
+def test_a_wrong_line_stays_wrong_even_if_a_later_one_repairs_it():
+    text = "<think>3+6=8\n9*9=1\n1-2=9</think><answer>9</answer>"
+    assert tasks.steps_true(PROBLEM, text) == [False, False, False, False]
+
+
+def fake_rollouts(monkeypatch, endings):
+    """generate, for a policy that goes on in n ways: `endings(prefix text, j)` is the j-th."""
+    asked = []
+
+    def generate(policy, prompts, n, longest, temperature, seed, *, stop, pad, prefixes=None):
+        asked.append((prompts, prefixes))
+
+        class Made:
+            group = torch.arange(len(prompts)).repeat_interleave(n)
+            mask = torch.ones(len(prompts) * n, 3)
+
+            @staticmethod
+            def responses():
+                return [ids(endings(tokenizer.decode(prefix), j))
+                        for prefix in prefixes or [[]] * len(prompts) for j in range(n)]
+        return Made
+    monkeypatch.setattr(prm, "generate", generate)
+    return asked
+
+
+def test_labels_are_the_share_of_completions_that_reach_the_answer(monkeypatch):
+    def endings(prefix, j):  # a true beginning is finished rightly in one of two ways
+        good = RIGHT.startswith(prefix)
+        return RIGHT[len(prefix):] if good and j % 2 else "0</think><answer>0</answer>"
+    asked = fake_rollouts(monkeypatch, endings)
+    wrong = RIGHT.replace("9*9=1\n1-2=9", "9*9=2\n2-2=0").replace("9</a", "0</a")
+    prompt = tokenizer.encode_prompt(QUESTION)
+    solutions = [prm.Solution(PROBLEM, prompt, ids(RIGHT), 1.0),
+                 prm.Solution(PROBLEM, prompt, ids(wrong), 0.0)]
+    assert prm.label(None, tasks.Chain(2), solutions, 4, 96, 0) == 5 * 4 * 3
+    assert solutions[0].soft() == [0.5, 0.5, 0.5, 1.0] and solutions[0].hard() == [1, 1, 1, 1]
+    assert solutions[1].soft() == [0.5, 0, 0, 0] and solutions[1].hard() == [1, 0, 0, 0]
+    assert solutions[0].soft(1) == [0, 0, 0, 1]
+    [(_, prefixes)] = asked
+    assert len(prefixes) == 5  # the first step, which both share, was completed once
+    assert prm.label_noise(solutions, 4)["4"] == {"auc": 1.0, "hard_wrong": 0.0}
+
+
+def test_labels_ask_the_task_and_never_the_oracle(monkeypatch):
+    fake_rollouts(monkeypatch, lambda prefix, j: RIGHT[len(prefix):])
+    monkeypatch.setattr(tasks, "steps_true", None)
+    solution = prm.Solution(PROBLEM, tokenizer.encode_prompt(QUESTION), ids(RIGHT), 1.0)
+    prm.label(None, tasks.Chain(2), [solution], 2, 96, 0)
+    assert solution.soft() == [1, 1, 1, 1]
+
+
+def test_equal_solutions_are_kept_once(monkeypatch):
+    fake_rollouts(monkeypatch, lambda prefix, j: RIGHT if j < 3 else "x")
+    solutions = prm.solve(None, tasks.Chain(2), [PROBLEM], 5, 96, 0)
+    assert [(s.text, s.correct) for s in solutions] == [(RIGHT, 1.0), ("x", 0.0)]
+
+
+def batch():
+    pairs = [(tokenizer.encode_prompt(QUESTION), ids(RIGHT)),
+             (tokenizer.encode_prompt("1 +1 =?"), ids("<think>1+1=2</think><answer>2</answer>"))]
+    return pairs, [prm.step_ends(response) for _, response in pairs]
+
+
+def judge_of(seed=0):
+    judge = prm.Judge(tiny(seed))
+    torch.nn.init.normal_(judge.head.weight)
+    torch.nn.init.constant_(judge.head.bias, 0.3)
+    return judge
+
+
+def test_a_judge_reads_one_text_as_it_reads_many():
+    pairs, ends = batch()
+    judge = judge_of()
+    together = judge(*prm.inputs(pairs, ends, "cpu"))
+    alone = [judge(*prm.inputs([p], [e], "cpu")) for p, e in zip(pairs, ends, strict=True)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+def test_a_judge_is_causal_and_its_reading_is_the_least_likely_token_so_far():
+    pairs, ends = batch()
+    judge = judge_of()
+    prompt, response = pairs[0]
+    tokens = torch.tensor([prompt + response])
+    logp = judge.trunk(tokens)[0] @ judge.trunk.head.weight.T
+    logp = logp.log_softmax(-1)[:-1].gather(1, tokens[0, 1:, None])[:, 0]
+    states = judge.trunk(tokens)[0]
+    for end, said in zip(ends[0], judge(*prm.inputs(pairs[:1], ends[:1], "cpu")), strict=True):
+        at = len(prompt) + end
+        least = max(prm.FLOOR, float(logp[len(prompt) - 1:at].detach().min()))
+        want = judge.head(states[at])[0] + judge.surprise * least
+        assert torch.allclose(said, want, atol=1e-4)
+    cut = [(prompt, response[:ends[0][1] + 1])]
+    part = judge(*prm.inputs(cut, [ends[0][:2]], "cpu"))
+    assert torch.allclose(part, judge(*prm.inputs(pairs[:1], ends[:1], "cpu"))[:2], atol=1e-5)
+
+
+def test_the_loss_is_cross_entropy_at_step_ends_alone():
+    pairs, ends = batch()
+    judge = judge_of()
+    labels = [[0.25, 0.5, 1.0, 1.0], [0.75, 0.0]]
+    logits = judge(*prm.inputs(pairs, ends, "cpu")).tolist()
+    want = 0.0
+    for x, y in zip(logits, [y for row in labels for y in row], strict=True):
+        p = 1 / (1 + math.exp(-x))
+        want -= y * math.log(p) + (1 - y) * math.log(1 - p)
+    assert prm.loss(judge, pairs, ends, labels).item() == pytest.approx(want, rel=1e-4)
+    # an ORM's loss does not depend on what a PRM says of earlier steps
+    last = prm.loss(judge, pairs, [e[-1:] for e in ends], [[1.0], [0.0]])
+    assert last.item() == pytest.approx(-math.log(1 / (1 + math.exp(-logits[3])))
+                                        - math.log(1 - 1 / (1 + math.exp(-logits[5]))), rel=1e-4)
+
+
+def test_equal_pairs_are_read_once_and_scores_are_in_order(monkeypatch):
+    pairs, ends = batch()
+    judge = judge_of()
+    read, inputs = [], prm.inputs
+
+    def counted(part, *rest):
+        read.append(len(part))
+        return inputs(part, *rest)
+    monkeypatch.setattr(prm, "inputs", counted)
+    found = prm.scores(judge, [pairs[1], pairs[0], pairs[1], (pairs[0][0], [])])
+    assert sum(read) == 2 and found[0] == found[2] and found[3] == [0.0]
+    want = judge(*inputs(pairs, ends, "cpu")).sigmoid().tolist()
+    assert found[1] + found[0] == pytest.approx(want, abs=1e-5)
+
+
+def test_training_separates_what_can_be_told_apart():
+    rng = random.Random(0)
+    policy = tiny()
+    problems = tasks.Chain(1).draw(rng, 40)
+    solutions = []
+    for problem in problems:  # right answers say 1, wrong ones 2
+        for correct, word in ((1.0, "yes"), (0.0, "no")):
+            solution = prm.Solution(problem, tokenizer.encode_prompt(problem.question),
+                                    ids(f"<think>{word}</think><answer>1</answer>"), correct)
+            solution.reached = [[correct], [correct]]
+            solutions.append(solution)
+    def taught(epochs, lr):
+        judge, some = prm.Judge(policy), solutions[:60]
+        prm.train(judge, [(s.prompt, s.ids) for s in some], [prm.step_ends(s.ids) for s in some],
+                  [s.soft() for s in some], epochs, lr=lr)
+        return judge
+    found = prm.scores(taught(60, 0.01), [(s.prompt, s.ids) for s in solutions[60:]])
+    assert all((p[-1] > 0.5) == s.correct for p, s in zip(found, solutions[60:], strict=True))
+    first, again = (list(taught(2, 0.01).parameters()) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    start = tiny()
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), start.parameters(),
+                                                 strict=True))  # the policy stays as it is
+
+
+def test_auc_counts_pairs():
+    rng = random.Random(1)
+    scores = [rng.choice((0.1, 0.2, 0.5, 0.9)) for _ in range(60)]
+    truths = [rng.random() < 0.4 for _ in scores]
+    pairs = [(a > b) + (a == b) / 2 for a, s in zip(scores, truths, strict=True) if s
+             for b, t in zip(scores, truths, strict=True) if not t
+             for a, b in [(a, b)]]
+    assert prm.auc(scores, truths) == pytest.approx(sum(pairs) / len(pairs))
+    assert prm.auc([0.1, 0.2], [True, True]) is None
+
+
+def test_against_the_oracle():
+    wrong = RIGHT.replace("9*9=1\n1-2=9", "9*9=2\n2-2=0").replace("9</a", "0</a")
+    solutions = [prm.Solution(PROBLEM, [], ids(RIGHT), 1.0), prm.Solution(PROBLEM, [], ids(wrong),
+                                                                         0.0)]
+    good = prm.against_oracle(solutions, [[0.9, 0.8, 0.7, 0.95], [0.9, 0.3, 0.2, 0.1]])
+    assert (good["auc"], good["accuracy"], good["first_error_found"]) == (1.0, 1.0, 1.0)
+    assert good["calibration_error"] == pytest.approx((0.05 + 0.1) / 2) and good["steps"] == 8
+    bad = prm.against_oracle(solutions, [[0.9, 0.8, 0.7, 0.95], [0.9, 0.9, 0.2, 0.1]])
+    assert bad["first_error_found"] == 0.0 and bad["auc_to_first_error"] < 1
+    assert prm.against_oracle([prm.Solution(PROBLEM, [], ids("x"), 0.0)], [[0.5]])["solutions"] == 0
+
+
+def test_ways_to_take_steps_together():
+    values = {name: how([0.5, 0.8, 0.9]) for name, how in prm.AGGREGATES.items()}
+    assert values == pytest.approx({"product": 0.36, "min": 0.5, "last": 0.9})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "chain"
+    assert train.main(["--task", "chain", "--out", str(out), "--base-steps", "30", "--steps", "0",
+                       "--eval-problems", "5", "--eval-samples", "2", "--max-new-tokens", "48",
+                       "--device", "cpu"]) == 0
+    return out
+
+
+def test_the_command_line(run, capsys):
+    capsys.readouterr()
+    command = ["--run", str(run), "--problems", "6", "--solutions", "2", "--completions", "2",
+               "--epochs", "1", "--eval-problems", "6"]
+    assert prm.main(command) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["steps"] >= said["solutions"] > 0 and (run / "prm.json").exists()
+    policy = gpt.from_state(gpt.load(run / "checkpoint.pt"))
+    judges = prm.load(str(run), policy)
+    pairs, _ = batch()
+    assert set(judges) == {"prm", "orm"}
+    assert prm.scores(judges["prm"], pairs) != prm.scores(judges["orm"], pairs)
+
+
+@pytest.mark.parametrize("flags, named", [
+    (["--problems", "0"], "--problems"), (["--completions", "0"], "--completions"),
+    (["--run", "nowhere"], "nowhere")])
+def test_bad_input_is_one_sentence(run, flags, named, capsys):
+    assert prm.main(["--run", str(run), *flags]) == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1
