@@ -9,6 +9,7 @@ ALGORITHMS. Whatever is wrong is said in one sentence before any work.
 import argparse
 import math
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import torch
 
@@ -54,8 +55,11 @@ class Options:
     eval_data: str = flag("", "its held-out problems (default: a tenth of --data)")
     device: str = flag("", "cpu, cuda, cuda:1 (default: cuda where there is one)")
     reward: str = flag("correct", "correct (and 0.1 for the form), sign (1 or -1), or a lesson: "
-                       "format pays for tags, random for nothing, claim for saying all is checked",
-                       choices=["correct", "sign", "format", "random", "claim"])
+                       "format pays for tags, random for nothing, claim for saying all is checked; "
+                       "process: what a PRM says of each step (ppo alone)",
+                       choices=["correct", "sign", "format", "random", "claim", "process"])
+    judge: str = flag("", "run whose prm.pt (of prm.py) scores steps for --reward process",
+                      only="ppo")
     prompts: int = flag(32, "problems a step")
     group_size: int = flag(16, "answers to each problem, compared with each other")
     temperature: float = flag(1.0, "of sampling, and of the log-probs trained on")
@@ -156,6 +160,12 @@ def validate_algorithm(options: Options) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be from 0 to 1")
     if options.dual_clip and not options.dual_clip > 1:
         raise UserError("--dual-clip must be above 1, or 0 for none")
+    if (options.reward == "process") != bool(options.judge):
+        raise UserError("--reward process goes with --algo ppo and --judge RUN, a run for which "
+                        "prm.py has made a prm.pt")
+    if options.judge and not (Path(options.judge) / "prm.pt").exists():
+        raise UserError(f"{options.judge} has no prm.pt; python prm.py --run {options.judge} makes "
+                        "one")
     if answers % options.minibatches:
         raise UserError(f"--minibatches {options.minibatches} does not divide the {answers} "
                         "answers of a step")

@@ -40,6 +40,7 @@ class Batch:
     rewards: torch.Tensor                    # (N,)
     correct: torch.Tensor | None = None      # (N,) 1.0 or 0.0, whatever was paid for
     truncated: torch.Tensor | None = None    # (N,) bool, cut off by the limit
+    step_rewards: torch.Tensor | None = None  # (N, T) of a process reward model, at step ends
     ref_logp: torch.Tensor | None = None     # (N, T) under the reference policy
     values: torch.Tensor | None = None       # (N, T) the critic's, when sampled
     advantages: torch.Tensor | None = None   # (N, T)
@@ -227,10 +228,10 @@ class Critic(nn.Module):
 # --- what train.py calls
 
 def token_rewards(batch: Batch, options):
-    """Rewards per token (N, T): the response's at its last token, and the KL's price on each where
-    it is paid with the reward."""
+    """Rewards per token (N, T): the response's at its last token, or those of its steps at their
+    ends, and the KL's price on each where it is paid with the reward."""
     last = batch.mask * (batch.mask.flip(1).cumsum(1).flip(1) == 1)
-    rewards = batch.rewards[:, None] * last
+    rewards = batch.rewards[:, None] * last if batch.step_rewards is None else batch.step_rewards
     if options.kl_coef and options.kl_in == "reward":
         rewards = rewards - options.kl_coef * kl(batch.old_logp, batch.ref_logp, "k1") * batch.mask
     return rewards

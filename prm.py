@@ -42,7 +42,7 @@ import tokenizer
 from sample import generate
 from sft import Muon, padded
 
-FLOOR = -6.0  # a token less likely than that is simply wrong
+FLOOR = -20.0  # keeps one token from being everything; at -6 too many had no gradient
 NEWLINE, THINK_END = tokenizer.encode("\n")[0], tokenizer.encode("</think>")[0]
 AGGREGATES = {"product": math.prod, "min": min, "last": lambda scores: scores[-1]}
 

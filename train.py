@@ -9,6 +9,7 @@ of the seed and the step, so a run can stop anywhere and go on to the last bit.
 """
 
 import copy
+import functools
 import hashlib
 import math
 import random
@@ -24,6 +25,7 @@ from tqdm import tqdm
 import evaluate
 import model as gpt
 import ppo
+import prm
 import runs
 import sft
 import tasks
@@ -64,7 +66,8 @@ def answer(task, policy, n: int, rng, options, clock):
                                       rng.getrandbits(62), options.max_new_tokens)
     clock.mark("seconds_sample")
     asked = [problems[g] for g in rollout.group.tolist()]
-    rewards = [task.score(problem, text, options.reward, rng.random())
+    kind = "correct" if options.reward == "process" else options.reward  # the judge comes later
+    rewards = [task.score(problem, text, kind, rng.random())
                for problem, text in zip(asked, texts, strict=True)]
     clock.mark("seconds_verify")
     return rollout, list(zip(asked, texts, rewards, strict=True))
@@ -76,6 +79,27 @@ def reference_logp(reference, batch, options):
                      batch, options)
 
 
+@functools.cache
+def judge_of(run: str, device: str):
+    """The process reward model of a run."""
+    return prm.load(run, evaluate.trained(run)[0])["prm"].to(device)
+
+
+def step_rewards(rollout, options):
+    """What the judge says of each step, (N, T), at the step's last token (Math-Shepherd's step-wise
+    PPO)."""
+    starts = rollout.mask.argmax(1).tolist()
+    prompts = [row[:start] for row, start in zip(rollout.tokens.tolist(), starts, strict=True)]
+    responses = rollout.responses()
+    found = prm.scores(judge_of(options.judge, options.device),
+                       list(zip(prompts, responses, strict=True)))
+    rewards = torch.zeros_like(rollout.mask)
+    for row, (start, ids, scores) in enumerate(zip(starts, responses, found, strict=True)):
+        at = [start + end for end in prm.step_ends(ids)]
+        rewards[row, at] = torch.tensor(scores, device=rewards.device)
+    return rewards
+
+
 def prepare(rollout, rewards, players, options, **more) -> ppo.Batch:
     """The batch of a Rollout and its Rewards, with what the reference and the critic say of it, and
     the advantages of the algorithm."""
@@ -84,6 +108,9 @@ def prepare(rollout, rewards, players, options, **more) -> ppo.Batch:
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group,
                       number([r.total for r in rewards]),
                       number([r.parts["correct"] for r in rewards]), rollout.truncated)
+    if options.reward == "process":
+        batch.step_rewards = step_rewards(rollout, options)
+        batch.rewards = batch.step_rewards.sum(1)
     if options.kl_coef:
         batch.ref_logp = reference_logp(reference, batch, options)
     if critic is not None:
@@ -123,6 +150,9 @@ def collect(step: int, task, players, rng, options, clock):
 def batch_metrics(batch) -> dict:
     """Of what is trained on: the share of its prompts that have a gradient, and how well the critic
     explains what came."""
+    if batch.step_rewards is not None:
+        return {"reward": float(batch.rewards.mean()), "explained_variance": ppo.explained_variance(
+            batch.values, batch.step_rewards.flip(1).cumsum(1).flip(1), batch.mask)}
     if batch.values is not None:
         returns = batch.rewards[:, None] * batch.mask
         return {"explained_variance": ppo.explained_variance(batch.values, returns, batch.mask)}

@@ -6,15 +6,17 @@ against the policy that reinforcement learning makes of it.
 
 The methods that choose among samples choose among the first n of the same 64; trees are grown live.
 The difficulty of a problem is how many of the facts on its way are widely believed to be otherwise.
-A run that is there is not made again. Needs matplotlib.
+Processes have one thread each, two at a time; what is there is not made again. Needs matplotlib.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +61,8 @@ def difficulty(problem) -> int:
 def call(script: str, *arguments) -> float:
     began = time.perf_counter()
     done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=ROOT,
-                          capture_output=True, text=True)
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
+                          text=True)
     if done.returncode:
         raise SystemExit(f"{script} failed:\n{done.stderr[-2000:]}")
     return time.perf_counter() - began
@@ -98,6 +101,7 @@ def search_all(run: Path, seed: int) -> list[dict]:
           f"{time.perf_counter() - began:.0f} s", flush=True)
     plan = [(replay, method, 2**i) for i in range(7) for method in CHOOSERS]
     plan += [(player, "greedy", 1), (player, "prm", MOST)]
+    plan += [(player, method, k) for method in ("force", "force-neutral") for k in range(1, 6)]
     plan += [(player, method, n) for method, sizes in TREES.items() for n in sizes]
     rows = []
     for who, method, n in plan:
@@ -138,11 +142,35 @@ def tokens(rows, **wanted) -> float:
     return sum(values) / max(1, len(values))
 
 
+def judge_table(rows) -> list[str]:
+    """Markdown: labels and judges of each seed against the oracle."""
+    judges = [r for r in rows if r["kind"] == "judges"]
+    lines = ["| | " + " | ".join(f"seed {r['seed']}" for r in judges) + " |",
+             "|" + "---|" * (len(judges) + 1)]
+
+    def line(name, value):
+        lines.append(f"| {name} | " + " | ".join(value(r) for r in judges) + " |")
+    line("different solutions, steps, thousand tokens for labels", lambda r: (
+        f"{r['solutions']}, {r['steps']}, {r['tokens_for_labels'] / 1000:.0f}"))
+    for n in judges[0]["labels"]:
+        line(f"labels of {n} completions: AUC; hard ones wrong", lambda r, n=n: (
+            f"{r['labels'][n]['auc']:.3f}; {r['labels'][n]['hard_wrong']:.1%}"))
+    for name in ("prm", "orm"):
+        line(f"{name.upper()}: step AUC; up to the first error", lambda r, name=name: (
+            f"{r[name]['auc']:.3f}; {r[name]['auc_to_first_error']:.3f}"))
+        line("… accuracy; first error found; calibration error", lambda r, name=name: (
+            f"{r[name]['accuracy']:.1%}; {r[name]['first_error_found']:.1%}; "
+            f"{r[name]['calibration_error']:.3f}"))
+    line("seconds: labels, PRM, ORM", lambda r: (
+        f"{r['seconds_label']:.0f}, {r['seconds_prm']:.0f}, {r['seconds_orm']:.0f}"))
+    return [*lines, ""]
+
+
 def tables(rows) -> list[str]:
-    """Markdown: methods by n; the best method at a budget by difficulty; pass@k."""
+    """Markdown: the judges; methods by n; the best method at a budget by difficulty; pass@k."""
     found = [r for r in rows if r["kind"] == "search"]
     sizes = [2**i for i in range(7)]
-    lines = ["| accuracy, % | " + " | ".join(f"n = {n}" for n in sizes) + " |",
+    lines = judge_table(rows) + ["| accuracy, % | " + " | ".join(f"n = {n}" for n in sizes) + " |",
              "|" + "---|" * (len(sizes) + 1)]
     for method in (*CHOOSERS, *TREES):
         lines.append(f"| {method} | " + " | ".join(
@@ -150,6 +178,14 @@ def tables(rows) -> list[str]:
     lines += ["", f"greedy {cell(found, method='greedy', n=1)}; tokens a problem: " + ", ".join(
         f"{method} {n}: {tokens(found, method=method, n=n):.0f}" for method, n in
         (("prm", 1), ("prm", 16), ("beam", 16), ("dvts", 16), ("lookahead", 16), ("prm", 64)))]
+    rounds = range(1, 6)
+    lines += ["", "| the end of thinking replaced, times | " + " | ".join(str(k - 1)
+                                                                     for k in rounds) + " |",
+              "|" + "---|" * 6]
+    for method in ("force", "force-neutral"):
+        lines.append(f"| {method} | " + " | ".join(
+            cell(found, method=method, n=k) + f", {tokens(found, method=method, n=k):.0f} tokens"
+            for k in rounds) + " |")
     lines += ["", "The best method that spends at most so many tokens a problem, by how many facts "
               "on the way are widely believed to be otherwise (accuracy, %; mean of the seeds):",
               "", "| tokens | " + " | ".join(f"{d} facts" for d in range(4)) + " | 4 or more |",
@@ -209,33 +245,46 @@ def draw(rows) -> None:
     figure.savefig(ROOT / "bench" / "ttc.png", dpi=110)
 
 
+def measure(work: Path, seed: int, kind: str) -> None:
+    """All of one seed, into work/KIND-SEED.jsonl."""
+    runs.keep_freed_memory()
+    began, run = time.perf_counter(), work / f"chain-{seed}"
+    ready(run, seed)
+    if kind == "search":
+        rows = [{"kind": "judges", "seed": seed, **json.loads((run / "prm.json").read_text())}]
+        rows += search_all(run, seed)
+    else:
+        learned = work / f"learned-{seed}"
+        if not (learned / "summary.json").exists():
+            call("train.py", "--task", "chain", "--seed", seed, "--eval-problems", 100, "--out",
+                 learned)
+        rows = pass_at_k(run, seed, "base") + pass_at_k(learned, seed, "RL")
+    rows[0]["seconds_all"] = time.perf_counter() - began
+    keep(work / f"{kind}-{seed}.jsonl", rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--work", required=True, type=Path, help="where the runs are kept")
     parser.add_argument("--draw", action="store_true", help="draw what has been measured")
-    parser.add_argument("--no-pass", action="store_true", help="leave pass@k out")
+    parser.add_argument("--only", nargs=2, metavar=("KIND", "SEED"),
+                        help="one part alone: search 0, or pass 2")
     args = parser.parse_args()
     path = ROOT / "bench" / "runs" / "ttc.jsonl"
+    if args.only:
+        return measure(args.work, int(args.only[1]), args.only[0])
     if not args.draw:
-        runs.keep_freed_memory()
-        rows, began = [], time.perf_counter()
-        for seed in SEEDS:
-            run = args.work / f"chain-{seed}"
-            made = ready(run, seed)
-            rows.append({"kind": "judges", "seed": seed, "seconds": made,
-                         **json.loads((run / "prm.json").read_text())})
-            rows += search_all(run, seed)
-            print(f"seed {seed}: {time.perf_counter() - began:.0f} s so far", flush=True)
-            keep(path, rows)
-        for seed in [] if args.no_pass else SEEDS:
-            learned = args.work / f"learned-{seed}"
-            if not (learned / "summary.json").exists():
-                call("train.py", "--task", "chain", "--seed", seed, "--eval-problems", 100, "--out",
-                     learned)
-            rows += pass_at_k(args.work / f"chain-{seed}", seed, "base")
-            rows += pass_at_k(learned, seed, "RL")
-            keep(path, rows)
-        print(f"{time.perf_counter() - began:.0f} s in all")
+        began = time.perf_counter()
+
+        def part(job):  # a process of one thread, two at a time
+            kind, seed = job
+            if not (args.work / f"{kind}-{seed}.jsonl").exists():
+                call("bench/ttc.py", "--work", args.work, "--only", kind, seed)
+                print(f"{kind} {seed}: {time.perf_counter() - began:.0f} s so far", flush=True)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(part, [(kind, seed) for kind in ("search", "pass") for seed in SEEDS]))
+        path.write_text("".join((args.work / f"{kind}-{seed}.jsonl").read_text()
+                                for kind in ("search", "pass") for seed in SEEDS))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     write_section("Test-time compute (`python bench/ttc.py`)", tables(rows))
     draw(rows)

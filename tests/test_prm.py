@@ -7,7 +7,9 @@ import random
 import pytest
 import torch
 
+import flags
 import model as gpt
+import ppo
 import prm
 import tasks
 import tokenizer
@@ -238,11 +240,62 @@ def run(tmp_path_factory):
     return out
 
 
+COMMAND = ["--problems", "6", "--solutions", "2", "--completions", "2", "--epochs", "1",
+           "--eval-problems", "6"]
+
+
+def test_steps_are_paid_at_their_last_tokens(monkeypatch):
+    policy = tiny()
+    rollout = prm.generate(policy, [tokenizer.encode_prompt(q) for q in ("1 +1 =?", QUESTION)], 2,
+                           20, 1.0, 0, stop=tokenizer.EOT, pad=tokenizer.PAD)
+    asked = []
+
+    def scores(judge, pairs):
+        asked.extend(pairs)
+        return [[0.1 * (i + 1)] * len(prm.step_ends(response))
+                for i, (_, response) in enumerate(pairs)]
+    monkeypatch.setattr(train, "judge_of", lambda *_: None)
+    monkeypatch.setattr(prm, "scores", scores)
+    options = flags.Options(judge="somewhere", device="cpu")
+    paid = train.step_rewards(rollout, options)
+    assert [p for p, _ in asked] == [tokenizer.encode_prompt(q)
+                                     for q in ("1 +1 =?",) * 2 + (QUESTION,) * 2]
+    for i, (row, response) in enumerate(zip(paid, rollout.responses(), strict=True)):
+        start = int(rollout.mask[i].argmax())
+        where = [start + end for end in prm.step_ends(response)]
+        assert row.nonzero()[:, 0].tolist() == where
+        assert row[where].tolist() == pytest.approx([0.1 * (i + 1)] * len(where))
+    batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, paid.sum(1),
+                      step_rewards=paid)
+    assert torch.equal(ppo.token_rewards(batch, options), paid)
+
+
+def test_ppo_learns_from_a_judge(run, tmp_path, capsys):
+    assert prm.main(["--run", str(run), *COMMAND]) == 0
+    out = tmp_path / "process"
+    flags_ = ["--task", "chain", "--algo", "ppo", "--reward", "process", "--judge", str(run),
+              "--base-steps", "3", "--steps", "2", "--critic-warmup", "1", "--prompts", "8",
+              "--eval-problems", "4", "--eval-samples", "2", "--max-new-tokens", "32", "--out",
+              str(out), "--device", "cpu"]
+    assert train.main(flags_) == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["reward"] > 0 and math.isfinite(line["explained_variance"]) for line in lines)
+
+
+@pytest.mark.parametrize("more, named", [
+    (["--algo", "grpo", "--reward", "process"], "--judge"),
+    (["--algo", "ppo", "--reward", "process"], "--judge"),
+    (["--algo", "ppo", "--judge", "x"], "--reward"),
+    (["--algo", "ppo", "--reward", "process", "--judge", "nowhere"], "nowhere")])
+def test_a_process_reward_needs_a_judge(more, named, tmp_path, capsys):
+    assert train.main([*more, "--out", str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1
+
+
 def test_the_command_line(run, capsys):
     capsys.readouterr()
-    command = ["--run", str(run), "--problems", "6", "--solutions", "2", "--completions", "2",
-               "--epochs", "1", "--eval-problems", "6"]
-    assert prm.main(command) == 0
+    assert prm.main(["--run", str(run), *COMMAND]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["steps"] >= said["solutions"] > 0 and (run / "prm.json").exists()
     policy = gpt.from_state(gpt.load(run / "checkpoint.pt"))
