@@ -40,12 +40,12 @@ class Batch:
     rewards: torch.Tensor                    # (N,)
     correct: torch.Tensor | None = None      # (N,) 1.0 or 0.0, whatever was paid for
     truncated: torch.Tensor | None = None    # (N,) bool, cut off by the limit
-    step_rewards: torch.Tensor | None = None  # (N, T) of a process reward model, at step ends
     ref_logp: torch.Tensor | None = None     # (N, T) under the reference policy
     values: torch.Tensor | None = None       # (N, T) the critic's, when sampled
     advantages: torch.Tensor | None = None   # (N, T)
     returns: torch.Tensor | None = None      # (N, T) what the critic is to learn
     weights: torch.Tensor | None = None      # (N, T) how tokens are averaged, made per update
+    step_rewards: torch.Tensor | None = None  # (N, T) of a process reward model, at step ends
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The rows of index, cut to the longest of them."""

@@ -473,7 +473,8 @@ def test_the_gradient_of_ppo_does_not_depend_on_the_cut(kind):
         return torch.cat([p.grad.flatten() for p in [*policy.parameters(), *critic.parameters()]])
     whole = gradient([batch])
     cut = gradient([batch.rows(torch.tensor(i)) for i in ([4], [0, 6, 2], [5, 1, 3])])
-    assert whole.abs().max() > 1e-2 and torch.allclose(whole, cut, atol=1e-5, rtol=1e-3)
+    largest = float(whole.abs().max())  # rounding is relative to it, and machines differ
+    assert largest > 1e-2 and torch.allclose(whole, cut, atol=1e-6 * largest, rtol=1e-3)
 
 
 def test_a_critic_learns_what_can_be_known():
