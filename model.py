@@ -231,7 +231,9 @@ class GPT(nn.Module):
         temperature and over the whole vocabulary; and the entropy (N, T) of what each was drawn
         from, or None. `states` are those of the method of that name, where they are at hand."""
         states = self.states(tokens, mask) if states is None else states
-        logits = self.head(states).float() / temperature                      # (marked, V)
+        logits = self.head(states).float()                                    # (marked, V)
+        if temperature != 1:
+            logits = logits / temperature
         logp = -F.cross_entropy(logits, tokens[:, 1:][mask[:, 1:].bool()], reduction="none")
         if not entropy:
             return place(logp, mask), None

@@ -9,10 +9,11 @@ living row looks at are moved out. A prompt shared by several rows is read once.
 
     token[t] ~ softmax(logits[t-1] / temperature)         logp[t] = log of that softmax at token[t]
 
-A row draws by inverting the cumulative distribution at one uniform number, a hash of its own seed
-and position: what it draws does not depend on who shares the batch. On CUDA a decode step is a
-graph, one for each size of batch and window, and the host asks only now and then who has ended.
-Left out on purpose: paged caches, speculative decoding, several GPUs.
+What a row draws depends on its own seed, prompt and position alone (draw.py). A row ends with a
+stop token, or with a stop string, however that is cut into tokens: each token moves an automaton
+that has read the string so far. On CUDA a decode step is a graph, one for each size of batch and
+window, and the host asks only now and then who has ended. Left out on purpose: paged caches,
+speculative decoding, several GPUs.
 """
 
 import os
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
+from draw import draw, mix, uniform
 from model import GPT, Cache
 
 
@@ -40,51 +42,6 @@ class Rollout:
     def responses(self) -> list[list[int]]:
         """Token ids of each response, the end of text included."""
         return [t[m].tolist() for t, m in zip(self.tokens, self.mask.bool(), strict=True)]
-
-
-def mix(x: torch.Tensor) -> torch.Tensor:
-    """splitmix64's finalizer: int64 -> well-mixed int64, the same on every device."""
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
-    return x ^ ((x >> 31) & (2**33 - 1))
-
-
-def uniform(seeds: torch.Tensor, position) -> torch.Tensor:
-    """Numbers in [0, 1) with 24 random bits, a pure function of seeds and position (an int or a
-    tensor; the two are broadcast)."""
-    return ((mix(seeds + (position + 1) * 0x9E3779B97F4A) >> 40) & (2**24 - 1)).float() / 2**24
-
-
-def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int = 0,
-         top_p: float = 1.0):
-    """Tokens (N,), their log-probs (N,) and the entropies (N,) of softmax(logits / temperature),
-    for logits (N, V) and uniform numbers u (N,). Temperature 0 is greedy, its log-prob that of the
-    untempered distribution. With top_k or top_p, the distribution is that of what they keep."""
-    logits = logits.float()
-    if temperature not in (0, 1):
-        logits = logits / temperature
-    if top_k or top_p < 1:
-        logits = keep_top(logits, top_k, top_p)
-    logp = logits.log_softmax(-1)
-    probs = logp.exp()
-    if temperature == 0:
-        token = logp.argmax(-1, keepdim=True)
-    else:
-        cumulative = probs.cumsum(-1)
-        token = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)
-    return token[:, 0], logp.gather(-1, token)[:, 0], -(probs * logp).sum(-1)
-
-
-def keep_top(logits, top_k: int, top_p: float):
-    """Logits (N, V) whose unlikely tokens are gone: the top_k likeliest stay (0: all), and of them
-    the fewest that hold at least the share top_p of the probability (1904.09751)."""
-    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
-    if top_k:
-        ordered[:, top_k:] = -1e30  # not -inf, of which 0 times is no number
-    probs = ordered.softmax(-1)
-    before = probs.cumsum(-1) - probs  # what likelier tokens hold
-    ordered[:, 1:] = ordered[:, 1:].masked_fill(before[:, 1:] >= top_p, -1e30)
-    return torch.empty_like(logits).scatter(-1, index, ordered)
 
 
 # How to decode on a kind of device: after how many steps to look who has ended (a look makes a GPU
@@ -106,10 +63,12 @@ class Places:
                            HABITS[device.type][2])
         self.columns = torch.arange(capacity, device=device)
         self.ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
+        self.strings = None                                     # the automaton of stop strings
         self.limit = torch.zeros((), **ints)
         self.ragged = False                                     # does any row start late?
-        # of each row: its number, its first column, its last token, how many it has drawn
-        self.row, self.start, self.last, self.drawn = torch.zeros(4, places, **ints)
+        # of each row: its number, first column, last token, how many it has drawn, the state of
+        # its automaton
+        self.row, self.start, self.last, self.drawn, self.state = torch.zeros(5, places, **ints)
         self.alive = torch.zeros(places, dtype=torch.bool, device=device)
         self.uniform = torch.zeros(places, steps + 1, device=device)
         # what it has drawn; what an ended row goes on to draw lands behind that
@@ -118,18 +77,20 @@ class Places:
         self.graphs = {}
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
-    def begin(self, stops, max_new_tokens: int, longest: int) -> None:
+    def begin(self, stops, strings, max_new_tokens: int, longest: int) -> None:
         """Empties all places; prompts of at most `longest` tokens will end in that column."""
         self.alive.zero_()
         self.ends.zero_()
         self.ends[stops] = True
+        if strings is not self.strings:
+            self.strings, self.graphs = strings, {}
         self.limit.fill_(max_new_tokens)
         self.cache.advance(longest - self.cache.length)
 
     def move(self, to, source) -> None:
         """Rows at `source` (M,) take the places `to` (M,)."""
-        for x in (self.row, self.start, self.last, self.drawn, self.alive, self.uniform,
-                  self.tokens, self.logp, self.entropy):
+        for x in (self.row, self.start, self.last, self.drawn, self.state, self.alive,
+                  self.uniform, self.tokens, self.logp, self.entropy):
             x[to] = x[source]
         for store in (self.cache.keys, self.cache.values):
             store[:, to, :, :self.cache.length] = store[:, source, :, :self.cache.length]
@@ -175,14 +136,16 @@ class Work:
     group_size: int
     seeds: torch.Tensor     # (N,) of each row
     offsets: torch.Tensor   # (P,) tokens of the response that are given
+    states: torch.Tensor    # (P,) of the automaton after them
     how: tuple              # temperature, top_k, top_p
 
 
 def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 96,
-             temperature: float = 1.0, seed=0, *, stop, pad: int, prefixes=None, top_k: int = 0,
-             top_p: float = 1.0, max_rows: int = 512, on_token=None) -> Rollout:
+             temperature: float = 1.0, seed=0, *, stop, pad: int, strings=None, prefixes=None,
+             top_k: int = 0, top_p: float = 1.0, max_rows: int = 512, on_token=None) -> Rollout:
     """Samples group_size responses to each prompt, up to and with a token of `stop` (an id or
-    several).
+    several), or with the token that completes a stop string: strings (V, S) says to which state a
+    token moves the automaton from each of S, of which the last is the end (tokenizer.stop_table).
 
     At most max_rows rows are decoded at once, fewer where memory would not hold them. seed: an int,
     or a list with the own seed of each row. prefixes: for each prompt the beginning of its
@@ -201,24 +164,35 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
         seed = rows + mix(torch.tensor(seed, device=device))
     work = Work(texts, group_size, mix(torch.as_tensor(seed, device=device)),
                 torch.tensor([len(p) for p in prefixes], device=device),
+                torch.tensor([after(strings, prefix) for prefix in prefixes], device=device),
                 (temperature, top_k, top_p))
-    out = decode(model, work, max_new_tokens, stops, max_rows, on_token)
-    return assemble(texts, group_size, out, stops, pad)
+    out = decode(model, work, max_new_tokens, stops, strings, max_rows, on_token)
+    return assemble(texts, group_size, out, pad)
+
+
+def after(strings, prefix: list[int]) -> int:
+    """The automaton's state once a given beginning of the response has been read."""
+    state = 0
+    for token in prefix if strings is not None else []:
+        state = int(strings[token, state])
+    return state
 
 
 @torch.inference_mode()
-def decode(model, work: Work, max_new_tokens: int, stops, max_rows: int, on_token) -> dict:
-    """Draws all rows: tokens, logp and entropy (N, max_new_tokens), and how many are `drawn`
-    (N,)."""
+def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int,
+           on_token) -> dict:
+    """Draws all rows: tokens, logp and entropy (N, max_new_tokens), how many are `drawn` (N,), and
+    which are `truncated` (N,)."""
     device, n, longest = work.seeds.device, len(work.seeds), max(map(len, work.texts))
     look_every, ratio, block = HABITS[device.type]
     look_every = 1 if on_token else look_every
     capacity = -(-(longest + max_new_tokens + SLACK + look_every) // block) * block
     batch = places_for(model, min(n, max_rows), capacity, max_new_tokens)
-    batch.begin(stops, max_new_tokens, longest)
+    batch.begin(stops, strings, max_new_tokens, longest)
     out = {name: torch.zeros(n, max_new_tokens, dtype=getattr(batch, name).dtype, device=device)
            for name in ("tokens", "logp", "entropy")}
     out["drawn"] = torch.zeros(n, dtype=torch.int64, device=device)
+    out["truncated"] = torch.zeros(n, dtype=torch.bool, device=device)
     sizes = [min(n, max_rows, len(batch.row))]
     while sizes[-1] > 1:
         sizes.append(max(1, int(sizes[-1] * ratio)))
@@ -289,7 +263,7 @@ def admit(model, batch: Places, work: Work, rows, taken: int) -> None:
     position = torch.arange(batch.uniform.shape[1], device=rows.device) + work.offsets[text, None]
     batch.uniform[at] = uniform(work.seeds[rows, None], position)
     batch.row[at], batch.start[at] = rows, end - lengths[text - first]
-    batch.drawn[at], batch.alive[at] = 0, True
+    batch.drawn[at], batch.alive[at], batch.state[at] = 0, True, work.states[text]
     batch.ragged = bool(batch.start[:at.stop].any())
     choose(model, batch, at, hidden[text - first], work.how)
 
@@ -304,6 +278,10 @@ def choose(model, batch: Places, at: slice, hidden, how) -> None:
         store[at].scatter_(1, drawn[:, None], new[:, None])
     batch.last[at] = found[0]
     drawn += alive
+    if batch.strings is not None:
+        state = batch.state[at]
+        state.copy_(torch.where(alive, batch.strings[found[0], state], state))
+        alive &= state < batch.strings.shape[1] - 1
     alive &= ~batch.ends[found[0]] & (drawn < batch.limit)
 
 
@@ -349,6 +327,10 @@ def settle(batch: Places, out: dict, taken: int, living: int) -> None:
         new = getattr(batch, name)[ended, :steps]
         out[name][row] = torch.where(written, new, out[name][row])
     out["drawn"][row] = drawn
+    stopped = batch.ends[batch.tokens[ended, drawn - 1]]
+    if batch.strings is not None:
+        stopped |= batch.state[ended] == batch.strings.shape[1] - 1
+    out["truncated"][row] = ~stopped
     batch.move((~alive[:living]).nonzero()[:, 0], living + alive[living:].nonzero()[:, 0])
     batch.alive[living:taken] = False
 
@@ -368,7 +350,7 @@ def make_room(batch: Places, living: int, longest: int) -> None:
     batch.ragged = bool(batch.start[:living].any())
 
 
-def assemble(texts, group_size, out, stops, pad) -> Rollout:
+def assemble(texts, group_size, out, pad) -> Rollout:
     """Puts prompts and responses side by side, padding on the right, as training wants them."""
     device, lengths = out["tokens"].device, out["drawn"][:, None]
     starts = torch.tensor([[len(p)] for p in texts], device=device)
@@ -382,9 +364,7 @@ def assemble(texts, group_size, out, stops, pad) -> Rollout:
     tokens = torch.where(mask, out["tokens"].gather(1, source), padded)
     logp, entropy = (out[name].gather(1, source) * mask for name in ("logp", "entropy"))
     group = torch.arange(len(texts), device=device).repeat_interleave(group_size)
-    last = out["tokens"].gather(1, lengths - 1)
-    truncated = ~torch.isin(last, torch.tensor(stops, device=device)).any(1)
-    return Rollout(tokens, logp, entropy, mask.float(), group, truncated)
+    return Rollout(tokens, logp, entropy, mask.float(), group, out["truncated"])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ Left out on purpose: learned merges (minbpe shows them). Source of the idea: 150
 
 import re
 
+import numpy as np
 import tiktoken
+import torch
 
 import gsm
 
@@ -56,3 +58,24 @@ def encode_prompt(question: str) -> list[int]:
 def decode(ids) -> str:
     """Text of ids; bytes that are not UTF-8 (a sampled policy can write any) become U+FFFD."""
     return encoding.decode(ids)
+
+
+def stop_table(pieces: list[bytes], strings: list[str]) -> torch.Tensor:
+    """For sample.generate: to which state each of V tokens, with these bytes, moves a reader that
+    looks for the first of several strings, (V, S). State i has read the i-th of all beginnings of
+    the strings, 0 nothing of them, the last a whole one (Aho and Corasick's automaton)."""
+    wanted = [string.encode() for string in strings]
+    begun = sorted({string[:i] for string in wanted for i in range(len(string))}, key=len)
+    done = len(begun)
+    step = np.full((done + 1, 256), done)
+    for i, text in enumerate(begun):
+        for byte in range(256):
+            read = text + bytes([byte])
+            if not any(read.endswith(string) for string in wanted):
+                step[i, byte] = max(begun.index(read[k:]) for k in range(len(read) + 1)
+                                    if read[k:] in begun)
+    table = np.tile(np.arange(done + 1), (len(pieces), 1))
+    for k in range(max(map(len, pieces))):  # the k-th byte of all tokens that have one
+        longer = [i for i, piece in enumerate(pieces) if len(piece) > k]
+        table[longer] = step[table[longer], [[pieces[i][k]] for i in longer]]
+    return torch.from_numpy(table)

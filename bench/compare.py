@@ -205,9 +205,11 @@ def write_section(title: str, lines: list[str]) -> None:
     """Puts a section of bench/RESULTS.md in place of the one of that title, or at the end."""
     path = ROOT / "bench" / "RESULTS.md"
     sections = path.read_text().split("\n## ")
-    new = title + "\n\n" + "\n".join(lines) + "\n"
-    kept = [s for s in sections if not s.startswith(title + "\n")]
-    path.write_text("\n## ".join([s.rstrip("\n") + "\n" for s in kept] + [new]))
+    new = title + "\n\n" + "\n".join(lines).strip("\n")
+    if not any(s.startswith(title + "\n") for s in sections):
+        sections.append(title + "\n")
+    path.write_text("\n## ".join((new if s.startswith(title + "\n") else s).rstrip("\n") + "\n"
+                                for s in sections))
 
 
 def keep(path: Path, rows) -> None:

@@ -207,17 +207,18 @@ def cpu() -> str:
 
 
 def write(lines, to_file: bool):
+    """Prints a section that `heading` begins, and puts it into bench/RESULTS.md."""
     print("\n".join(lines))
     if to_file:
-        with open(Path(__file__).parent / "RESULTS.md", "a") as file:
-            file.write("\n".join(lines) + "\n")
+        from bench.compare import write_section
+        write_section(lines[0].strip("\n# "), lines[1:])
 
 
 def begin(doc, title, script, packages):
     """Reads the command line; returns it, the policy to measure and the section's heading."""
     parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
     parser.add_argument("--run", help="a trained run's folder")
-    parser.add_argument("--write", action="store_true", help="append to bench/RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="into bench/RESULTS.md")
     args = parser.parse_args()
     import transformers
     transformers.logging.set_verbosity_error()

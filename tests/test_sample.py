@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import model
 import sample
+import tokenizer
 
 STOP, PAD = 28, 29
 PROMPTS = [[1, 2, 3, 4, 5, 6], [7], [8, 9, 10], [3, 1, 4, 1]]
@@ -182,6 +183,40 @@ def test_several_stops():
     last = [r[-1] for r in out.responses()]
     assert {5, 9} <= set(last) and not any({5, 9} & set(r[:-1]) for r in out.responses())
     assert out.truncated.tolist() == [token not in (5, 9) for token in last]
+
+
+PIECES = [b"a", b"b", b"c", b"ab", b"bc", b"ca", b"abc", b"cab", b"bca", b"aa"] * 3
+PIECES[STOP] = PIECES[PAD] = b""
+
+
+def text(ids):
+    return b"".join(PIECES[i] for i in ids)
+
+
+@pytest.mark.parametrize("strings", [["abcab"], ["bbb", "caca"], ["aab", "ab", "bcb"]])
+def test_a_stop_string_ends_a_row_however_it_is_cut_into_tokens(strings):
+    made, table = gpt(stop=0.5), tokenizer.stop_table(PIECES, strings)
+    whole = generate(made, group_size=8, max_new_tokens=20)
+    cut = generate(made, group_size=8, max_new_tokens=20, strings=table)
+    few = generate(made, group_size=8, max_new_tokens=20, strings=table, max_rows=5)
+    assert same(cut, few)
+    ended = 0
+    for i, (got, ids) in enumerate(zip(cut.responses(), whole.responses(), strict=True)):
+        found = [n for n in range(1, len(ids) + 1)
+                 if any(string.encode() in text(ids[:n]) for string in strings)]
+        assert got == ids[:found[0] if found else None]
+        assert bool(cut.truncated[i]) == (not found and ids[-1] != STOP)
+        ended += bool(found)
+    assert 2 < ended < 32 or len(strings) == 3
+
+
+def test_a_stop_string_may_begin_in_what_is_given():
+    made, table = gpt(stop=-1e4), tokenizer.stop_table(PIECES, ["abca"])
+    begun = [[0, 1, 2]] * 4                                     # a, b, c: any a completes it
+    out = generate(made, group_size=8, max_new_tokens=20, strings=table, prefixes=begun)
+    other = generate(made, group_size=8, max_new_tokens=20, prefixes=begun)
+    now = [text(ids)[:1] == b"a" for ids in other.responses()]
+    assert any(now) and [len(ids) == 1 for ids in out.responses()] == now
 
 
 def test_a_batch_is_cut_to_the_memory_there_is(monkeypatch):

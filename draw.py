@@ -1,0 +1,57 @@
+"""One token from its logits: the draw that sampling repeats, and where its random numbers are
+from.
+
+    token ~ softmax(logits / temperature)         logp = log of that softmax at the token
+
+A row draws by inverting the cumulative distribution at one uniform number, a hash of its own seed
+and position (splitmix64): no stream of random numbers is shared, so that what a row draws does not
+depend on who shares the batch, on their order, or on the device. Left out on purpose: penalties for
+repetition, min-p, everything else that makes the distribution another one than what is trained.
+"""
+
+import torch
+
+
+def mix(x: torch.Tensor) -> torch.Tensor:
+    """splitmix64's finalizer: int64 -> well-mixed int64, the same on every device."""
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def uniform(seeds: torch.Tensor, position) -> torch.Tensor:
+    """Numbers in [0, 1) with 24 random bits, a pure function of seeds and position (an int or a
+    tensor; the two are broadcast)."""
+    return ((mix(seeds + (position + 1) * 0x9E3779B97F4A) >> 40) & (2**24 - 1)).float() / 2**24
+
+
+def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int = 0,
+         top_p: float = 1.0):
+    """Tokens (N,), their log-probs (N,) and the entropies (N,) of softmax(logits / temperature),
+    for logits (N, V) and uniform numbers u (N,). Temperature 0 is greedy, its log-prob that of the
+    untempered distribution. With top_k or top_p, the distribution is that of what they keep."""
+    logits = logits.float()
+    if temperature not in (0, 1):
+        logits = logits / temperature
+    if top_k or top_p < 1:
+        logits = keep_top(logits, top_k, top_p)
+    logp = logits.log_softmax(-1)
+    probs = logp.exp()
+    if temperature == 0:
+        token = logp.argmax(-1, keepdim=True)
+    else:
+        cumulative = probs.cumsum(-1)
+        token = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)
+    return token[:, 0], logp.gather(-1, token)[:, 0], -(probs * logp).sum(-1)
+
+
+def keep_top(logits, top_k: int, top_p: float):
+    """Logits (N, V) whose unlikely tokens are gone: the top_k likeliest stay (0: all), and of them
+    the fewest that hold at least the share top_p of the probability (1904.09751)."""
+    ordered, index = logits.sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        ordered[:, top_k:] = -1e30  # not -inf, of which 0 times is no number
+    probs = ordered.softmax(-1)
+    before = probs.cumsum(-1) - probs  # what likelier tokens hold
+    ordered[:, 1:] = ordered[:, 1:].masked_fill(before[:, 1:] >= top_p, -1e30)
+    return torch.empty_like(logits).scatter(-1, index, ordered)
