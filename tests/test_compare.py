@@ -63,9 +63,11 @@ def test_sections_are_replaced_in_place_of_their_own(tmp_path, monkeypatch):
     path.write_text("# All\n\ntext\n\n## One\n\nold\n\n## Two\n\nkept\n")
     monkeypatch.setattr(compare, "ROOT", tmp_path)
     compare.write_section("One", ["new"])
-    assert path.read_text() == "# All\n\ntext\n\n## Two\n\nkept\n\n## One\n\nnew\n"
+    assert path.read_text() == "# All\n\ntext\n\n## One\n\nnew\n\n## Two\n\nkept\n"
     compare.write_section("One", ["newer"])
     assert path.read_text().count("## One") == 1 and "newer" in path.read_text()
+    compare.write_section("Three", ["last"])
+    assert path.read_text().endswith("## Two\n\nkept\n\n## Three\n\nlast\n")
 
 
 def test_compact_keeps_the_curve(tmp_path):
