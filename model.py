@@ -19,7 +19,9 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+MOST_LOGITS = 2**25  # that `score` holds at a time, 128 MB; a vocabulary of 150,000 needs it
 SIZES = {  # names for --size
     "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352),
     "small": dict(layers=8, width=384, heads=6, kv_heads=2, hidden=1024),
@@ -170,6 +172,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
+    checkpointing = False  # keep a block's input alone and compute the rest again for the gradient
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
@@ -214,7 +218,11 @@ class GPT(nn.Module):
         x = self.embedding(layout.pack(tokens))                                   # (M, D)
         cos, sin = self.turns[positions].to(x.dtype).split(1, dim=1)              # (M, 1, d)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin, layout, layer, cache, mask)
+            how = cos, sin, layout, layer, cache, mask
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, *how, use_reentrant=False)
+            else:
+                x = block(x, *how)
         x = rms_norm(x, self.norm, self.config.norm_eps)
         return x.view(*tokens.shape, -1) if real is None else x
 
@@ -231,14 +239,28 @@ class GPT(nn.Module):
         temperature and over the whole vocabulary; and the entropy (N, T) of what each was drawn
         from, or None. `states` are those of the method of that name, where they are at hand."""
         states = self.states(tokens, mask) if states is None else states
+        chosen = tokens[:, 1:][mask[:, 1:].bool()]
+        rows = max(1, MOST_LOGITS // self.head.weight.shape[0])
+        if len(states) <= rows:
+            logp, found = self.read(states, chosen, temperature, entropy)
+        else:  # a part at a time, its logits made again for the gradient: never all of them
+            parts = [checkpoint(self.read, *part, temperature, entropy, use_reentrant=False)
+                     for part in zip(states.split(rows), chosen.split(rows), strict=True)]
+            logp, found = (torch.cat(x) if x[0] is not None else None
+                           for x in zip(*parts, strict=True))
+        return place(logp, mask), place(found, mask) if entropy else None
+
+    def read(self, states, chosen, temperature: float, entropy: bool):
+        """Log-probs (marked,) of the chosen tokens (marked,), drawn from states (marked, D), and
+        the entropies (marked,) or None."""
         logits = self.head(states).float()                                    # (marked, V)
         if temperature != 1:
             logits = logits / temperature
-        logp = -F.cross_entropy(logits, tokens[:, 1:][mask[:, 1:].bool()], reduction="none")
+        logp = -F.cross_entropy(logits, chosen, reduction="none")
         if not entropy:
-            return place(logp, mask), None
+            return logp, None
         logits = logits.log_softmax(-1)
-        return place(logp, mask), place(-(logits.exp() * logits).sum(-1), mask)
+        return logp, -(logits.exp() * logits).sum(-1)
 
     def logp(self, tokens, mask, temperature: float = 1.0):
         """The log-probs (N, T) of `score` alone."""

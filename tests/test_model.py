@@ -278,3 +278,25 @@ def test_other_precision_leaves_the_angles_alone():
         found = made.cast(torch.bfloat16)(ids)
     assert made.turns.dtype == torch.float32 and found.dtype == torch.bfloat16
     assert (found - want).abs().mean() < 0.05 * want.abs().mean()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_by_parts_and_checkpointed_blocks_are_the_same(monkeypatch, temperature):
+    made, ids, mask = gpt(), tokens(3, 12), torch.ones(3, 12)
+    mask[:, :4] = mask[1, 9:] = 0
+
+    def found():
+        made.zero_grad()
+        logp, entropy = made.score(ids, mask, temperature)
+        (logp.sum() + entropy.sum()).backward()
+        return [logp.detach(), entropy.detach(), *(p.grad.clone() for p in made.parameters())]
+    want = found()
+    largest = []
+    read = type(made).read
+    monkeypatch.setattr(type(made), "read", lambda self, states, *rest: (
+        largest.append(len(states)), read(self, states, *rest))[1])
+    monkeypatch.setattr(model, "MOST_LOGITS", 5 * 30)
+    made.checkpointing = True
+    for a, b in zip(found(), want, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert max(largest) == 5

@@ -1,0 +1,148 @@
+"""Several processes, one run: torchrun starts them, torch.distributed joins them.
+
+    torchrun --nproc-per-node 4 train.py --algo grpo          (--shard: the weights in pieces too)
+
+Each process answers and scores its share of the problems, and all are given all answers. So every
+process has the whole batch, computes the same advantages and cuts it alike, and takes its share of
+the micro-batches; the weights of tokens count those of all, so the sum of the gradients is the
+gradient of the whole batch:
+
+    grad = sum over processes of grad(sum over its tokens of weight * loss)
+
+What travels besides the gradients is a few megabytes of token ids. `--shard` keeps weights,
+gradients and moments in pieces (fully_shard, 2304.11277) and gathers a layer when it is needed.
+With one process everything here does nothing. Left out on purpose: tensor and pipeline parallelism,
+sampling that overlaps the update.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def start(device: str) -> str:
+    """Joins the processes that torchrun started, if it did; the device of this one."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return device
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if device.startswith("cuda"):
+        device = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    else:  # the processes of one machine share its cores
+        cores = os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo",
+                                timeout=timedelta(minutes=30))
+    return device
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    if world() > 1:
+        dist.barrier()
+
+
+def everyone(thing):
+    """[thing of each process], to all; anything that can be pickled."""
+    if world() == 1:
+        return [thing]
+    found = [None] * world()
+    dist.all_gather_object(found, thing)
+    return found
+
+
+def mine(items) -> slice:
+    """This process's share of a sequence: a part of neighbours, so that all parts in the order of
+    the processes are the whole. Empty where there are fewer items than processes."""
+    n, w, r = len(items), world(), rank()
+    return slice(n * r // w, n * (r + 1) // w)
+
+
+def each(f, items: list) -> list:
+    """[f(item) of each], each process computing its share."""
+    return [y for part in everyone([f(x) for x in items[mine(items)]]) for y in part]
+
+
+def turns(batches: list) -> list:
+    """The micro-batches that this process takes, in turn, as many for each: (batch, whether it
+    counts). One that does not count is run for company alone, since a layer in pieces is gathered
+    by all processes at once."""
+    w, r = world(), rank()
+    rounds = -(-len(batches) // w)
+    return [(batches[min(k * w + r, len(batches) - 1)], k * w + r < len(batches))
+            for k in range(rounds)]
+
+
+def add_up(*tensors) -> None:
+    """Sums each tensor over the processes, in place."""
+    if world() > 1:
+        for handle in [dist.all_reduce(x, async_op=True) for x in tensors]:
+            handle.wait()
+
+
+def add_up_gradients(parameters) -> None:
+    """The same for gradients; those of a model in pieces are summed by it while going back."""
+    if world() == 1:
+        return
+    whole = [p for p in parameters if not isinstance(p, DTensor)]
+    for p in whole:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    add_up(*(p.grad for p in whole))
+
+
+def shard(model) -> None:
+    """Leaves each process a piece of the weights of each of the model's blocks."""
+    for block in [*model.blocks, model]:
+        fully_shard(block)
+    model.set_gradient_divide_factor(1.0)  # a sum, like everything here
+
+
+def whole(x):
+    """x, a tensor or a nest of dicts and lists of them, with what is in pieces put together: every
+    process must ask."""
+    if isinstance(x, DTensor):
+        return x.full_tensor()
+    if isinstance(x, dict):
+        return {k: whole(v) for k, v in x.items()}
+    return [whole(v) for v in x] if isinstance(x, list) else x
+
+
+def pieces(x: torch.Tensor, like):
+    """A whole tensor cut as `like` is."""
+    return distribute_tensor(x, like.device_mesh, like.placements) if isinstance(like, DTensor) \
+        else x
+
+
+def load_weights(model, state: dict) -> None:
+    """load_state_dict of whole tensors, into a model that may be in pieces."""
+    there = model.state_dict()
+    model.load_state_dict({k: pieces(v.to(there[k].device), there[k]) for k, v in state.items()})
+
+
+def load_moments(optimizer, state: dict) -> None:
+    """The same for an optimizer's state_dict."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {i: {k: pieces(v.to(parameters[i].device), parameters[i]) if v.dim() else v
+                   for k, v in s.items()} for i, s in state["state"].items()}
+    optimizer.load_state_dict({**state, "state": moments})
+
+
+def in_pieces(model) -> bool:
+    return isinstance(model, FSDPModule)
