@@ -15,6 +15,7 @@ import random
 import re
 from dataclasses import dataclass
 
+import data
 import gsm
 import programs
 import verify
@@ -50,6 +51,7 @@ class Task:
     number. To add a task, write one such class and name it in TASKS."""
 
     correct = staticmethod(verify.number_correct)
+    paths: list = []       # files that the problems are from
     levels = range(1, 6)
     base_steps = 1000      # of the base model's training
     gate = 0.6             # share of training problems that the base must solve in 16 samples
@@ -269,8 +271,8 @@ class Code(Task):
 
 class File(Task):
     """Problems of a JSONL file: {"question": ..., "answer": ...} a line, the answer a number or a
-    text ending in GSM8K's `#### number`. Held out are the problems of eval_path, or else one in
-    ten."""
+    text ending in GSM8K's `#### number`; or of a set that data.py knows by name. Held out are the
+    problems of eval_path, or else one in ten."""
 
     levels = range(1, 6)
     gate = 0.0             # a tiny model solves next to none of GSM8K
@@ -278,7 +280,12 @@ class File(Task):
     def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
         super().__init__(level)
         if not path:
-            raise ValueError("--task file needs --data PATH, a JSONL file of question and answer")
+            raise ValueError("--task file needs --data PATH, a JSONL file of question and answer, "
+                             f"or one of {', '.join(data.SETS)}")
+        if path in data.SETS:
+            path, official = data.get(path)
+            eval_path = eval_path or official
+        self.paths = [p for p in (path, eval_path) if p]
         self.max_new_tokens = 256
         problems = read_jsonl(path)
         if eval_path:

@@ -286,7 +286,7 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
     """The base of these settings: from `folder`, or made and kept there. Its name holds a digest of
     the code and data that make it, so that a changed corpus makes a new base."""
     sources = [Path(m.__file__) for m in (tokenizer, tokenizer.gsm, verify, tasks, gpt, sft)]
-    sources += [Path(path) for path in (options.data, options.eval_data) if path]
+    sources += map(Path, task.paths)
     made_by = hashlib.blake2b(b"".join(p.read_bytes() for p in sources), digest_size=4)
     made_by.update(f"{options.base_steps}".encode())
     path = folder / (f"base-{options.task}-{options.level}-{options.size}-{options.base_seed}-"

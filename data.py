@@ -1,0 +1,65 @@
+"""Public data sets by name: downloaded once, with a checksum, and kept in `data/`.
+
+    python train.py --task file --data gsm8k ...
+
+A set that has another checksum than the one here is not used: figures on it would compare with
+nobody's. Left out on purpose: sets of many gigabytes, and anything that needs a data-set library.
+"""
+
+import hashlib
+import os
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+FOLDER = Path(__file__).parent / "data"
+GSM8K = ("https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
+         "{}.jsonl")
+SETS = {  # name -> (address, SHA-256) of the problems to train on and of the held-out ones
+    "gsm8k": ((GSM8K.format("train"),
+               "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465"),
+              (GSM8K.format("test"),
+               "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14")),
+}
+
+
+def get(name: str) -> list[str]:
+    """The paths of a set's files, downloaded where they are not there. Raises ValueError that says
+    what to do where there is no network, or for a file with another checksum."""
+    return [str(one(name, part, *what))
+            for part, what in zip(("train", "test"), SETS[name], strict=True)]
+
+
+def one(name: str, part: str, address: str, digest: str) -> Path:
+    path = FOLDER / f"{name}_{part}.jsonl"
+    if not path.exists():
+        try:
+            FOLDER.mkdir(exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_bytes(download(address, path.name))
+            os.replace(partial, path)
+        except OSError as error:  # URLError, time-outs and full disks are among them
+            raise ValueError(
+                f"{name} cannot be downloaded ({error}): fetch {address} by other means and put it "
+                f"at {path}, or name your own files by --data and --eval-data") from None
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != digest:
+        raise ValueError(f"{path} is not the file it should be (SHA-256 {found}, not {digest}): "
+                         "delete it to download it again")
+    return path
+
+
+def download(address: str, name: str) -> bytes:
+    """The bytes at an address, with a progress bar. Raises OSError."""
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        size = int(answer.headers.get("Content-Length") or 0)
+        with tqdm(total=size or None, unit="B", unit_scale=True, desc=name) as bar:
+            chunks = []
+            while chunk := answer.read(2**16):
+                chunks.append(chunk)
+                bar.update(len(chunk))
+    content = b"".join(chunks)
+    if size and len(content) != size:
+        raise OSError(f"the connection ended after {len(content)} of {size} bytes")
+    return content
