@@ -77,6 +77,7 @@ LLAMA3 = (rf"(?i:{CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}"
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")  # each digit alone
 # SmolLM2 cuts out each digit first and then uses GPT-2's pattern on what lies between. So a run of
 # white space before a digit ends a text, and keeps the last space that it would leave to a word.
+# (The digits of two scripts of Unicode 17, U+11DE0 to 9 and U+16FF4 to 6, are digits there only.)
 SMOLLM = CONTRACTIONS + r"|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
