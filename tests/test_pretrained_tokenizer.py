@@ -5,6 +5,7 @@ import json
 import os
 import random
 import unicodedata
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +26,7 @@ FAMILIES = ["gpt2", "llama3", "qwen2", "smollm"]
 TAGS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 
 
+@cache
 def random_texts(n: int, seed: int = 0) -> list[str]:
     """Unicode in all its corners, in runs as well as one at a time."""
     rng = random.Random(seed)
@@ -53,6 +55,7 @@ def corpus() -> list[str]:
     return texts + random_texts(300, seed=1) + problems()[:300]
 
 
+@cache
 def problems() -> list[str]:
     """GSM8K whole and MATH-500, questions and answers; nothing where they are not at hand."""
     return [text for name in ("gsm8k_train", "gsm8k_test", "math500")
@@ -62,17 +65,18 @@ def problems() -> list[str]:
                          row["answer"] if "question" in row else row["solution"])]
 
 
-def trained(family: str) -> Tokenizer:
+@cache
+def family(name: str) -> Tokenizer:
     """A small vocabulary of the family's normalizer, pre-tokenizer and flags."""
-    hf = Tokenizer(models.BPE(ignore_merges=family == "llama3"))
-    hf.normalizer = normalizers.NFC() if family == "qwen2" else None
+    hf = Tokenizer(models.BPE(ignore_merges=name == "llama3"))
+    hf.normalizer = normalizers.NFC() if name == "qwen2" else None
     words = pre.ByteLevel(add_prefix_space=False)
     hf.pre_tokenizer = words
-    if family == "smollm":
+    if name == "smollm":
         hf.pre_tokenizer = pre.Sequence([pre.Digits(individual_digits=True), words])
-    elif family != "gpt2":
+    elif name != "gpt2":
         hf.pre_tokenizer = pre.Sequence([
-            pre.Split(Regex(LLAMA3 if family == "llama3" else QWEN2), "isolated"),
+            pre.Split(Regex(LLAMA3 if name == "llama3" else QWEN2), "isolated"),
             pre.ByteLevel(add_prefix_space=False, use_regex=False)])
     hf.decoder = decoders.ByteLevel()
     hf.train_from_iterator(corpus(), trainers.BpeTrainer(
@@ -80,13 +84,6 @@ def trained(family: str) -> Tokenizer:
     hf.add_special_tokens(TAGS[:3])
     hf.add_tokens(TAGS[3:])  # normalized, and no special tokens
     return hf
-
-
-HF = {}
-
-
-def family(name: str) -> Tokenizer:
-    return HF[name] if name in HF else HF.setdefault(name, trained(name))
 
 
 @pytest.fixture
@@ -116,7 +113,7 @@ def test_ids_are_those_of_tokenizers(load, name):
     ours = load(parsed(hf))
     assert ours.n_vocab == max(hf.get_vocab().values()) + 1
     assert ours.specials == {tag: hf.token_to_id(tag) for tag in TAGS}
-    assert_same(ours, hf, random_texts(10_000) + problems() + corpus())
+    assert_same(ours, hf, random_texts(10_000) + problems()[FAMILIES.index(name)::6])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -139,17 +136,22 @@ def test_any_ids_decode_as_in_tokenizers(load, name):
         assert ours.decode(ids) == hf.decode(ids, skip_special_tokens=False)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_two_regex_engines_agree_on_what_a_letter_a_digit_and_a_space_is(load, name):
-    """Every 17th character, and every space and digit; but for two scripts of Unicode 17, whose
-    digits Hugging Face's Digits knows and no pattern does."""
+@cache
+def characters() -> list[str]:
+    """Every 41st character, and every space and digit, each among the others."""
     chars = [c for c in map(chr, range(0x110000)) if not "\ud800" <= c < "\ue000"
              and not "\U00011de0" <= c <= "\U00011de9" and not "\U00016ff4" <= c <= "\U00016ff6"
-             and (ord(c) % 17 == 0 or ord(c) < 0x300 or c.isspace() or c.isnumeric())]
-    texts = ["".join(f"a{c}b {c}1{c}\n{c}{c}  {c}\t" for c in chars[i:i + 100])
-             for i in range(0, len(chars), 100)]
+             and (ord(c) % 41 == 0 or ord(c) < 0x300 or c.isspace() or c.isnumeric())]
+    return ["".join(f"a{c}b {c}1{c}\n{c}{c}  {c}\t" for c in chars[i:i + 100])
+            for i in range(0, len(chars), 100)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_regex_engines_agree_on_what_a_letter_a_digit_and_a_space_is(load, name):
+    """(But for two scripts of Unicode 17, whose digits Hugging Face's Digits knows and no pattern
+    does.)"""
     hf = family(name)
-    assert_same(load(parsed(hf)), hf, texts)
+    assert_same(load(parsed(hf)), hf, characters())
 
 
 def test_every_mark_moves_and_joins_as_it_did_in_unicode_9():
@@ -244,7 +246,7 @@ def test_any_list_of_merges(load, monkeypatch):
     """What `merge_order` claims, on vocabularies that no training would make."""
     monkeypatch.setattr(tokenizer, "PATTERNS", [([tokenizer.WORDS], "[a-z]+")])  # quick to compile
     base, rng, refused = parsed(family("gpt2")) | {"added_tokens": []}, random.Random(0), 0
-    for _ in range(1500):
+    for _ in range(400):
         data = base | {"model": base["model"] | made_up(rng)}
         try:
             ours = load(data)
@@ -255,7 +257,7 @@ def test_any_list_of_merges(load, monkeypatch):
         texts = ["".join(rng.choices("abc", k=rng.randint(1, 14))) for _ in range(20)]
         texts += data["model"]["vocab"]
         assert_same(ours, Tokenizer.from_str(json.dumps(data)), texts)
-    assert refused < 500
+    assert 0 < refused < 130
 
 
 def added(content: str, i: int, **flags) -> dict:
@@ -393,7 +395,8 @@ def test_gpt2s_own_vocabulary(load):
     data["added_tokens"] = [added("<|endoftext|>", 50256)]
     ours = load(data)
     assert ours.n_vocab == 50257 and ours.encode(" world") == [995]
-    assert_same(ours, Tokenizer.from_str(json.dumps(data)), random_texts(10_000) + problems())
+    hf = Tokenizer.from_str(json.dumps(data))
+    assert_same(ours, hf, random_texts(10_000) + problems()[::3])
 
 
 @pytest.mark.skipif(not (SMOLLM2 / "tokenizer.json").exists(),
