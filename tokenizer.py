@@ -1,6 +1,5 @@
-"""Tokenizers: one of a few hundred tokens made in code, and those of real models read from a file.
-
-Both are a `tiktoken.Encoding`. The toy needs no download.
+"""Tokenizers: a `tiktoken.Encoding` of a few hundred tokens, made in code, nothing to download; and
+those of real models, read from their files.
 
 Byte-pair encoders first cut the text into pieces by a pattern, then merge bytes inside each piece;
 a piece that is itself in the vocabulary becomes one token at once. So a vocabulary for a toy world
@@ -314,7 +313,7 @@ def read_added(entries, vocab: dict[str, int], nfc: bool) -> dict[str, dict]:
         for flag in ("single_word", "lstrip", "rstrip"):
             need(not entry.get(flag), f"the added token {token!r} has {flag}")
         expected = vocab.get(token, following)
-        need(i == expected, f"the added token {token!r} has the id {i}, not {expected}")
+        need(i == expected, f"the added token {token!r} has the id {i}, not its due {expected}")
         added[token] = {"id": i, "normalized": bool(entry.get("normalized"))}
         following = max(following, i + 1)
         need(not (nfc and entry.get("normalized")) or compose(token) == token,

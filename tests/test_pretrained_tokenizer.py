@@ -167,7 +167,10 @@ def test_digits_and_the_white_space_before_them(load):
     texts = [f"a{space}{n}{end}" for space in (" ", "  ", "   ", "\n ", " \n\n", "\t\t", "\u00a0 ")
              for n in ("5", "12", "½", "Ⅷ", "x1", "") for end in ("", " ", "  b", "'s 3")]
     assert_same(ours, hf, texts)
-    assert len(ours.encode("12345")) == 5
+    data = parsed(family("gpt2")) | {"pre_tokenizer": parsed(hf)["pre_tokenizer"]}
+    assert "12" in data["model"]["vocab"]  # which is a token, but never one piece
+    assert_same(load(data), Tokenizer.from_str(json.dumps(data)), [*texts, "12", "a121212"])
+    assert len(load(data).encode("1212")) == 4
 
 
 def test_composes_characters_as_qwen_does(load):
