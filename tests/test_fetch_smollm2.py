@@ -1,4 +1,4 @@
-"""bench/fetch_smollm2.py: rows, roundings and files as Hugging Face has them, without a download."""
+"""bench/fetch_smollm2.py: rows, roundings and files as Hugging Face has them; no download."""
 
 import sys
 from pathlib import Path
