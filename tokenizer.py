@@ -1,4 +1,5 @@
-"""Tokenizer: a `tiktoken.Encoding` of a few hundred tokens, made in code, nothing to download.
+"""Tokenizers: a `tiktoken.Encoding` of a few hundred tokens, made in code, nothing to download; and
+those of real models (bpe.py).
 
 Byte-pair encoders first cut the text into pieces by a pattern, then merge bytes inside each piece;
 a piece that is itself in the vocabulary becomes one token at once. So a vocabulary for a toy world
@@ -8,7 +9,7 @@ sees. An unknown word costs one token a byte.
 
     "<think>47*6=282</think>"  ->  <think> 4 7 * 6 = 2 8 2 </think>      (10 tokens)
 
-Left out on purpose: learned merges (minbpe shows them). Source of the idea: 1508.07909, GPT-2.
+Left out on purpose: learning merges (minbpe shows it). Source of the idea: 1508.07909, GPT-2.
 """
 
 import re
