@@ -86,7 +86,7 @@ def simple_loop(model, prompts, new, how):
     c, reps = model.config, model.config.heads // model.config.kv_heads
     keys, values = [None] * c.layers, [None] * c.layers
     if how in ("static", "window"):
-        shape = (n, c.kv_heads, width + new, c.width // c.heads)
+        shape = (n, c.kv_heads, width + new, c.head)
         keys, values = ([torch.zeros(shape) for _ in range(c.layers)] for _ in range(2))
     done = 0
 
@@ -134,11 +134,11 @@ def simple_loop(model, prompts, new, how):
 @torch.no_grad()
 def floor(model, rows, width, new):
     """Seconds of the matrix products and cache reads alone, of `new` - 1 decode steps."""
-    c, head = model.config, model.config.width // model.config.heads
+    c = model.config
     cache = gpt.Cache(c, rows, width + new)
     cache.keys.normal_(), cache.values.normal_()
     x, hidden = torch.randn(rows, c.width), torch.randn(rows, c.hidden)
-    q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, head)
+    q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, c.head)
     began = time.perf_counter()
     for end in range(width + 1, width + new):
         for i, block in enumerate(model.blocks):
