@@ -259,7 +259,7 @@ def write_safetensors(named: dict, file) -> None:
     text += b" " * (-len(text) % 8)  # so that the data is aligned
     file.write(len(text).to_bytes(8, "little") + text)
     for tensor in named.values():
-        file.write(tensor.contiguous().cpu().view(torch.uint8).numpy())
+        file.write(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy())
 
 
 # --- folders
