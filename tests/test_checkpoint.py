@@ -17,12 +17,12 @@ transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 VOCAB, PAD = 60, 0
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 32}  # at 64 tokens: pairs kept, blended and slowed
+          "original_max_position_embeddings": 32}  # so that pairs are kept, blended and slowed
 CASES = {  # architecture, and what is not as in the plain one
     "llama": ("Llama", {}),
     "llama-tied": ("Llama", dict(tie_word_embeddings=True)),
     "llama-wide": ("Llama", dict(head_dim=12, num_key_value_heads=1)),
-    "llama3": ("Llama", dict(rope_theta=5e3, rope_scaling=LLAMA3)),
+    "llama3": ("Llama", dict(rope_theta=5e3, rope_scaling=LLAMA3, head_dim=16)),
     "qwen2": ("Qwen2", {}),
     "qwen2-tied": ("Qwen2", dict(tie_word_embeddings=True, num_key_value_heads=4)),
     "qwen3": ("Qwen3", dict(head_dim=16)),
@@ -108,11 +108,11 @@ def test_logits_equal_transformers(saved, case):
 @every
 def test_cached_logits_equal_transformers(saved, case):
     path, theirs = saved(case)
-    model, tokens = checkpoint.load_pretrained(path), ids()
-    cache, parts = gpt.Cache(model.config, 2, 60), []
+    model, tokens = checkpoint.load_pretrained(path), ids(18)  # enough rows for the plain products
+    cache, parts = gpt.Cache(model.config, 18, 60), []
     with torch.no_grad():
         for begin, end in [(0, 50), *((t, t + 1) for t in range(50, 60))]:
-            positions = torch.arange(begin, end).expand(2, -1)
+            positions = torch.arange(begin, end).expand(18, -1)
             parts.append(model.head(model(tokens[:, begin:end], positions, cache)))
             cache.advance(end - begin)
         assert close(torch.cat(parts, 1), theirs(tokens).logits)
@@ -189,17 +189,29 @@ def test_several_files(saved, tmp_path, index):
     assert all(torch.equal(x, b[name]) for name, x in a.items())
 
 
-def test_older_and_newer_forms_of_the_rope_parameters(saved, folder):
-    want = checkpoint.load_pretrained(saved("llama3")[0])
+def test_older_and_newer_forms_of_the_rope_parameters(folder):
     old = {k: v for k, v in LLAMA3.items() if k != "rope_type"} | {"type": "llama3"}
     for changes in (dict(rope_parameters=LLAMA3 | {"rope_theta": 5e3}),
                     dict(rope_parameters=..., rope_theta=5e3, rope_scaling=LLAMA3),
                     dict(rope_parameters=None, rope_theta=5000, rope_scaling=old)):
         edit(folder / "config.json", **changes)
-        assert checkpoint.load_pretrained(folder).turns.equal(want.turns)
+        config = checkpoint.load_pretrained(folder).config
+        assert config.rope_theta == 5e3 and config.rope_scaling == (8, 1, 4, 32)
         edit(folder / "config.json", rope_theta=..., rope_scaling=...)
     edit(folder / "config.json", rope_parameters=..., rope_theta=7e3, rope_scaling=None)
-    assert checkpoint.load_pretrained(folder).config.rope_theta == 7e3
+    config = checkpoint.load_pretrained(folder).config
+    assert config.rope_theta == 7e3 and config.rope_scaling == ()
+
+
+def test_the_angles_of_a_real_llama():
+    """Those of Llama 3.2's 1B."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    real = LLAMA3 | {"factor": 32.0, "original_max_position_embeddings": 8192}
+    theirs = transformers.LlamaConfig(head_dim=64, rope_theta=5e5, rope_scaling=real)
+    want = ROPE_INIT_FUNCTIONS["llama3"](theirs)[0]
+    theta, scaling = checkpoint.rope(dict(rope_theta=5e5, rope_scaling=real))
+    found = gpt.rates(gpt.Config(60, head_width=64, rope_theta=theta, rope_scaling=scaling))
+    assert torch.allclose(found, want, rtol=1e-6, atol=0)
 
 
 def test_context(saved, folder):
@@ -271,6 +283,17 @@ def test_like_keeps_the_tokenizer_and_what_the_config_says(folder, tmp_path):
     with pytest.raises(ValueError, match="another kind of model"):
         checkpoint.save_pretrained(other, tmp_path / "third", like=folder)
     assert not (tmp_path / "third").exists()
+
+
+@every
+def test_like_in_another_precision_is_read_by_transformers(saved, case, tmp_path):
+    path, theirs = saved(case)
+    model = checkpoint.load_pretrained(path, dtype=torch.bfloat16)
+    checkpoint.save_pretrained(model, tmp_path, like=path)
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert back.dtype == torch.bfloat16 and back.config.eos_token_id == 3
+    assert back.config.rope_parameters == theirs.config.rope_parameters
+    assert checkpoint.load_pretrained(tmp_path).config == model.config
 
 
 def test_saving_refuses_what_cannot_be_said_or_would_be_lost(tmp_path, saved):
@@ -503,6 +526,7 @@ def test_spoiled_files_are_read_or_refused(tmp_path):
             spoiled = spoiled[:rng.randrange(len(good) + 1)]
         elif i % 5 == 1:
             spoiled += bytes(rng.randrange(1, 9))
+        path.unlink()  # a new file is quicker than one cut to nothing, which goes to the disk
         path.write_bytes(spoiled)
         try:
             found = checkpoint.read_safetensors(path)
