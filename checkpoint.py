@@ -80,7 +80,8 @@ def hf_config(config: gpt.Config, dtype: torch.dtype = torch.float32) -> dict:
                          "and keys")
     if dtype not in DTYPES.values():
         raise ValueError(f"weights in {dtype} are not written, only in float32, float16, bfloat16")
-    name = list(MODELS)[1 if config.qkv_bias else 2 if config.qk_norm else 0]
+    name = ("Qwen2ForCausalLM" if config.qkv_bias else "Qwen3ForCausalLM" if config.qk_norm else
+            "LlamaForCausalLM")
     if name == "LlamaForCausalLM" and config.width % config.heads:
         raise ValueError(f"Llama wants a width that its heads divide: {config.heads} do not divide "
                          f"{config.width}")
@@ -96,10 +97,17 @@ def hf_config(config: gpt.Config, dtype: torch.dtype = torch.float32) -> dict:
         "torch_dtype": str(dtype).removeprefix("torch.")}
 
 
-def number(of: dict, key: str, kinds=(int, float), default=None):
+def number(of: dict, key: str, default=None):
     value = default if of.get(key) is None else of[key]
-    if type(value) not in kinds or not 0 < value < float("inf"):
-        raise ValueError(f"{key} is {value!r}, not a positive {'whole ' * (kinds == (int,))}number")
+    if type(value) not in (int, float) or not 0 < value < float("inf"):
+        raise ValueError(f"{key} is {value!r}, not a positive number")
+    return value
+
+
+def count(of: dict, key: str, default: int | None = None) -> int:
+    value = number(of, key, default)
+    if type(value) is not int:
+        raise ValueError(f"{key} is {value!r}, not a whole number")
     return value
 
 
@@ -138,7 +146,7 @@ def config_of(theirs: dict, context: int | None = None) -> gpt.Config:
     if [names, kind] not in [[[name], kind] for name, kind in MODELS.items()]:
         raise ValueError(f"architectures is {names!r} and model_type {kind!r}; the GPT can be "
                          f"{', '.join(MODELS)}")
-    layers = number(theirs, "num_hidden_layers", (int,))
+    layers = count(theirs, "num_hidden_layers")
     only = NEUTRAL | {"layer_types": ["full_attention"] * layers}
     only |= {"sliding_window": None} if kind == "llama" else {}  # Qwen has a switch for it
     for key, value in only.items():
@@ -147,21 +155,21 @@ def config_of(theirs: dict, context: int | None = None) -> gpt.Config:
     tied = theirs.get("tie_word_embeddings", False)
     if type(tied) is not bool:
         raise ValueError(f"tie_word_embeddings is {tied!r}, neither true nor false")
-    width, heads = (number(theirs, key, (int,)) for key in ("hidden_size", "num_attention_heads"))
+    width, heads = (count(theirs, key) for key in ("hidden_size", "num_attention_heads"))
     # without these keys older Llamas mean what follows from the others; Qwens always write them
-    kv_heads = number(theirs, "num_key_value_heads", (int,), heads if kind == "llama" else None)
-    head = number(theirs, "head_dim", (int,), None if kind == "qwen3" else width // heads)
+    kv_heads = count(theirs, "num_key_value_heads", heads if kind == "llama" else None)
+    head = count(theirs, "head_dim", None if kind == "qwen3" else width // heads)
     if heads % kv_heads or head % 2:
         raise ValueError(f"{heads} heads over {kv_heads} key/value heads of width {head}: the "
                          "first must be a multiple of the second, the third even")
-    longest = number(theirs, "max_position_embeddings", (int,))
+    longest = count(theirs, "max_position_embeddings")
     if context is not None and not 0 < context <= longest:
         raise ValueError(f"the context asked for, {context}, is not within 1 to {longest}, the "
                          "model's max_position_embeddings")
     theta, scaling = rope(theirs)
     return gpt.Config(
-        number(theirs, "vocab_size", (int,)), context or min(longest, CONTEXT), layers, width,
-        heads, kv_heads, number(theirs, "intermediate_size", (int,)), theta,
+        count(theirs, "vocab_size"), context or min(longest, CONTEXT), layers, width,
+        heads, kv_heads, count(theirs, "intermediate_size"), theta,
         number(theirs, "rms_norm_eps"), tied, 0 if head == width // heads else head,
         qkv_bias=kind == "qwen2", qk_norm=kind == "qwen3", rope_scaling=scaling)
 

@@ -41,7 +41,7 @@ def as_llama(model):
     config = AutoConfig.for_model(**checkpoint.hf_config(model.config, weight.dtype), **special)
     made = AutoModelForCausalLM.from_config(config)
     made.load_state_dict({"lm_head.weight": weight} | state)
-    return made.to(weight.device, weight.dtype).eval()
+    return made.to(weight.device).eval()  # their angles stay in fp32, as ours do
 
 
 def transformers_generate(llama, prompts, new, stop):

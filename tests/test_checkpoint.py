@@ -203,13 +203,45 @@ def test_older_and_newer_forms_of_the_rope_parameters(folder):
     assert config.rope_theta == 7e3 and config.rope_scaling == ()
 
 
+LLAMA_3_2 = {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+             "original_max_position_embeddings": 8192, "rope_type": "llama3"}
+
+
+def published(kind, vocab, width, layers, heads, kv_heads, hidden, **more):
+    return {"architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(),
+            "vocab_size": vocab, "hidden_size": width, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_act": "silu",
+            "intermediate_size": hidden, "rms_norm_eps": 1e-6, "torch_dtype": "bfloat16",
+            "tie_word_embeddings": True, "attention_dropout": 0.0, "use_cache": True,
+            "transformers_version": "4.45.0", "bos_token_id": 1, "initializer_range": 0.02} | more
+
+
+@pytest.mark.parametrize("config, parameters", [
+    (published("Llama", 49152, 576, 30, 9, 3, 1536, max_position_embeddings=8192,  # SmolLM2-135M
+               rope_theta=100000, rope_scaling=None, rope_interleaved=False, pretraining_tp=1,
+               is_llama_config=True, attention_bias=False, mlp_bias=False), 134_515_008),
+    (published("Llama", 128256, 2048, 16, 32, 8, 8192, max_position_embeddings=131072,  # 3.2-1B
+               rope_theta=500000.0, rope_scaling=LLAMA_3_2, head_dim=64, pretraining_tp=1,
+               attention_bias=False, mlp_bias=False), 1_235_814_400),
+    (published("Qwen2", 151936, 896, 24, 14, 2, 4864, max_position_embeddings=32768,  # 2.5-0.5B
+               rope_theta=1000000.0, sliding_window=32768, use_sliding_window=False,
+               max_window_layers=24), 494_032_768),
+    (published("Qwen3", 151936, 1024, 28, 16, 8, 3072, max_position_embeddings=40960,  # 0.6B
+               rope_theta=1000000, rope_scaling=None, head_dim=128, attention_bias=False,
+               sliding_window=None, use_sliding_window=False, max_window_layers=28), 596_049_920)])
+def test_published_configs(config, parameters):
+    with torch.device("meta"):
+        model = gpt.GPT(checkpoint.config_of(config))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model.config.context == 4096
+
+
 def test_the_angles_of_a_real_llama():
     """Those of Llama 3.2's 1B."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-    real = LLAMA3 | {"factor": 32.0, "original_max_position_embeddings": 8192}
-    theirs = transformers.LlamaConfig(head_dim=64, rope_theta=5e5, rope_scaling=real)
+    theirs = transformers.LlamaConfig(head_dim=64, rope_theta=5e5, rope_scaling=LLAMA_3_2)
     want = ROPE_INIT_FUNCTIONS["llama3"](theirs)[0]
-    theta, scaling = checkpoint.rope(dict(rope_theta=5e5, rope_scaling=real))
+    theta, scaling = checkpoint.rope(dict(rope_theta=5e5, rope_scaling=LLAMA_3_2))
     found = gpt.rates(gpt.Config(60, head_width=64, rope_theta=theta, rope_scaling=scaling))
     assert torch.allclose(found, want, rtol=1e-6, atol=0)
 
@@ -339,7 +371,8 @@ def test_a_save_that_fails_leaves_the_old_file(folder, monkeypatch):
     (dict(layer_types=["full_attention", "sliding_attention"]), "layer_types"),
     (dict(head_dim=7), "width 7"), (dict(num_key_value_heads=3), "3 key/value"),
     (dict(hidden_size="32"), "hidden_size is '32'"), (dict(vocab_size=-1), "vocab_size"),
-    (dict(vocab_size=True), "vocab_size"), (dict(num_hidden_layers=...), "num_hidden_layers"),
+    (dict(vocab_size=True), "vocab_size"), (dict(vocab_size=6e1), "60.0, not a whole"),
+    (dict(num_hidden_layers=...), "num_hidden_layers"),
     (dict(rms_norm_eps=0), "rms_norm_eps"), (dict(tie_word_embeddings=1), "tie_word_embeddings"),
     (dict(rope_parameters={"rope_type": "yarn", "factor": 4.0}), "'yarn'"),
     (dict(rope_parameters=..., rope_scaling={"type": "linear", "factor": 2.0}), "'linear'"),
