@@ -8,11 +8,14 @@ heads share one key/value head (grouped-query attention), which is what the KV c
     x <- x + Wdown . (silu(Wgate n) * Wup n)
 
 Papers: Llama 2302.13971, RoPE 2104.09864, GQA 2305.13245, SwiGLU 2002.05202, RMSNorm 1910.07467.
-Left out on purpose: dropout, biases, rope scaling, pretrained weights.
-Shapes: N sequences, T tokens, D width, H query heads, K key/value heads, d = D / H, V vocabulary;
-M tokens computed, which is N * T, or fewer where padding is left out.
+Off unless a released model needs them (see checkpoint.py): rope scaling as in Llama 3 (2407.21783),
+biases as in Qwen2.5 (2412.15115), norms of queries and keys as in Qwen3 (2505.09388).
+Left out on purpose: dropout, sliding windows, mixtures of experts.
+Shapes: N sequences, T tokens, D width, H query heads, K key/value heads, d width of a head, V
+vocabulary; M tokens computed, which is N * T, or fewer where padding is left out.
 """
 
+import math
 import os
 from dataclasses import asdict, dataclass
 
@@ -40,6 +43,14 @@ class Config:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     tied: bool = True          # the head shares the embedding's weight
+    head_width: int = 0        # d; 0 for width / heads
+    qkv_bias: bool = False     # queries, keys and values have biases (Qwen2.5)
+    qk_norm: bool = False      # an RMSNorm of each query and key, before RoPE (Qwen3)
+    rope_scaling: tuple = ()   # see `rates`; or () for none
+
+    @property
+    def head(self) -> int:
+        return self.head_width or self.width // self.heads
 
 
 class Cache:
@@ -52,8 +63,7 @@ class Cache:
 
     def __init__(self, config: Config, rows: int, capacity: int, device=None, dtype=None,
                  block: int = 1):
-        head = config.width // config.heads
-        shape = (config.layers, rows, config.kv_heads, capacity, head)
+        shape = (config.layers, rows, config.kv_heads, capacity, config.head)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.column = torch.zeros(1, dtype=torch.int64, device=device)
@@ -102,7 +112,7 @@ class Layout:
 
 
 def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
-    """x (M, D) over the root of its mean square, times gain (D,)."""
+    """x (..., D) over the root of its mean square, times gain (D,)."""
     return F.rms_norm(x, gain.shape, gain, eps)
 
 
@@ -111,6 +121,28 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     cos, sin are (M, 1, d), the first half of sin negative. The halves are Llama's layout, not the
     paper's neighbours."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+def rates(config: Config) -> torch.Tensor:
+    """By how much the angle of each pair of a head grows from token to token, (d/2,) radians.
+
+    rope_scaling is (factor, low, high, length), Llama 3's way to a context longer than the `length`
+    it was first trained at: pairs that turn less than `low` times within that length are slowed
+    down by `factor`, those that turn more than `high` times stay, and between it is blended."""
+    half = config.head // 2
+    plain = config.rope_theta ** (-torch.arange(half).float() / half)
+    if not config.rope_scaling:
+        return plain
+    factor, low, high, length = config.rope_scaling
+    kept = ((length * plain / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    return plain * (kept + (1 - kept) / factor)
+
+
+def rope_table(config: Config) -> torch.Tensor:
+    """What `rotate` wants at each position: (context, 2, d), the cosines and the signed sines."""
+    angles = torch.outer(torch.arange(config.context).float(), rates(config))
+    return torch.stack((torch.cat((angles, angles), 1).cos(),
+                        torch.cat((-angles, angles), 1).sin()), 1)
 
 
 def attend(q, k, v, mask):
@@ -134,25 +166,34 @@ class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.kv_heads
-        self.head = config.width // config.heads
-        self.qkv = matrix(config.width, (self.heads + 2 * self.kv_heads) * self.head)
-        self.out = matrix(config.width, config.width)
+        self.head, self.eps = config.head, config.norm_eps
+        columns = (self.heads + 2 * self.kv_heads) * self.head
+        self.qkv = matrix(config.width, columns)
+        self.out = matrix(self.heads * self.head, config.width)
+        self.bias = nn.Parameter(torch.zeros(columns)) if config.qkv_bias else None
+        self.q_norm, self.k_norm = (nn.Parameter(torch.ones(self.head)) if config.qk_norm else None
+                                    for _ in range(2))
 
     def forward(self, x, cos, sin, layout, layer, cache, mask):
         m, heads, groups = len(x), self.heads, self.kv_heads
-        qkv = (x @ self.qkv).view(m, heads + 2 * groups, self.head)           # (M, H+2K, d)
+        qkv = x @ self.qkv if self.bias is None else torch.addmm(self.bias, x, self.qkv)
+        qkv = qkv.view(m, heads + 2 * groups, self.head)                      # (M, H+2K, d)
         qk, v = qkv.split((heads + groups, groups), dim=1)
+        if self.q_norm is not None:
+            q, k = qk.split((heads, groups), dim=1)
+            qk = torch.cat((rms_norm(q, self.q_norm, self.eps),
+                            rms_norm(k, self.k_norm, self.eps)), dim=1)
         q, k = rotate(qk, cos, sin).split((heads, groups), dim=1)
         if layout.t == 1 and cache is not None:  # decoding, M = N
             k, v = cache.append(layer, k[:, :, None], v[:, :, None])          # (N, K, S, d)
             q = q.reshape(m, groups, heads // groups, self.head)              # (N, K, G, d)
-            return attend(q, k, v, mask).view(x.shape) @ self.out
+            return attend(q, k, v, mask).flatten(1) @ self.out
         q, k, v = layout.spread(q), layout.spread(k), layout.spread(v)        # (N, heads, T, d)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                            enable_gqa=heads != groups)
-        return layout.pack(y.transpose(1, 2)).view(x.shape) @ self.out
+        return layout.pack(y.transpose(1, 2)).flatten(1) @ self.out
 
 
 class Block(nn.Module):
@@ -183,12 +224,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tied:
             self.head.weight = self.embedding.weight
-        half = config.width // config.heads // 2
-        angles = torch.outer(torch.arange(config.context).float(),
-                             config.rope_theta ** (-torch.arange(half).float() / half))
-        turns = torch.stack((torch.cat((angles, angles), 1).cos(),
-                             torch.cat((-angles, angles), 1).sin()), 1)       # (context, 2, d)
-        self.register_buffer("turns", turns, persistent=False)
+        self.register_buffer("turns", rope_table(config), persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:  # what writes into the residual stream starts smaller
                 deep = name.endswith(("out", "down"))

@@ -109,9 +109,8 @@ def places_for(model: GPT, *asked: int) -> Places:
     if asked != had:
         places = None  # so that its memory is free
         rows, capacity, steps = asked
-        head = config.width // config.heads
-        a_row = (2 * config.layers * config.kv_heads * head * capacity * weight.element_size()
-                 + 16 * config.vocab_size + 20 * steps)
+        keys = config.layers * config.kv_heads * config.head * capacity
+        a_row = 2 * keys * weight.element_size() + 16 * config.vocab_size + 20 * steps
         fit = max(1, free_memory(weight.device) // 2 // a_row)
         places = Places(model, min(rows, fit), capacity, steps)
     KEPT[model] = {kind: (asked, places)}

@@ -128,7 +128,7 @@ def sampling(device, name, shape, rows, prompt, new, speed) -> tuple[str, float]
     prefill = statistics.median(seconds(lambda: run(1), device) for _ in range(3))
     whole = statistics.median(seconds(lambda: run(new), device) for _ in range(3))
     c = policy.config
-    kv = 2 * c.layers * c.kv_heads * (c.width // c.heads) * 2
+    kv = 2 * c.layers * c.kv_heads * c.head * 2
     weights = 2 * sum(p.numel() for p in policy.parameters())
     step = (weights + rows * (prompt + new / 2) * kv) / speed
     decode = (whole - prefill) / (new - 1)

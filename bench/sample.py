@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import checkpoint  # noqa: E402
 import model as gpt  # noqa: E402
 import runs  # noqa: E402
 import sample  # noqa: E402
@@ -33,32 +34,14 @@ import train  # noqa: E402
 
 
 def as_llama(model):
-    """The same weights as a transformers.LlamaForCausalLM."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-    c = model.config
-    llama = LlamaForCausalLM(LlamaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.width, intermediate_size=c.hidden,
-        num_hidden_layers=c.layers, num_attention_heads=c.heads, num_key_value_heads=c.kv_heads,
-        max_position_embeddings=c.context, rms_norm_eps=c.norm_eps, rope_theta=c.rope_theta,
-        tie_word_embeddings=c.tied, bos_token_id=None, eos_token_id=None, pad_token_id=None))
-    state, head = {"model.norm.weight": model.norm}, c.width // c.heads
-    state["model.embed_tokens.weight"] = model.embedding.weight
-    state["lm_head.weight"] = model.head.weight
-    for i, block in enumerate(model.blocks):
-        name = f"model.layers.{i}."
-        q, k, v = block.attention.qkv.T.split(
-            (c.heads * head, c.kv_heads * head, c.kv_heads * head))
-        gate, up = block.gate_up.T.chunk(2)
-        for part, weight in (("self_attn.q_proj", q), ("self_attn.k_proj", k),
-                             ("self_attn.v_proj", v),
-                             ("self_attn.o_proj", block.attention.out.T),
-                             ("mlp.gate_proj", gate), ("mlp.up_proj", up),
-                             ("mlp.down_proj", block.down.T),
-                             ("input_layernorm", block.norm1),
-                             ("post_attention_layernorm", block.norm2)):
-            state[f"{name}{part}.weight"] = weight
-    llama.load_state_dict(state)
-    return llama.to(model.embedding.weight.device, model.embedding.weight.dtype).eval()
+    """The same weights as a model of transformers: a LlamaForCausalLM, for the models made here."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    state, weight = checkpoint.hf_tensors(model), model.embedding.weight
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    config = AutoConfig.for_model(**checkpoint.hf_config(model.config, weight.dtype), **special)
+    made = AutoModelForCausalLM.from_config(config)
+    made.load_state_dict({"lm_head.weight": weight} | state)
+    return made.to(weight.device).eval()  # their angles stay in fp32, as ours do
 
 
 def transformers_generate(llama, prompts, new, stop):
@@ -86,7 +69,7 @@ def simple_loop(model, prompts, new, how):
     c, reps = model.config, model.config.heads // model.config.kv_heads
     keys, values = [None] * c.layers, [None] * c.layers
     if how in ("static", "window"):
-        shape = (n, c.kv_heads, width + new, c.width // c.heads)
+        shape = (n, c.kv_heads, width + new, c.head)
         keys, values = ([torch.zeros(shape) for _ in range(c.layers)] for _ in range(2))
     done = 0
 
@@ -134,11 +117,11 @@ def simple_loop(model, prompts, new, how):
 @torch.no_grad()
 def floor(model, rows, width, new):
     """Seconds of the matrix products and cache reads alone, of `new` - 1 decode steps."""
-    c, head = model.config, model.config.width // model.config.heads
+    c = model.config
     cache = gpt.Cache(c, rows, width + new)
     cache.keys.normal_(), cache.values.normal_()
     x, hidden = torch.randn(rows, c.width), torch.randn(rows, c.hidden)
-    q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, head)
+    q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, c.head)
     began = time.perf_counter()
     for end in range(width + 1, width + new):
         for i, block in enumerate(model.blocks):
