@@ -247,7 +247,7 @@ def made_up(rng) -> dict:
 
 def test_any_list_of_merges(load, monkeypatch):
     """What `merge_order` claims, on vocabularies that no training would make."""
-    monkeypatch.setattr(tokenizer, "PATTERNS", [([bpe.WORDS], "[a-z]+")])  # quick to compile
+    monkeypatch.setattr(bpe, "PATTERNS", [([bpe.WORDS], "[a-z]+")])  # quick to compile
     base, rng, refused = parsed(family("gpt2")) | {"added_tokens": []}, random.Random(0), 0
     for _ in range(400):
         data = base | {"model": base["model"] | made_up(rng)}
