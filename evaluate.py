@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 import model as gpt
+import parallel
 import tasks
 import tokenizer
 import verify
-from sample import generate
+from sample import generate, join, mix
 
 EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
 SELF_CHECK = re.compile(r"\b(?:check|wait)\b")
@@ -39,12 +40,28 @@ def checks_itself(text: str) -> bool:
 
 def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96):
     """Samples group_size responses to each problem: the Rollout, and its texts without the end
-    mark."""
-    rollout = generate(policy, [tokenizer.encode_prompt(p.question) for p in problems], group_size,
-                       max_new_tokens, temperature, seed, stop=tokenizer.EOT, pad=tokenizer.PAD)
-    texts = [tokenizer.decode(ids[:-1] if ids[-1] == tokenizer.EOT else ids)
-             for ids in rollout.responses()]
-    return rollout, texts
+    mark. Of several processes each samples its share, and all get the whole."""
+    prompts = [tokenizer.encode_prompt(p.question) for p in problems]
+    if parallel.world() > 1:
+        part = parallel.mine(prompts)
+        rows = torch.arange(part.start * group_size, part.stop * group_size)
+        seed = (rows + mix(torch.tensor(seed))).tolist()  # what each row has in one process, too
+        prompts = prompts[part]
+    rollout = None
+    if prompts or parallel.world() == 1:
+        rollout = generate(policy, prompts, group_size, max_new_tokens, temperature, seed,
+                           **ending(policy))
+    if parallel.world() > 1:
+        rollout = join(parallel.everyone(rollout and rollout.to("cpu")), tokenizer.PAD).to(
+            policy.embedding.weight.device)
+    return rollout, [tokenizer.text_of(ids) for ids in rollout.responses()]
+
+
+def ending(policy) -> dict:
+    """What ends a response, for sample.generate."""
+    weight = policy.embedding.weight
+    return dict(stop=tokenizer.STOPS, pad=tokenizer.PAD,
+                strings=tokenizer.stop_strings(len(weight), weight.device))
 
 
 def share(flags) -> dict:
@@ -97,16 +114,17 @@ def report(policy, task, options, when: str) -> dict:
     result = measure(policy, task, problems, options.seed, options.max_new_tokens,
                      max(1, len(problems) // 5), options.eval_samples)
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
-    print(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "
-          "held-out problems")
-    print(f"{when}: " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items()))
-    print(f"{when}: length {result['length']:.1f}, truncated {result['truncated']['value']:.1%}, "
-          f"working {result['working']['value']:.1%}, right given working "
-          f"{result['accuracy_given_working']['value']:.1%}, without "
-          f"{result['accuracy_given_no_working']['value']:.1%}, self-check "
-          f"{result['self_check']['value']:.1%}")
+    say = parallel.say
+    say(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "
+        "held-out problems")
+    say(f"{when}: " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items()))
+    say(f"{when}: length {result['length']:.1f}, truncated {result['truncated']['value']:.1%}, "
+        f"working {result['working']['value']:.1%}, right given working "
+        f"{result['accuracy_given_working']['value']:.1%}, without "
+        f"{result['accuracy_given_no_working']['value']:.1%}, self-check "
+        f"{result['self_check']['value']:.1%}")
     for kind, part in result["greedy"]["by_kind"].items():
-        print(f"{when}: {kind}: {part['value']:.1%} of {part['n']}")
+        say(f"{when}: {kind}: {part['value']:.1%} of {part['n']}")
     return result
 
 
@@ -154,11 +172,12 @@ def step_metrics(step, rollouts, rewards, texts, group_size) -> dict:
 
 
 def trained(run: str) -> tuple[gpt.GPT, dict]:
-    """The policy of a run's folder and the settings it was trained with. Raises ValueError where
-    there is none."""
+    """The policy of a run's folder and the settings it was trained with; from then on the process
+    speaks its tokens. Raises ValueError where there is none."""
     path = Path(run) / "checkpoint.pt"
     if not path.exists():
         raise ValueError(f"{run} has no checkpoint.pt; train.py makes one")
+    tokenizer.use_of(run)
     return gpt.from_state(gpt.load(path)), json.loads((path.parent / "config.json").read_text())
 
 
@@ -182,11 +201,11 @@ def main(argv=None) -> int:
             raise ValueError("--problems scores numbers; a countdown run answers with expressions")
         if args.question is not None:
             def show(token):
-                if token != tokenizer.EOT:
-                    text = tokenizer.encoding.decode_bytes([token]).decode("utf-8", "replace")
+                if token not in tokenizer.STOPS:
+                    text = tokenizer.decode_bytes([token]).decode("utf-8", "replace")
                     print(text, end="", flush=True)
             generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
-                     args.seed, stop=tokenizer.EOT, pad=tokenizer.PAD, on_token=show)
+                     args.seed, on_token=show, **ending(policy))
             print()
             return 0
         problems = tasks.read_jsonl(args.problems)

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import torch
 
+import checkpoint
 import dapo
 import grpo
 import model as gpt
+import parallel
 import ppo
+import prompts
 import tasks
 import tokenizer
 from runs import UserError
@@ -30,6 +33,7 @@ ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
                         reward="sign", minibatches=8)),
     "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=512, group_size=1, lr=8e-4)),
 }
+PRETRAINED_LR = 1e-5  # a pretrained model is spoiled by a rate that a tiny one needs
 GROUPED = set(ALGORITHMS) - {"ppo"}
 
 
@@ -45,15 +49,25 @@ class Options:
     train_levels: str = flag("", "levels of the problems trained on, mixed: 1,2,4 (default: "
                              "--level); held-out problems and base stay of --level")
     size: str = flag("tiny", "of the model; small is for a GPU", choices=sorted(gpt.SIZES))
+    init: str = flag("", "folder of a pretrained model (Hugging Face's form) to begin with, in "
+                     "place of a base from nothing")
+    prompt: str = flag("", "form of what it is asked: plain, r1 (R1-Zero's), chat (ChatML) "
+                       "(default: r1 with --init)", choices=["", "plain", "r1", "chat"])
+    few_shot: int = flag(0, "worked examples before each question, with --init")
     seed: int = flag(0, "of everything random; try three before you believe a result")
     base_seed: int = flag(-1, "of the base model alone (default: --seed)")
     steps: int = flag(40, "of reinforcement learning; 0 makes and measures the base alone")
     token_budget: int = flag(0, "end reinforcement learning once so many tokens are sampled (0: "
                              "after --steps)")
     out: str = flag("", "the run's folder (default runs/ALGO-TASK-SEED)")
-    data: str = flag("", "problems of --task file: JSONL with question and answer a line")
+    data: str = flag("", "problems of --task file: JSONL with question and answer a line, or gsm8k")
     eval_data: str = flag("", "its held-out problems (default: a tenth of --data)")
     device: str = flag("", "cpu, cuda, cuda:1 (default: cuda where there is one)")
+    dtype: str = flag("", "of the computation, the weights stay in float32 (default: bfloat16 with "
+                      "--init on a GPU)", choices=["", "float32", "bfloat16"])
+    gradient_checkpointing: bool = flag(False, "keep little for the way back and compute it again: "
+                                        "less memory, a quarter more time")
+    shard: bool = flag(False, "weights, gradients and moments in pieces, one a process of torchrun")
     reward: str = flag("correct", "correct (and 0.1 for the form), sign (1 or -1), or a lesson: "
                        "format pays for tags, random for nothing, claim for saying all is checked; "
                        "process: what a PRM says of each step (ppo alone)",
@@ -64,7 +78,7 @@ class Options:
     group_size: int = flag(16, "answers to each problem, compared with each other")
     temperature: float = flag(1.0, "of sampling, and of the log-probs trained on")
     max_new_tokens: int = flag(0, "longest answer (default: the task's)")
-    lr: float = flag(4e-4, "learning rate; try 1e-4 and 2e-3")
+    lr: float = flag(4e-4, "learning rate; try 1e-4 and 2e-3, with --init a hundredth")
     minibatches: int = flag(4, "optimizer steps per epoch over a step's answers")
     epochs: int = flag(1, "passes over a step's answers; the clip matters from the second on")
     clip_low: float = flag(0.2, "how far below 1 the ratio is trusted")
@@ -125,8 +139,11 @@ def parse(argv) -> tuple[Options, bool]:
         parser.add_argument(name, help=argparse.SUPPRESS)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--algo", default="grpo")
-    algo = first.parse_known_args(argv)[0].algo
-    parser.set_defaults(**ALGORITHMS.get(algo, (None, {}))[1])
+    first.add_argument("--init", default="")
+    known = first.parse_known_args(argv)[0]
+    parser.set_defaults(**ALGORITHMS.get(known.algo, (None, {}))[1])
+    if known.init:
+        parser.set_defaults(lr=PRETRAINED_LR)
     args = vars(parser.parse_args(argv))
     if any([args.pop("top_p"), args.pop("top_k")]):
         parser.error("--top-p and --top-k are for evaluation: training scores the whole "
@@ -135,7 +152,41 @@ def parse(argv) -> tuple[Options, bool]:
     options = Options(**args)
     options.out = options.out or f"runs/{options.algo}-{options.task}-{options.seed}"
     options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = options.init and options.device.startswith("cuda")
+    options.dtype = options.dtype or ("bfloat16" if on_gpu else "float32")
+    options.prompt = options.prompt or ("r1" if options.init else "plain")
     return options, resume
+
+
+def config_of(options: Options) -> gpt.Config:
+    """Of the model to be trained. Raises ValueError for a pretrained one that is not understood."""
+    if options.init:
+        return checkpoint.read_config(Path(options.init))[1]
+    return gpt.Config(tokenizer.encoding.n_vocab, **gpt.SIZES[options.size])
+
+
+def validate_init(options: Options, task) -> None:
+    """That a pretrained model is one and is asked in a form it has; from here on the process speaks
+    its tokens."""
+    if not options.init:
+        if options.prompt != "plain" or options.few_shot:
+            raise UserError("--prompt and --few-shot go with --init: a base from nothing knows the "
+                            "plain question alone")
+        return tokenizer.use_toy()
+    try:
+        template = prompts.template(options.prompt, task.asks,
+                                    prompts.examples(task, options.few_shot))
+        tokenizer.use(options.init, template, prompts.ends_of(options.init),
+                      [] if options.prompt == "plain" else [prompts.END])
+        config = config_of(options)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--init {options.init}: {error}") from None
+    if options.prompt == "chat" and "<|im_start|>" not in tokenizer.spoken.specials:
+        raise UserError(f"--prompt chat: the tokenizer in {options.init} has no <|im_start|>; "
+                        "try --prompt r1")
+    if tokenizer.spoken.n_vocab > config.vocab_size:
+        raise UserError(f"--init {options.init}: its tokenizer has {tokenizer.spoken.n_vocab} "
+                        f"tokens, its model {config.vocab_size}")
 
 
 def validate_algorithm(options: Options) -> None:
@@ -184,7 +235,7 @@ def validate(options: Options) -> tasks.Task:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
     for name in ("steps", "clip_low", "clip_high", "kl_coef", "base_steps", "max_new_tokens",
                  "entropy_coef", "kl_target", "renew_reference", "overlong_zone", "critic_warmup",
-                 "value_clip", "value_coef", "token_budget"):
+                 "value_clip", "value_coef", "token_budget", "few_shot"):
         if not getattr(options, name) >= 0:
             raise UserError(f"--{name.replace('_', '-')} cannot be negative")
     for name in ("temperature", "lr", "critic_lr"):
@@ -207,15 +258,24 @@ def validate(options: Options) -> tasks.Task:
     if options.base_seed < 0:
         options.base_seed = options.seed
     validate_algorithm(options)
+    validate_init(options, task)
+    if options.shard and (parallel.world() == 1 or options.algo == "ppo"):
+        raise UserError("--shard needs several processes (torchrun --nproc-per-node N train.py "
+                        "...) and an algorithm without a critic")
+    context = config_of(options).context
     if options.overlong == "soft" and not options.overlong_zone:
         options.overlong_zone = max(1, options.max_new_tokens // 5)
-    if options.max_new_tokens + 64 > gpt.Config.context:
+    if options.max_new_tokens + 64 > context:
         raise UserError(f"--max-new-tokens {options.max_new_tokens} does not fit the context of "
-                        f"{gpt.Config.context}")
+                        f"{context}")
     for problem in task.all():
-        prompt = len(tokenizer.encode_prompt(problem.question))
-        answer = max(options.max_new_tokens, len(tokenizer.encode(problem.solution)) + 64)
-        if prompt + answer > gpt.Config.context:
+        try:
+            prompt = len(tokenizer.encode_prompt(problem.question))
+            solution = 0 if options.init else len(tokenizer.encode(problem.solution)) + 64
+        except ValueError as error:  # a real model's tokenizer may lack a byte
+            raise UserError(f"{problem.question[:40]!r}: {error}") from None
+        answer = max(options.max_new_tokens, solution)
+        if prompt + answer > context:
             raise UserError(f"a prompt of {prompt} tokens with an answer of {answer} is longer "
-                            f"than the context of {gpt.Config.context}: {problem.question[:40]!r}")
+                            f"than the context of {context}: {problem.question[:40]!r}")
     return task

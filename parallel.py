@@ -16,6 +16,7 @@ sampling that overlaps the update.
 """
 
 import os
+from collections import Counter
 from datetime import timedelta
 
 import torch
@@ -54,9 +55,26 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def barrier() -> None:
-    if world() > 1:
-        dist.barrier()
+def say(*words) -> None:
+    """Prints, but once."""
+    if rank() == 0:
+        print(*words)
+
+
+def first(f):
+    """What f() of the first process gives, to all; what it raises is raised in all."""
+    if world() == 1:
+        return f()
+    found = [None, None]
+    if rank() == 0:
+        try:
+            found[0] = f()
+        except Exception as error:
+            found[1] = error
+    dist.broadcast_object_list(found, src=0)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]
 
 
 def everyone(thing):
@@ -97,21 +115,33 @@ def add_up(*tensors) -> None:
             handle.wait()
 
 
+def add_up_counts(counts: Counter) -> Counter:
+    """The sum of every process's numbers by name."""
+    total = Counter()
+    for each in everyone(counts):
+        total.update(each)
+    return total
+
+
 def add_up_gradients(parameters) -> None:
     """The same for gradients; those of a model in pieces are summed by it while going back."""
     if world() == 1:
         return
-    whole = [p for p in parameters if not isinstance(p, DTensor)]
-    for p in whole:
+    copies = [p for p in parameters if not isinstance(p, DTensor)]
+    for p in copies:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    add_up(*(p.grad for p in whole))
+    add_up(*(p.grad for p in copies))
 
 
 def shard(model) -> None:
-    """Leaves each process a piece of the weights of each of the model's blocks."""
+    """Leaves each process a piece of the weights of each of the model's blocks. On the way back it
+    takes the mean of their gradients, where everything here is a sum: see `backward`."""
     for block in [*model.blocks, model]:
         fully_shard(block)
-    model.set_gradient_divide_factor(1.0)  # a sum, like everything here
+
+
+def backward(loss, model) -> None:
+    (loss * world() if in_pieces(model) else loss).backward()
 
 
 def whole(x):
@@ -130,14 +160,8 @@ def pieces(x: torch.Tensor, like):
         else x
 
 
-def load_weights(model, state: dict) -> None:
-    """load_state_dict of whole tensors, into a model that may be in pieces."""
-    there = model.state_dict()
-    model.load_state_dict({k: pieces(v.to(there[k].device), there[k]) for k, v in state.items()})
-
-
 def load_moments(optimizer, state: dict) -> None:
-    """The same for an optimizer's state_dict."""
+    """load_state_dict of whole tensors, into an optimizer of weights that may be in pieces."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = {i: {k: pieces(v.to(parameters[i].device), parameters[i]) if v.dim() else v
                    for k, v in s.items()} for i, s in state["state"].items()}
@@ -146,3 +170,10 @@ def load_moments(optimizer, state: dict) -> None:
 
 def in_pieces(model) -> bool:
     return isinstance(model, FSDPModule)
+
+
+def left_alone(error: RuntimeError) -> bool:
+    """Whether an error says that another process is gone."""
+    return world() > 1 and (isinstance(error, dist.DistError) or any(
+        words in str(error) for words in ("Connection closed", "Connection reset", "Broken pipe",
+                                          "Timed out waiting", "NCCL")))

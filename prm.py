@@ -64,7 +64,7 @@ class Solution:
 
     @property
     def text(self) -> str:
-        return text_of(self.ids)
+        return tokenizer.text_of(self.ids)
 
     def soft(self, n: int = 0) -> list[float]:
         """Of each step the share of its (first n) completions that reach the answer."""
@@ -76,10 +76,6 @@ class Solution:
         return [float(share > 0) for share in self.soft(n)]
 
 
-def text_of(ids: list[int]) -> str:
-    return tokenizer.decode(ids[:-1] if ids and ids[-1] == tokenizer.EOT else ids)
-
-
 def solve(policy, task, problems, n: int, longest: int, seed: int) -> list[Solution]:
     """The different ones of n sampled solutions of each problem."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
@@ -88,7 +84,8 @@ def solve(policy, task, problems, n: int, longest: int, seed: int) -> list[Solut
     different = dict.fromkeys((g, tuple(ids)) for g, ids in zip(
         rollout.group.tolist(), rollout.responses(), strict=True))
     return [Solution(problems[g], prompts[g], list(ids),
-                     float(task.correct(problems[g], text_of(ids)))) for g, ids in different]
+                     float(task.correct(problems[g], tokenizer.text_of(ids))))
+            for g, ids in different]
 
 
 def label(policy, task, solutions: list[Solution], n: int, longest: int, seed: int) -> int:
@@ -104,8 +101,8 @@ def label(policy, task, solutions: list[Solution], n: int, longest: int, seed: i
         raise ValueError("the solutions have no steps to label: none has a line end")
     rollout = generate(policy, [list(prompt) for prompt, _ in keys], n, longest, 1.0, seed,
                        stop=tokenizer.EOT, pad=tokenizer.PAD, prefixes=[list(b) for _, b in keys])
-    outcomes = [float(task.correct(began[keys[g]], text_of([*keys[g][1], *ids]))) for g, ids in
-                zip(rollout.group.tolist(), rollout.responses(), strict=True)]
+    outcomes = [float(task.correct(began[keys[g]], tokenizer.text_of([*keys[g][1], *ids])))
+                for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
     for i, key in enumerate(keys):
         began[key] = outcomes[i * n:(i + 1) * n]
     for s in solutions:
@@ -233,8 +230,10 @@ def judged(solutions: list[Solution], found: list[list[float]]):
 
 def against_oracle(solutions, found) -> dict:
     """AUC and accuracy of step scores, also of the steps up to the first wrong one alone; how often
-    that is found, as the first step below a half; and the calibration of the last step's score:
-    [(mean score, share right, count)] by tenths, with the mean distance of the two."""
+    that is found, as the first step below a half, or as the first whose score is less than half of
+    the one before (scores are of reaching the answer, and before hard steps all are low); and the
+    calibration of the last step's score: [(mean score, share right, count)] by tenths, with the
+    mean distance of the two."""
     read = judged(solutions, found)
     if not read:
         return {"solutions": 0}
@@ -242,9 +241,12 @@ def against_oracle(solutions, found) -> dict:
     first = [truths.index(False) if False in truths else len(truths) for _, truths in read]
     early = [(x, t) for (p, truths), k in zip(read, first, strict=True)
              for x, t in zip(p[:k + 1], truths[:k + 1], strict=True)]
-    said = [next((i for i, x in enumerate(p) if x < 0.5), len(p)) for p, _ in read]
-    wrong = [a == b for (_, truths), a, b in zip(read, first, said, strict=True)
-             if a < len(truths)]
+    low = [next((i for i, x in enumerate(p) if x < 0.5), len(p)) for p, _ in read]
+    begin = sum(p[0] for p, _ in read) / len(read)
+    fall = [next((i for i, (x, y) in enumerate(zip([begin, *p], p, strict=False)) if y < x / 2),
+                 len(p)) for p, _ in read]
+    found = [[a == b for (_, truths), a, b in zip(read, first, said, strict=True)
+              if a < len(truths)] for said in (low, fall)]
     bins = [[(p[-1], truths[-1]) for p, truths in read if min(9, int(10 * p[-1])) == tenth]
             for tenth in range(10)]
     table = [(sum(x for x, _ in b) / len(b), sum(t for _, t in b) / len(b), len(b))
@@ -252,7 +254,8 @@ def against_oracle(solutions, found) -> dict:
     return {"solutions": len(read), "steps": len(flat), "auc": auc(*zip(*flat, strict=True)),
             "auc_to_first_error": auc(*zip(*early, strict=True)),
             "accuracy": sum((x >= 0.5) == t for x, t in flat) / len(flat),
-            "first_error_found": sum(wrong) / max(1, len(wrong)),
+            "first_error_found": sum(found[0]) / max(1, len(found[0])),
+            "first_error_by_fall": sum(found[1]) / max(1, len(found[1])),
             "calibration_error": sum(abs(x - t) * n for x, t, n in table) / len(read),
             "calibration": table}
 

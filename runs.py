@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 import model as gpt
+import parallel
 
 
 class UserError(Exception):
@@ -29,7 +30,7 @@ class UserError(Exception):
 def open_run(options, config: gpt.Config, resume: bool) -> Path:
     """The run's folder, new or, with --resume, of the same settings."""
     run = Path(options.out)
-    settings = {k: v for k, v in asdict(options).items() if k not in ("out", "device")}
+    settings = {k: v for k, v in asdict(options).items() if k not in ("out", "device", "shard")}
     try:
         run.mkdir(parents=True, exist_ok=True)
         if (run / "config.json").exists():
@@ -57,6 +58,9 @@ def write_json(path: Path, content) -> None:
 
 
 def append(path: Path, lines) -> None:
+    """Adds lines to a log, on the disk; of several processes the first does."""
+    if parallel.rank() > 0:
+        return
     with open(path, "a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
         file.flush()
@@ -91,11 +95,14 @@ class Stop:
 
 
 def save_run(run: Path, players, optimizer, state) -> None:
-    """players: (policy, reference, critic or None)."""
-    policy, reference, critic = players
-    gpt.save(run / "checkpoint.pt", gpt.to_state(policy) | {
-        "reference": reference.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
-        | ({"critic": critic.state_dict()} if critic is not None else {}))
+    """Of several processes the first writes it; all must ask, since each may hold but a piece."""
+    content = gpt.to_state(players.policy) | {
+        "reference": players.reference.state_dict(), "optimizer": optimizer.state_dict(),
+        "state": state}
+    if players.critic is not None:
+        content["critic"] = players.critic.state_dict()
+    content = parallel.whole(content)
+    parallel.first(lambda: gpt.save(run / "checkpoint.pt", content))
 
 
 def peak_rss_mb() -> float | None:

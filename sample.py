@@ -19,9 +19,10 @@ speculative decoding, several GPUs.
 import os
 import sys
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 
 from draw import draw, mix, uniform
 from model import GPT, Cache
@@ -39,9 +40,26 @@ class Rollout:
     group: torch.Tensor      # (N,) index of the prompt
     truncated: torch.Tensor  # (N,) True where max_new_tokens came before the end of text
 
+    def to(self, device) -> "Rollout":
+        return Rollout(*(getattr(self, f.name).to(device) for f in fields(self)))
+
     def responses(self) -> list[list[int]]:
         """Token ids of each response, the end of text included."""
         return [t[m].tolist() for t, m in zip(self.tokens, self.mask.bool(), strict=True)]
+
+
+def join(rollouts: list, pad: int) -> Rollout:
+    """One Rollout of several, of which some may be None, one after the other."""
+    rollouts = [r for r in rollouts if r is not None]
+    width, groups, columns = max(r.tokens.shape[1] for r in rollouts), 0, {}
+    for r in rollouts:
+        for name, fill in (("tokens", pad), ("logp", 0), ("entropy", 0), ("mask", 0)):
+            x = getattr(r, name)
+            columns.setdefault(name, []).append(F.pad(x, (0, width - x.shape[1]), value=fill))
+        columns.setdefault("group", []).append(r.group + groups)
+        columns.setdefault("truncated", []).append(r.truncated)
+        groups += int(r.group.max()) + 1
+    return Rollout(**{name: torch.cat(parts) for name, parts in columns.items()})
 
 
 # How to decode on a kind of device: after how many steps to look who has ended (a look makes a GPU

@@ -96,7 +96,7 @@ class Player:
             room = self.longest - len(ids[row // n])
             new = new[:room]
             every = ids[row // n] + new
-            grown.append((prm.text_of(every), len(new),
+            grown.append((tokenizer.text_of(every), len(new),
                           new[-1] != prm.NEWLINE or len(new) >= room))
             self.written[questions[row // n], grown[-1][0]] = every
         return grown

@@ -52,6 +52,7 @@ class Task:
 
     correct = staticmethod(verify.number_correct)
     paths: list = []       # files that the problems are from
+    asks = "{question}"    # how a model is asked that has not learned the task's short form
     levels = range(1, 6)
     base_steps = 1000      # of the base model's training
     gate = 0.6             # share of training problems that the base must solve in 16 samples
@@ -109,6 +110,8 @@ class Arithmetic(Task):
     """Level L: sums, differences, products and brackets over L + 1 numbers, up to level 2 worked
     from left to right. A product has one factor in 2..9; every value on the way is in 0..999."""
 
+    asks = "Compute {question}"
+
     def propose(self, rng, held_out):
         try:
             _, text, value, steps = self.tree(rng, self.level + 1)
@@ -151,6 +154,8 @@ class Countdown(Task):
     positive integer."""
 
     correct = staticmethod(verify.countdown_correct)
+    asks = ("Use each of the given numbers exactly once, with + - * / and brackets, and write an "
+            "expression that makes the target. Numbers and target: {question}")
     base_steps = 1200
     largest = {1: 9, 2: 15, 3: 40, 4: 12, 5: 40}
 

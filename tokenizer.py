@@ -12,12 +12,17 @@ sees. An unknown word costs one token a byte.
 Left out on purpose: learning merges (minbpe shows it). Source of the idea: 1508.07909, GPT-2.
 """
 
+import functools
+import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import tiktoken
 import torch
 
+import bpe
 import gsm
 
 PATTERN = r" ?[A-Za-z]+|(?s:.)"  # a word with its leading space, or any one character
@@ -41,24 +46,89 @@ def build() -> tiktoken.Encoding:
                              special_tokens=specials)
 
 
+# What this process speaks: the toy's tokens, until `use` says otherwise.
 encoding = build()
+spoken: bpe.Pretrained | None = None     # a real model's tokenizer
+TEMPLATE = "{question}\n"                # of a prompt
 EOT = encoding.encode_single_token("<|endoftext|>")
 PAD = encoding.encode_single_token("<|pad|>")
+STOPS = [EOT]                            # tokens that end a response, EOT among them
+STRINGS: list[str] = []                  # and texts that do
+
+
+def use(folder, template: str, stops: list[int], strings: list[str]) -> None:
+    """From now on the process speaks the tokens of the model in a folder, and prompts are made by
+    the template; None as the folder means the toy's own. Raises ValueError as bpe.from_json does,
+    and for stops that are no tokens of it."""
+    global spoken, TEMPLATE, EOT, PAD, STOPS, STRINGS
+    known = bpe.from_json(folder) if folder is not None else None
+    if not stops or not all(0 <= i < (known or encoding).n_vocab for i in stops):
+        raise ValueError(f"{folder}: the end of text {stops} is no token of its tokenizer")
+    spoken, TEMPLATE, STOPS, STRINGS = known, template, list(stops), list(strings)
+    EOT, PAD = (stops[0],) * 2 if known else map(encoding.encode_single_token, SPECIALS[-2:])
+    stop_strings.cache_clear()
+
+
+def use_toy() -> None:
+    use(None, "{question}\n", [encoding.encode_single_token("<|endoftext|>")], [])
+
+
+def keep(run: Path, folder) -> None:
+    """Writes what the process speaks, the tokens of the model in `folder`, into a run's folder."""
+    shutil.copy(Path(folder) / "tokenizer.json", run)
+    (run / "prompt.json").write_text(json.dumps(dict(template=TEMPLATE, stops=STOPS,
+                                                     strings=STRINGS)))
+
+
+def use_of(run) -> None:
+    """Speaks as a run does."""
+    if (Path(run) / "prompt.json").exists():
+        use(run, **json.loads((Path(run) / "prompt.json").read_text()))
+    else:
+        use_toy()
 
 
 def encode(text: str) -> list[int]:
     """Ids of a document, its tags and end of text as special tokens."""
-    return encoding.encode(text, allowed_special="all")
+    return spoken.encode(text, True) if spoken else encoding.encode(text, allowed_special="all")
+
+
+def encode_plain(text: str) -> list[int]:
+    """Ids of a user's text: a typed tag stays plain text."""
+    return spoken.encode(text) if spoken else encoding.encode_ordinary(text)
 
 
 def encode_prompt(question: str) -> list[int]:
-    """Ids of a prompt: the question as plain text and a line end, after which the policy writes."""
-    return encoding.encode_ordinary(question + "\n")
+    """Ids of a prompt: the question as plain text in the template (of the toy: and a line end),
+    after which the policy writes."""
+    before, _, after = TEMPLATE.partition("{question}")
+    if any(tag in question for tag in (spoken.specials if spoken else SPECIALS)):
+        return encode(before) + encode_plain(question) + encode(after)
+    return encode(before + question + after)
 
 
 def decode(ids) -> str:
     """Text of ids; bytes that are not UTF-8 (a sampled policy can write any) become U+FFFD."""
-    return encoding.decode(ids)
+    return (spoken or encoding).decode(ids)
+
+
+def decode_bytes(ids) -> bytes:
+    return (spoken or encoding).decode_bytes(ids)
+
+
+def text_of(ids: list[int]) -> str:
+    """Text of a response, without the token that ended it."""
+    return decode(ids[:-1] if ids and ids[-1] in STOPS else ids)
+
+
+@functools.cache
+def stop_strings(vocab_size: int, device) -> torch.Tensor | None:
+    """The `stop_table` of STRINGS for a model of so many tokens; None where there are none."""
+    if not STRINGS:
+        return None
+    size = (spoken or encoding).n_vocab
+    pieces = [decode_bytes([i]) if i < size else b"" for i in range(vocab_size)]
+    return stop_table(pieces, STRINGS).to(device)
 
 
 def stop_table(pieces: list[bytes], strings: list[str]) -> torch.Tensor:

@@ -61,7 +61,7 @@ def our_step(policy, optimizer, task, problems, options, fixed):
     marks.append(time.perf_counter())
     batch = grpo.prepare(ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group,
                                    rewards), options)
-    train.update((policy, None, None), optimizer, batch, options, random.Random(0))
+    train.update(train.Players(policy), optimizer, batch, options, random.Random(0))
     marks.append(time.perf_counter())
     useful = (batch.advantages != 0).any(1)
     flop = update_flop(policy, torch.tensor(batch.lengths())[useful] - 1, batch.mask[useful].sum())

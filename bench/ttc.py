@@ -158,9 +158,9 @@ def judge_table(rows) -> list[str]:
     for name in ("prm", "orm"):
         line(f"{name.upper()}: step AUC; up to the first error", lambda r, name=name: (
             f"{r[name]['auc']:.3f}; {r[name]['auc_to_first_error']:.3f}"))
-        line("… accuracy; first error found; calibration error", lambda r, name=name: (
-            f"{r[name]['accuracy']:.1%}; {r[name]['first_error_found']:.1%}; "
-            f"{r[name]['calibration_error']:.3f}"))
+        line("… accuracy; first error found (by fall); calibration error", lambda r, name=name: (
+            f"{r[name]['accuracy']:.1%}; {r[name]['first_error_found']:.1%} "
+            f"({r[name]['first_error_by_fall']:.1%}); {r[name]['calibration_error']:.3f}"))
     line("seconds: labels, PRM, ORM", lambda r: (
         f"{r['seconds_label']:.0f}, {r['seconds_prm']:.0f}, {r['seconds_orm']:.0f}"))
     return [*lines, ""]

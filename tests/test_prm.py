@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+import collect
 import flags
 import model as gpt
 import ppo
@@ -254,10 +255,10 @@ def test_steps_are_paid_at_their_last_tokens(monkeypatch):
         asked.extend(pairs)
         return [[0.1 * (i + 1)] * len(prm.step_ends(response))
                 for i, (_, response) in enumerate(pairs)]
-    monkeypatch.setattr(train, "judge_of", lambda *_: None)
+    monkeypatch.setattr(collect, "judge_of", lambda *_: None)
     monkeypatch.setattr(prm, "scores", scores)
     options = flags.Options(judge="somewhere", device="cpu")
-    paid = train.step_rewards(rollout, options)
+    paid = collect.step_rewards(rollout, options)
     assert [p for p, _ in asked] == [tokenizer.encode_prompt(q)
                                      for q in ("1 +1 =?",) * 2 + (QUESTION,) * 2]
     for i, (row, response) in enumerate(zip(paid, rollout.responses(), strict=True)):

@@ -174,7 +174,7 @@ def test_the_norm_of_the_gradient_is_clipped_to_one():
                       advantages=1e4 * mask)
     options = train.Options(minibatches=1)
     before = torch.cat([p.detach().flatten() for p in policy.parameters()])
-    stats = train.update((policy, None, None), torch.optim.SGD(policy.parameters(), lr=1.0),
+    stats = train.update(train.Players(policy), torch.optim.SGD(policy.parameters(), lr=1.0),
                          batch, options, random.Random(0))
     after = torch.cat([p.detach().flatten() for p in policy.parameters()])
     moved = (after - before).norm()

@@ -1,0 +1,61 @@
+"""The memory plan of a run: what it will hold, counted before it starts, against what is free.
+
+Bytes of a model of P parameters, trained in fp32 and computed in a precision of b bytes:
+
+    weights 4 P, gradients 4 P, Adam's moments 8 P             / processes, with --shard
+    reference b P        sampler b P (none where it is the policy itself)
+    critic 16 P (PPO)    cache 2 layers kv_heads head columns b a row, for as many rows as half of
+                         what is free then holds
+    activations of one micro-batch, of one block alone with --gradient-checkpointing; and logits
+
+Left out on purpose: what libraries and fragments take (a tenth is added for them).
+"""
+
+import torch
+
+import model as gpt
+import parallel
+from runs import UserError
+from sample import free_memory
+
+
+def parameters(config: gpt.Config) -> int:
+    with torch.device("meta"):  # shapes alone
+        return sum(p.numel() for p in gpt.GPT(config).parameters())
+
+
+def plan(config: gpt.Config, options) -> dict[str, int]:
+    """Bytes by what they are for, on one device."""
+    p, b = parameters(config), 2 if options.dtype == "bfloat16" else 4
+    parts = parallel.world() if options.shard else 1
+    own = options.algo == "ppo" and options.critic == "own"
+    # what a token leaves in a block for the way back: two norms, q, k, v and their turned copies,
+    # attention, gate and up, their product, two sums
+    block = b * (4 * config.width + 2 * (config.heads + 2 * config.kv_heads) * config.head
+                 + config.heads * config.head + 4 * config.hidden) + 4 * 2 * config.width
+    kept = 4 * config.width * config.layers + block if options.gradient_checkpointing \
+        else block * config.layers
+    logits = min(gpt.MOST_LOGITS, options.micro_tokens * config.vocab_size)
+    rows = min(512, options.prompts * options.group_size)
+    columns = min(config.context, options.max_new_tokens + 128)  # the prompt is a guess
+    return {
+        "weights": 4 * p // parts, "gradients": 4 * p // parts, "moments": 8 * p // parts,
+        "reference": b * p, "sampler": b * p if options.shard or b == 2 else 0,
+        "critic": 16 * p if own else 0,
+        "cache": 2 * config.layers * config.kv_heads * config.head * b * rows * columns,
+        "activations": options.micro_tokens * kept, "logits": 3 * 4 * logits,
+    }
+
+
+def check(config: gpt.Config, options) -> str:
+    """The plan in words. Raises UserError where it does not fit: the cache alone may be smaller."""
+    bytes_of = plan(config, options)
+    free = free_memory(torch.device(options.device))
+    need = 1.1 * (sum(bytes_of.values()) - bytes_of["cache"])
+    words = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in bytes_of.items() if size)
+    said = (f"memory, GB: {words}; {sum(bytes_of.values()) / 1e9:.2f} in all of "
+            f"{free / 1e9:.1f} free")
+    if need > free:
+        raise UserError(f"too little memory ({said}): try --gradient-checkpointing, a smaller "
+                        "--micro-tokens, --dtype bfloat16, or --shard on several GPUs")
+    return said
