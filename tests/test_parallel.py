@@ -1,0 +1,157 @@
+"""parallel.py: several processes do what one does, to the rounding, and end together."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import parallel
+import runs
+import sample
+import train
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("--base-steps 3 --prompts 4 --group-size 4 --minibatches 1 --eval-problems 6 "
+         "--eval-samples 4 --max-new-tokens 20 --reward random --device cpu").split()
+
+
+def launch(n, *arguments, **environment):
+    """train.py by torchrun in n processes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n),
+         "--master-port", str(29500 + os.getpid() % 1000), ROOT / "train.py", *SMALL, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, text=True, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finished(process):
+    out, error = process.communicate(timeout=180)
+    return process.returncode, out, error
+
+
+def learned(run):
+    """(weights, gradients) of a run of one step: Adam's mean is a tenth of its first gradient."""
+    saved = torch.load(run / "checkpoint.pt")
+    return saved["model"], {k: s["exp_avg"] for k, s in saved["optimizer"]["state"].items()}
+
+
+def far(a, b):
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One step by one process; its folder also holds the base."""
+    folder = tmp_path_factory.mktemp("runs")
+    code, _, error = finished(launch(1, "--steps", "1", "--out", folder / "alone"))
+    assert code == 0, error
+    return folder
+
+
+@pytest.mark.parametrize("n, how", [(2, []), (4, []), (2, ["--shard"])])
+def test_several_processes_have_the_gradient_of_one(alone, n, how):
+    run = alone / f"of-{n}{''.join(how)}"
+    code, out, error = finished(launch(n, "--steps", "1", "--out", run, *how))
+    assert code == 0, error
+    assert out.count("before: greedy") == 1 and out.count("in all; see") == 1  # said once
+    weights, gradients = learned(alone / "alone")
+    ours, our_gradients = learned(run)
+    largest = max(float(g.abs().max()) for g in gradients.values())
+    assert largest > 1e-3
+    assert far(gradients, our_gradients) < 1e-5 * largest / 0.1
+    assert far(weights, ours) < 1e-5
+    lines = [(path / "metrics.jsonl").read_text().splitlines() for path in (alone / "alone", run)]
+    assert len(lines[0]) == len(lines[1]) == 1
+
+
+def test_a_critic_too(alone):
+    found = []
+    for n in (1, 2):
+        run = alone / f"ppo-{n}"
+        code, _, error = finished(launch(
+            n, "--steps", "2", "--out", run, "--algo", "ppo", "--prompts", "16", "--group-size",
+            "1", "--critic-warmup", "1"))
+        assert code == 0, error
+        found.append(learned(run)[1])
+    largest = max(float(g.abs().max()) for g in found[0].values())
+    assert far(*found) < 1e-5 * largest / 0.1
+
+
+@pytest.fixture(scope="module")
+def stopped(alone):
+    """A run of two steps by one process, and a copy of it as it was after the first."""
+    whole, half, save = alone / "whole", alone / "half", runs.save_run
+
+    def save_and_copy(run, players, optimizer, state):
+        save(run, players, optimizer, state)
+        if state["step"] == 1:
+            shutil.copytree(run, half)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "save_run", save_and_copy)
+        assert train.main([*SMALL, "--steps", "2", "--eval-every", "1", "--out", str(whole)]) == 0
+    return whole, half
+
+
+@pytest.mark.parametrize("how", [[], ["--shard"]])
+def test_a_run_goes_on_with_another_number_of_processes(stopped, how, tmp_path):
+    whole, half = stopped
+    run = shutil.copytree(half, tmp_path / "run")
+    code, out, error = finished(launch(2, "--steps", "2", "--eval-every", "1", "--out", run,
+                                       "--resume", *how))
+    assert code == 0 and "resuming after step 1" in out, error
+    (_, want), (_, got) = learned(whole), learned(run)
+    assert far(want, got) < 1e-5 * max(float(g.abs().max()) for g in want.values()) / 0.1
+    lines = [path.joinpath("metrics.jsonl").read_text().splitlines() for path in (whole, run)]
+    assert [json.loads(line)["tokens"] for line in lines[0]] == [
+        json.loads(line)["tokens"] for line in lines[1]]
+
+
+def test_a_slip_is_said_once(alone):
+    code, _, error = finished(launch(2, "--steps", "1", "--out", alone / "slip", "--lr", "0"))
+    assert code and error.count("--lr must be") == 1
+
+
+def test_a_process_that_dies_ends_the_run(alone):
+    run = alone / "dies"
+    process = launch(2, "--steps", "400", "--eval-every", "2", "--out", run)
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text()) < 2000:
+        assert process.poll() is None, process.communicate()
+    children = [int(p) for p in subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()]
+    os.kill(max(children), 9)  # the second process
+    code, _, error = finished(process)
+    assert code and error.count("train.py: another process has died") == 1
+    saved = torch.load(run / "checkpoint.pt")
+    assert saved["state"]["step"] >= 1
+
+
+# --- the pieces
+
+def test_shares_are_neighbours_and_make_the_whole(monkeypatch):
+    for n in (0, 1, 3, 8, 9):
+        for world in (1, 2, 4):
+            monkeypatch.setattr(parallel, "world", lambda world=world: world)
+            parts, turns = [], []
+            for rank in range(world):
+                monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+                parts += list(range(n))[parallel.mine(range(n))]
+                turns.append(parallel.turns(list(range(n))))
+            assert parts == list(range(n))
+            assert len({len(t) for t in turns}) == 1  # as many for each
+            assert sorted(x for t in turns for x, counts in t if counts) == list(range(n))
+
+
+def test_joined_rollouts():
+    def rollout(n, t, start):
+        x = torch.arange(n * t).view(n, t) + start
+        return sample.Rollout(x, x * 0.1, x * 0.2, torch.ones(n, t), torch.arange(n) // 2,
+                              torch.arange(n) % 2 == 0)
+    both = sample.join([rollout(4, 3, 0), None, rollout(2, 5, 100)], 99)
+    assert both.tokens.shape == (6, 5) and both.tokens[0].tolist() == [0, 1, 2, 99, 99]
+    assert both.group.tolist() == [0, 0, 1, 1, 2, 2]
+    assert both.responses()[4] == [100, 101, 102, 103, 104] and both.responses()[0] == [0, 1, 2]
