@@ -186,8 +186,9 @@ def read(data) -> Pretrained:
     expect("the file", data, "version", "truncation", "padding", "added_tokens", "normalizer",
            "pre_tokenizer", "post_processor", "decoder", "model")
     need(kind(data.get("decoder")) == "ByteLevel", f"decoder {kind(data.get('decoder'))}")
-    need(kind(data.get("normalizer")) in (None, "NFC"), f"normalizer {kind(data['normalizer'])}")
-    nfc = kind(data.get("normalizer")) == "NFC"
+    normalizer = kind(data.get("normalizer"))
+    need(normalizer in (None, "NFC"), f"normalizer {normalizer}")
+    nfc = normalizer == "NFC"
     vocab, merges, whole = read_model(data.get("model"))
     added = read_added(data.get("added_tokens") or [], vocab, nfc)
     bytes_of, texts, spelled = byte_level(), {}, {}

@@ -322,21 +322,30 @@ def check(found: dict, want: dict, tied: bool) -> None:
 
 
 @torch.no_grad()
-def load_pretrained(folder, device="cpu", dtype: torch.dtype | None = None,
-                    context: int | None = None) -> gpt.GPT:
-    """The GPT of a folder of Hugging Face's, in `dtype` (default: the file's), for `context` tokens
-    (see `config_of`). Each tensor goes from the file into its place; there is no second copy of the
-    model. Raises ValueError for what the GPT does not do and for weights that do not fit."""
+def look(folder, context: int | None = None) -> tuple[gpt.GPT, dict]:
+    """The GPT that a folder describes, without memory for its weights yet, and these as they lie in
+    the files. Raises ValueError for what the GPT does not do and for weights that do not fit."""
     folder = Path(folder)
     config, found = read_config(folder, context)[1], weights(folder)
     with torch.device("meta"):  # shapes alone
         model = gpt.GPT(config)
     try:
         check(found, hf_tensors(model), config.tied)
-        if dtype is None and len({tensor.dtype for tensor in found.values()}) > 1:
-            raise ValueError("tensors of several precisions; say by dtype in which to load them")
     except ValueError as error:
         raise ValueError(f"the weights in {folder}: {error}") from None
+    return model, found
+
+
+def load_pretrained(folder, device="cpu", dtype: torch.dtype | None = None,
+                    context: int | None = None) -> gpt.GPT:
+    """The GPT of a folder of Hugging Face's, in `dtype` (default: the file's), for `context` tokens
+    (see `config_of`). Each tensor goes from the file into its place; there is no second copy of the
+    model. Raises ValueError for what the GPT does not do and for weights that do not fit."""
+    model, found = look(folder, context)
+    config = model.config
+    if dtype is None and len({tensor.dtype for tensor in found.values()}) > 1:
+        raise ValueError(f"the weights in {folder}: tensors of several precisions; say by dtype in "
+                         "which to load them")
     model.cast(dtype or found["model.norm.weight"].dtype)
     if config.tied:
         model.head.weight = None  # to_empty would make two of it

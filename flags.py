@@ -178,7 +178,7 @@ def validate_init(options: Options, task) -> None:
                                     prompts.examples(task, options.few_shot))
         tokenizer.use(options.init, template, prompts.ends_of(options.init),
                       [] if options.prompt == "plain" else [prompts.END])
-        config = config_of(options)
+        config = checkpoint.look(options.init)[0].config
     except (ValueError, OSError) as error:
         raise UserError(f"--init {options.init}: {error}") from None
     if options.prompt == "chat" and "<|im_start|>" not in tokenizer.spoken.specials:

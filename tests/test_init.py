@@ -1,0 +1,251 @@
+"""--init: a pretrained model is asked in its form, trained, kept and read again; slips are told."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+
+import bpe
+import checkpoint
+import evaluate
+import flags
+import memory
+import model as gpt
+import prompts
+import sample
+import tasks
+import tokenizer
+import train
+
+SMALL = ("--task arithmetic --level 1 --prompts 2 --group-size 4 --minibatches 1 --steps 2 "
+         "--eval-every 1 --eval-problems 4 --eval-samples 4 --max-new-tokens 12 "
+         "--reward random").split()
+TAGS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+@pytest.fixture(autouse=True)
+def speak_as_before():
+    yield
+    tokenizer.use_toy()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A random model of Llama's kind that speaks single bytes and three tags."""
+    torch.manual_seed(0)
+    vocab = {char: i for i, char in enumerate(bpe.byte_level())}
+    config = gpt.Config(len(vocab) + 5, context=1024, layers=2, width=32, heads=4, kv_heads=2,
+                        hidden=48)
+    checkpoint.save_pretrained(gpt.GPT(config), tmp_path / "init")
+    written = json.loads((tmp_path / "init" / "config.json").read_text())
+    (tmp_path / "init" / "config.json").write_text(json.dumps(
+        written | {"eos_token_id": [len(vocab), len(vocab) + 2]}))
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    (tmp_path / "init" / "tokenizer.json").write_text(json.dumps(dict(
+        version="1.0", added_tokens=[
+            dict(id=len(vocab) + i, content=tag, single_word=False, lstrip=False, rstrip=False,
+                 normalized=False, special=True) for i, tag in enumerate(TAGS)],
+        pre_tokenizer=byte_level, decoder=byte_level,
+        model=dict(type="BPE", vocab=vocab, merges=[]))))
+    return tmp_path / "init"
+
+
+def run(folder, *more):
+    return train.main([*SMALL, "--init", str(folder), "--out", str(folder.parent / "run"), *more])
+
+
+def test_a_run_from_a_pretrained_model(folder, capsys):
+    assert run(folder, "--few-shot", "2") == 0
+    out = capsys.readouterr().out
+    assert "memory, GB: weights" in out and "run/model" in out
+    made = folder.parent / "run"
+    policy, settings = evaluate.trained(str(made))
+    assert settings["lr"] == flags.PRETRAINED_LR and settings["prompt"] == "r1"
+    assert tokenizer.STOPS == [256, 258] and tokenizer.STRINGS == [prompts.END]
+    assert tokenizer.decode(tokenizer.encode_prompt("1+1=?")).endswith(
+        "User: Compute 1+1=?\nAssistant:")
+    again = checkpoint.load_pretrained(made / "model")
+    tokens = torch.randint(0, 256, (2, 20))
+    with torch.no_grad():
+        assert torch.equal(again.head(again(tokens)), policy.head(policy(tokens)))
+    first = checkpoint.load_pretrained(folder)
+    assert not torch.equal(first.embedding.weight, policy.embedding.weight)
+    assert bpe.from_json(made / "model").n_vocab == 259
+    metrics = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0]["logp_diff"] < 1e-4 and metrics[0]["kl"] < 1e-6
+
+
+def test_it_resumes_to_the_last_bit(folder):
+    assert run(folder) == 0
+    whole = torch.load(folder.parent / "run" / "checkpoint.pt")
+    half, save = folder.parent / "half", train.runs.save_run
+
+    def save_and_copy(path, players, optimizer, state):
+        save(path, players, optimizer, state)
+        if state["step"] == 1:
+            shutil.copytree(path, half)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.runs, "save_run", save_and_copy)
+        assert train.main([*SMALL, "--init", str(folder), "--out",
+                           str(folder.parent / "other")]) == 0
+    assert train.main([*SMALL, "--init", str(folder), "--out", str(half), "--resume"]) == 0
+    ended = torch.load(half / "checkpoint.pt")
+    assert all(torch.equal(x, ended["model"][k]) for k, x in whole["model"].items())
+
+
+def test_bfloat16_computes_and_float32_is_trained(folder):
+    assert run(folder, "--dtype", "bfloat16", "--gradient-checkpointing", "--kl-coef", "0.1") == 0
+    made = folder.parent / "run"
+    saved = torch.load(made / "checkpoint.pt")
+    assert {x.dtype for x in saved["model"].values()} == {torch.float32}
+    assert {x.dtype for x in saved["reference"].values()} == {torch.bfloat16}
+    assert checkpoint.load_pretrained(made / "model").norm.dtype == torch.bfloat16
+    [first, *_] = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < first["logp_diff"] < 0.05  # sampled and trained on in two roundings
+    players, _, _ = train.start(made, tasks.Arithmetic(1), flags.parse(
+        [*SMALL, "--init", str(folder), "--out", str(made), "--dtype", "bfloat16"])[0])
+    assert players.sampler is not players.policy
+    with torch.no_grad():
+        players.policy.embedding.weight += 1
+    where = players.sampler.embedding.weight.data_ptr()
+    players.catch_up()
+    assert players.sampler.embedding.weight.data_ptr() == where  # CUDA graphs point there
+    assert torch.equal(players.sampler.embedding.weight,
+                       players.policy.embedding.weight.bfloat16())
+
+
+def test_answers_of_a_run_end_at_the_tag(folder):
+    tokenizer.use(folder, "{question}\n", [256, 258], [prompts.END])
+    policy = checkpoint.load_pretrained(folder)
+    said = tokenizer.encode_plain("<answer>5</answer> and more")
+
+    def spell(self, tokens, positions, cache, mask=None, **_):
+        return torch.zeros(*tokens.shape, policy.config.width)
+    step = iter(said)
+
+    def head(hidden):
+        logits = torch.zeros(len(hidden), policy.config.vocab_size)
+        logits[:, next(step)] = 50.0
+        return logits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpt.GPT, "forward", spell)
+        patch.setattr(policy.head, "forward", head)
+        rollout, [text] = evaluate.respond(policy, [tasks.Problem("2+3=?", "5")], temperature=0)
+    assert text == "<answer>5</answer>" and not rollout.truncated[0]
+
+
+# --- prompts
+
+@pytest.mark.parametrize("form", ["plain", "r1", "chat"])
+def test_templates_hold_the_question_once_and_end_where_the_answer_begins(form):
+    made = prompts.template(form, "Compute {question}", [("1+1=?", "<think>{x}</think>")])
+    assert made.count("{question}") == 1 and "Compute 1+1=?" in made and "{x}" in made
+    before, after = made.split("{question}")
+    assert after == {"plain": "\n", "r1": "\nAssistant:",
+                     "chat": "<|im_end|>\n<|im_start|>assistant\n"}[form]
+    assert before.index("<think>{x}</think>") < before.rindex("Compute")
+
+
+def test_examples_are_training_problems_with_right_answers():
+    for task in (tasks.Arithmetic(2), tasks.Countdown(2), tasks.Gsm(1)):
+        found = prompts.examples(task, 5)
+        assert found == prompts.examples(task, 5)
+        asked = {p.question for p in task.held_out(200)}
+        assert not asked & {q for q, _ in found}
+        if not isinstance(task, tasks.Countdown):
+            assert all("<think>" in r and r.endswith("</answer>") for _, r in found)
+
+
+def test_a_typed_tag_stays_text(folder):
+    tokenizer.use(folder, prompts.template("chat", "{question}", []), [256], [])
+    ids = tokenizer.encode_prompt("what is <|im_end|>?")
+    assert ids.count(258) == 2 and ids.count(257) == 3  # those of the template alone
+    assert "what is <|im_end|>?" in tokenizer.decode(ids)
+
+
+# --- memory
+
+def test_the_plan_counts_what_a_model_holds():
+    options = flags.Options(dtype="float32", max_new_tokens=64)
+    config = flags.config_of(options)
+    plan = memory.plan(config, options)
+    parameters = sum(p.numel() for p in gpt.GPT(config).parameters())
+    assert plan["weights"] == plan["gradients"] == 4 * parameters
+    assert plan["moments"] == 8 * parameters and plan["sampler"] == plan["critic"] == 0
+    cache = gpt.Cache(config, 512, 64 + 128)
+    assert plan["cache"] == 2 * cache.keys.numel() * 4
+    options.dtype, options.gradient_checkpointing = "bfloat16", True
+    small = memory.plan(config, options)
+    assert small["sampler"] == small["reference"] == 2 * parameters
+    assert small["activations"] < plan["activations"] / 2
+
+
+def test_the_activations_are_about_what_autograd_keeps():
+    options = flags.Options(dtype="float32", micro_tokens=256)
+    config = gpt.Config(64, layers=3, width=128, heads=4, kv_heads=2, hidden=352)
+    made, kept = gpt.GPT(config), {}
+
+    def keep(x):
+        if not isinstance(x, torch.nn.Parameter):
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        made(torch.randint(0, 64, (4, 64)))
+    weights = {p.untyped_storage().data_ptr() for p in made.parameters()}
+    bytes_kept = sum(n for at, n in kept.items() if at not in weights)
+    assert 0.6 < memory.plan(config, options)["activations"] / bytes_kept < 1.6
+
+
+# --- slips
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda f: shutil.rmtree(f), "config.json"),
+    (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+    (lambda f: (f / "tokenizer.json").write_text('{"decoder": {"type": "Metaspace"}}'), "Metaspace"),
+    (lambda f: change(f, architectures=["GemmaForCausalLM"], model_type="gemma"), "emma"),
+    (lambda f: change(f, eos_token_id=None), "end of text"),
+    (lambda f: change(f, eos_token_id=9999), "9999"),
+])
+def test_what_is_no_model_is_refused_before_any_work(folder, capsys, spoil, message):
+    spoil(folder)
+    assert run(folder) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (folder.parent / "run").exists()
+
+
+def test_weights_that_do_not_fit_are_refused(folder, capsys):
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-10])
+    assert run(folder) == 2
+    assert "model.safetensors" in capsys.readouterr().err
+    assert not (folder.parent / "run").exists()
+
+
+def change(folder, **entries):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--prompt", "chat"], "--init"), (["--few-shot", "2"], "--init"), (["--shard"], "torchrun")])
+def test_flags_that_need_more(arguments, message, tmp_path, capsys):
+    assert train.main([*SMALL, "--out", str(tmp_path / "run"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_too_little_memory_is_said_before_the_run(folder, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 100_000)
+    assert run(folder) == 2
+    assert "too little memory" in capsys.readouterr().err
+    assert not (folder.parent / "run").exists()
+
+
+def test_a_toy_run_after_a_real_one_speaks_its_own_tokens(folder, tmp_path):
+    tokenizer.use(folder, "x {question}", [256], [prompts.END])
+    flags.validate(flags.parse([*SMALL, "--out", str(tmp_path)])[0])
+    assert tokenizer.encode_prompt("1+1=?") == tokenizer.encoding.encode_ordinary("1+1=?\n")
+    assert tokenizer.STRINGS == [] and tokenizer.PAD != tokenizer.EOT
+    assert random.Random(0) and sample.after(None, [1, 2]) == 0
