@@ -203,7 +203,7 @@ def test_the_activations_are_about_what_autograd_keeps():
 @pytest.mark.parametrize("spoil, message", [
     (lambda f: shutil.rmtree(f), "config.json"),
     (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
-    (lambda f: (f / "tokenizer.json").write_text('{"decoder": {"type": "Metaspace"}}'), "Metaspace"),
+    (lambda f: (f / "tokenizer.json").write_text('{"decoder": {"type": "Replace"}}'), "Replace"),
     (lambda f: change(f, architectures=["GemmaForCausalLM"], model_type="gemma"), "emma"),
     (lambda f: change(f, eos_token_id=None), "end of text"),
     (lambda f: change(f, eos_token_id=9999), "9999"),
