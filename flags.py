@@ -48,7 +48,8 @@ class Options:
     level: int = flag(2, "difficulty of the problems, 1 to 5")
     train_levels: str = flag("", "levels of the problems trained on, mixed: 1,2,4 (default: "
                              "--level); held-out problems and base stay of --level")
-    size: str = flag("tiny", "of the model; small is for a GPU", choices=sorted(gpt.SIZES))
+    size: str = flag("tiny", "of the model; small and medium are for a GPU",
+                     choices=sorted(gpt.SIZES))
     init: str = flag("", "folder of a pretrained model (Hugging Face's form) to begin with, in "
                      "place of a base from nothing")
     prompt: str = flag("", "form of what it is asked: plain, r1 (R1-Zero's), chat (ChatML) "

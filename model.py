@@ -28,6 +28,7 @@ MOST_LOGITS = 2**25  # that `score` holds at a time, 128 MB; a vocabulary of 150
 SIZES = {  # names for --size
     "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352),
     "small": dict(layers=8, width=384, heads=6, kv_heads=2, hidden=1024),
+    "medium": dict(layers=12, width=384, heads=6, kv_heads=2, hidden=1024),  # 19 million
 }
 
 

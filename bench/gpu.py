@@ -1,10 +1,14 @@
 """Everything there is to measure on a machine with a GPU, in one command and under 8 minutes.
 
     python bench/gpu.py
+    python bench/gpu.py --part medium                   19 million parameters from nothing
+    python bench/gpu.py --part smollm2 --init DIR       SmolLM2 on sums and products
+    python bench/gpu.py --part gsm8k --init DIR --data FILE --eval-data FILE       real problems
 
 Checks that sampling on the GPU is exact, times it against the memory's bandwidth and against
 transformers, times the update against the bf16 peak, and runs a short R1-Zero of the `small` model
-from nothing. Writes its section of bench/RESULTS.md, and says what it skipped. `--device cpu
+from nothing. The parts are longer runs, a quarter of an hour at most each; DIR is what
+bench/fetch_smollm2.py writes. Each writes its section of bench/RESULTS.md. `--device cpu
 --quick` runs every line but the graphs on any machine, and writes nothing.
 """
 
@@ -184,19 +188,60 @@ def r1_zero(device, flags) -> str:
         subprocess.run([*command, "--out", f"{folder}/run"], check=True,
                        cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
         s = json.loads(Path(f"{folder}/run/summary.json").read_text())
-    return (f"`{' '.join(command[1:])}`: greedy accuracy {s['accuracy_before']:.1%} -> "
-            f"{s['accuracy_after']:.1%} {[round(x, 3) for x in s['accuracy_ci_after']]}, length "
-            f"{s['length_before']:.0f} -> {s['length_after']:.0f}; base {s['seconds_base']:.0f} s, "
-            f"RL {s['seconds_rl']:.0f} s, evaluations {s['seconds_eval']:.0f} s.")
+        steps = [json.loads(line) for line in Path(f"{folder}/run/metrics.jsonl").open()]
+    tokens = statistics.median(m["tokens"] / m["seconds_sample"] for m in steps)
+    passes = ["/".join(f"{100 * x:.0f}" for x in s[f"pass_at_k_{when}"].values())
+              for when in ("before", "after")]
+    curve = ", ".join(f"{m['step']}: {m['eval_accuracy']:.1%}" for m in steps
+                      if "eval_accuracy" in m)
+    low, high = ([round(x, 3) for x in s[f"accuracy_ci_{when}"]] for when in ("before", "after"))
+    return (f"`{' '.join(command[1:])}`: greedy accuracy {s['accuracy_before']:.1%} {low} -> "
+            f"{s['accuracy_after']:.1%} {high}, pass@{'/'.join(s['pass_at_k_after'])} "
+            f"{passes[0]} -> {passes[1]}, length {s['length_before']:.0f} -> "
+            f"{s['length_after']:.0f}; by step {curve}; base {s['seconds_base']:.0f} s, RL "
+            f"{s['seconds_rl']:.0f} s, evaluations {s['seconds_eval']:.0f} s; sampling "
+            f"{tokens:,.0f} tokens a second, at most {s.get('peak_gpu_mb', 0):,.0f} MB on the GPU.")
+
+
+def part_runs(args) -> list[list]:
+    """The flags of train.py for each run of a part."""
+    short = ("--steps 1 --eval-problems 4 --eval-samples 4 --prompts 2 --group-size 2 "
+             "--minibatches 1 --size tiny --base-steps 3").split() if args.quick else []
+    if args.part == "medium":
+        return [["--size", "medium", "--task", task, "--level", level, "--base-steps", 1500, *short]
+                for task, level in (("arithmetic", 3), ("countdown", 2))]
+    if args.part == "smollm2":
+        return [["--init", args.init, "--task", "arithmetic", "--level", 1, "--few-shot", 4,
+                 "--steps", 150, "--max-new-tokens", 64, "--eval-samples", 4, *short]]
+    return [["--init", args.init, "--task", "file", "--data", args.data, "--eval-data",
+             args.eval_data, "--few-shot", 4, "--steps", 60, "--eval-problems", 1319,
+             "--eval-samples", 4, "--eval-every", 30, *short]]
+
+
+def measure_part(args) -> None:
+    if args.part != "medium" and not args.init:
+        sys.exit(f"bench/gpu.py: --part {args.part} needs --init DIR (bench/fetch_smollm2.py DIR)")
+    if args.part == "gsm8k" and not (args.data and args.eval_data):
+        sys.exit("bench/gpu.py: --part gsm8k needs --data and --eval-data")
+    name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+    lines = heading(f"GPU, {args.part}: {name}", f"python bench/gpu.py --part {args.part}", [], "")
+    write(lines + [f"- {r1_zero(args.device, list(map(str, run)))}" for run in part_runs(args)],
+          not args.quick)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--quick", action="store_true", help="toy sizes, to try the script itself")
+    parser.add_argument("--part", choices=["medium", "smollm2", "gsm8k"], help="a longer run")
+    parser.add_argument("--init", help="folder of SmolLM2")
+    parser.add_argument("--data", help="gsm8k_train.jsonl")
+    parser.add_argument("--eval-data", help="gsm8k_test.jsonl")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("bench/gpu.py: there is no CUDA device here")
+    if args.part:
+        return measure_part(args)
     device, skipped = args.device, []
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     lines = heading(f"GPU: {name}", "python bench/gpu.py", ["transformers"], "bf16")
