@@ -133,6 +133,7 @@ def prepare(rollout, rewards, players, options, **more) -> ppo.Batch:
     if options.kl_coef:
         batch.ref_logp = reference_logp(reference, batch, options)
     if critic is not None:
+        batch.others = ppo.mean_of_others(batch.rewards, batch.group)
         batch.values = per_token(lambda part: critic(
             None if critic.trunk else policy.states(part.tokens, part.mask), part), batch, options)
     return ALGORITHMS[options.algo][0].prepare(batch, options, **more)

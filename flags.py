@@ -31,7 +31,7 @@ ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
     "gspo": (grpo, dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4, lr=8e-4)),
     "dapo": (dapo, dict(clip_high=0.28, aggregate="token", dynamic_sampling=True, overlong="soft",
                         reward="sign", minibatches=8)),
-    "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=512, group_size=1, lr=8e-4)),
+    "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4, lr=8e-4)),
 }
 PRETRAINED_LR = 1e-5  # a pretrained model is spoiled by a rate that a tiny one needs
 GROUPED = set(ALGORITHMS) - {"ppo"}
@@ -106,7 +106,8 @@ class Options:
                               "fifth)", only="dapo")
     critic: str = flag("own", "a network of its own, or a head on the policy's",
                        choices=["own", "head"], only="ppo")
-    critic_hints: bool = flag(True, "it is told how likely the text so far was", only="ppo")
+    critic_hints: bool = flag(True, "it is told how likely the text so far was, and "
+                              "how the other answers did", only="ppo")
     critic_lr: float = flag(1e-3, "learning rate of the critic", only="ppo")
     critic_warmup: int = flag(4, "steps in which the critic alone learns (VC-PPO)", only="ppo")
     critic_lam: float = flag(1.0, "lambda of the returns; 1 is Monte Carlo", only="ppo")

@@ -4,6 +4,7 @@ Bytes of a model of P parameters, trained in fp32 and computed in a precision of
 
     weights 4 P, gradients 4 P, Adam's moments 8 P             / processes, with --shard
     reference b P        sampler b P (none where it is the policy itself)
+    casts 2 P / processes in bfloat16: autocast keeps the weights' for the way back
     critic 16 P (PPO)    cache 2 layers kv_heads head columns b a row, for as many rows as half of
                          what is free then holds
     activations of one micro-batch, of one block alone with --gradient-checkpointing; and logits
@@ -41,7 +42,7 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
     return {
         "weights": 4 * p // parts, "gradients": 4 * p // parts, "moments": 8 * p // parts,
         "reference": b * p, "sampler": b * p if options.shard or b == 2 else 0,
-        "critic": 16 * p if own else 0,
+        "casts": 2 * p // parts if b == 2 else 0, "critic": 16 * p if own else 0,
         "cache": 2 * config.layers * config.kv_heads * config.head * b * rows * columns,
         "activations": options.micro_tokens * kept, "logits": 3 * 4 * logits,
     }

@@ -46,6 +46,7 @@ class Batch:
     returns: torch.Tensor | None = None      # (N, T) what the critic is to learn
     weights: torch.Tensor | None = None      # (N, T) how tokens are averaged, made per update
     step_rewards: torch.Tensor | None = None  # (N, T) of a process reward model, at step ends
+    others: torch.Tensor | None = None       # (N,) mean reward of the other answers to the question
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The rows of index, cut to the longest of them."""
@@ -201,17 +202,28 @@ def likelihood(old_logp, mask):
     return torch.stack((before.cummin(1)[0], before.cumsum(1)), dim=-1).exp()
 
 
+def mean_of_others(rewards, group):
+    """How the other answers to the same question did, (N,), of rewards (N,) and `group` (N,); 0 for
+    an answer without others. No answer's own reward is in its value, so the gradient stays
+    unbiased."""
+    n = int(group.max()) + 1
+    total = torch.zeros(n, device=rewards.device).index_add(0, group, rewards)[group]
+    count = torch.bincount(group, minlength=n)[group]
+    return (total - rewards) * (count > 1) / (count - 1).clamp(min=1)
+
+
 class Critic(nn.Module):
     """A number for every state. own: from a network of its own, at first a copy of the policy; else
-    from the policy's states, which it then shapes as well. hints: it is also told `likelihood`,
-    since most errors are unlikely tokens, which a small network takes long to notice by itself."""
+    from the policy's states, which it then shapes as well. hints: it is also told what a small
+    network takes long to find out by itself: `likelihood`, since most errors are unlikely tokens,
+    and `mean_of_others`, since some questions are hard."""
 
     def __init__(self, policy, own: bool = True, hints: bool = True):
         super().__init__()
         width = policy.config.width
         self.trunk = copy.deepcopy(policy) if own else None
         self.hints = hints
-        self.head = nn.Linear(width + 2 * hints, 1)
+        self.head = nn.Linear(width + 3 * hints, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -220,7 +232,9 @@ class Critic(nn.Module):
         if self.trunk is not None:
             states = self.trunk.states(batch.tokens, batch.mask)
         if self.hints:
-            told = likelihood(batch.old_logp, batch.mask)[:, 1:][batch.mask[:, 1:].bool()]
+            others = batch.others[:, None, None].expand(*batch.mask.shape, 1)
+            told = torch.cat((likelihood(batch.old_logp, batch.mask), others), dim=-1)
+            told = told[:, 1:][batch.mask[:, 1:].bool()]
             states = torch.cat((states.float(), HINT_SCALE * told), dim=1)
         return place(self.head(states).squeeze(1), batch.mask)
 

@@ -34,7 +34,8 @@ def random_batch(n=7, t=9, seed=0):
     return ppo.Batch(torch.arange(n * t).view(n, t), mask, make() - 2, torch.arange(n) // 2,
                      torch.randn(n, generator=g), (torch.arange(n) % 2).float(),
                      torch.arange(n) % 3 == 0, ref_logp=make() - 2, values=make(),
-                     advantages=make(), returns=make(), weights=mask / mask.sum())
+                     advantages=make(), returns=make(), weights=mask / mask.sum(),
+                     others=torch.randn(n, generator=g))
 
 
 def value_and_grad(f, logp):
@@ -392,6 +393,14 @@ def small_policy():
     for weight in policy.parameters():
         weight.data *= 5
     return policy
+
+
+def test_the_mean_of_the_others_leaves_an_answer_out():
+    rewards, group = [1.0, 0.0, 5.0, 2.0, 7.0, 3.0], [0, 0, 2, 0, 2, 1]
+    found = ppo.mean_of_others(torch.tensor(rewards), torch.tensor(group))
+    for i, (own, g) in enumerate(zip(rewards, group, strict=True)):
+        others = [r for j, r in enumerate(rewards) if group[j] == g and j != i]
+        assert float(found[i]) == pytest.approx(sum(others) / len(others) if others else 0.0)
 
 
 def random_critic(policy, kind):

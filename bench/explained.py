@@ -1,0 +1,99 @@
+"""How much of the variance of the returns a critic could explain, for a trained policy.
+
+    python bench/explained.py --run runs/NAME [--write]        an arithmetic run; a minute
+
+Four answers of 1,536 training problems each. A critic may know the problem's difficulty (the mean
+of the other three answers), how likely the text so far was (what ppo.Critic is told), or, as an
+oracle, whether it has left the right working: the values are the best ones for each of these,
+fitted on one half of the problems and measured on the other.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import argparse  # noqa: E402
+
+import evaluate  # noqa: E402
+import ppo  # noqa: E402
+import sft  # noqa: E402
+import tasks  # noqa: E402
+import tokenizer  # noqa: E402
+from bench.sample import heading, write  # noqa: E402
+
+PROBLEMS, ANSWERS = 1536, 4
+
+
+def left_the_working(problem, ids: list[int]) -> list[bool]:
+    """Of each token of a response whether it, or one before it, is another than in the long
+    working of the corpus."""
+    lines, _ = sft.working(random.Random(0), problem.steps, "long", wrong=False)
+    right = tokenizer.encode("<think>" + "\n".join(lines) + f"</think><answer>{problem.answer}"
+                             "</answer>") + [tokenizer.EOT]
+    same = next((i for i, pair in enumerate(zip(ids, right, strict=False)) if pair[0] != pair[1]),
+                min(len(ids), len(right)))
+    return [i >= same for i in range(len(ids))]
+
+
+def fitted(features, returns, train, steps: int = 800) -> torch.Tensor:
+    """Values (N, T): a small network of the features (N, T, K), taught where `train`."""
+    x = (features - features[train].mean(0)) / (features[train].std(0) + 1e-6)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(x.shape[-1], 32), torch.nn.GELU(),
+                              torch.nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    inputs, wanted = x[train], returns[train]
+    for _ in range(steps):
+        some = torch.randint(len(inputs), (4096,))
+        error = ((net(inputs[some])[:, 0] - wanted[some]) ** 2).mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return net(x)[..., 0]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--write", action="store_true", help="into bench/RESULTS.md")
+    args = parser.parse_args()
+    policy, settings = evaluate.trained(args.run)
+    task = tasks.Arithmetic(settings["level"])
+    problems = task.draw(random.Random(5), PROBLEMS)
+    rollout, texts = evaluate.respond(policy, problems, ANSWERS, 1.0, 1, settings["max_new_tokens"])
+    mask = rollout.mask
+    right = torch.tensor([float(task.correct(problems[i // ANSWERS], text))
+                          for i, text in enumerate(texts)])
+    others = right.view(-1, ANSWERS)
+    others = (others.sum(1, keepdim=True) - others).flatten() / (ANSWERS - 1)
+    left = torch.zeros_like(mask)
+    for i, ids in enumerate(rollout.responses()):
+        begin = int(mask[i].argmax())
+        left[i, begin:begin + len(ids)] = torch.tensor(
+            left_the_working(problems[i // ANSWERS], ids)).float()
+    known = {
+        "the problem's difficulty": (others[:, None] * mask)[..., None],
+        "how likely the text so far was": ppo.likelihood(rollout.logp, mask),
+        "whether it has left the right working": F.pad(left, (1, 0))[:, :-1, None]}
+    known["likelihood and difficulty"] = torch.cat(list(known.values())[:2], -1)
+    known["all three"] = torch.cat(list(known.values())[:3], -1)
+    returns = right[:, None] * mask
+    half = (torch.arange(len(right)) < len(right) // 2)[:, None]
+    train, test = (mask > 0) & half, (mask > 0) & ~half
+    lines = heading("What a critic could explain", "python bench/explained.py --run RUN", [])
+    lines += [f"Arithmetic, {len(right)} answers of a {settings['algo']} run of "
+              f"{settings['steps']} steps, {float(right.mean()):.1%} right.", "",
+              "| what is known of a state | explained variance |", "|---|---|"]
+    for name, features in known.items():
+        found = ppo.explained_variance(fitted(features, returns, train), returns, test.float())
+        lines.append(f"| {name} | {found:.2f} |")
+    write(lines, args.write)
+
+
+if __name__ == "__main__":
+    main()
