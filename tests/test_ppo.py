@@ -398,7 +398,7 @@ def small_policy():
 def test_the_mean_of_the_others_leaves_an_answer_out():
     rewards, group = [1.0, 0.0, 5.0, 2.0, 7.0, 3.0], [0, 0, 2, 0, 2, 1]
     found = ppo.mean_of_others(torch.tensor(rewards), torch.tensor(group))
-    for i, (own, g) in enumerate(zip(rewards, group, strict=True)):
+    for i, g in enumerate(group):
         others = [r for j, r in enumerate(rewards) if group[j] == g and j != i]
         assert float(found[i]) == pytest.approx(sum(others) / len(others) if others else 0.0)
 
