@@ -3,12 +3,15 @@ refused by name; hostile files end in ValueError."""
 
 import copy
 import json
+import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+import bpe
 import checkpoint
 import model as gpt
 import sample
@@ -591,3 +594,22 @@ def test_slips_are_one_sentence(tmp_path, capsys, content, says):
     assert checkpoint.main(["--run", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     out, err = capsys.readouterr()
     assert says in err and err.count("\n") == 1 and not out
+
+
+SMOLLM2 = Path(os.environ.get("SMOLLM2", Path(__file__).parents[2] / "smollm2"))
+
+
+@pytest.mark.skipif(not SMOLLM2.exists(), reason="python bench/fetch_smollm2.py DIR; SMOLLM2=DIR")
+def test_the_real_smollm2_equals_transformers():
+    model = checkpoint.load_pretrained(SMOLLM2, dtype=torch.float32)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(SMOLLM2, dtype=torch.float32).eval()
+    speaks = bpe.from_json(SMOLLM2)
+    prompt = speaks.encode("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
+                           "<|im_start|>assistant\n", specials=True)
+    tokens = torch.tensor([prompt])
+    with torch.no_grad():
+        assert torch.allclose(logits(model, tokens), theirs(tokens).logits, atol=2e-4)
+    found = sample.generate(model, [prompt], 1, 20, 0, stop=speaks.specials["<|im_end|>"], pad=PAD)
+    want = theirs.generate(tokens, do_sample=False, max_new_tokens=20)[0, len(prompt):].tolist()
+    assert found.responses()[0] == want[:len(found.responses()[0])]
+    assert "Paris" in speaks.decode(found.responses()[0])
