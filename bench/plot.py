@@ -3,7 +3,8 @@
     python bench/plot.py bench/runs/grpo-arithmetic-{0,1,2} --out bench/learning.png
     python bench/plot.py bench/runs/grpo-arithmetic-0-claim --hacking --out bench/hacking.png
 
---hacking draws the reward that was paid beside the true accuracy, to see a verifier being fooled.
+--hacking draws the reward that was paid beside the true accuracy, a panel a run, to see a verifier
+or a judge being fooled.
 Needs matplotlib (requirements-dev.txt)."""
 
 import argparse
@@ -20,15 +21,20 @@ def read(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def hacking(run: Path, out: str):
-    lines = read(run)
-    steps = [line["step"] for line in lines]
-    figure, axes = plt.subplots(figsize=(5, 3.2), constrained_layout=True)
-    axes.plot(steps, [line["reward"] for line in lines], label="reward paid")
-    axes.plot(steps, [line["accuracy"] for line in lines], label="right answers")
-    axes.set(xlabel="step of reinforcement learning", ylim=(0, 1.02))
-    axes.legend()
-    axes.grid(alpha=0.2)
+def hacking(runs: list[Path], out: str):
+    figure, row = plt.subplots(1, len(runs), figsize=(1 + 4 * len(runs), 3.2), squeeze=False,
+                               constrained_layout=True)
+    for run, axes in zip(runs, row[0], strict=True):
+        lines = read(run)
+        steps = [line["step"] for line in lines]
+        paid, right = ([line[name] for line in lines] for name in ("reward", "accuracy"))
+        scale = axes.twinx() if max(paid) > 1.2 else axes  # a sum over steps has its own
+        curves = scale.plot(steps, paid, color="C0", label="reward paid")
+        curves += axes.plot(steps, right, color="C1", label="right answers")
+        scale.set_ylim(0, None)
+        axes.set(xlabel="step of reinforcement learning", ylim=(0, 1.02), title=run.name)
+        axes.legend(handles=curves, fontsize=8)
+        axes.grid(alpha=0.2)
     figure.savefig(out, dpi=150)
 
 
@@ -39,7 +45,7 @@ def main():
     parser.add_argument("--hacking", action="store_true", help="reward against true accuracy")
     args = parser.parse_args()
     if args.hacking:
-        return hacking(args.runs[0], args.out)
+        return hacking(args.runs, args.out)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
     for i, run in enumerate(args.runs):
         lines, summary = read(run), json.loads((run / "summary.json").read_text())
