@@ -33,7 +33,7 @@ def hacking(runs: list[Path], out: str):
         curves += axes.plot(steps, right, color="C1", label="right answers")
         scale.set_ylim(0, None)
         axes.set(xlabel="step of reinforcement learning", ylim=(0, 1.02), title=run.name)
-        axes.legend(handles=curves, fontsize=8)
+        axes.legend(handles=curves, fontsize=8, loc="center right")
         axes.grid(alpha=0.2)
     figure.savefig(out, dpi=150)
 
