@@ -117,7 +117,8 @@ class Options:
                              only="ppo")
     value_coef: float = flag(1.0, "weight of the value loss", only="ppo")
     eval_every: int = flag(10, "steps between evaluations and checkpoints")
-    eval_problems: int = flag(1000, "held-out problems of the first and the last evaluation")
+    eval_problems: int = flag(0, "held-out problems of the first and the last evaluation (default: "
+                              "1000, of a file all)")
     eval_samples: int = flag(64, "samples of each of a fifth of them, for pass@k")
     base_steps: int = flag(0, "steps of the base's training (default: the task's, and more "
                            "until what it generates is good enough)")
@@ -231,13 +232,13 @@ def validate_algorithm(options: Options) -> None:
 
 def validate(options: Options) -> tasks.Task:
     """Checks everything that can be wrong before any work; returns the task."""
-    for name in ("prompts", "group_size", "minibatches", "epochs", "eval_every", "eval_problems",
+    for name in ("prompts", "group_size", "minibatches", "epochs", "eval_every",
                  "micro_tokens", "max_attempts", "eval_samples"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
     for name in ("steps", "clip_low", "clip_high", "kl_coef", "base_steps", "max_new_tokens",
                  "entropy_coef", "kl_target", "renew_reference", "overlong_zone", "critic_warmup",
-                 "value_clip", "value_coef", "token_budget", "few_shot"):
+                 "value_clip", "value_coef", "token_budget", "few_shot", "eval_problems"):
         if not getattr(options, name) >= 0:
             raise UserError(f"--{name.replace('_', '-')} cannot be negative")
     for name in ("temperature", "lr", "critic_lr"):
@@ -256,6 +257,7 @@ def validate(options: Options) -> tasks.Task:
     except (RuntimeError, AssertionError):
         raise UserError(f"--device {options.device} is not to be had here; try cpu") from None
     options.max_new_tokens = options.max_new_tokens or task.max_new_tokens
+    options.eval_problems = options.eval_problems or len(getattr(task, "eval", range(1000)))
     options.base_steps = options.base_steps or task.base_steps
     if options.base_seed < 0:
         options.base_seed = options.seed

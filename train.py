@@ -268,7 +268,9 @@ def main(argv=None) -> int:
         options.device = parallel.start(options.device)
         task = validate(options)
         config = config_of(options)
-        parallel.say(memory.check(config, options))
+        said = memory.check(config, options)
+        if options.init:
+            parallel.say(said)
         run = parallel.first(lambda: runs.open_run(options, config, resume))
         if options.init:
             parallel.first(lambda: tokenizer.keep(run, options.init))

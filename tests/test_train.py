@@ -394,3 +394,15 @@ def test_no_space_is_said_before_any_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     assert run(tmp_path / "full") == 2
     assert "no space" in capsys.readouterr().err
+
+
+def test_a_file_is_evaluated_whole(tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{i}+1?", "answer": str(i + 1)}) + "\n"
+                            for i in range(300)))
+    options, _ = flags.parse(["--task", "file", "--data", str(path)])
+    task = flags.validate(options)
+    assert options.eval_problems == len(task.eval) == len(task.held_out(options.eval_problems)) > 9
+    options, _ = flags.parse([])
+    flags.validate(options)
+    assert options.eval_problems == 1000
