@@ -53,8 +53,9 @@ def per_token(f, batch, options):
     """f(part) (n, t) of all rows of the batch, without gradient, in micro-batches: (N, T)."""
     found = torch.zeros_like(batch.old_logp)
     with torch.no_grad(), computing(options):
-        for rows, counts in parallel.turns(
-                gpt.micro_batches(batch.lengths(), options.micro_tokens)):
+        lengths = batch.lengths()
+        for rows, counts in parallel.turns(gpt.micro_batches(
+                lengths, parallel.portion(options.micro_tokens, lengths))):
             part = batch.rows(torch.tensor(rows, device=batch.mask.device))
             values = f(part)
             if counts:

@@ -98,6 +98,12 @@ def each(f, items: list) -> list:
     return [y for part in everyone([f(x) for x in items[mine(items)]]) for y in part]
 
 
+def portion(most: int, lengths) -> int:
+    """Tokens of a micro-batch of rows of these lengths, at most `most`: few enough that each
+    process has one to do."""
+    return most if world() == 1 else max(1, min(most, -(-sum(lengths) // world())))
+
+
 def turns(batches: list) -> list:
     """The micro-batches that this process takes, in turn, as many for each: (batch, whether it
     counts). One that does not count is run for company alone, since a layer in pieces is gathered

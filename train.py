@@ -52,7 +52,8 @@ def update(players, optimizer, batch, options, rng) -> dict:
                 options.kl_coef and options.kl_in == "loss"):
             # a row without advantage has no gradient: do not compute it
             useful = part.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
-        micros = gpt.micro_batches([lengths[i] for i in useful], options.micro_tokens)
+        lengths = [lengths[i] for i in useful]
+        micros = gpt.micro_batches(lengths, parallel.portion(options.micro_tokens, lengths))
         for rows, counts in parallel.turns(micros):
             if not counts and not parallel.in_pieces(policy):
                 continue

@@ -17,7 +17,8 @@ import train
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--base-steps 3 --prompts 4 --group-size 4 --minibatches 1 --eval-problems 6 "
-         "--eval-samples 4 --max-new-tokens 20 --reward random --device cpu").split()
+         "--eval-samples 4 --max-new-tokens 20 --reward random --device cpu "
+         "--micro-tokens 70").split()  # eight micro-batches: each process has some
 
 
 def launch(n, *arguments, **environment):

@@ -194,7 +194,9 @@ def text(ids):
 
 
 @pytest.mark.parametrize("strings", [["abcab"], ["bbb", "caca"], ["aab", "ab", "bcb"]])
-def test_a_stop_string_ends_a_row_however_it_is_cut_into_tokens(strings):
+@pytest.mark.parametrize("habits", [(1, 0.92, 1), (16, 0.5, 8)], ids=["CPU", "GPU"])
+def test_a_stop_string_ends_a_row_however_it_is_cut_into_tokens(strings, habits, monkeypatch):
+    monkeypatch.setitem(sample.HABITS, "cpu", habits)
     made, table = gpt(stop=0.5), tokenizer.stop_table(PIECES, strings)
     whole = generate(made, group_size=8, max_new_tokens=20)
     cut = generate(made, group_size=8, max_new_tokens=20, strings=table)
