@@ -308,6 +308,7 @@ def main(argv=None) -> int:
             if getattr(args, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         policy, settings = evaluate.trained(args.run)
+        tokenizer.need_toy(args.run)
         task = tasks.TASKS[settings["task"]](settings["level"], settings["data"],
                                              settings["eval_data"])
         result = make(args, policy, task, settings["max_new_tokens"])

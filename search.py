@@ -353,6 +353,7 @@ def main(argv=None) -> int:
             raise ValueError("--n and --count must be at least 1, --temperature above 0, --beams "
                              "not negative")
         policy, settings = evaluate.trained(args.run)
+        tokenizer.need_toy(args.run)
         task = tasks.TASKS[settings["task"]](settings["level"], settings["data"],
                                              settings["eval_data"])
         problems = (tasks.read_jsonl(args.problems) if args.problems

@@ -88,6 +88,13 @@ def use_of(run) -> None:
         use_toy()
 
 
+def need_toy(run) -> None:
+    """Raises ValueError for a run of a pretrained model, where only the toy's tokens are known."""
+    if spoken:
+        raise ValueError(f"{run} speaks a pretrained model's tokens; judges of steps and searches "
+                         "know the toy's alone so far")
+
+
 def encode(text: str) -> list[int]:
     """Ids of a document, its tags and end of text as special tokens."""
     return spoken.encode(text, True) if spoken else encoding.encode(text, allowed_special="all")

@@ -13,8 +13,10 @@ import evaluate
 import flags
 import memory
 import model as gpt
+import prm
 import prompts
 import sample
+import search
 import tasks
 import tokenizer
 import train
@@ -75,6 +77,13 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
     assert bpe.from_json(made / "model").n_vocab == 259
     metrics = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
     assert metrics[0]["logp_diff"] < 1e-4 and metrics[0]["kl"] < 1e-6
+
+
+def test_judges_and_searches_say_that_they_know_the_toy_alone(folder, capsys):
+    assert run(folder) == 0
+    for main in (prm.main, search.main):
+        assert main(["--run", str(folder.parent / "run")]) == 2
+        assert "pretrained" in capsys.readouterr().err
 
 
 def test_it_resumes_to_the_last_bit(folder):
