@@ -42,19 +42,21 @@ def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tok
     """Samples group_size responses to each problem: the Rollout, and its texts without the end
     mark. Of several processes each samples its share, and all get the whole."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    if parallel.world() > 1:
-        part = parallel.mine(prompts)
-        rows = torch.arange(part.start * group_size, part.stop * group_size)
-        seed = (rows + mix(torch.tensor(seed))).tolist()  # what each row has in one process, too
-        prompts = prompts[part]
-    rollout = None
-    if prompts or parallel.world() == 1:
-        rollout = generate(policy, prompts, group_size, max_new_tokens, temperature, seed,
-                           **ending(policy))
-    if parallel.world() > 1:
-        rollout = join(parallel.everyone(rollout and rollout.to("cpu")), tokenizer.PAD).to(
-            policy.embedding.weight.device)
+    sampling = generate if parallel.world() == 1 else generate_shared
+    rollout = sampling(policy, prompts, group_size, max_new_tokens, temperature, seed,
+                       **ending(policy))
     return rollout, [tokenizer.text_of(ids) for ids in rollout.responses()]
+
+
+def generate_shared(policy, prompts, group_size, max_new_tokens, temperature, seed, *, pad, **more):
+    """sample.generate by several processes: each row has the seed that it has in one process."""
+    part, rollout = parallel.mine(prompts), None
+    if prompts[part]:
+        rows = torch.arange(part.start * group_size, part.stop * group_size)
+        seeds = (rows + mix(torch.tensor(seed))).tolist()
+        rollout = generate(policy, prompts[part], group_size, max_new_tokens, temperature, seeds,
+                           pad=pad, **more).to("cpu")
+    return join(parallel.everyone(rollout), pad).to(policy.embedding.weight.device)
 
 
 def ending(policy) -> dict:

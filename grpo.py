@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import torch
 
-from ppo import Batch, policy_loss, token_rewards
+from ppo import Batch, mean_of_others, policy_loss, token_rewards
 
 
 def group_advantages(rewards, group, scale_by_std: bool = True, leave_one_out: bool = False):
@@ -32,11 +32,10 @@ def group_advantages(rewards, group, scale_by_std: bool = True, leave_one_out: b
     least = zeros.scatter_reduce(0, group, rewards, "amin", include_self=False)
     rewards = rewards - least[group]  # equal rewards are now exactly 0, and so is all that follows
     centred = rewards - (zeros.index_add(0, group, rewards) / counts)[group]
-    others = (counts - 1).clamp(min=1)
     if scale_by_std:
-        std = (zeros.index_add(0, group, centred**2) / others).sqrt()
+        std = (zeros.index_add(0, group, centred**2) / (counts - 1).clamp(min=1)).sqrt()
         return centred / (std[group] + 1e-6)
-    return centred * (counts / others)[group] if leave_one_out else centred
+    return rewards - mean_of_others(rewards, group) if leave_one_out else centred
 
 
 def sequence_log_ratio(logp, old_logp, mask):

@@ -16,13 +16,8 @@ import torch
 
 import model as gpt
 import parallel
-from runs import UserError
+from runs import UserError, parameters
 from sample import free_memory
-
-
-def parameters(config: gpt.Config) -> int:
-    with torch.device("meta"):  # shapes alone
-        return sum(p.numel() for p in gpt.GPT(config).parameters())
 
 
 def plan(config: gpt.Config, options) -> dict[str, int]:

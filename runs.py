@@ -21,6 +21,7 @@ import torch
 
 import model as gpt
 import parallel
+import tokenizer
 
 
 class UserError(Exception):
@@ -42,15 +43,28 @@ def open_run(options, config: gpt.Config, resume: bool) -> Path:
             if other:
                 raise UserError(f"{run} is a run of other settings: " + ", ".join(
                     f"{k} was {there.get(k)!r} and now is {settings[k]!r}" for k in other))
-        with torch.device("meta"):  # shapes alone
-            size = 4 * sum(p.numel() for p in gpt.GPT(config).parameters())
-        need = 16 * size  # the old and the new, each weights, Adam, reference, and so for a critic
+        # the old and the new, each weights, Adam, reference, and so for a critic
+        need = 64 * parameters(config)
         if shutil.disk_usage(run).free < need:
             raise UserError(f"no space for checkpoints in {run}: {need / 1e6:.0f} MB are needed")
         write_json(run / "config.json", settings)
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{run} cannot be used as the run's folder: {error}") from None
     return run
+
+
+def parameters(config: gpt.Config) -> int:
+    """How many a model of this form has."""
+    with torch.device("meta"):  # shapes alone
+        return sum(p.numel() for p in gpt.GPT(config).parameters())
+
+
+def keep_tokens(run: Path, folder) -> None:
+    """Writes what the process speaks, the tokens of the model in `folder`, into a run's folder."""
+    text = (Path(folder) / "tokenizer.json").read_bytes()
+    gpt.replace(run / "tokenizer.json", lambda file: file.write(text))
+    write_json(run / "prompt.json", dict(template=tokenizer.TEMPLATE, stops=tokenizer.STOPS,
+                                         strings=tokenizer.STRINGS))
 
 
 def write_json(path: Path, content) -> None:

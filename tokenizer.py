@@ -15,7 +15,6 @@ Left out on purpose: learning merges (minbpe shows it). Source of the idea: 1508
 import functools
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,15 +72,8 @@ def use_toy() -> None:
     use(None, "{question}\n", [encoding.encode_single_token("<|endoftext|>")], [])
 
 
-def keep(run: Path, folder) -> None:
-    """Writes what the process speaks, the tokens of the model in `folder`, into a run's folder."""
-    shutil.copy(Path(folder) / "tokenizer.json", run)
-    (run / "prompt.json").write_text(json.dumps(dict(template=TEMPLATE, stops=STOPS,
-                                                     strings=STRINGS)))
-
-
 def use_of(run) -> None:
-    """Speaks as a run does."""
+    """Speaks as a run does (runs.keep_tokens)."""
     if (Path(run) / "prompt.json").exists():
         use(run, **json.loads((Path(run) / "prompt.json").read_text()))
     else:

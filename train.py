@@ -172,7 +172,7 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
     made_by.update(f"{options.base_steps}".encode())
     path = folder / (f"base-{options.task}-{options.level}-{options.size}-{options.base_seed}-"
                      f"{made_by.hexdigest()}.pt")
-    if path.exists():
+    if parallel.first(path.exists):  # asked once: another process may be about to write it
         parallel.say(f"base model: {path}")
         return gpt.from_state(gpt.load(path), options.device)
     torch.manual_seed(options.base_seed)
@@ -274,7 +274,7 @@ def main(argv=None) -> int:
             parallel.say(said)
         run = parallel.first(lambda: runs.open_run(options, config, resume))
         if options.init:
-            parallel.first(lambda: tokenizer.keep(run, options.init))
+            parallel.first(lambda: runs.keep_tokens(run, options.init))
         if options.task == "file" and options.size == "tiny" and not options.init:
             parallel.say("a tiny model scores near nothing on problems in free text such as "
                          "GSM8K's")
