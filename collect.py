@@ -50,18 +50,21 @@ def computing(options):
 
 
 def per_token(f, batch, options):
-    """f(part) (n, t) of all rows of the batch, without gradient, in micro-batches: (N, T)."""
+    """f(part) (n, t) of all rows of the batch, without gradient, in micro-batches, once for equal
+    rows: (N, T)."""
     found = torch.zeros_like(batch.old_logp)
+    first, kind = batch.kinds()
+    one = batch.rows(first)
     with torch.no_grad(), computing(options):
-        lengths = batch.lengths()
+        lengths = one.lengths()
         for rows, counts in parallel.turns(gpt.micro_batches(
                 lengths, parallel.portion(options.micro_tokens, lengths))):
-            part = batch.rows(torch.tensor(rows, device=batch.mask.device))
+            part = one.rows(torch.tensor(rows, device=first.device))
             values = f(part)
             if counts:
-                found[rows, :part.mask.shape[1]] = values.float()
+                found[first[rows], :part.mask.shape[1]] = values.float()
     parallel.add_up(found)
-    return found
+    return found[first[kind]]
 
 
 class Clock(Counter):

@@ -20,16 +20,18 @@ def mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def uniform(seeds: torch.Tensor, position) -> torch.Tensor:
-    """Numbers in [0, 1) with 24 random bits, a pure function of seeds and position (an int or a
-    tensor; the two are broadcast)."""
-    return ((mix(seeds + (position + 1) * 0x9E3779B97F4A) >> 40) & (2**24 - 1)).float() / 2**24
+    """Numbers in (0, 1) with 23 random bits, a pure function of seeds and position (an int or a
+    tensor; the two are broadcast). Never 0, which would draw the first token however unlikely."""
+    bits = (mix(seeds + (position + 1) * 0x9E3779B97F4A) >> 41) & (2**23 - 1)
+    return (bits.float() + 0.5) / 2**23
 
 
 def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int = 0,
-         top_p: float = 1.0):
+         top_p: float = 1.0, place: torch.Tensor | None = None):
     """Tokens (N,), their log-probs (N,) and the entropies (N,) of softmax(logits / temperature),
-    for logits (N, V) and uniform numbers u (N,). Temperature 0 is greedy, its log-prob that of the
-    untempered distribution. With top_k or top_p, the distribution is that of what they keep."""
+    for uniform numbers u (N,) and logits (N, V), or logits (P, V) of which place (N,) says whose
+    each is. Temperature 0 is greedy, its log-prob that of the untempered distribution. With top_k
+    or top_p, the distribution is that of what they keep."""
     logits = logits.float()
     if temperature not in (0, 1):
         logits = logits / temperature
@@ -37,12 +39,28 @@ def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int =
         logits = keep_top(logits, top_k, top_p)
     logp = logits.log_softmax(-1)
     probs = logp.exp()
+    entropy = -(probs * logp).sum(-1)
     if temperature == 0:
-        token = logp.argmax(-1, keepdim=True)
+        token = logp.argmax(-1)
+        token = token if place is None else token[place]
     else:
-        cumulative = probs.cumsum(-1)
-        token = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)
-    return token[:, 0], logp.gather(-1, token)[:, 0], -(probs * logp).sum(-1)
+        token = invert(probs.cumsum(-1), u, place)
+    if place is None:
+        return token, logp.gather(-1, token[:, None])[:, 0], entropy
+    return token, logp[place, token], entropy[place]
+
+
+def invert(cumulative, u, place=None):
+    """The first index (N,) at which cumulative (N, V), which grows to about 1, exceeds u (N,) times
+    its last; with place (N,), in the row of cumulative (P, V) that it says."""
+    if place is None:
+        wanted = u[:, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
+    # one search in all rows in a row, each two higher than the one before; fp64 loses nothing
+    wanted = (u * cumulative[:, -1][place]).double() + 2 * place
+    rows = torch.arange(len(cumulative), device=u.device)
+    all_rows = (cumulative.double() + 2 * rows[:, None]).flatten()
+    return torch.searchsorted(all_rows, wanted, right=True) - place * cumulative.shape[1]
 
 
 def keep_top(logits, top_k: int, top_p: float):

@@ -17,7 +17,7 @@ import torch
 import model as gpt
 import parallel
 from runs import UserError, parameters
-from sample import free_memory
+from sample import MOST_ROWS, free_memory
 
 
 def plan(config: gpt.Config, options) -> dict[str, int]:
@@ -32,7 +32,7 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
     kept = 4 * config.width * config.layers + block if options.gradient_checkpointing \
         else block * config.layers
     logits = min(gpt.MOST_LOGITS, options.micro_tokens * config.vocab_size)
-    rows = min(512, options.prompts * options.group_size)
+    rows = min(MOST_ROWS, options.prompts * options.group_size)
     columns = min(config.context, options.max_new_tokens + 128)  # the prompt is a guess
     return {
         "weights": 4 * p // parts, "gradients": 4 * p // parts, "moments": 8 * p // parts,

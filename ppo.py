@@ -47,6 +47,7 @@ class Batch:
     weights: torch.Tensor | None = None      # (N, T) how tokens are averaged, made per update
     step_rewards: torch.Tensor | None = None  # (N, T) of a process reward model, at step ends
     others: torch.Tensor | None = None       # (N,) mean reward of the other answers to the question
+    copies: torch.Tensor | None = None       # (N,) how many equal rows this one stands for
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The rows of index, cut to the longest of them."""
@@ -60,6 +61,31 @@ class Batch:
         """Of prompt and response together."""
         columns = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
         return (self.mask * columns).amax(1).long().tolist()
+
+    def kinds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows that are equal in everything are of one kind, as samples of a sure policy often are.
+        Returns the first row of each kind (K,), and the kind of each row (N,)."""
+        values = [getattr(self, f.name) for f in fields(self)]
+        rows = torch.cat([(x if x.dim() == 2 else x[:, None]).double()
+                          for x in values if x is not None], 1)
+        first, kind = {}, []
+        for i, row in enumerate(rows.cpu().numpy()):
+            kind.append(first.setdefault(row.tobytes(), (len(first), i))[0])
+        device = self.mask.device
+        return (torch.tensor([i for _, i in first.values()], device=device, dtype=torch.int64),
+                torch.tensor(kind, device=device, dtype=torch.int64))
+
+    def merged(self) -> "Batch":
+        """A row of each kind, with the weight of all of it: their loss and its gradient."""
+        first, kind = self.kinds()
+        copies = torch.bincount(kind, minlength=len(first))
+        one = self.rows(first)
+        return replace(one, copies=copies, weights=one.weights * copies[:, None])
+
+    def total(self, x):
+        """The sum of x (N, T) over the tokens of all rows, copies and all."""
+        x = x * self.mask
+        return x.sum() if self.copies is None else (x * self.copies[:, None]).sum()
 
 
 def join(batches: list[Batch]) -> Batch:
@@ -144,8 +170,8 @@ def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
     with torch.no_grad():
         low, high = clipped(*terms)
         values = (low, high, kl(batch.old_logp, logp), (logp - batch.old_logp).abs())
-        sums = {name: (x * batch.mask).sum() for name, x in zip(METRICS, values, strict=True)}
-    return (batch.weights * per_token).sum(), sums | {"tokens": batch.mask.sum()}
+        sums = {name: batch.total(x) for name, x in zip(METRICS, values, strict=True)}
+    return (batch.weights * per_token).sum(), sums | {"tokens": batch.total(batch.mask)}
 
 
 # --- the critic
@@ -269,7 +295,7 @@ def loss(policy, critic, batch: Batch, options):
     values = critic(states, batch)
     errors = value_loss(values, batch.values, batch.returns, options.value_clip)
     total = options.value_coef * (batch.weights * errors).sum()
-    sums = {"tokens": batch.mask.sum(), "value_loss": (errors * batch.mask).sum().detach()}
+    sums = {"tokens": batch.total(batch.mask), "value_loss": batch.total(errors.detach())}
     if not warm_up:
         logp, entropy = policy.score(batch.tokens, batch.mask, options.temperature, states,
                                      bool(options.entropy_coef))
@@ -280,7 +306,7 @@ def loss(policy, critic, batch: Batch, options):
 
 def minibatches(batch: Batch, options, rng):
     """The updates that one rollout gives: for each epoch, `minibatches` random parts of the rows,
-    each with the weights of its own tokens. rng is a random.Random."""
+    each with the weights of its own tokens, equal rows merged. rng is a random.Random."""
     for _ in range(options.epochs):
         order = list(range(len(batch.tokens)))
         if options.minibatches > 1:
@@ -288,5 +314,5 @@ def minibatches(batch: Batch, options, rng):
         for part in torch.tensor(order, device=batch.mask.device).tensor_split(options.minibatches):
             if len(part):
                 rows = batch.rows(part)
-                yield replace(rows, weights=token_weights(rows.mask, options.aggregate,
-                                                          options.max_new_tokens))
+                yield replace(rows, weights=token_weights(
+                    rows.mask, options.aggregate, options.max_new_tokens)).merged()

@@ -1,19 +1,21 @@
 """Batched sampling with a KV cache: prompts of different lengths in, tokens and their log-probs
 out.
 
-The rows of a batch stand in places. All rows write the same cache column at each step, so a prompt
-is placed to end there, whatever its length; what stands before its start is hidden by a mask. A row
-that has ended gives its place to a living one from the end of the batch, and the batch shrinks to
-the next of a list of sizes; once enough places are free, waiting rows take them. Columns that no
-living row looks at are moved out. A prompt shared by several rows is read once.
+Rows stand in places; a place holds the cache of one text. A prompt is read once, and all samples of
+it stand in its place until they draw different tokens: then each new text has a place of its own,
+with a copy of the cache. So what is computed is texts, not rows, and the surer a policy, the fewer
+they are. All places write the same cache column at each step, so a prompt is placed to end there,
+whatever its length; what stands before its start is hidden by a mask. Places that nobody stands in
+any more are closed, and once enough rows have ended, waiting ones come in. Columns that nobody
+looks at are moved out.
 
     token[t] ~ softmax(logits[t-1] / temperature)         logp[t] = log of that softmax at token[t]
 
 What a row draws depends on its own seed, prompt and position alone (draw.py). A row ends with a
 stop token, or with a stop string, however that is cut into tokens: each token moves an automaton
 that has read the string so far. On CUDA a decode step is a graph, one for each size of batch and
-window, and the host asks only now and then who has ended. Left out on purpose: paged caches,
-speculative decoding, several GPUs.
+window, and the host asks only now and then who has ended; so there each row has a place of its own
+from the beginning. Left out on purpose: paged caches, speculative decoding, several GPUs.
 """
 
 import os
@@ -63,15 +65,17 @@ def join(rollouts: list, pad: int) -> Rollout:
 
 
 # How to decode on a kind of device: after how many steps to look who has ended (a look makes a GPU
-# wait), the ratio of neighbouring batch sizes, to how many columns the window is rounded up.
+# wait) and, where that is each step, who has parted; the ratio of neighbouring batch sizes; to how
+# many columns the window is rounded up.
 HABITS = {"cpu": (1, 0.92, 1), "cuda": (16, 0.5, 128)}
-REFILL = 0.5   # waiting rows come in when at most this share of the places is taken
+REFILL = 0.5   # waiting rows come in when at most this share of the batch is left
+MOST_ROWS = 1024
 SLACK = 32     # columns that no living row looks at are moved out once they are so many
 
 
 class Places:
-    """The batch being decoded. All its tensors are made once and written in place, as CUDA graphs
-    need it, and kept for the model's next call."""
+    """The batch being decoded: rows, and the places where their texts stand. All its tensors are
+    made once and written in place, as CUDA graphs need it, and kept for the model's next call."""
 
     def __init__(self, model: GPT, places: int, capacity: int, steps: int):
         weight = model.embedding.weight
@@ -83,10 +87,13 @@ class Places:
         self.ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
         self.strings = None                                     # the automaton of stop strings
         self.limit = torch.zeros((), **ints)
-        self.ragged = False                                     # does any row start late?
-        # of each row: its number, first column, last token, how many it has drawn, the state of
-        # its automaton
-        self.row, self.start, self.last, self.drawn, self.state = torch.zeros(5, places, **ints)
+        self.used = 0                                           # places that someone stands in
+        self.apart = True                                       # does row i stand in place i?
+        self.ragged = False                                     # does any text start late?
+        # of each place: its text's first column and last token
+        self.start, self.last = torch.zeros(2, places, **ints)
+        # of each row: its number, place, how many it has drawn, the state of its automaton
+        self.row, self.place, self.drawn, self.state = torch.zeros(4, places, **ints)
         self.alive = torch.zeros(places, dtype=torch.bool, device=device)
         self.uniform = torch.zeros(places, steps + 1, device=device)
         # what it has drawn; what an ended row goes on to draw lands behind that
@@ -100,18 +107,11 @@ class Places:
         self.alive.zero_()
         self.ends.zero_()
         self.ends[stops] = True
+        self.used, self.apart = 0, True
         if strings is not self.strings:
             self.strings, self.graphs = strings, {}
         self.limit.fill_(max_new_tokens)
         self.cache.advance(longest - self.cache.length)
-
-    def move(self, to, source) -> None:
-        """Rows at `source` (M,) take the places `to` (M,)."""
-        for x in (self.row, self.start, self.last, self.drawn, self.state, self.alive,
-                  self.uniform, self.tokens, self.logp, self.entropy):
-            x[to] = x[source]
-        for store in (self.cache.keys, self.cache.values):
-            store[:, to, :, :self.cache.length] = store[:, source, :, :self.cache.length]
 
 
 KEPT = weakref.WeakKeyDictionary()  # model -> {precision and device: (what was asked for, Places)}
@@ -159,7 +159,8 @@ class Work:
 
 def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 96,
              temperature: float = 1.0, seed=0, *, stop, pad: int, strings=None, prefixes=None,
-             top_k: int = 0, top_p: float = 1.0, max_rows: int = 512, on_token=None) -> Rollout:
+             top_k: int = 0, top_p: float = 1.0, max_rows: int = MOST_ROWS,
+             on_token=None) -> Rollout:
     """Samples group_size responses to each prompt, up to and with a token of `stop` (an id or
     several), or with the token that completes a stop string: strings (V, S) says to which state a
     token moves the automaton from each of S, of which the last is the end (tokenizer.stop_table).
@@ -217,23 +218,27 @@ def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int
     while admitted < n or taken:
         if admitted < n and taken <= REFILL * sizes[0]:
             rows = torch.arange(admitted, min(n, admitted + sizes[0] - taken), device=device)
-            admit(model, batch, work, rows, taken)
+            admit(model, batch, work, rows, taken, look_every == 1)
             admitted, taken = admitted + len(rows), taken + len(rows)
         else:
             size = min(s for s in sizes if s >= taken)
             for _ in range(look_every):
-                advance(model, batch, size, work.how)
+                advance(model, batch, *((batch.used, taken) if look_every == 1 else (size, size)),
+                        work.how)
         if on_token:
             on_token(batch.last[0].item())
         living = int(batch.alive[:taken].sum())  # here the host waits for the device
-        if living and not (
-                any(living <= s < taken for s in sizes)                # a smaller batch will do
-                or admitted < n and living <= REFILL * sizes[0]        # others wait for the places
-                or batch.cache.length + look_every > capacity):        # no columns are left
-            continue
-        settle(batch, out, taken, living)
-        taken = living
-        make_room(batch, living, longest)
+        shrink = not living or (
+            any(living <= s < taken for s in sizes)                # a smaller batch will do
+            or admitted < n and living <= REFILL * sizes[0]        # others wait to come in
+            or batch.cache.length + look_every > capacity)         # no columns are left
+        if shrink:
+            settle(batch, out, taken, living)
+            taken = living
+        if shrink or not batch.apart:
+            part(batch, taken)
+        if shrink:
+            make_room(batch, longest)
     return out
 
 
@@ -266,34 +271,42 @@ def prefill(model, texts):
     return cache, model(tokens, positions, cache, visible[:, None])[:, -1]
 
 
-def admit(model, batch: Places, work: Work, rows, taken: int) -> None:
-    """Rows (M,), numbers in a row, take the places from `taken` on: each of their texts is read
-    once and its cache copied to its rows, so that it ends in the last column in use."""
+def admit(model, batch: Places, work: Work, rows, taken: int, together: bool) -> None:
+    """Rows (M,), numbers in a row, come in as those from `taken` on. Each of their texts is read
+    once, and its cache copied to one place, or to one for each of its rows, so that it ends in the
+    last column in use."""
     first, last = int(rows[0]) // work.group_size, int(rows[-1]) // work.group_size
     texts = work.texts[first:last + 1]
     once, hidden = prefill(model, texts)
     text, at = rows // work.group_size, slice(taken, taken + len(rows))
-    end, width = batch.cache.length, once.keys.shape[3]
+    place = text - first if together else torch.arange(len(rows), device=rows.device)
+    stands = torch.arange(len(texts), device=rows.device) if together else text - first
+    new, end = slice(batch.used, batch.used + len(stands)), batch.cache.length
+    width = once.keys.shape[3]
     for store, read in ((batch.cache.keys, once.keys), (batch.cache.values, once.values)):
-        store[:, at, :, end - width:end] = read[:, text - first]
+        store[:, new, :, end - width:end] = read[:, stands]
     lengths = torch.tensor([len(text) for text in texts], device=rows.device)
     position = torch.arange(batch.uniform.shape[1], device=rows.device) + work.offsets[text, None]
     batch.uniform[at] = uniform(work.seeds[rows, None], position)
-    batch.row[at], batch.start[at] = rows, end - lengths[text - first]
-    batch.drawn[at], batch.alive[at], batch.state[at] = 0, True, work.states[text]
-    batch.ragged = bool(batch.start[:at.stop].any())
-    choose(model, batch, at, hidden[text - first], work.how)
+    batch.row[at], batch.place[at], batch.state[at] = rows, batch.used + place, work.states[text]
+    batch.drawn[at], batch.alive[at] = 0, True
+    batch.start[new] = end - lengths[stands]
+    batch.apart = batch.apart and len(stands) == len(rows)
+    batch.used = new.stop
+    batch.ragged = bool(batch.start[:batch.used].any())
+    choose(model, batch, at, hidden[stands], None if batch.apart else place, work.how)
 
 
-def choose(model, batch: Places, at: slice, hidden, how) -> None:
-    """Draws the next token of some places from their last hidden states (M, D), and writes it
-    down."""
+def choose(model, batch: Places, at: slice, hidden, place, how) -> None:
+    """Draws the next token of some rows, and writes it down. hidden (P, D) are the last hidden
+    states of texts, place (M,) says which of them each row continues; None: each its own."""
     alive, drawn = batch.alive[at], batch.drawn[at]
     u = batch.uniform[at].gather(1, drawn[:, None])[:, 0]
-    found = draw(model.head(hidden), u, *how)
+    found = draw(model.head(hidden), u, *how, place=place)
     for store, new in zip((batch.tokens, batch.logp, batch.entropy), found, strict=True):
         store[at].scatter_(1, drawn[:, None], new[:, None])
-    batch.last[at] = found[0]
+    if place is None:
+        batch.last[at] = found[0]
     drawn += alive
     if batch.strings is not None:
         state = batch.state[at]
@@ -302,40 +315,65 @@ def choose(model, batch: Places, at: slice, hidden, how) -> None:
     alive &= ~batch.ends[found[0]] & (drawn < batch.limit)
 
 
-def step(model, batch: Places, size: int, how) -> None:
-    """Reads the last token of the first `size` places and draws the next: all in place and without
-    a question to the device, so that it can be a CUDA graph."""
-    start, column = batch.start[:size, None], batch.cache.column
+def part(batch: Places, taken: int) -> None:
+    """Each text that living rows now have gets a place: one that continues the text of a place
+    stays there, others go where nobody stands, with a copy of the cache. The first places are
+    used."""
+    vocab, rows = len(batch.ends), batch.alive[:taken].nonzero()[:, 0]
+    token = batch.tokens[rows, batch.drawn[rows] - 1]
+    texts, which = (batch.place[rows] * vocab + token).unique(return_inverse=True)
+    before, batch.used = texts // vocab, len(texts)
+    stays = before < batch.used
+    stays[1:] &= before[1:] != before[:-1]
+    free = torch.ones(batch.used, dtype=torch.bool, device=rows.device)
+    free[before[stays]] = False
+    place = before.clone()
+    place[~stays] = to = free.nonzero()[:, 0]
+    if len(to):
+        source, end = before[~stays], batch.cache.length
+        for store in (batch.cache.keys, batch.cache.values):
+            store[:, to, :, :end] = store[:, source, :, :end]
+        batch.start[to] = batch.start[source]
+    batch.last[place] = texts % vocab
+    batch.place[:taken] = 0                             # of those that have ended
+    batch.place[rows] = place[which]
+
+
+def step(model, batch: Places, places: int, rows: int, how) -> None:
+    """Reads the last tokens of the first places and draws the next ones of the first rows: all in
+    place and without a question to the device, so that it can be a CUDA graph."""
+    start, column = batch.start[:places, None], batch.cache.column
     mask = None
     if batch.ragged or batch.cache.block > 1:
         columns = batch.columns[:batch.cache.window()]
-        mask = ((columns >= start) & (columns <= column))[:, None, None]      # (size, 1, 1, S)
+        mask = ((columns >= start) & (columns <= column))[:, None, None]      # (places, 1, 1, S)
     position = (column - start).clamp(max=model.config.context - 1)           # of an ended row
-    hidden = model(batch.last[:size, None], position, batch.cache, mask)
-    choose(model, batch, slice(size), hidden[:, 0], how)
+    hidden = model(batch.last[:places, None], position, batch.cache, mask)
+    choose(model, batch, slice(rows), hidden[:, 0], None if batch.apart else batch.place[:rows],
+           how)
 
 
-def advance(model, batch: Places, size: int, how) -> None:
+def advance(model, batch: Places, places: int, rows: int, how) -> None:
     """A step of decoding. On CUDA the first one of a kind runs as it is, which warms up its
     kernels, the second is captured as a graph, and from then on that is replayed."""
-    key = size, batch.cache.window(), how, model.embedding.weight.data_ptr()
+    key = places, batch.cache.window(), how, model.embedding.weight.data_ptr()
     if batch.cache.keys.device.type != "cuda":
-        step(model, batch, size, how)
+        step(model, batch, places, rows, how)
     elif key not in batch.graphs:
-        step(model, batch, size, how)
+        step(model, batch, places, rows, how)
         batch.graphs[key] = None
     else:
         if batch.graphs[key] is None:
             batch.graphs[key] = torch.cuda.CUDAGraph()
             with torch.cuda.graph(batch.graphs[key], pool=batch.pool):
-                step(model, batch, size, how)
+                step(model, batch, places, rows, how)
         batch.graphs[key].replay()
     batch.cache.advance(1)
 
 
 def settle(batch: Places, out: dict, taken: int, living: int) -> None:
-    """Writes ended rows into `out`, and moves the living ones from behind place `living` into the
-    places of ended ones before it."""
+    """Writes ended rows into `out`, and moves the living ones from behind row `living` to where
+    ended ones stood before it."""
     alive = batch.alive[:taken]
     ended, steps = (~alive).nonzero()[:, 0], out["tokens"].shape[1]
     row, drawn = batch.row[ended], batch.drawn[ended]
@@ -348,23 +386,27 @@ def settle(batch: Places, out: dict, taken: int, living: int) -> None:
     if batch.strings is not None:
         stopped |= batch.state[ended] == batch.strings.shape[1] - 1
     out["truncated"][row] = ~stopped
-    batch.move((~alive[:living]).nonzero()[:, 0], living + alive[living:].nonzero()[:, 0])
+    to, source = (~alive[:living]).nonzero()[:, 0], living + alive[living:].nonzero()[:, 0]
+    for x in (batch.row, batch.place, batch.drawn, batch.state, batch.alive, batch.uniform,
+              batch.tokens, batch.logp, batch.entropy):
+        x[to] = x[source]
     batch.alive[living:taken] = False
 
 
-def make_room(batch: Places, living: int, longest: int) -> None:
-    """Moves out the first columns when no living row looks at them; the longest prompt must still
-    fit in what stays."""
-    cache, starts = batch.cache, batch.start[:living]
-    spare = cache.length - longest
-    first = min(spare, int(starts.min())) if living else spare
-    if first >= SLACK or not living:
+def make_room(batch: Places, longest: int) -> None:
+    """Moves out the first columns when no text stands there; the longest prompt must still fit in
+    what stays."""
+    cache, used = batch.cache, batch.used
+    first = cache.length - longest
+    if used:
+        first = min(first, int(batch.start[:used].min()))
+    if first >= SLACK or not used:
         for store in (cache.keys, cache.values):
-            store[:, :living, :, :cache.length - first] = (
-                store[:, :living, :, first:cache.length].clone())
+            store[:, :used, :, :cache.length - first] = (
+                store[:, :used, :, first:cache.length].clone())
         batch.start.sub_(first)
         cache.advance(-first)
-    batch.ragged = bool(batch.start[:living].any())
+    batch.ragged = bool(batch.start[:used].any())
 
 
 def assemble(texts, group_size, out, pad) -> Rollout:

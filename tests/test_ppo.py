@@ -248,6 +248,51 @@ def test_a_minibatch_has_the_weights_of_its_own_tokens(how):
         assert torch.allclose(part.weights, want)
 
 
+def twice(batch):
+    """The rows of a batch three, two and one times, in another order."""
+    index = [i for i in range(len(batch.tokens)) for _ in range(3 - i % 3)]
+    random.Random(0).shuffle(index)
+    return batch.rows(torch.tensor(index)), index
+
+
+def test_rows_are_of_a_kind_if_they_are_equal_in_everything():
+    batch, index = twice(random_batch())
+    first, kind = batch.kinds()
+    assert len(first) == 7 and [index.index(i) for i in dict.fromkeys(index)] == first.tolist()
+    assert [index[i] for i in first[kind].tolist()] == index
+    for name in ("tokens", "old_logp", "rewards", "advantages", "others"):
+        other = replace(batch, **{name: getattr(batch, name).clone()})
+        x = getattr(other, name)[first[2]]
+        x.view(-1)[1 if x.dim() else 0] += 1e-6 if x.is_floating_point() else 1
+        assert len(other.kinds()[0]) == 7 + (kind == 2).any() * ((kind == 2).sum() > 1)
+
+
+@pytest.mark.parametrize("aggregate", ["token", "sequence", "sum", "constant"])
+def test_merged_rows_have_the_loss_gradient_and_metrics_of_all(aggregate):
+    batch, index = twice(random_batch())
+    settings = options(kl_coef=0.1, entropy_coef=0.1, aggregate=aggregate)
+    batch = replace(batch, weights=ppo.token_weights(batch.mask, aggregate, 10))
+    merged = batch.merged()
+    assert len(merged.tokens) == 7 and merged.copies.sum() == len(index)
+    found = []
+    for part, order in ((batch, index), (merged, list(dict.fromkeys(index)))):
+        logp = (random_batch(seed=1).old_logp[:, :part.mask.shape[1]]).requires_grad_()
+        loss, sums = ppo.policy_loss(logp[order], part, settings, logp[order] ** 2)
+        loss.backward()
+        found.append((float(loss.detach()), logp.grad, {k: float(x) for k, x in sums.items()}))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-7)
+    assert found[0][2] == pytest.approx(found[1][2], rel=1e-5)
+    assert found[0][2]["tokens"] == batch.mask.sum()
+
+
+def test_minibatches_merge_equal_rows():
+    batch, index = twice(random_batch())
+    [part] = ppo.minibatches(batch, options(), random.Random(0))
+    assert len(part.tokens) == 7 and float(part.weights.sum()) == pytest.approx(1)
+    assert float(part.total(part.mask)) == batch.mask.sum()
+
+
 def test_minibatches_are_a_function_of_the_rng():
     draw = lambda seed: torch.cat([p.tokens[:, 0] for p in ppo.minibatches(  # noqa: E731
         random_batch(), options(minibatches=3, epochs=2), random.Random(seed))])

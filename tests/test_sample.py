@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import draw
 import model
 import sample
 import tokenizer
@@ -149,12 +150,48 @@ def test_waiting_rows_take_the_places_of_ended_ones(habits, refill, slack, monke
     monkeypatch.setattr(sample, "REFILL", refill)
     monkeypatch.setattr(sample, "SLACK", slack)
     monkeypatch.setattr(sample, "admit", lambda *a: (
-        admitted.append(a[-1]), original(*a)))
+        admitted.append(a[-2]), original(*a)))
     found = generate(made, group_size=8, max_rows=6)
     assert len(admitted) > 4
     assert max(admitted) > 0 or refill == 0 or habits[0] > 12  # all have ended at the first look
     assert found.responses() == [sampling_loop(made, PROMPTS[i // 8], s, 12, 1.0)
                                  for i, s in enumerate(seeds(32, 3))]
+
+
+def watch_steps(monkeypatch):
+    """(places, rows) of each step that is yet to come."""
+    steps, original = [], sample.step
+    monkeypatch.setattr(sample, "step", lambda model, batch, places, rows, how: (
+        steps.append((places, rows)), original(model, batch, places, rows, how)))
+    return steps
+
+
+def test_rows_share_a_place_until_they_draw_different_tokens(monkeypatch):
+    """What a step computes is the different texts of the rows that go on, no more and no less."""
+    steps = watch_steps(monkeypatch)
+    out = generate(gpt(stop=1.8), group_size=40, max_new_tokens=20, temperature=0.1)
+    rows = list(zip(out.group.tolist(), out.responses(), strict=True))
+    texts = [len({(g, tuple(ids[:t])) for g, ids in rows if len(ids) > t}) for t in range(1, 20)]
+    assert [places for places, _ in steps] == [n for n in texts if n]
+    assert 2 * sum(texts) < out.mask.sum() and max(texts) > 2 * texts[0] > 4
+
+
+@pytest.mark.parametrize("habits", [(2, 0.92, 1), (16, 0.5, 128)], ids=str)
+def test_where_nobody_looks_each_row_has_its_own_place(habits, monkeypatch):
+    monkeypatch.setitem(sample.HABITS, "cpu", habits)
+    steps = watch_steps(monkeypatch)
+    generate(gpt(), group_size=8)
+    assert steps and all(places == rows for places, rows in steps)
+
+
+def test_equal_rows_have_equal_log_probs_to_the_last_bit():
+    """Training takes equal rows as one (Batch.kinds)."""
+    out = generate(gpt(stop=1.8), group_size=40, temperature=0.5, max_new_tokens=20)
+    seen = {}
+    for key, logp in zip(zip(out.group.tolist(), map(tuple, out.responses()), strict=True),
+                         out.logp, strict=True):
+        assert torch.equal(seen.setdefault(key, logp), logp)
+    assert 10 < len(seen) < 140
 
 
 def test_a_row_draws_the_same_alone_in_company_and_in_another_order():
@@ -414,15 +451,40 @@ def test_uniform_numbers_differ_over_positions_and_rows():
     assert abs(float(lag)) < 0.08
 
 
-def test_no_row_of_seed_zero_draws_a_zero():
-    """mix(0) is 0, so without care the first number of seed 0 is 0.0, which draws token 0."""
-    assert float(sample.uniform(seeds(8, 0), 0).min()) > 0
+def test_uniform_numbers_are_never_zero_nor_one():
+    """mix(0) is 0, so without care a number is 0.0, which draws token 0 however unlikely it is."""
+    unmix = torch.tensor([-0x9E3779B97F4A])  # what uniform adds to it is 0
+    assert sample.uniform(unmix, 0).tolist() == [2**-24]
+    u = sample.uniform(seeds(2**20, 0), 0)
+    assert 0 < float(u.min()) < 1e-5 and 1 - 1e-5 < float(u.max()) < 1
 
 
 def test_the_ends_of_the_unit_interval_draw_tokens_that_exist():
     logits = torch.tensor([[-200.0, 0.0, 1.0, -200.0]]).expand(2, -1)
     token, _, _ = sample.draw(logits, torch.tensor([0.0, 1 - 2**-24]), 1.0)
     assert token.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("how", [(1.0,), (0.3,), (0,), (1.0, 3), (1.0, 0, 0.8)], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 8.0, 40.0])
+def test_rows_that_share_their_logits_draw_as_if_each_had_its_own(how, scale):
+    g = torch.Generator().manual_seed(0)
+    logits = scale * torch.randn(700, 50, generator=g)
+    place = torch.randint(0, 700, (4000,), generator=g)
+    u = sample.uniform(seeds(4000, 1), 0)
+    u[:500], u[500:1000] = 2**-24, 1 - 2**-24
+    shared = sample.draw(logits, u, *how, place=place)
+    for a, b in zip(shared, sample.draw(logits[place], u, *how), strict=True):
+        assert torch.allclose(a, b)
+
+
+def test_a_sum_that_rounds_above_one_does_not_reach_the_next_row():
+    """2048 probabilities of 1 / 2048 and a little: their sum in fp32 is not 1."""
+    p = torch.full((3, 2048), 1 / 2048)
+    p[1] += 3e-10
+    place, u = torch.tensor([0, 1, 2, 1]), torch.tensor([0.0, 1 - 2**-24, 0.0, 0.0])
+    assert draw.invert(p.cumsum(-1), u, place).tolist() == [0, 2047, 0, 0]
+    assert p[1].cumsum(-1)[-1] > 1
 
 
 def test_draw_is_greedy_at_temperature_zero():

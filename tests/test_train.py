@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import collect
 import flags
 import grpo
 import model as gpt
@@ -179,6 +180,36 @@ def test_the_norm_of_the_gradient_is_clipped_to_one():
     after = torch.cat([p.detach().flatten() for p in policy.parameters()])
     moved = (after - before).norm()
     assert stats["grad_norm"] > 10 and float(moved) == pytest.approx(1, abs=1e-3)
+
+
+def test_equal_rows_are_computed_once():
+    """What is asked of each row without gradient, and an update, which is the same as without
+    merging."""
+    torch.manual_seed(0)
+    kinds, index = torch.randint(0, 30, (3, 9)), torch.tensor([0, 1, 0, 2, 2, 0, 1])
+    mask = torch.ones(3, 9)
+    mask[:, :2], mask[1, 6:] = 0, 0
+    values = torch.randn(3, 9) * mask
+    batch = ppo.Batch(kinds[index], mask[index], values[index] - 3, torch.zeros(7).long(),
+                      torch.ones(7), advantages=values[index])
+    options, asked = train.Options(minibatches=1, micro_tokens=18), []
+
+    def f(part):
+        asked.extend(part.tokens[:, 0].tolist())
+        return part.tokens * part.mask
+    found = collect.per_token(f, batch, options)
+    assert torch.equal(found, batch.tokens * batch.mask) and len(asked) == 3
+    moved = []
+    for merged in (ppo.Batch.merged, lambda batch: batch):
+        torch.manual_seed(1)
+        policy = gpt.GPT(gpt.Config(30, layers=1, width=32, heads=2, kv_heads=1, hidden=32))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ppo.Batch, "merged", merged)
+            stats = train.update(train.Players(policy), torch.optim.SGD(
+                policy.parameters(), lr=1.0), batch, options, random.Random(0))
+        moved.append((torch.cat([p.detach().flatten() for p in policy.parameters()]), stats))
+    assert torch.allclose(moved[0][0], moved[1][0], atol=1e-6)
+    assert moved[0][1] == pytest.approx(moved[1][1], rel=1e-4)
 
 
 def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
