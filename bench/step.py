@@ -40,8 +40,8 @@ def coin(text: str) -> float:
 
 
 def update_flop(policy, lengths, chosen) -> int:
-    """The products that an update on rows of these lengths (N,) cannot do without, forward and
-    backward; `chosen` tokens pass the head."""
+    """The products that an update on different rows of these lengths (N,) cannot do without,
+    forward and backward; `chosen` tokens pass the head."""
     blocks = sum(p.numel() for p in policy.blocks.parameters())
     return 6 * (blocks * int(lengths.sum()) + policy.head.weight.numel() * int(chosen)
                 + policy.config.layers * policy.config.width * int((lengths**2).sum()))
@@ -63,8 +63,9 @@ def our_step(policy, optimizer, task, problems, options, fixed):
                                    rewards), options)
     train.update(train.Players(policy), optimizer, batch, options, random.Random(0))
     marks.append(time.perf_counter())
-    useful = (batch.advantages != 0).any(1)
-    flop = update_flop(policy, torch.tensor(batch.lengths())[useful] - 1, batch.mask[useful].sum())
+    useful = batch.rows((batch.advantages != 0).any(1).nonzero()[:, 0])
+    useful = useful.rows(useful.kinds()[0])
+    flop = update_flop(policy, torch.tensor(useful.lengths()) - 1, useful.mask.sum())
     return [b - a for a, b in zip(marks, marks[1:], strict=False)], int(batch.mask.sum()), flop
 
 
