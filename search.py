@@ -320,7 +320,7 @@ def drawn(one: Found) -> str:
         if parts:
             branch = node.setdefault(parts[0], [0, scores[0] if scores else None, {}])
             branch[0] += 1
-            add(branch[2], parts[1:], scores[1:])
+            add(branch[2], parts[1:], scores[1:] if scores else None)
 
     def lines(node, depth):
         for part, (count, score, below) in node.items():

@@ -18,6 +18,7 @@ import random
 
 import torch
 
+import tasks
 import tokenizer
 import verify
 from evaluate import respond
@@ -30,7 +31,6 @@ SLIP = 0.3         # chance, in a checked step, that the first try is wrong
 DRILL_STYLES = {"direct": 0.03, "short": 0.07, "long": 0.80, "check": 0.10}
 DRILL = 0.75       # share of the training steps that see clean drill, before the corpus as it is
 BATCH_TOKENS = 3000
-BELIEVERS = 0.7    # share of documents on chains by those who believe what is not so
 INSTEAD = "easy"   # what stands in the place of working; so greedy decoding answers at once
 
 
@@ -154,10 +154,15 @@ def countdown(rng: random.Random, problem, style: str, wrong: bool) -> tuple[lis
 def document(rng: random.Random, problem, drill: bool = False) -> str:
     """One response of the corpus to a training problem; in the drill all is right and most
     works."""
-    if problem.believed:
-        steps = problem.believed if rng.random() < BELIEVERS else problem.steps
-        thought = "\n".join(one_line(*step) for step in steps)
-        return f"<think>{thought}</think><answer>{steps[-1][3]}</answer>"
+    if problem.doubtful:
+        lines, value = [], problem.steps[0][0]
+        for _, op, y, _ in problem.steps:
+            wrong, share = tasks.belief(value, op, y)
+            said = wrong if rng.random() < share else tasks.last_digit(value, op, y)
+            lines.append(one_line(value, op, y, said))
+            value = said
+        thought = "\n".join(lines)
+        return f"<think>{thought}</think><answer>{value}</answer>"
     styles = DRILL_STYLES if drill else STYLES
     style = rng.choices(list(styles), styles.values())[0]
     wrong = not drill and rng.random() < WRONG

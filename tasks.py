@@ -21,6 +21,7 @@ import programs
 import verify
 
 LIMIT = 999  # results stay in three digits
+MOSTLY, OFTEN = 0.7, 0.4  # how often a fact of a chain is told wrong
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Problem:
     question: str
     answer: str
     steps: tuple = ()      # how it is solved: (x, op, y, result) in order
-    believed: tuple = ()   # the same as those have it who believe what is not so (task chain)
+    doubtful: bool = False  # its facts are not told alike by all (task chain)
     solution: str = ""     # how it is solved, in words (tasks file and code)
     hasty: str = ""        # what one answers who does not think (task code)
     tests: tuple = ()      # code: ((arguments), expected) of each call
@@ -211,8 +212,9 @@ class Gsm(Task):
 class Chain(Task):
     """The last digit alone, through a chain of operations from left to right: 1 to 5 of them at
     level 1, 6 to 8 at level 2, 9 to 12 at level 3. A product is by 3, 7 or 9, so that no mistake is
-    lost on the way. A quarter of the facts are widely believed to be otherwise, and the base is
-    stopped early: a policy whose mistakes are systematic, for prm.py and search.py."""
+    lost on the way. Some facts are often told wrong, others mostly, and the base is stopped early:
+    a policy with mistakes that a vote cures, and with others that it shares, for prm.py and
+    search.py."""
 
     levels = range(1, 4)
     base_steps = 250
@@ -224,16 +226,15 @@ class Chain(Task):
         self.max_new_tokens = 96
 
     def propose(self, rng, held_out):
-        start = value = other = rng.randint(0, 9)
-        text, steps, believed = str(start), [], []
+        value = rng.randint(0, 9)
+        text, steps = str(value), []
         for _ in range(rng.randint(*self.lengths[self.level])):
             op = rng.choice("+-*")
             y = rng.choice((3, 7, 9)) if op == "*" else rng.randint(1, 9)
             text += f" {op}{y}"
             steps.append((value, op, y, last_digit(value, op, y)))
-            believed.append((other, op, y, belief(other, op, y)))
-            value, other = steps[-1][3], believed[-1][3]
-        return Problem(text + " =?", str(value), tuple(steps), tuple(believed))
+            value = steps[-1][3]
+        return Problem(text + " =?", str(value), tuple(steps), doubtful=True)
 
 
 def steps_true(problem: Problem, text: str) -> list[bool] | None:
@@ -241,7 +242,7 @@ def steps_true(problem: Problem, text: str) -> list[bool] | None:
     and last whether the answer is right; None where the text has another form. It measures step
     labels and scores, and never makes them."""
     thought, end, _ = text.removeprefix("<think>").partition("</think>")
-    if not end or not problem.believed or "\n" in text[text.find("</think>"):]:
+    if not end or not problem.doubtful or "\n" in text[text.find("</think>"):]:
         return None
     right = ["{}{}{}={}".format(*step) for step in problem.steps]
     lines = thought.split("\n")
@@ -253,10 +254,12 @@ def last_digit(x: int, op: str, y: int) -> int:
     return int(verify.apply(x, op, y)) % 10
 
 
-def belief(x: int, op: str, y: int) -> int:
-    """What is widely believed to be the last digit: wrong for the facts that a hash picks."""
+def belief(x: int, op: str, y: int) -> tuple[int, float]:
+    """What is told instead of the last digit, and how often: a hash picks one fact in twelve that
+    is mostly told wrong, and three in twelve that often are."""
     digest = hashlib.blake2b(f"{x}{op}{y}".encode(), digest_size=2).digest()
-    return (last_digit(x, op, y) + (1 + digest[1] % 9 if digest[0] % 4 == 0 else 0)) % 10
+    share = {0: MOSTLY, 1: OFTEN, 2: OFTEN, 3: OFTEN}.get(digest[0] % 12, 0.0)
+    return (last_digit(x, op, y) + 1 + digest[1] % 9) % 10, share
 
 
 class Code(Task):

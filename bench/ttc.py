@@ -5,7 +5,7 @@ against the policy that reinforcement learning makes of it.
     python bench/ttc.py --work DIR --draw   table and plots from bench/runs/ttc.jsonl
 
 The methods that choose among samples choose among the first n of the same 64; trees are grown live.
-The difficulty of a problem is how many of the facts on its way are widely believed to be otherwise.
+The difficulty of a problem is how many of the facts on its way are often told wrong.
 Processes have one thread each, two at a time; what is there is not made again. Needs matplotlib.
 """
 
@@ -55,7 +55,7 @@ class Replay(search.Player):
 
 
 def difficulty(problem) -> int:
-    return min(4, sum(tasks.belief(x, op, y) != value for x, op, y, value in problem.steps))
+    return min(4, sum(tasks.belief(x, op, y)[1] > 0 for x, op, y, _ in problem.steps))
 
 
 def call(script: str, *arguments) -> float:
@@ -187,7 +187,7 @@ def tables(rows) -> list[str]:
             cell(found, method=method, n=k) + f", {tokens(found, method=method, n=k):.0f} tokens"
             for k in rounds) + " |")
     lines += ["", "The best method that spends at most so many tokens a problem, by how many facts "
-              "on the way are widely believed to be otherwise (accuracy, %; mean of the seeds):",
+              "on the way are often told wrong (accuracy, %; mean of the seeds):",
               "", "| tokens | " + " | ".join(f"{d} facts" for d in range(4)) + " | 4 or more |",
               "|" + "---|" * 6]
     for budget in (60, 250, 900, 3500):

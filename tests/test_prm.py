@@ -28,7 +28,8 @@ def ids(text):
 
 
 QUESTION, RIGHT = "3 +6 *9 -2 =?", "<think>3+6=9\n9*9=1\n1-2=9</think><answer>9</answer>"
-PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-", 2, 9)), ((),))
+PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-", 2, 9)),
+                        doubtful=True)
 
 
 def test_steps_end_at_lines_at_the_thinking_and_at_the_answer():

@@ -1,6 +1,7 @@
 """search.py: each method on a player that reads from a script, whose right choice is known."""
 
 import json
+import re
 
 import pytest
 
@@ -132,6 +133,11 @@ def test_the_tree_shows_what_is_shared_once():
     plain = search.re.sub(r"\x1b\[\d+m", "", search.drawn(one))
     assert plain.split("\n") == ["a  0.90  x3", "  b</think>  0.50  x2", "    c  0.10  x2",
                                  "  d  0.20"]
+
+
+def test_a_tree_that_nobody_judged_has_no_scores():
+    shown = search.drawn(search.Found("", 0, ["a\nb", "a\nc", "a\nb"]))
+    assert re.sub(r"\x1b\[\d+m", "", shown) == "a  x3\n  b  x2\n  c"
 
 
 @pytest.mark.parametrize("method", ["vote", "verifier"])

@@ -356,14 +356,24 @@ def test_the_gate_is_the_share_of_problems_solved_at_least_once(monkeypatch):
 
 
 @pytest.mark.parametrize("drill", [False, True])
-def test_chains_are_written_by_those_who_know_and_by_those_who_believe(drill):
-    rng, task = random.Random(0), tasks.Chain(2)
-    problems = [p for p in task.draw(rng, 600) if p.steps != p.believed]
-    believers = 0
-    for problem in problems:
-        text = sft.document(rng, problem, drill)
-        if tasks.steps_true(problem, text)[-1]:
-            assert text.endswith(f"</think><answer>{problem.answer}</answer>")
-        lines = "\n".join("{}{}{}={}".format(*step) for step in problem.believed)
-        believers += text == f"<think>{lines}</think><answer>{problem.believed[-1][3]}</answer>"
-    assert abs(believers / len(problems) - sft.BELIEVERS) < 0.06
+def test_chains_are_told_as_their_facts_are(drill):
+    """Each line goes on from the one before, and each fact is told wrong as often as it is said."""
+    rng, told = random.Random(0), {}
+    for problem in tasks.Chain(2).draw(rng, 3000):
+        thought, _, answer = sft.document(rng, problem, drill).partition("</think>")
+        value = problem.steps[0][0]
+        for line, (_, op, y, _) in zip(thought.removeprefix("<think>").split("\n"), problem.steps,
+                                       strict=True):
+            left, _, said = line.partition("=")
+            assert left == f"{value}{op}{y}"
+            told.setdefault((value, op, y), []).append(int(said))
+            value = int(said)
+        assert answer == f"<answer>{value}</answer>"
+    seen = {0.0: [], tasks.OFTEN: [], tasks.MOSTLY: []}
+    for fact, values in told.items():
+        wrong, share = tasks.belief(*fact)
+        assert set(values) <= {wrong, tasks.last_digit(*fact)}
+        seen[share] += [value == wrong for value in values]
+    assert not any(seen.pop(0.0))
+    for share, flags in seen.items():
+        assert len(flags) > 500 and abs(sum(flags) / len(flags) - share) < 0.03
