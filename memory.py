@@ -16,8 +16,8 @@ import torch
 
 import model as gpt
 import parallel
+from places import MOST_ROWS, free_memory
 from runs import UserError, parameters
-from sample import MOST_ROWS, free_memory
 
 
 def plan(config: gpt.Config, options) -> dict[str, int]:

@@ -1,13 +1,10 @@
 """Batched sampling with a KV cache: prompts of different lengths in, tokens and their log-probs
 out.
 
-Rows stand in places; a place holds the cache of one text. A prompt is read once, and all samples of
-it stand in its place until they draw different tokens: then each new text has a place of its own,
-with a copy of the cache. So what is computed is texts, not rows, and the surer a policy, the fewer
-they are. All places write the same cache column at each step, so a prompt is placed to end there,
-whatever its length; what stands before its start is hidden by a mask. Places that nobody stands in
-any more are closed, and once enough rows have ended, waiting ones come in. Columns that nobody
-looks at are moved out.
+Rows stand in places (places.py), the samples of a prompt in one until they draw different tokens. A
+prompt is read once. All places write the same cache column at each step, so a prompt is placed to
+end there, whatever its length; what stands before its start is hidden by a mask. Rows that have
+ended make the batch smaller; once enough have, waiting ones come in.
 
     token[t] ~ softmax(logits[t-1] / temperature)         logp[t] = log of that softmax at token[t]
 
@@ -18,9 +15,7 @@ window, and the host asks only now and then who has ended; so there each row has
 from the beginning. Left out on purpose: paged caches, speculative decoding, several GPUs.
 """
 
-import os
 import sys
-import weakref
 from dataclasses import dataclass, fields
 
 import torch
@@ -28,6 +23,9 @@ import torch.nn.functional as F
 
 from draw import draw, mix, uniform
 from model import GPT, Cache
+from places import HABITS, MOST_ROWS, SLACK, Places, places_for
+
+REFILL = 0.5   # waiting rows come in when at most this share of the batch is left
 
 
 @dataclass
@@ -62,87 +60,6 @@ def join(rollouts: list, pad: int) -> Rollout:
         columns.setdefault("truncated", []).append(r.truncated)
         groups += int(r.group.max()) + 1
     return Rollout(**{name: torch.cat(parts) for name, parts in columns.items()})
-
-
-# How to decode on a kind of device: after how many steps to look who has ended (a look makes a GPU
-# wait) and, where that is each step, who has parted; the ratio of neighbouring batch sizes; to how
-# many columns the window is rounded up.
-HABITS = {"cpu": (1, 0.92, 1), "cuda": (16, 0.5, 128)}
-REFILL = 0.5   # waiting rows come in when at most this share of the batch is left
-MOST_ROWS = 1024
-SLACK = 32     # columns that no living row looks at are moved out once they are so many
-
-
-class Places:
-    """The batch being decoded: rows, and the places where their texts stand. All its tensors are
-    made once and written in place, as CUDA graphs need it, and kept for the model's next call."""
-
-    def __init__(self, model: GPT, places: int, capacity: int, steps: int):
-        weight = model.embedding.weight
-        device = weight.device
-        ints = dict(dtype=torch.int64, device=device)
-        self.cache = Cache(model.config, places, capacity, device, weight.dtype,
-                           HABITS[device.type][2])
-        self.columns = torch.arange(capacity, device=device)
-        self.ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
-        self.strings = None                                     # the automaton of stop strings
-        self.limit = torch.zeros((), **ints)
-        self.used = 0                                           # places that someone stands in
-        self.apart = True                                       # does row i stand in place i?
-        self.ragged = False                                     # does any text start late?
-        # of each place: its text's first column and last token
-        self.start, self.last = torch.zeros(2, places, **ints)
-        # of each row: its number, place, how many it has drawn, the state of its automaton
-        self.row, self.place, self.drawn, self.state = torch.zeros(4, places, **ints)
-        self.alive = torch.zeros(places, dtype=torch.bool, device=device)
-        self.uniform = torch.zeros(places, steps + 1, device=device)
-        # what it has drawn; what an ended row goes on to draw lands behind that
-        self.tokens = torch.zeros(places, steps + 1, **ints)
-        self.logp, self.entropy = torch.zeros(2, places, steps + 1, device=device)
-        self.graphs = {}
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-
-    def begin(self, stops, strings, max_new_tokens: int, longest: int) -> None:
-        """Empties all places; prompts of at most `longest` tokens will end in that column."""
-        self.alive.zero_()
-        self.ends.zero_()
-        self.ends[stops] = True
-        self.used, self.apart = 0, True
-        if strings is not self.strings:
-            self.strings, self.graphs = strings, {}
-        self.limit.fill_(max_new_tokens)
-        self.cache.advance(longest - self.cache.length)
-
-
-KEPT = weakref.WeakKeyDictionary()  # model -> {precision and device: (what was asked for, Places)}
-
-
-def places_for(model: GPT, *asked: int) -> Places:
-    """The model's Places for at least the (rows, capacity, steps) asked for; fewer rows where
-    memory would not hold them."""
-    config, weight = model.config, model.embedding.weight
-    kind = weight.dtype, weight.device
-    had, places = KEPT.pop(model, {}).get(kind, ((0, 0, 0), None))
-    asked = tuple(map(max, asked, had))
-    if asked != had:
-        places = None  # so that its memory is free
-        rows, capacity, steps = asked
-        keys = config.layers * config.kv_heads * config.head * capacity
-        a_row = 2 * keys * weight.element_size() + 16 * config.vocab_size + 20 * steps
-        fit = max(1, free_memory(weight.device) // 2 // a_row)
-        places = Places(model, min(rows, fit), capacity, steps)
-    KEPT[model] = {kind: (asked, places)}
-    return places
-
-
-def free_memory(device) -> int:
-    """Bytes; where the system cannot say, 4 GB."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 4 * 2**30
 
 
 @dataclass
@@ -203,7 +120,7 @@ def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int
     which are `truncated` (N,)."""
     device, n, longest = work.seeds.device, len(work.seeds), max(map(len, work.texts))
     look_every, ratio, block = HABITS[device.type]
-    look_every = 1 if on_token else look_every
+    together, look_every = look_every == 1, 1 if on_token else look_every
     capacity = -(-(longest + max_new_tokens + SLACK + look_every) // block) * block
     batch = places_for(model, min(n, max_rows), capacity, max_new_tokens)
     batch.begin(stops, strings, max_new_tokens, longest)
@@ -214,31 +131,29 @@ def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int
     sizes = [min(n, max_rows, len(batch.row))]
     while sizes[-1] > 1:
         sizes.append(max(1, int(sizes[-1] * ratio)))
-    admitted = taken = 0
-    while admitted < n or taken:
-        if admitted < n and taken <= REFILL * sizes[0]:
-            rows = torch.arange(admitted, min(n, admitted + sizes[0] - taken), device=device)
-            admit(model, batch, work, rows, taken, look_every == 1)
-            admitted, taken = admitted + len(rows), taken + len(rows)
+    admitted = 0
+    while admitted < n or batch.taken:
+        if admitted < n and batch.taken <= REFILL * sizes[0]:
+            rows = torch.arange(admitted, min(n, admitted + sizes[0] - batch.taken), device=device)
+            admit(model, batch, work, rows, together)
+            admitted += len(rows)
         else:
-            size = min(s for s in sizes if s >= taken)
+            size = min(s for s in sizes if s >= batch.taken)
             for _ in range(look_every):
-                advance(model, batch, *((batch.used, taken) if look_every == 1 else (size, size)),
-                        work.how)
+                advance(model, batch, size, work.how)
         if on_token:
             on_token(batch.last[0].item())
-        living = int(batch.alive[:taken].sum())  # here the host waits for the device
+        living = batch.living()
         shrink = not living or (
-            any(living <= s < taken for s in sizes)                # a smaller batch will do
+            any(living <= s < batch.taken for s in sizes)          # a smaller batch will do
             or admitted < n and living <= REFILL * sizes[0]        # others wait to come in
             or batch.cache.length + look_every > capacity)         # no columns are left
         if shrink:
-            settle(batch, out, taken, living)
-            taken = living
+            batch.settle(out, living)
         if shrink or not batch.apart:
-            part(batch, taken)
+            batch.part()
         if shrink:
-            make_room(batch, longest)
+            batch.make_room(longest)
     return out
 
 
@@ -271,14 +186,13 @@ def prefill(model, texts):
     return cache, model(tokens, positions, cache, visible[:, None])[:, -1]
 
 
-def admit(model, batch: Places, work: Work, rows, taken: int, together: bool) -> None:
-    """Rows (M,), numbers in a row, come in as those from `taken` on. Each of their texts is read
-    once, and its cache copied to one place, or to one for each of its rows, so that it ends in the
-    last column in use."""
+def admit(model, batch: Places, work: Work, rows, together: bool) -> None:
+    """Rows (M,), numbers in a row, come in. Each of their texts is read once, and its cache copied
+    to one place, or to one for each of its rows, so that it ends in the last column in use."""
     first, last = int(rows[0]) // work.group_size, int(rows[-1]) // work.group_size
     texts = work.texts[first:last + 1]
     once, hidden = prefill(model, texts)
-    text, at = rows // work.group_size, slice(taken, taken + len(rows))
+    text, at = rows // work.group_size, slice(batch.taken, batch.taken + len(rows))
     place = text - first if together else torch.arange(len(rows), device=rows.device)
     stands = torch.arange(len(texts), device=rows.device) if together else text - first
     new, end = slice(batch.used, batch.used + len(stands)), batch.cache.length
@@ -292,7 +206,7 @@ def admit(model, batch: Places, work: Work, rows, taken: int, together: bool) ->
     batch.drawn[at], batch.alive[at] = 0, True
     batch.start[new] = end - lengths[stands]
     batch.apart = batch.apart and len(stands) == len(rows)
-    batch.used = new.stop
+    batch.taken, batch.used = at.stop, new.stop
     batch.ragged = bool(batch.start[:batch.used].any())
     choose(model, batch, at, hidden[stands], None if batch.apart else place, work.how)
 
@@ -315,30 +229,6 @@ def choose(model, batch: Places, at: slice, hidden, place, how) -> None:
     alive &= ~batch.ends[found[0]] & (drawn < batch.limit)
 
 
-def part(batch: Places, taken: int) -> None:
-    """Each text that living rows now have gets a place: one that continues the text of a place
-    stays there, others go where nobody stands, with a copy of the cache. The first places are
-    used."""
-    vocab, rows = len(batch.ends), batch.alive[:taken].nonzero()[:, 0]
-    token = batch.tokens[rows, batch.drawn[rows] - 1]
-    texts, which = (batch.place[rows] * vocab + token).unique(return_inverse=True)
-    before, batch.used = texts // vocab, len(texts)
-    stays = before < batch.used
-    stays[1:] &= before[1:] != before[:-1]
-    free = torch.ones(batch.used, dtype=torch.bool, device=rows.device)
-    free[before[stays]] = False
-    place = before.clone()
-    place[~stays] = to = free.nonzero()[:, 0]
-    if len(to):
-        source, end = before[~stays], batch.cache.length
-        for store in (batch.cache.keys, batch.cache.values):
-            store[:, to, :, :end] = store[:, source, :, :end]
-        batch.start[to] = batch.start[source]
-    batch.last[place] = texts % vocab
-    batch.place[:taken] = 0                             # of those that have ended
-    batch.place[rows] = place[which]
-
-
 def step(model, batch: Places, places: int, rows: int, how) -> None:
     """Reads the last tokens of the first places and draws the next ones of the first rows: all in
     place and without a question to the device, so that it can be a CUDA graph."""
@@ -353,60 +243,23 @@ def step(model, batch: Places, places: int, rows: int, how) -> None:
            how)
 
 
-def advance(model, batch: Places, places: int, rows: int, how) -> None:
-    """A step of decoding. On CUDA the first one of a kind runs as it is, which warms up its
-    kernels, the second is captured as a graph, and from then on that is replayed."""
-    key = places, batch.cache.window(), how, model.embedding.weight.data_ptr()
+def advance(model, batch: Places, size: int, how) -> None:
+    """A step of decoding. On CUDA it is of `size` rows, each in its own place; the first one of a
+    kind runs as it is, which warms up its kernels, the second is captured as a graph, and from then
+    on that is replayed."""
+    key = size, batch.cache.window(), how, model.embedding.weight.data_ptr()
     if batch.cache.keys.device.type != "cuda":
-        step(model, batch, places, rows, how)
+        step(model, batch, batch.used, batch.taken, how)
     elif key not in batch.graphs:
-        step(model, batch, places, rows, how)
+        step(model, batch, size, size, how)
         batch.graphs[key] = None
     else:
         if batch.graphs[key] is None:
             batch.graphs[key] = torch.cuda.CUDAGraph()
             with torch.cuda.graph(batch.graphs[key], pool=batch.pool):
-                step(model, batch, places, rows, how)
+                step(model, batch, size, size, how)
         batch.graphs[key].replay()
     batch.cache.advance(1)
-
-
-def settle(batch: Places, out: dict, taken: int, living: int) -> None:
-    """Writes ended rows into `out`, and moves the living ones from behind row `living` to where
-    ended ones stood before it."""
-    alive = batch.alive[:taken]
-    ended, steps = (~alive).nonzero()[:, 0], out["tokens"].shape[1]
-    row, drawn = batch.row[ended], batch.drawn[ended]
-    written = torch.arange(steps, device=row.device) < drawn[:, None]
-    for name in ("tokens", "logp", "entropy"):
-        new = getattr(batch, name)[ended, :steps]
-        out[name][row] = torch.where(written, new, out[name][row])
-    out["drawn"][row] = drawn
-    stopped = batch.ends[batch.tokens[ended, drawn - 1]]
-    if batch.strings is not None:
-        stopped |= batch.state[ended] == batch.strings.shape[1] - 1
-    out["truncated"][row] = ~stopped
-    to, source = (~alive[:living]).nonzero()[:, 0], living + alive[living:].nonzero()[:, 0]
-    for x in (batch.row, batch.place, batch.drawn, batch.state, batch.alive, batch.uniform,
-              batch.tokens, batch.logp, batch.entropy):
-        x[to] = x[source]
-    batch.alive[living:taken] = False
-
-
-def make_room(batch: Places, longest: int) -> None:
-    """Moves out the first columns when no text stands there; the longest prompt must still fit in
-    what stays."""
-    cache, used = batch.cache, batch.used
-    first = cache.length - longest
-    if used:
-        first = min(first, int(batch.start[:used].min()))
-    if first >= SLACK or not used:
-        for store in (cache.keys, cache.values):
-            store[:, :used, :, :cache.length - first] = (
-                store[:, :used, :, first:cache.length].clone())
-        batch.start.sub_(first)
-        cache.advance(-first)
-    batch.ragged = bool(batch.start[:used].any())
 
 
 def assemble(texts, group_size, out, pad) -> Rollout:

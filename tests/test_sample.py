@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import draw
 import model
+import places
 import sample
 import tokenizer
 
@@ -132,8 +133,8 @@ def test_the_size_of_the_batch_changes_nothing(max_rows):
 
 def test_retirement_happens_and_changes_nothing(monkeypatch):
     """The oracle samples each row alone, where nothing can take another's place."""
-    made, calls, original = gpt(stop=1.8), [], sample.settle
-    monkeypatch.setattr(sample, "settle", lambda *a: calls.append(1) or original(*a))
+    made, calls, original = gpt(stop=1.8), [], places.Places.settle
+    monkeypatch.setattr(places.Places, "settle", lambda *a: calls.append(1) or original(*a))
     found = generate(made, group_size=8).responses()
     assert len(calls) > 2
     assert found == [sampling_loop(made, PROMPTS[i // 8], s, 12, 1.0)
@@ -148,9 +149,10 @@ def test_waiting_rows_take_the_places_of_ended_ones(habits, refill, slack, monke
     made, admitted, original = gpt(stop=1.8), [], sample.admit
     monkeypatch.setitem(sample.HABITS, "cpu", habits)
     monkeypatch.setattr(sample, "REFILL", refill)
-    monkeypatch.setattr(sample, "SLACK", slack)
+    for module in (sample, places):
+        monkeypatch.setattr(module, "SLACK", slack)
     monkeypatch.setattr(sample, "admit", lambda *a: (
-        admitted.append(a[-2]), original(*a)))
+        admitted.append(a[1].taken), original(*a)))
     found = generate(made, group_size=8, max_rows=6)
     assert len(admitted) > 4
     assert max(admitted) > 0 or refill == 0 or habits[0] > 12  # all have ended at the first look
@@ -161,8 +163,7 @@ def test_waiting_rows_take_the_places_of_ended_ones(habits, refill, slack, monke
 def watch_steps(monkeypatch):
     """(places, rows) of each step that is yet to come."""
     steps, original = [], sample.step
-    monkeypatch.setattr(sample, "step", lambda model, batch, places, rows, how: (
-        steps.append((places, rows)), original(model, batch, places, rows, how)))
+    monkeypatch.setattr(sample, "step", lambda *a: (steps.append(a[2:4]), original(*a)))
     return steps
 
 
@@ -172,7 +173,7 @@ def test_rows_share_a_place_until_they_draw_different_tokens(monkeypatch):
     out = generate(gpt(stop=1.8), group_size=40, max_new_tokens=20, temperature=0.1)
     rows = list(zip(out.group.tolist(), out.responses(), strict=True))
     texts = [len({(g, tuple(ids[:t])) for g, ids in rows if len(ids) > t}) for t in range(1, 20)]
-    assert [places for places, _ in steps] == [n for n in texts if n]
+    assert [n for n, _ in steps] == [n for n in texts if n]
     assert 2 * sum(texts) < out.mask.sum() and max(texts) > 2 * texts[0] > 4
 
 
@@ -181,7 +182,7 @@ def test_where_nobody_looks_each_row_has_its_own_place(habits, monkeypatch):
     monkeypatch.setitem(sample.HABITS, "cpu", habits)
     steps = watch_steps(monkeypatch)
     generate(gpt(), group_size=8)
-    assert steps and all(places == rows for places, rows in steps)
+    assert steps and all(a == b for a, b in steps)
 
 
 def test_equal_rows_have_equal_log_probs_to_the_last_bit():
@@ -260,9 +261,9 @@ def test_a_stop_string_may_begin_in_what_is_given():
 
 def test_a_batch_is_cut_to_the_memory_there_is(monkeypatch):
     made, want = gpt(stop=1.8), generate(gpt(stop=1.8), group_size=4)
-    monkeypatch.setattr(sample, "free_memory", lambda device: 60_000)
+    monkeypatch.setattr(places, "free_memory", lambda device: 60_000)
     assert same(generate(made, group_size=4), want)
-    assert len(sample.places_for(made, 1, 1, 1).row) < 8
+    assert len(places.places_for(made, 1, 1, 1).row) < 8
 
 
 def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
@@ -283,11 +284,11 @@ def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
 def test_buffers_are_kept_between_calls_and_follow_the_model():
     made = gpt()
     first = generate(made)
-    kept = sample.places_for(made, 1, 1, 1)
+    kept = places.places_for(made, 1, 1, 1)
     assert same(generate(made, PROMPTS[:2]), generate(gpt(), PROMPTS[:2]))
-    assert sample.places_for(made, 1, 1, 1) is kept
+    assert places.places_for(made, 1, 1, 1) is kept
     generate(made, group_size=9)
-    assert sample.places_for(made, 1, 1, 1) is not kept
+    assert places.places_for(made, 1, 1, 1) is not kept
     with torch.no_grad():
         made.embedding.weight.add_(0.5)
     assert not same(first, generate(made))

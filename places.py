@@ -1,0 +1,162 @@
+"""Where the rows of a batch stand while they are sampled.
+
+A place holds the cache of one text. The samples of a prompt stand in its place together until they
+draw different tokens; then each new text has a place of its own, with a copy of the cache:
+
+    rows      a  b  c  d          a  b  c  d
+    drew     47 47 12 47          8  6  =  8       texts 47 and 12 -> 478, 476, 12=
+    place     0  0  1  0          0  2  1  0
+
+So what a step computes is texts, not rows: the surer a policy, the fewer they are. The first rows
+are taken and the first places used, with no gaps but for rows that have ended since the last look.
+Left out on purpose: sharing what texts of one prompt have in common in the cache (paged attention).
+"""
+
+import os
+import weakref
+
+import torch
+
+from model import GPT, Cache
+
+# How to decode on a kind of device: after how many steps to look who has ended (a look makes a GPU
+# wait) and, where that is each step, who has parted; the ratio of neighbouring batch sizes; to how
+# many columns the window is rounded up.
+HABITS = {"cpu": (1, 0.92, 1), "cuda": (16, 0.5, 128)}
+MOST_ROWS = 1024
+SLACK = 32     # columns where no text stands are moved out once they are so many
+
+
+class Places:
+    """All tensors are made once and written in place, as CUDA graphs need it, and kept for the
+    model's next call."""
+
+    def __init__(self, model: GPT, places: int, capacity: int, steps: int):
+        weight = model.embedding.weight
+        device = weight.device
+        ints = dict(dtype=torch.int64, device=device)
+        self.cache = Cache(model.config, places, capacity, device, weight.dtype,
+                           HABITS[device.type][2])
+        self.columns = torch.arange(capacity, device=device)
+        self.ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
+        self.strings = None                                     # the automaton of stop strings
+        self.limit = torch.zeros((), **ints)
+        self.taken = self.used = 0                              # rows, and places they stand in
+        self.apart = True                                       # does row i stand in place i?
+        self.ragged = False                                     # does any text start late?
+        # of each place: its text's first column and last token
+        self.start, self.last = torch.zeros(2, places, **ints)
+        # of each row: its number, place, how many it has drawn, the state of its automaton
+        self.row, self.place, self.drawn, self.state = torch.zeros(4, places, **ints)
+        self.alive = torch.zeros(places, dtype=torch.bool, device=device)
+        self.uniform = torch.zeros(places, steps + 1, device=device)
+        # what it has drawn; what an ended row goes on to draw lands behind that
+        self.tokens = torch.zeros(places, steps + 1, **ints)
+        self.logp, self.entropy = torch.zeros(2, places, steps + 1, device=device)
+        self.graphs = {}
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def begin(self, stops, strings, max_new_tokens: int, longest: int) -> None:
+        """Empties all places; prompts of at most `longest` tokens will end in that column."""
+        self.alive.zero_()
+        self.ends.zero_()
+        self.ends[stops] = True
+        self.taken, self.used, self.apart = 0, 0, True
+        if strings is not self.strings:
+            self.strings, self.graphs = strings, {}
+        self.limit.fill_(max_new_tokens)
+        self.cache.advance(longest - self.cache.length)
+
+    def living(self) -> int:
+        """How many rows go on; here the host waits for the device."""
+        return int(self.alive[:self.taken].sum())
+
+    def settle(self, out: dict, living: int) -> None:
+        """Writes ended rows into `out`, and moves the living ones from behind row `living` to where
+        ended ones stood before it."""
+        alive = self.alive[:self.taken]
+        ended, steps = (~alive).nonzero()[:, 0], out["tokens"].shape[1]
+        row, drawn = self.row[ended], self.drawn[ended]
+        written = torch.arange(steps, device=row.device) < drawn[:, None]
+        for name in ("tokens", "logp", "entropy"):
+            new = getattr(self, name)[ended, :steps]
+            out[name][row] = torch.where(written, new, out[name][row])
+        out["drawn"][row] = drawn
+        stopped = self.ends[self.tokens[ended, drawn - 1]]
+        if self.strings is not None:
+            stopped |= self.state[ended] == self.strings.shape[1] - 1
+        out["truncated"][row] = ~stopped
+        to, source = (~alive[:living]).nonzero()[:, 0], living + alive[living:].nonzero()[:, 0]
+        for x in (self.row, self.place, self.drawn, self.state, self.alive, self.uniform,
+                  self.tokens, self.logp, self.entropy):
+            x[to] = x[source]
+        self.alive[living:self.taken] = False
+        self.taken = living
+
+    def part(self) -> None:
+        """Gives each text of the living rows a place. One that continues the text of a place stays
+        there, others go where nobody stands, with a copy of the cache."""
+        vocab, rows = len(self.ends), self.alive[:self.taken].nonzero()[:, 0]
+        token = self.tokens[rows, self.drawn[rows] - 1]
+        texts, which = (self.place[rows] * vocab + token).unique(return_inverse=True)
+        before, self.used = texts // vocab, len(texts)
+        stays = before < self.used
+        stays[1:] &= before[1:] != before[:-1]
+        free = torch.ones(self.used, dtype=torch.bool, device=rows.device)
+        free[before[stays]] = False
+        place = before.clone()
+        place[~stays] = to = free.nonzero()[:, 0]
+        if len(to):
+            source, end = before[~stays], self.cache.length
+            for store in (self.cache.keys, self.cache.values):
+                store[:, to, :, :end] = store[:, source, :, :end]
+            self.start[to] = self.start[source]
+        self.last[place] = texts % vocab
+        self.place[:self.taken] = 0                         # of those that have ended
+        self.place[rows] = place[which]
+
+    def make_room(self, longest: int) -> None:
+        """Moves out the first columns where no text stands; the longest prompt must still fit in
+        what stays."""
+        cache, used = self.cache, self.used
+        first = cache.length - longest
+        if used:
+            first = min(first, int(self.start[:used].min()))
+        if first >= SLACK or not used:
+            for store in (cache.keys, cache.values):
+                store[:, :used, :, :cache.length - first] = (
+                    store[:, :used, :, first:cache.length].clone())
+            self.start.sub_(first)
+            cache.advance(-first)
+        self.ragged = bool(self.start[:used].any())
+
+
+KEPT = weakref.WeakKeyDictionary()  # model -> {precision and device: (what was asked for, Places)}
+
+
+def places_for(model: GPT, *asked: int) -> Places:
+    """The model's Places for at least the (rows, capacity, steps) asked for; fewer rows where
+    memory would not hold them."""
+    config, weight = model.config, model.embedding.weight
+    kind = weight.dtype, weight.device
+    had, places = KEPT.pop(model, {}).get(kind, ((0, 0, 0), None))
+    asked = tuple(map(max, asked, had))
+    if asked != had:
+        places = None  # so that its memory is free
+        rows, capacity, steps = asked
+        keys = config.layers * config.kv_heads * config.head * capacity
+        a_row = 2 * keys * weight.element_size() + 16 * config.vocab_size + 20 * steps
+        fit = max(1, free_memory(weight.device) // 2 // a_row)
+        places = Places(model, min(rows, fit), capacity, steps)
+    KEPT[model] = {kind: (asked, places)}
+    return places
+
+
+def free_memory(device) -> int:
+    """Bytes; where the system cannot say, 4 GB."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 4 * 2**30
