@@ -22,10 +22,11 @@ import torch
 import torch.nn.functional as F
 
 from draw import draw, mix, uniform
-from model import GPT, Cache
+from model import GPT, Cache, micro_batches
 from places import HABITS, MOST_ROWS, SLACK, Places, places_for
 
-REFILL = 0.5   # waiting rows come in when at most this share of the batch is left
+PREFILL = 4096  # tokens of prompts that are read at a time
+REFILL = 0.5    # waiting rows come in when at most this share of the batch is left
 
 
 @dataclass
@@ -191,15 +192,21 @@ def admit(model, batch: Places, work: Work, rows, together: bool) -> None:
     to one place, or to one for each of its rows, so that it ends in the last column in use."""
     first, last = int(rows[0]) // work.group_size, int(rows[-1]) // work.group_size
     texts = work.texts[first:last + 1]
-    once, hidden = prefill(model, texts)
     text, at = rows // work.group_size, slice(batch.taken, batch.taken + len(rows))
     place = text - first if together else torch.arange(len(rows), device=rows.device)
     stands = torch.arange(len(texts), device=rows.device) if together else text - first
     new, end = slice(batch.used, batch.used + len(stands)), batch.cache.length
-    width = once.keys.shape[3]
-    for store, read in ((batch.cache.keys, once.keys), (batch.cache.values, once.values)):
-        store[:, new, :, end - width:end] = read[:, stands]
     lengths = torch.tensor([len(text) for text in texts], device=rows.device)
+    weight = model.embedding.weight
+    hidden = weight.new_empty(len(texts), weight.shape[1])
+    for part in micro_batches(lengths.tolist(), PREFILL):  # of like length: little is padding
+        once, hidden[part] = prefill(model, [texts[i] for i in part])
+        read = torch.full_like(lengths, -1)
+        read[part] = torch.arange(len(part), device=rows.device)
+        read, width = read[stands], once.keys.shape[3]
+        to = new.start + (read >= 0).nonzero()[:, 0]
+        for store, found in ((batch.cache.keys, once.keys), (batch.cache.values, once.values)):
+            store[:, to, :, end - width:end] = found[:, read[read >= 0]]
     position = torch.arange(batch.uniform.shape[1], device=rows.device) + work.offsets[text, None]
     batch.uniform[at] = uniform(work.seeds[rows, None], position)
     batch.row[at], batch.place[at], batch.state[at] = rows, batch.used + place, work.states[text]

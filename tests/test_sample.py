@@ -160,6 +160,19 @@ def test_waiting_rows_take_the_places_of_ended_ones(habits, refill, slack, monke
                                  for i, s in enumerate(seeds(32, 3))]
 
 
+@pytest.mark.parametrize("habits", [(1, 0.92, 1), (16, 0.5, 128)], ids=["CPU", "GPU"])
+@pytest.mark.parametrize("max_rows", [5, 100])
+def test_prompts_are_read_a_part_at_a_time(habits, max_rows, monkeypatch):
+    monkeypatch.setitem(sample.HABITS, "cpu", habits)
+    made, parts, original = gpt(stop=1.8), [], sample.prefill
+    want = generate(made, group_size=3, max_rows=max_rows)
+    monkeypatch.setattr(sample, "PREFILL", 8)
+    monkeypatch.setattr(sample, "prefill", lambda model, texts: (
+        parts.append([len(text) for text in texts]), original(model, texts))[1])
+    assert same(generate(made, group_size=3, max_rows=max_rows), want)
+    assert max_rows == 5 or parts == [[6], [4, 3], [1]]
+
+
 def watch_steps(monkeypatch):
     """(places, rows) of each step that is yet to come."""
     steps, original = [], sample.step
