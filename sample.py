@@ -187,33 +187,41 @@ def prefill(model, texts):
     return cache, model(tokens, positions, cache, visible[:, None])[:, -1]
 
 
-def admit(model, batch: Places, work: Work, rows, together: bool) -> None:
-    """Rows (M,), numbers in a row, come in. Each of their texts is read once, and its cache copied
-    to one place, or to one for each of its rows, so that it ends in the last column in use."""
-    first, last = int(rows[0]) // work.group_size, int(rows[-1]) // work.group_size
-    texts = work.texts[first:last + 1]
-    text, at = rows // work.group_size, slice(batch.taken, batch.taken + len(rows))
-    place = text - first if together else torch.arange(len(rows), device=rows.device)
-    stands = torch.arange(len(texts), device=rows.device) if together else text - first
-    new, end = slice(batch.used, batch.used + len(stands)), batch.cache.length
-    lengths = torch.tensor([len(text) for text in texts], device=rows.device)
-    weight = model.embedding.weight
+def read(model, batch: Places, texts, stands) -> torch.Tensor:
+    """Reads each of P texts once, and copies its cache to the new places, so that it ends in the
+    last column in use; stands (S,) says whose text each of these holds. Returns the hidden states
+    (P, D) of the texts' last tokens."""
+    weight, end = model.embedding.weight, batch.cache.length
     hidden = weight.new_empty(len(texts), weight.shape[1])
-    for part in micro_batches(lengths.tolist(), PREFILL):  # of like length: little is padding
+    for part in micro_batches(list(map(len, texts)), PREFILL):  # of like length: little is padding
         once, hidden[part] = prefill(model, [texts[i] for i in part])
-        read = torch.full_like(lengths, -1)
-        read[part] = torch.arange(len(part), device=rows.device)
-        read, width = read[stands], once.keys.shape[3]
-        to = new.start + (read >= 0).nonzero()[:, 0]
+        rank = stands.new_full((len(texts),), -1)
+        rank[part] = torch.arange(len(part), device=rank.device)
+        source, width = rank[stands], once.keys.shape[3]
+        to = batch.used + (source >= 0).nonzero()[:, 0]
         for store, found in ((batch.cache.keys, once.keys), (batch.cache.values, once.values)):
-            store[:, to, :, end - width:end] = found[:, read[read >= 0]]
+            store[:, to, :, end - width:end] = found[:, source[source >= 0]]
+    return hidden
+
+
+def admit(model, batch: Places, work: Work, rows, together: bool) -> None:
+    """Rows (M,), numbers in a row, come in: together those of a text in one place, or each in its
+    own."""
+    first, last = int(rows[0]) // work.group_size, int(rows[-1]) // work.group_size
+    texts, text = work.texts[first:last + 1], rows // work.group_size
+    place, stands = text - first, torch.arange(len(texts), device=rows.device)
+    if not together:
+        place, stands = torch.arange(len(rows), device=rows.device), place
+    hidden = read(model, batch, texts, stands)
+    at, new = (slice(n, n + len(x)) for n, x in ((batch.taken, rows), (batch.used, stands)))
+    lengths = torch.tensor([len(text) for text in texts], device=rows.device)
     position = torch.arange(batch.uniform.shape[1], device=rows.device) + work.offsets[text, None]
     batch.uniform[at] = uniform(work.seeds[rows, None], position)
     batch.row[at], batch.place[at], batch.state[at] = rows, batch.used + place, work.states[text]
     batch.drawn[at], batch.alive[at] = 0, True
-    batch.start[new] = end - lengths[stands]
-    batch.apart = batch.apart and len(stands) == len(rows)
+    batch.start[new] = batch.cache.length - lengths[stands]
     batch.taken, batch.used = at.stop, new.stop
+    batch.apart = batch.apart and len(stands) == len(rows)
     batch.ragged = bool(batch.start[:batch.used].any())
     choose(model, batch, at, hidden[stands], None if batch.apart else place, work.how)
 
