@@ -4,11 +4,11 @@ A place holds the cache of one text. The samples of a prompt stand in its place 
 draw different tokens; then each new text has a place of its own, with a copy of the cache:
 
     rows      a  b  c  d          a  b  c  d
-    drew     47 47 12 47          8  6  =  8       texts 47 and 12 -> 478, 476, 12=
+    drew     12 12 47 12          6  8  =  6       texts 12 and 47 -> 126, 128, 47=
     place     0  0  1  0          0  2  1  0
 
 So what a step computes is texts, not rows: the surer a policy, the fewer they are. The first rows
-are taken and the first places used, with no gaps but for rows that have ended since the last look.
+are taken and the first places used; rows that have ended leave when the batch next shrinks.
 Left out on purpose: sharing what texts of one prompt have in common in the cache (paged attention).
 """
 
@@ -94,8 +94,9 @@ class Places:
         self.taken = living
 
     def part(self) -> None:
-        """Gives each text of the living rows a place. One that continues the text of a place stays
-        there, others go where nobody stands, with a copy of the cache."""
+        """Gives each text of the living rows a place. The first that continues the text of a place
+        stays there, if that is among the first; the others go where nobody stands, with a copy of
+        the cache."""
         vocab, rows = len(self.ends), self.alive[:self.taken].nonzero()[:, 0]
         token = self.tokens[rows, self.drawn[rows] - 1]
         texts, which = (self.place[rows] * vocab + token).unique(return_inverse=True)
@@ -145,7 +146,7 @@ def places_for(model: GPT, *asked: int) -> Places:
         places = None  # so that its memory is free
         rows, capacity, steps = asked
         keys = config.layers * config.kv_heads * config.head * capacity
-        a_row = 2 * keys * weight.element_size() + 16 * config.vocab_size + 20 * steps
+        a_row = 2 * keys * weight.element_size() + 24 * config.vocab_size + 20 * steps
         fit = max(1, free_memory(weight.device) // 2 // a_row)
         places = Places(model, min(rows, fit), capacity, steps)
     KEPT[model] = {kind: (asked, places)}

@@ -21,6 +21,7 @@ Shapes: N sequences, T tokens; (N, T) means nothing where mask is 0.
 
 import copy
 from dataclasses import dataclass, fields, replace
+from hashlib import blake2b
 
 import torch
 import torch.nn.functional as F
@@ -66,11 +67,11 @@ class Batch:
         """Rows that are equal in everything are of one kind, as samples of a sure policy often are.
         Returns the first row of each kind (K,), and the kind of each row (N,)."""
         values = [getattr(self, f.name) for f in fields(self)]
-        rows = torch.cat([(x if x.dim() == 2 else x[:, None]).double()
+        rows = torch.cat([(x if x.dim() == 2 else x[:, None]).cpu().double()
                           for x in values if x is not None], 1)
         first, kind = {}, []
-        for i, row in enumerate(rows.cpu().numpy()):
-            kind.append(first.setdefault(row.tobytes(), (len(first), i))[0])
+        for i, row in enumerate(rows.numpy()):
+            kind.append(first.setdefault(blake2b(row).digest(), (len(first), i))[0])
         device = self.mask.device
         return (torch.tensor([i for _, i in first.values()], device=device, dtype=torch.int64),
                 torch.tensor(kind, device=device, dtype=torch.int64))
@@ -78,7 +79,7 @@ class Batch:
     def merged(self) -> "Batch":
         """A row of each kind, with the weight of all of it: their loss and its gradient."""
         first, kind = self.kinds()
-        copies = torch.bincount(kind, minlength=len(first))
+        copies = torch.bincount(kind, self.copies, len(first))
         one = self.rows(first)
         return replace(one, copies=copies, weights=one.weights * copies[:, None])
 

@@ -2,9 +2,10 @@
 out.
 
 Rows stand in places (places.py), the samples of a prompt in one until they draw different tokens. A
-prompt is read once. All places write the same cache column at each step, so a prompt is placed to
-end there, whatever its length; what stands before its start is hidden by a mask. Rows that have
-ended make the batch smaller; once enough have, waiting ones come in.
+prompt is read once for all of its rows that come in together. All places write the same cache
+column at each step, so a prompt is placed to end there, whatever its length; what stands before its
+start is hidden by a mask. Rows that have ended make the batch smaller; once enough have, waiting
+ones come in.
 
     token[t] ~ softmax(logits[t-1] / temperature)         logp[t] = log of that softmax at token[t]
 

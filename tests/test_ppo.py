@@ -274,6 +274,7 @@ def test_merged_rows_have_the_loss_gradient_and_metrics_of_all(aggregate):
     batch = replace(batch, weights=ppo.token_weights(batch.mask, aggregate, 10))
     merged = batch.merged()
     assert len(merged.tokens) == 7 and merged.copies.sum() == len(index)
+    assert merged.merged().copies.tolist() == merged.copies.tolist()
     found = []
     for part, order in ((batch, index), (merged, list(dict.fromkeys(index)))):
         logp = (random_batch(seed=1).old_logp[:, :part.mask.shape[1]]).requires_grad_()
