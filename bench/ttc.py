@@ -32,7 +32,7 @@ import verify  # noqa: E402
 
 SEEDS, PROBLEMS, MOST = range(3), 500, 64
 CHOOSERS = ["vote", "orm", "prm", "prm-product", "prm-last", "weighted", "weighted-orm", "verifier"]
-TREES = {"beam": (4, 16), "dvts": (4, 16), "lookahead": (4, 16)}
+TREES = {"beam": (2, 4, 8, 16, 32, 64), "dvts": (2, 4, 8, 16, 32, 64), "lookahead": (4, 16)}
 KS = [2**i for i in range(9)]
 
 
