@@ -320,7 +320,7 @@ def drawn(one: Found) -> str:
         if parts:
             branch = node.setdefault(parts[0], [0, scores[0] if scores else None, {}])
             branch[0] += 1
-            add(branch[2], parts[1:], scores[1:] if scores else None)
+            add(branch[2], parts[1:], scores[1:])
 
     def lines(node, depth):
         for part, (count, score, below) in node.items():
@@ -330,7 +330,7 @@ def drawn(one: Found) -> str:
                    + (f"  x{count}" if count > 1 else ""))
             yield from lines(below, depth + 1)
     root = {}
-    for text, scores in itertools.zip_longest(one.samples, one.scores):
+    for text, scores in itertools.zip_longest(one.samples, one.scores, fillvalue=()):
         add(root, [p for p in re.split(r"(?<=\n)|(?<=</think>)", text) if p], scores)
     return "\n".join(lines(root, 0))
 

@@ -249,8 +249,8 @@ def main():
              for how in ("naive", "cached", "static", "window")}
     lines += table("What each technique brings: batch 256, 64 new tokens. naive reads all again; "
                    "cached concatenates; static preallocates and masks; window reads used columns "
-                   "only; sample.py with nothing shared also leaves grouped heads unexpanded and "
-                   "retires rows; and then samples share what they have in common.",
+                   "only; sample.py with nothing shared also leaves grouped heads unexpanded; "
+                   "and then samples share what they have in common.",
                    medians(loops | {ALONE: lambda: ours(policy, each, 1, 64),
                                     "sample.py": lambda: ours(policy, some, 16, 64)}), "naive")
     write(lines, args.write)
