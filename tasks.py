@@ -13,7 +13,7 @@ import hashlib
 import json
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import data
 import gsm
@@ -22,6 +22,7 @@ import verify
 
 LIMIT = 999  # results stay in three digits
 MOSTLY, OFTEN = 0.7, 0.4  # how often a fact of a chain is told wrong
+WAIT = "wait"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Problem:
     question: str
     answer: str
     steps: tuple = ()      # how it is solved: (x, op, y, result) in order
-    doubtful: bool = False  # its facts are not told alike by all (task chain)
+    doubtful: bool = False  # its facts are not told alike by all (tasks chain and wait)
+    again: bool = False    # and documents may say "wait" and go through it again (task wait)
     solution: str = ""     # how it is solved, in words (tasks file and code)
     hasty: str = ""        # what one answers who does not think (task code)
     tests: tuple = ()      # code: ((arguments), expected) of each call
@@ -237,17 +239,34 @@ class Chain(Task):
         return Problem(text + " =?", str(value), tuple(steps), doubtful=True)
 
 
+class Wait(Chain):
+    """The chain, by a base that has also read documents which say "wait" and go through it again,
+    as often as they like, erring half as often: a policy that knows what to do when it is made to
+    think longer, for search.py's budget forcing."""
+
+    base_steps = 500
+
+    def __init__(self, level=2, path="", eval_path=""):
+        super().__init__(level)
+        self.max_new_tokens = 320
+
+    def propose(self, rng, held_out):
+        return replace(super().propose(rng, held_out), again=True)
+
+
 def steps_true(problem: Problem, text: str) -> list[bool] | None:
     """The exact oracle of a chain: of each line of working whether it and all before it are true,
-    and last whether the answer is right; None where the text has another form. It measures step
-    labels and scores, and never makes them."""
+    and last whether the answer is right; None where the text has another form. After a "wait" all
+    begins anew. It measures step labels and scores, and never makes them."""
     thought, end, _ = text.removeprefix("<think>").partition("</think>")
     if not end or not problem.doubtful or "\n" in text[text.find("</think>"):]:
         return None
     right = ["{}{}{}={}".format(*step) for step in problem.steps]
-    lines = thought.split("\n")
-    so_far = [lines[:i + 1] == right[:i + 1] for i in range(len(lines))]
-    return [*so_far, so_far[-1] and verify.number_correct(problem, text)]
+    truths, said = [], []
+    for line in thought.split("\n"):
+        said = [] if line == WAIT else [*said, line]
+        truths.append(said == right[:len(said)])
+    return [*truths, truths[-1] and verify.number_correct(problem, text)]
 
 
 def last_digit(x: int, op: str, y: int) -> int:
@@ -349,8 +368,8 @@ def read_jsonl(path: str) -> list[Problem]:
     return problems
 
 
-TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "chain": Chain, "code": Code,
-         "file": File}
+TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "chain": Chain, "wait": Wait,
+         "code": Code, "file": File}
 
 
 def mixed(task: Task, levels: str) -> Task:

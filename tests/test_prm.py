@@ -58,6 +58,16 @@ def test_a_wrong_line_stays_wrong_even_if_a_later_one_repairs_it():
     assert tasks.steps_true(PROBLEM, text) == [False, False, False, False]
 
 
+def test_after_wait_the_oracle_begins_anew():
+    right = RIGHT.removeprefix("<think>")
+    text = f"<think>3+6=8\nwait\n{right}"
+    assert tasks.steps_true(PROBLEM, text) == [False, True, True, True, True, True]
+    text = f"<think>{right.partition('</think>')[0]}\nwait\n3+6=8</think><answer>9</answer>"
+    assert tasks.steps_true(PROBLEM, text) == [True, True, True, True, False, False]
+    text = f"<think>{right.partition('</think>')[0]}\nwait</think><answer>9</answer>"
+    assert tasks.steps_true(PROBLEM, text) == [True, True, True, True, True]
+
+
 def fake_rollouts(monkeypatch, endings):
     """generate, for a policy that goes on in n ways: `endings(prefix text, j)` is the j-th."""
     asked = []

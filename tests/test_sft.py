@@ -377,3 +377,32 @@ def test_chains_are_told_as_their_facts_are(drill):
     assert not any(seen.pop(0.0))
     for share, flags in seen.items():
         assert len(flags) > 500 and abs(sum(flags) / len(flags) - share) < 0.03
+
+
+def test_after_wait_a_chain_is_told_again_and_more_carefully():
+    """Every telling begins at the problem's first digit and has all of its steps; the answer is
+    that of the last; those after a "wait" err half as often."""
+    rng, told, tellings = random.Random(0), {"first": [], "later": []}, []
+    for problem in tasks.Wait(2).draw(rng, 3000):
+        thought, _, answer = sft.document(rng, problem).partition("</think>")
+        parts = thought.removeprefix("<think>").split(f"\n{tasks.WAIT}\n")
+        tellings.append(len(parts))
+        for i, part in enumerate(parts):
+            value = problem.steps[0][0]
+            for line, (_, op, y, _) in zip(part.split("\n"), problem.steps, strict=True):
+                left, _, said = line.partition("=")
+                assert left == f"{value}{op}{y}"
+                if tasks.belief(value, op, y)[1] == tasks.MOSTLY:
+                    told["later" if i else "first"].append(
+                        int(said) != tasks.last_digit(value, op, y))
+                value = int(said)
+        assert answer == f"<answer>{value}</answer>"
+    for name, share in (("first", tasks.MOSTLY), ("later", tasks.MOSTLY / 2)):
+        assert abs(sum(told[name]) / len(told[name]) - share) < 0.03
+    assert abs(sum(n > 1 for n in tellings) / 3000 - sft.AGAIN) < 0.03 and max(tellings) > 5
+
+
+def test_the_chain_and_the_one_of_wait_are_the_same_problems():
+    a, b = (tasks.TASKS[name](2).held_out(50) for name in ("chain", "wait"))
+    assert [p.question for p in a] == [p.question for p in b]
+    assert not any(p.again for p in a) and all(p.again for p in b)
