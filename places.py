@@ -1,7 +1,7 @@
 """Where the rows of a batch stand while they are sampled.
 
-A place holds the cache of one text. The samples of a prompt stand in its place together until they
-draw different tokens; then each new text has a place of its own, with a copy of the cache:
+A place holds the cache of one text. The rows that continue it stand there together until they draw
+different tokens; then each new text has a place of its own, with a copy of the cache:
 
     rows      a  b  c  d          a  b  c  d
     drew     12 12 47 12          6  8  =  6       texts 12 and 47 -> 126, 128, 47=

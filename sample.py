@@ -1,8 +1,8 @@
 """Batched sampling with a KV cache: prompts of different lengths in, tokens and their log-probs
 out.
 
-Rows stand in places (places.py), the samples of a prompt in one until they draw different tokens. A
-prompt is read once for all of its rows that come in together. All places write the same cache
+Rows stand in places (places.py), those of equal texts in one until they draw different tokens. A
+text is read once for all of its rows that come in together. All places write the same cache
 column at each step, so a prompt is placed to end there, whatever its length; what stands before its
 start is hidden by a mask. Rows that have ended make the batch smaller; once enough have, waiting
 ones come in.
@@ -179,7 +179,7 @@ def prefill(model, texts):
     (P, D) of their last tokens."""
     device, width = model.embedding.weight.device, max(map(len, texts))
     padding = torch.tensor([width - len(text) for text in texts], device=device)
-    tokens = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=device)
+    tokens = torch.tensor([[0] * (width - len(text)) + [*text] for text in texts], device=device)
     column = torch.arange(width, device=device)
     visible = (column <= column[:, None]) & (column >= padding[:, None, None])  # (P, width, width)
     visible |= torch.eye(width, dtype=torch.bool, device=device)  # padding sees itself: no NaN
@@ -206,11 +206,13 @@ def read(model, batch: Places, texts, stands) -> torch.Tensor:
 
 
 def admit(model, batch: Places, work: Work, rows, together: bool) -> None:
-    """Rows (M,), numbers in a row, come in: together those of a text in one place, or each in its
-    own."""
-    first, last = int(rows[0]) // work.group_size, int(rows[-1]) // work.group_size
-    texts, text = work.texts[first:last + 1], rows // work.group_size
-    place, stands = text - first, torch.arange(len(texts), device=rows.device)
+    """Rows (M,), numbers in a row, come in: together those of equal texts in one place, or each in
+    its own."""
+    text, different = rows // work.group_size, {}
+    first, last = int(text[0]), int(text[-1])
+    number = [different.setdefault(tuple(x), len(different)) for x in work.texts[first:last + 1]]
+    place, texts = torch.tensor(number, device=rows.device)[text - first], list(different)
+    stands = torch.arange(len(texts), device=rows.device)
     if not together:
         place, stands = torch.arange(len(rows), device=rows.device), place
     hidden = read(model, batch, texts, stands)

@@ -106,9 +106,13 @@ class Player:
         if name not in self.judges:
             raise ValueError(f"this run has no {name.upper()}; prm.py makes one")
         ended = [ended] * len(texts) if isinstance(ended, bool) else ended
-        return prm.scores(self.judges[name], [
+        rows = list(zip(questions, texts, ended, strict=True))
+        different = list(dict.fromkeys(rows))
+        said = prm.scores(self.judges[name], [
             (tokenizer.encode_prompt(q), tokenizer.encode(text) + [tokenizer.EOT] * end)
-            for q, text, end in zip(questions, texts, ended, strict=True)])
+            for q, text, end in different])
+        said = dict(zip(different, said, strict=True))
+        return [said[row] for row in rows]
 
 
 def equal(a: str, b: str) -> bool:

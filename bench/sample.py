@@ -222,8 +222,9 @@ def begin(doc, title, script, packages):
 def main():
     args, policy, lines = begin(__doc__, "Sampling", "sample.py", ["transformers"])
     llama = as_llama(policy)
-    draw = tasks.Arithmetic().draw(random.Random(0), 512)
+    draw = tasks.Arithmetic().draw(random.Random(0), 2000)
     prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
+    prompts = list(map(list, dict.fromkeys(map(tuple, prompts))))[:256]
     lines.append(f"The policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} nats a "
                  "token.")
     rates = {}
@@ -232,7 +233,7 @@ def main():
         each = [p for p in some for _ in range(group)]
         rates[rows] = medians({
             "transformers generate": partial(transformers_generate, llama, each, 64, False),
-            ALONE: partial(ours, policy, each, 1, 64),
+            ALONE: partial(ours, policy, prompts[:rows], 1, 64),
             "sample.py": partial(ours, policy, some, group, 64)})
         share = statistics.median(floor(policy, rows, 11, 64) for _ in range(5)) / (
             64 * rows / rates[rows][ALONE])
@@ -243,7 +244,7 @@ def main():
     each = [p for p in some for _ in range(16)]
     lines += table("Batch 256, lengths of a trained policy, at most 192.", medians({
         "transformers generate": lambda: transformers_generate(llama, each, 192, True),
-        ALONE: lambda: ours(policy, each, 1, 192, tokenizer.EOT),
+        ALONE: lambda: ours(policy, prompts, 1, 192, tokenizer.EOT),
         "sample.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}), "transformers generate")
     loops = {how: lambda how=how: simple_loop(policy, each, 64, how)
              for how in ("naive", "cached", "static", "window")}
@@ -251,7 +252,7 @@ def main():
                    "cached concatenates; static preallocates and masks; window reads used columns "
                    "only; sample.py with nothing shared also leaves grouped heads unexpanded; "
                    "and then samples share what they have in common.",
-                   medians(loops | {ALONE: lambda: ours(policy, each, 1, 64),
+                   medians(loops | {ALONE: lambda: ours(policy, prompts, 1, 64),
                                     "sample.py": lambda: ours(policy, some, 16, 64)}), "naive")
     write(lines, args.write)
 

@@ -190,6 +190,23 @@ def test_rows_share_a_place_until_they_draw_different_tokens(monkeypatch):
     assert 2 * sum(texts) < out.mask.sum() and max(texts) > 2 * texts[0] > 4
 
 
+@pytest.mark.parametrize("habits", [(1, 0.92, 1), (16, 0.5, 128)], ids=["CPU", "GPU"])
+def test_equal_texts_are_read_once(habits, monkeypatch):
+    """Also where one is a prompt and the other a prompt with a given beginning; each still draws
+    with its own seed, from its own position on."""
+    monkeypatch.setitem(sample.HABITS, "cpu", habits)
+    made, texts, original = gpt(stop=1.8), [], sample.prefill
+    whole, part, other = [3, 4, 5, 6], [3, 4], [7, 8, 9]
+    prompts, prefixes = [whole, other, whole, part], [[], [], [], [5, 6]]
+    want = [generate(made, [p], 2, seed=[2 * i, 2 * i + 1], prefixes=[b]).responses()
+            for i, (p, b) in enumerate(zip(prompts, prefixes, strict=True))]
+    monkeypatch.setattr(sample, "prefill", lambda model, some: (
+        texts.extend(map(list, some)), original(model, some))[1])
+    found = generate(made, prompts, 2, seed=list(range(8)), prefixes=prefixes)
+    assert found.responses() == [ids for rows in want for ids in rows]
+    assert sorted(texts) == [whole, other] and len(set(map(tuple, found.responses()))) > 4
+
+
 @pytest.mark.parametrize("habits", [(2, 0.92, 1), (16, 0.5, 128)], ids=str)
 def test_where_nobody_looks_each_row_has_its_own_place(habits, monkeypatch):
     monkeypatch.setitem(sample.HABITS, "cpu", habits)
