@@ -5,8 +5,9 @@ against the policy that reinforcement learning makes of it.
     python bench/ttc.py --work DIR --draw   table and plots from bench/runs/ttc.jsonl
 
 The methods that choose among samples choose among the first n of the same 64; trees are grown live.
-The difficulty of a problem is how many of the facts on its way are often told wrong.
-Processes have one thread each, two at a time; what is there is not made again. Needs matplotlib.
+Budget forcing is measured on the chain and on task wait, whose base knows what "wait" is for. The
+difficulty of a problem is how many of the facts on its way are often told wrong. Processes have
+one thread each, two at a time; what is there is not made again. Needs matplotlib.
 """
 
 import argparse
@@ -32,7 +33,8 @@ import verify  # noqa: E402
 
 SEEDS, PROBLEMS, MOST = range(3), 500, 64
 CHOOSERS = ["vote", "orm", "prm", "prm-product", "prm-last", "weighted", "weighted-orm", "verifier"]
-TREES = {"beam": (2, 4, 8, 16, 32, 64), "dvts": (2, 4, 8, 16, 32, 64), "lookahead": (4, 16)}
+TREES, SIZES = ["beam", "dvts", "lookahead"], [2, 4, 8, 16, 32, 64]
+CUTS = [12, 24, 36, 48]  # tokens of thinking
 KS = [2**i for i in range(9)]
 
 
@@ -68,15 +70,12 @@ def call(script: str, *arguments) -> float:
     return time.perf_counter() - began
 
 
-def ready(run: Path, seed: int) -> float:
-    """Makes the base and the judges of a seed, where they are not there yet; the seconds taken."""
-    seconds = 0.0
+def trained(task: str, run: Path, seed: int, *flags):
+    """The policy and the settings of a run, which is made where it is not there yet."""
     if not (run / "summary.json").exists():
-        seconds += call("train.py", "--task", "chain", "--steps", 0, "--seed", seed,
-                        "--eval-problems", 100, "--out", run)
-    if not (run / "prm.pt").exists():
-        seconds += call("prm.py", "--run", run, "--seed", seed)
-    return seconds
+        call("train.py", "--task", task, "--seed", seed, "--eval-problems", 100, "--eval-samples", 4,
+             "--out", run, *flags)
+    return evaluate.trained(str(run))
 
 
 def row(result, found, task, problems, seed) -> dict:
@@ -89,31 +88,50 @@ def row(result, found, task, problems, seed) -> dict:
         k: [sum(right[k]), len(right[k])] for k in sorted(right)}}
 
 
-def search_all(run: Path, seed: int) -> list[dict]:
-    """Every method on one seed's policy and judges."""
-    policy, settings = evaluate.trained(str(run))
+def search_all(work: Path, seed: int) -> list[dict]:
+    """Labels and judges of one seed's base, and every method on it."""
+    run = work / f"chain-{seed}"
+    policy, settings = trained("chain", run, seed, "--steps", 0)
+    if not (run / "prm.pt").exists():
+        call("prm.py", "--run", run, "--seed", seed)
     task = tasks.Chain(settings["level"])
     problems = task.held_out(PROBLEMS)
     player = search.Player(policy, settings["max_new_tokens"], judges=prm.load(str(run), policy))
-    began = time.perf_counter()
     replay = Replay(player, problems, MOST, seed)
-    print(f"seed {seed}: {MOST} samples of {PROBLEMS} problems and both judges "
-          f"{time.perf_counter() - began:.0f} s", flush=True)
     plan = [(replay, method, 2**i) for i in range(7) for method in CHOOSERS]
-    plan += [(player, "greedy", 1), (player, "prm", MOST)]
-    plan += [(player, method, k) for method in ("force", "force-neutral") for k in range(1, 6)]
-    plan += [(player, method, n) for method, sizes in TREES.items() for n in sizes]
-    rows = []
+    plan += [(player, method, n) for method in TREES for n in SIZES]
+    rows = [{"kind": "judges", "seed": seed, **json.loads((run / "prm.json").read_text())}]
     for who, method, n in plan:
         result, found = search.evaluate_method(who, task, problems, method, n, seed)
-        rows.append(row(result, found, task, problems, seed)
-                    | {"live": who is player})
+        rows.append(row(result, found, task, problems, seed))
+    return rows + forced("chain", policy, settings, seed)
+
+
+def forced(name: str, policy, settings, seed: int) -> list[dict]:
+    """Budget forcing both ways, and greedy decoding."""
+    task = tasks.TASKS[name](settings["level"])
+    problems = task.held_out(PROBLEMS)
+    player, rows = search.Player(policy, settings["max_new_tokens"]), []
+    for method, n in [("greedy", 1), *(("cut", n) for n in CUTS), *(
+            (method, k) for method in ("force", "force-neutral") for k in range(1, 6))]:
+        result, found = search.evaluate_method(player, task, problems, method, n, seed)
+        rows.append({**row(result, found, task, problems, seed), "kind": "force", "task": name})
     return rows
 
 
-def pass_at_k(run: Path, seed: int, policy_name: str) -> list[dict]:
+def forced_all(work: Path, seed: int) -> list[dict]:
+    return forced("wait", *trained("wait", work / f"wait-{seed}", seed, "--steps", 0), seed)
+
+
+def passed_all(work: Path, seed: int) -> list[dict]:
+    """The base, and the policy that RL makes of it."""
+    base = trained("chain", work / f"chain-{seed}", seed, "--steps", 0)
+    learned = trained("chain", work / f"learned-{seed}", seed)
+    return pass_at_k(*base, seed, "base") + pass_at_k(*learned, seed, "RL")
+
+
+def pass_at_k(policy, settings, seed: int, policy_name: str) -> list[dict]:
     """pass@k of a policy by difficulty, k = 1 to 256: right answers of 256 samples a problem."""
-    policy, settings = evaluate.trained(str(run))
     task = tasks.Chain(settings["level"])
     problems = task.held_out(PROBLEMS)
     counts = [0] * len(problems)
@@ -168,24 +186,17 @@ def judge_table(rows) -> list[str]:
 
 def tables(rows) -> list[str]:
     """Markdown: the judges; methods by n; the best method at a budget by difficulty; pass@k."""
-    found = [r for r in rows if r["kind"] == "search"]
+    found = [r for r in rows if r["kind"] == "search" or r.get("task") == "chain"]
     sizes = [2**i for i in range(7)]
     lines = judge_table(rows) + ["| accuracy, % | " + " | ".join(f"n = {n}" for n in sizes) + " |",
              "|" + "---|" * (len(sizes) + 1)]
     for method in (*CHOOSERS, *TREES):
         lines.append(f"| {method} | " + " | ".join(
             cell(found, method=method, n=n) for n in sizes) + " |")
-    lines += ["", f"greedy {cell(found, method='greedy', n=1)}; tokens a problem: " + ", ".join(
+    lines += ["", "tokens a problem: " + ", ".join(
         f"{method} {n}: {tokens(found, method=method, n=n):.0f}" for method, n in
         (("prm", 1), ("prm", 16), ("beam", 16), ("dvts", 16), ("lookahead", 16), ("prm", 64)))]
-    rounds = range(1, 6)
-    lines += ["", "| the end of thinking replaced, times | " + " | ".join(str(k - 1)
-                                                                     for k in rounds) + " |",
-              "|" + "---|" * 6]
-    for method in ("force", "force-neutral"):
-        lines.append(f"| {method} | " + " | ".join(
-            cell(found, method=method, n=k) + f", {tokens(found, method=method, n=k):.0f} tokens"
-            for k in rounds) + " |")
+    lines += ["", *force_table([r for r in rows if r["kind"] == "force"])]
     lines += ["", "The best method that spends at most so many tokens a problem, by how many facts "
               "on the way are often told wrong (accuracy, %; mean of the seeds):",
               "", "| tokens | " + " | ".join(f"{d} facts" for d in range(4)) + " | 4 or more |",
@@ -205,6 +216,27 @@ def tables(rows) -> list[str]:
                         f"| {policy}, {'all' if level == 'all' else f'{level} facts'} | "
                         f"{some[0]['n']} | " + " | ".join(
                             shown([r["pass_at_k"][str(k)] for r in some]) for k in KS) + " |")
+    spent = [f"{kind} " + ", ".join(f"{r['seconds_all']:.0f}" for r in rows
+                                    if "seconds_all" in r and r["part"] == kind) for kind in PARTS]
+    lines += ["", f"Seconds of each part, one thread: {'; '.join(spent)}. " + "".join(
+        f"All of it: {r['seconds']:.0f} s." for r in rows if r["kind"] == "time")]
+    return lines
+
+
+def force_table(rows) -> list[str]:
+    """Markdown: accuracy, and tokens a problem, where thinking is cut off or made to go on."""
+    rounds = range(1, 6)
+    columns = [*(f"cut at {n}" for n in CUTS), *(f"replaced {k - 1} times" for k in rounds)]
+    lines = ["| the end of thinking | " + " | ".join(columns) + " |",
+             "|" + "---|" * (len(columns) + 1)]
+    for task in ("chain", "wait"):
+        for method, word in (("force", "wait"), ("force-neutral", "apples")):
+            cells = [dict(task=task, method="cut", n=n) for n in CUTS if method == "force"]
+            cells += [None] * (len(CUTS) - len(cells))
+            cells += [dict(task=task, method=method, n=k) for k in rounds]
+            lines.append(f"| task {task}, by `{word}` | " + " | ".join(
+                f"{cell(rows, **c)}, {tokens(rows, **c):.0f} tokens" if c else ""
+                for c in cells) + " |")
     return lines
 
 
@@ -225,7 +257,7 @@ def draw(rows) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     found = [r for r in rows if r["kind"] == "search"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2))
     for method in ("vote", "orm", "weighted-orm", "prm", "weighted", "beam", "dvts", "lookahead",
                    "verifier"):
         some = sorted({r["n"] for r in found if r["method"] == method})
@@ -236,6 +268,21 @@ def draw(rows) -> None:
                   linestyle=":" if method == "verifier" else "-")
     left.set(xscale="log", xlabel="tokens a problem", ylabel="accuracy", ylim=(0, 1))
     left.legend(fontsize=7)
+    forces = [r for r in rows if r["kind"] == "force"]
+    for task, colour in (("chain", "tab:blue"), ("wait", "tab:orange")):
+        for name, methods, line in (("wait", ("cut", "greedy", "force"), "-"),
+                                    ("apples", ("greedy", "force-neutral"), ":")):
+            points = defaultdict(list)
+            for r in forces:
+                if r["task"] == task and r["method"] in methods:
+                    points[r["method"], r["n"]].append((r["tokens_per_problem"], r["accuracy"]))
+            mean = sorted(tuple(sum(x) / len(x) for x in zip(*some, strict=True))
+                          for some in points.values())
+            middle.plot(*zip(*mean, strict=True), marker="o", markersize=3, color=colour,
+                        linestyle=line, label=f"task {task}, {name}")
+    middle.set(xlabel="tokens a problem", ylabel="accuracy, thinking cut off or made to go on",
+               ylim=(0, 1))
+    middle.legend(fontsize=7)
     for r in (r for r in rows if r["kind"] == "pass" and r["difficulty"] == "all"):
         right.plot(KS, [r["pass_at_k"][str(k)] for k in KS], label=r["policy"] if not r["seed"]
                    else None, color={"base": "tab:blue", "RL": "tab:orange"}[r["policy"]])
@@ -245,21 +292,15 @@ def draw(rows) -> None:
     figure.savefig(ROOT / "bench" / "ttc.png", dpi=110)
 
 
+PARTS = {"search": search_all, "force": forced_all, "pass": passed_all}
+
+
 def measure(work: Path, seed: int, kind: str) -> None:
     """All of one seed, into work/KIND-SEED.jsonl."""
     runs.keep_freed_memory()
-    began, run = time.perf_counter(), work / f"chain-{seed}"
-    ready(run, seed)
-    if kind == "search":
-        rows = [{"kind": "judges", "seed": seed, **json.loads((run / "prm.json").read_text())}]
-        rows += search_all(run, seed)
-    else:
-        learned = work / f"learned-{seed}"
-        if not (learned / "summary.json").exists():
-            call("train.py", "--task", "chain", "--seed", seed, "--eval-problems", 100, "--out",
-                 learned)
-        rows = pass_at_k(run, seed, "base") + pass_at_k(learned, seed, "RL")
-    rows[0]["seconds_all"] = time.perf_counter() - began
+    began = time.perf_counter()
+    rows = PARTS[kind](work, seed)
+    rows[0] |= {"part": kind, "seconds_all": time.perf_counter() - began}
     keep(work / f"{kind}-{seed}.jsonl", rows)
 
 
@@ -274,7 +315,7 @@ def main():
     if args.only:
         return measure(args.work, int(args.only[1]), args.only[0])
     if not args.draw:
-        began = time.perf_counter()
+        began = time.perf_counter()  # "all of it", where nothing was there before
 
         def part(job):  # a process of one thread, two at a time
             kind, seed = job
@@ -282,9 +323,10 @@ def main():
                 call("bench/ttc.py", "--work", args.work, "--only", kind, seed)
                 print(f"{kind} {seed}: {time.perf_counter() - began:.0f} s so far", flush=True)
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(part, [(kind, seed) for kind in ("search", "pass") for seed in SEEDS]))
-        path.write_text("".join((args.work / f"{kind}-{seed}.jsonl").read_text()
-                                for kind in ("search", "pass") for seed in SEEDS))
+            list(pool.map(part, [(kind, seed) for kind in PARTS for seed in SEEDS]))
+        rows = [json.loads(line) for kind in PARTS for seed in SEEDS
+                for line in (args.work / f"{kind}-{seed}.jsonl").read_text().splitlines()]
+        keep(path, [*rows, {"kind": "time", "seconds": time.perf_counter() - began}])
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     write_section("Test-time compute (`python bench/ttc.py`)", tables(rows))
     draw(rows)
