@@ -73,8 +73,8 @@ def call(script: str, *arguments) -> float:
 def trained(task: str, run: Path, seed: int, *flags):
     """The policy and the settings of a run, which is made where it is not there yet."""
     if not (run / "summary.json").exists():
-        call("train.py", "--task", task, "--seed", seed, "--eval-problems", 100, "--eval-samples", 4,
-             "--out", run, *flags)
+        call("train.py", "--task", task, "--seed", seed, "--out", run, "--eval-problems", 100,
+             "--eval-samples", 4, *flags)
     return evaluate.trained(str(run))
 
 
