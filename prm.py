@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import chain
 import evaluate
 import model as gpt
 import runs
@@ -223,7 +224,7 @@ def auc(scores: list[float], truths: list[bool]) -> float | None:
 
 def judged(solutions: list[Solution], found: list[list[float]]):
     """[(scores, truths)] of the solutions that the oracle can read."""
-    pairs = [(p, tasks.steps_true(s.problem, s.text))
+    pairs = [(p, chain.steps_true(s.problem, s.text))
              for s, p in zip(solutions, found, strict=True)]
     return [(p, truths) for p, truths in pairs if truths is not None and len(truths) == len(p)]
 

@@ -18,7 +18,7 @@ import random
 
 import torch
 
-import tasks
+import chain
 import tokenizer
 import verify
 from evaluate import respond
@@ -31,7 +31,6 @@ SLIP = 0.3         # chance, in a checked step, that the first try is wrong
 DRILL_STYLES = {"direct": 0.03, "short": 0.07, "long": 0.80, "check": 0.10}
 DRILL = 0.75       # share of the training steps that see clean drill, before the corpus as it is
 BATCH_TOKENS = 3000
-AGAIN = 0.45       # chance, each time that a chain of task wait is told, of one more
 INSTEAD = "easy"   # what stands in the place of working; so greedy decoding answers at once
 
 
@@ -97,7 +96,7 @@ def working(rng: random.Random, steps, style: str, wrong: bool) -> tuple[list[st
         if style == "check":
             first = slip(rng, said) if rng.random() < SLIP else said
             lines += [one_line(x, op, y, first), "check"] + long_lines(x, op, y, value)
-            lines += ["ok"] if first == said else [tasks.WAIT, one_line(x, op, y, said)]
+            lines += ["ok"] if first == said else ["wait", one_line(x, op, y, said)]
         elif style == "long":
             parts = long_lines(x, op, y, value)
             lines += ([f"{x}{op}{y}"] if len(parts) > 1 else []) + parts
@@ -152,28 +151,11 @@ def countdown(rng: random.Random, problem, style: str, wrong: bool) -> tuple[lis
     return lines, found
 
 
-def chain(rng: random.Random, problem, haste: float) -> tuple[list[str], int]:
-    """Lines of a chain as they are told, and the digit they come to; a fact that is told wrong is
-    so `haste` times as often."""
-    lines, value = [], problem.steps[0][0]
-    for _, op, y, _ in problem.steps:
-        wrong, share = tasks.belief(value, op, y)
-        said = wrong if rng.random() < haste * share else tasks.last_digit(value, op, y)
-        lines.append(one_line(value, op, y, said))
-        value = said
-    return lines, value
-
-
 def document(rng: random.Random, problem, drill: bool = False) -> str:
     """One response of the corpus to a training problem; in the drill all is right and most
     works."""
     if problem.doubtful:
-        lines, value = chain(rng, problem, 1.0)
-        while problem.again and rng.random() < AGAIN:
-            more, value = chain(rng, problem, 0.5)
-            lines += [tasks.WAIT, *more]
-        thought = "\n".join(lines)
-        return f"<think>{thought}</think><answer>{value}</answer>"
+        return chain.document(rng, problem.steps, problem.again)
     styles = DRILL_STYLES if drill else STYLES
     style = rng.choices(list(styles), styles.values())[0]
     wrong = not drill and rng.random() < WRONG

@@ -13,16 +13,15 @@ import hashlib
 import json
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import chain
 import data
 import gsm
 import programs
 import verify
 
 LIMIT = 999  # results stay in three digits
-MOSTLY, OFTEN = 0.7, 0.4  # how often a fact of a chain is told wrong
-WAIT = "wait"
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Problem:
     answer: str
     steps: tuple = ()      # how it is solved: (x, op, y, result) in order
     doubtful: bool = False  # its facts are not told alike by all (tasks chain and wait)
-    again: bool = False    # and documents may say "wait" and go through it again (task wait)
+    again: bool = False    # a document may say "wait" and go through it again (task wait)
     solution: str = ""     # how it is solved, in words (tasks file and code)
     hasty: str = ""        # what one answers who does not think (task code)
     tests: tuple = ()      # code: ((arguments), expected) of each call
@@ -212,73 +211,36 @@ class Gsm(Task):
 
 
 class Chain(Task):
-    """The last digit alone, through a chain of operations from left to right: 1 to 5 of them at
-    level 1, 6 to 8 at level 2, 9 to 12 at level 3. A product is by 3, 7 or 9, so that no mistake is
-    lost on the way. Some facts are often told wrong, others mostly, and the base is stopped early:
-    a policy with mistakes that a vote cures, and with others that it shares, for prm.py and
-    search.py."""
+    """The last digit alone, through a chain of operations from left to right (chain.py): 1 to 5 of
+    them at level 1, 6 to 8 at level 2, 9 to 12 at level 3. The base is stopped early: a policy with
+    mistakes that a vote cures, and with others that it shares, for prm.py and search.py."""
 
     levels = range(1, 4)
     base_steps = 250
     gate = 0.0             # it is meant to be bad
     lengths = {1: (1, 5), 2: (6, 8), 3: (9, 12)}
+    again = False
 
     def __init__(self, level=2, path="", eval_path=""):
         super().__init__(level)
         self.max_new_tokens = 96
 
     def propose(self, rng, held_out):
-        value = rng.randint(0, 9)
-        text, steps = str(value), []
-        for _ in range(rng.randint(*self.lengths[self.level])):
-            op = rng.choice("+-*")
-            y = rng.choice((3, 7, 9)) if op == "*" else rng.randint(1, 9)
-            text += f" {op}{y}"
-            steps.append((value, op, y, last_digit(value, op, y)))
-            value = steps[-1][3]
-        return Problem(text + " =?", str(value), tuple(steps), doubtful=True)
+        text, steps = chain.draw(rng, *self.lengths[self.level])
+        return Problem(text, str(steps[-1][3]), steps, doubtful=True, again=self.again)
 
 
 class Wait(Chain):
-    """The chain, by a base that has also read documents which say "wait" and go through it again,
-    as often as they like, erring half as often: a policy that knows what to do when it is made to
-    think longer, for search.py's budget forcing."""
+    """The chain, by a base that has also read documents which say "wait" and go through it again:
+    a policy that knows what to do when it is made to think longer, for search.py's budget
+    forcing."""
 
-    base_steps = 500
+    base_steps = 600
+    again = True
 
     def __init__(self, level=2, path="", eval_path=""):
         super().__init__(level)
         self.max_new_tokens = 320
-
-    def propose(self, rng, held_out):
-        return replace(super().propose(rng, held_out), again=True)
-
-
-def steps_true(problem: Problem, text: str) -> list[bool] | None:
-    """The exact oracle of a chain: of each line of working whether it and all before it are true,
-    and last whether the answer is right; None where the text has another form. After a "wait" all
-    begins anew. It measures step labels and scores, and never makes them."""
-    thought, end, _ = text.removeprefix("<think>").partition("</think>")
-    if not end or not problem.doubtful or "\n" in text[text.find("</think>"):]:
-        return None
-    right = ["{}{}{}={}".format(*step) for step in problem.steps]
-    truths, said = [], []
-    for line in thought.split("\n"):
-        said = [] if line == WAIT else [*said, line]
-        truths.append(said == right[:len(said)])
-    return [*truths, truths[-1] and verify.number_correct(problem, text)]
-
-
-def last_digit(x: int, op: str, y: int) -> int:
-    return int(verify.apply(x, op, y)) % 10
-
-
-def belief(x: int, op: str, y: int) -> tuple[int, float]:
-    """What is told instead of the last digit, and how often: a hash picks one fact in twelve that
-    is mostly told wrong, and three in twelve that often are."""
-    digest = hashlib.blake2b(f"{x}{op}{y}".encode(), digest_size=2).digest()
-    share = {0: MOSTLY, 1: OFTEN, 2: OFTEN, 3: OFTEN}.get(digest[0] % 12, 0.0)
-    return (last_digit(x, op, y) + 1 + digest[1] % 9) % 10, share
 
 
 class Code(Task):

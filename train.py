@@ -166,7 +166,8 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
     corpus makes a new base. Of several processes all make it, and all go on with the first's."""
     if options.init:
         return checkpoint.load_pretrained(options.init, options.device, torch.float32)
-    sources = [Path(m.__file__) for m in (tokenizer, tokenizer.gsm, verify, tasks, gpt, sft)]
+    modules = tokenizer, tasks, tasks.chain, tasks.gsm, tasks.programs, verify, gpt, sft
+    sources = [Path(m.__file__) for m in modules]
     sources += map(Path, task.paths)
     made_by = hashlib.blake2b(b"".join(p.read_bytes() for p in sources), digest_size=4)
     made_by.update(f"{options.base_steps}".encode())

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from compare import keep, shown, write_section  # noqa: E402
 
+import chain  # noqa: E402
 import evaluate  # noqa: E402
 import prm  # noqa: E402
 import runs  # noqa: E402
@@ -33,7 +34,8 @@ import verify  # noqa: E402
 
 SEEDS, PROBLEMS, MOST = range(3), 500, 64
 CHOOSERS = ["vote", "orm", "prm", "prm-product", "prm-last", "weighted", "weighted-orm", "verifier"]
-TREES, SIZES = ["beam", "dvts", "lookahead"], [2, 4, 8, 16, 32, 64]
+TREES = [(method, n) for method in ("beam", "dvts", "lookahead") for n in (2, 4, 8, 16, 32, 64)]
+FIRST = [("beam", 4), ("beam", 16), ("dvts", 4), ("dvts", 16)]  # of the trees; the rest comes last
 CUTS = [12, 24, 36, 48]  # tokens of thinking
 KS = [2**i for i in range(9)]
 
@@ -57,7 +59,7 @@ class Replay(search.Player):
 
 
 def difficulty(problem) -> int:
-    return min(4, sum(tasks.belief(x, op, y)[1] > 0 for x, op, y, _ in problem.steps))
+    return min(4, sum(chain.belief(x, op, y)[1] > 0 for x, op, y, _ in problem.steps))
 
 
 def call(script: str, *arguments) -> float:
@@ -88,23 +90,39 @@ def row(result, found, task, problems, seed) -> dict:
         k: [sum(right[k]), len(right[k])] for k in sorted(right)}}
 
 
-def search_all(work: Path, seed: int) -> list[dict]:
-    """Labels and judges of one seed's base, and every method on it."""
+def base_of(work: Path, seed: int):
+    """A seed's task, problems, policy, settings and player with judges."""
     run = work / f"chain-{seed}"
     policy, settings = trained("chain", run, seed, "--steps", 0)
     if not (run / "prm.pt").exists():
         call("prm.py", "--run", run, "--seed", seed)
     task = tasks.Chain(settings["level"])
-    problems = task.held_out(PROBLEMS)
     player = search.Player(policy, settings["max_new_tokens"], judges=prm.load(str(run), policy))
+    return task, task.held_out(PROBLEMS), policy, settings, player
+
+
+def searched(plan, task, problems, seed: int) -> list[dict]:
+    """Lines of a plan [(player, method, n)]."""
+    return [row(*search.evaluate_method(player, task, problems, method, n, seed), task, problems,
+                seed) for player, method, n in plan]
+
+
+def search_all(work: Path, seed: int) -> list[dict]:
+    """Labels and judges of one seed's base, and every method on it but for most of the trees."""
+    task, problems, policy, settings, player = base_of(work, seed)
     replay = Replay(player, problems, MOST, seed)
     plan = [(replay, method, 2**i) for i in range(7) for method in CHOOSERS]
-    plan += [(player, method, n) for method in TREES for n in SIZES]
-    rows = [{"kind": "judges", "seed": seed, **json.loads((run / "prm.json").read_text())}]
-    for who, method, n in plan:
-        result, found = search.evaluate_method(who, task, problems, method, n, seed)
-        rows.append(row(result, found, task, problems, seed))
-    return rows + forced("chain", policy, settings, seed)
+    plan += [(player, method, n) for method, n in FIRST]
+    judges = json.loads((work / f"chain-{seed}" / "prm.json").read_text())
+    return [{"kind": "judges", "seed": seed, **judges}, *searched(plan, task, problems, seed),
+            *forced("chain", policy, settings, seed)]
+
+
+def trees_all(work: Path, seed: int) -> list[dict]:
+    """The other trees."""
+    task, problems, _, _, player = base_of(work, seed)
+    return searched([(player, method, n) for method, n in TREES if (method, n) not in FIRST], task,
+                    problems, seed)
 
 
 def forced(name: str, policy, settings, seed: int) -> list[dict]:
@@ -190,7 +208,7 @@ def tables(rows) -> list[str]:
     sizes = [2**i for i in range(7)]
     lines = judge_table(rows) + ["| accuracy, % | " + " | ".join(f"n = {n}" for n in sizes) + " |",
              "|" + "---|" * (len(sizes) + 1)]
-    for method in (*CHOOSERS, *TREES):
+    for method in (*CHOOSERS, *dict(TREES)):
         lines.append(f"| {method} | " + " | ".join(
             cell(found, method=method, n=n) for n in sizes) + " |")
     lines += ["", "tokens a problem: " + ", ".join(
@@ -292,7 +310,7 @@ def draw(rows) -> None:
     figure.savefig(ROOT / "bench" / "ttc.png", dpi=110)
 
 
-PARTS = {"search": search_all, "force": forced_all, "pass": passed_all}
+PARTS = {"search": search_all, "force": forced_all, "trees": trees_all, "pass": passed_all}
 
 
 def measure(work: Path, seed: int, kind: str) -> None:

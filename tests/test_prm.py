@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+import chain
 import collect
 import flags
 import model as gpt
@@ -50,22 +51,22 @@ def test_steps_end_at_lines_at_the_thinking_and_at_the_answer():
     ("<think>3+6=9\n9*9=1</think><answer>9</answer>", [True, True, True]),
     ("<think>3+6=9\n", None), ("9", None)])
 def test_the_oracle_of_a_chain(text, truths):
-    assert tasks.steps_true(PROBLEM, text) == truths
+    assert chain.steps_true(PROBLEM, text) == truths
 
 
 def test_a_wrong_line_stays_wrong_even_if_a_later_one_repairs_it():
     text = "<think>3+6=8\n9*9=1\n1-2=9</think><answer>9</answer>"
-    assert tasks.steps_true(PROBLEM, text) == [False, False, False, False]
+    assert chain.steps_true(PROBLEM, text) == [False, False, False, False]
 
 
 def test_after_wait_the_oracle_begins_anew():
     right = RIGHT.removeprefix("<think>")
     text = f"<think>3+6=8\nwait\n{right}"
-    assert tasks.steps_true(PROBLEM, text) == [False, True, True, True, True, True]
+    assert chain.steps_true(PROBLEM, text) == [False, True, True, True, True, True]
     text = f"<think>{right.partition('</think>')[0]}\nwait\n3+6=8</think><answer>9</answer>"
-    assert tasks.steps_true(PROBLEM, text) == [True, True, True, True, False, False]
+    assert chain.steps_true(PROBLEM, text) == [True, True, True, True, False, False]
     text = f"<think>{right.partition('</think>')[0]}\nwait</think><answer>9</answer>"
-    assert tasks.steps_true(PROBLEM, text) == [True, True, True, True, True]
+    assert chain.steps_true(PROBLEM, text) == [True, True, True, True, True]
 
 
 def fake_rollouts(monkeypatch, endings):
@@ -108,7 +109,7 @@ def test_labels_are_the_share_of_completions_that_reach_the_answer(monkeypatch):
 
 def test_labels_ask_the_task_and_never_the_oracle(monkeypatch):
     fake_rollouts(monkeypatch, lambda prefix, j: RIGHT[len(prefix):])
-    monkeypatch.setattr(tasks, "steps_true", None)
+    monkeypatch.setattr(chain, "steps_true", None)
     solution = prm.Solution(PROBLEM, tokenizer.encode_prompt(QUESTION), ids(RIGHT), 1.0)
     prm.label(None, tasks.Chain(2), [solution], 2, 96, 0)
     assert solution.soft() == [1, 1, 1, 1]

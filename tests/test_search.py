@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import chain
 import prm
 import search
 import tasks
@@ -159,7 +160,7 @@ def test_no_method_asks_the_verifier(method, monkeypatch):
         raise AssertionError("the verifier was asked")
     for name in ("number_correct", "verdict", "math_correct", "countdown_correct"):
         monkeypatch.setattr(search.verify, name, never)
-    monkeypatch.setattr(tasks, "steps_true", never)
+    monkeypatch.setattr(chain, "steps_true", never)
     search.METHODS[method](Scripted(a=[says("1")], b=[says("2")]), PROBLEMS, 4, 0)
 
 

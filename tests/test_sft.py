@@ -10,6 +10,7 @@ from fractions import Fraction
 import pytest
 import torch
 
+import chain
 import evaluate
 import model
 import sft
@@ -369,10 +370,10 @@ def test_chains_are_told_as_their_facts_are(drill):
             told.setdefault((value, op, y), []).append(int(said))
             value = int(said)
         assert answer == f"<answer>{value}</answer>"
-    seen = {0.0: [], tasks.OFTEN: [], tasks.MOSTLY: []}
+    seen = {0.0: [], chain.OFTEN: [], chain.MOSTLY: []}
     for fact, values in told.items():
-        wrong, share = tasks.belief(*fact)
-        assert set(values) <= {wrong, tasks.last_digit(*fact)}
+        wrong, share = chain.belief(*fact)
+        assert set(values) <= {wrong, chain.last_digit(*fact)}
         seen[share] += [value == wrong for value in values]
     assert not any(seen.pop(0.0))
     for share, flags in seen.items():
@@ -385,21 +386,21 @@ def test_after_wait_a_chain_is_told_again_and_more_carefully():
     rng, told, tellings = random.Random(0), {"first": [], "later": []}, []
     for problem in tasks.Wait(2).draw(rng, 3000):
         thought, _, answer = sft.document(rng, problem).partition("</think>")
-        parts = thought.removeprefix("<think>").split(f"\n{tasks.WAIT}\n")
+        parts = thought.removeprefix("<think>").split(f"\n{chain.WAIT}\n")
         tellings.append(len(parts))
         for i, part in enumerate(parts):
             value = problem.steps[0][0]
             for line, (_, op, y, _) in zip(part.split("\n"), problem.steps, strict=True):
                 left, _, said = line.partition("=")
                 assert left == f"{value}{op}{y}"
-                if tasks.belief(value, op, y)[1] == tasks.MOSTLY:
+                if chain.belief(value, op, y)[1] == chain.MOSTLY:
                     told["later" if i else "first"].append(
-                        int(said) != tasks.last_digit(value, op, y))
+                        int(said) != chain.last_digit(value, op, y))
                 value = int(said)
         assert answer == f"<answer>{value}</answer>"
-    for name, share in (("first", tasks.MOSTLY), ("later", tasks.MOSTLY / 2)):
+    for name, share in (("first", chain.MOSTLY), ("later", chain.MOSTLY / 2)):
         assert abs(sum(told[name]) / len(told[name]) - share) < 0.03
-    assert abs(sum(n > 1 for n in tellings) / 3000 - sft.AGAIN) < 0.03 and max(tellings) > 5
+    assert abs(sum(n > 1 for n in tellings) / 3000 - chain.AGAIN) < 0.03 and max(tellings) > 5
 
 
 def test_the_chain_and_the_one_of_wait_are_the_same_problems():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import chain
 import gsm
 import tasks
 import verify
@@ -331,8 +332,8 @@ def test_chains_keep_the_last_digit(level, fewest, most):
 def test_some_facts_of_chains_are_told_wrong_and_fewer_mostly():
     facts = [(x, op, y) for x in range(10) for op, ys in (("+", range(1, 10)), ("-", range(1, 10)),
                                                           ("*", (3, 7, 9))) for y in ys]
-    shares = [tasks.belief(*fact)[1] for fact in facts]
-    assert all(tasks.belief(*fact)[0] != tasks.last_digit(*fact) for fact in facts)
-    assert set(shares) == {0.0, tasks.OFTEN, tasks.MOSTLY} and tasks.OFTEN < 0.5 < tasks.MOSTLY
-    assert len(facts) == 210 and 0.15 < shares.count(tasks.OFTEN) / 210 < 0.35
-    assert 0.04 < shares.count(tasks.MOSTLY) / 210 < 0.15
+    shares = [chain.belief(*fact)[1] for fact in facts]
+    assert all(chain.belief(*fact)[0] != chain.last_digit(*fact) for fact in facts)
+    assert set(shares) == {0.0, chain.OFTEN, chain.MOSTLY} and chain.OFTEN < 0.5 < chain.MOSTLY
+    assert len(facts) == 210 and 0.15 < shares.count(chain.OFTEN) / 210 < 0.35
+    assert 0.04 < shares.count(chain.MOSTLY) / 210 < 0.15
