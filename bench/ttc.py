@@ -72,12 +72,16 @@ def call(script: str, *arguments) -> float:
     return time.perf_counter() - began
 
 
-def trained(task: str, run: Path, seed: int, *flags):
-    """The policy and the settings of a run, which is made where it is not there yet."""
+def player_of(name: str, run: Path, seed: int, *flags, judged: bool = False) -> search.Player:
+    """The policy of a run, with its judges or without; what is not there yet is made."""
     if not (run / "summary.json").exists():
-        call("train.py", "--task", task, "--seed", seed, "--out", run, "--eval-problems", 100,
+        call("train.py", "--task", name, "--seed", seed, "--out", run, "--eval-problems", 100,
              "--eval-samples", 4, *flags)
-    return evaluate.trained(str(run))
+    if judged and not (run / "prm.pt").exists():
+        call("prm.py", "--run", run, "--seed", seed)
+    policy, settings = evaluate.trained(str(run))
+    return search.Player(policy, settings["max_new_tokens"],
+                         judges=prm.load(str(run), policy) if judged else None)
 
 
 def row(result, found, task, problems, seed) -> dict:
@@ -90,76 +94,61 @@ def row(result, found, task, problems, seed) -> dict:
         k: [sum(right[k]), len(right[k])] for k in sorted(right)}}
 
 
-def base_of(work: Path, seed: int):
-    """A seed's task, problems, policy, settings and player with judges."""
-    run = work / f"chain-{seed}"
-    policy, settings = trained("chain", run, seed, "--steps", 0)
-    if not (run / "prm.pt").exists():
-        call("prm.py", "--run", run, "--seed", seed)
-    task = tasks.Chain(settings["level"])
-    player = search.Player(policy, settings["max_new_tokens"], judges=prm.load(str(run), policy))
-    return task, task.held_out(PROBLEMS), policy, settings, player
-
-
-def searched(plan, task, problems, seed: int) -> list[dict]:
-    """Lines of a plan [(player, method, n)]."""
+def searched(player, plan, name: str, seed: int) -> list[dict]:
+    """Lines of a plan [(method, n)] on the held-out problems of a task."""
+    task = tasks.TASKS[name]()
+    problems = task.held_out(PROBLEMS)
     return [row(*search.evaluate_method(player, task, problems, method, n, seed), task, problems,
-                seed) for player, method, n in plan]
+                seed) for method, n in plan]
 
 
 def search_all(work: Path, seed: int) -> list[dict]:
     """Labels and judges of one seed's base, and every method on it but for most of the trees."""
-    task, problems, policy, settings, player = base_of(work, seed)
-    replay = Replay(player, problems, MOST, seed)
-    plan = [(replay, method, 2**i) for i in range(7) for method in CHOOSERS]
-    plan += [(player, method, n) for method, n in FIRST]
-    judges = json.loads((work / f"chain-{seed}" / "prm.json").read_text())
-    return [{"kind": "judges", "seed": seed, **judges}, *searched(plan, task, problems, seed),
-            *forced("chain", policy, settings, seed)]
+    run = work / f"chain-{seed}"
+    player = player_of("chain", run, seed, "--steps", 0, judged=True)
+    replay = Replay(player, tasks.Chain().held_out(PROBLEMS), MOST, seed)
+    return [{"kind": "judges", "seed": seed, **json.loads((run / "prm.json").read_text())},
+            *searched(replay, [(method, 2**i) for i in range(7) for method in CHOOSERS], "chain",
+                      seed),
+            *searched(player, FIRST, "chain", seed), *forced("chain", player, seed)]
 
 
 def trees_all(work: Path, seed: int) -> list[dict]:
     """The other trees."""
-    task, problems, _, _, player = base_of(work, seed)
-    return searched([(player, method, n) for method, n in TREES if (method, n) not in FIRST], task,
-                    problems, seed)
+    player = player_of("chain", work / f"chain-{seed}", seed, "--steps", 0, judged=True)
+    return searched(player, [x for x in TREES if x not in FIRST], "chain", seed)
 
 
-def forced(name: str, policy, settings, seed: int) -> list[dict]:
+def forced(name: str, player, seed: int) -> list[dict]:
     """Budget forcing both ways, and greedy decoding."""
-    task = tasks.TASKS[name](settings["level"])
-    problems = task.held_out(PROBLEMS)
-    player, rows = search.Player(policy, settings["max_new_tokens"]), []
-    for method, n in [("greedy", 1), *(("cut", n) for n in CUTS), *(
-            (method, k) for method in ("force", "force-neutral") for k in range(1, 6))]:
-        result, found = search.evaluate_method(player, task, problems, method, n, seed)
-        rows.append({**row(result, found, task, problems, seed), "kind": "force", "task": name})
-    return rows
+    plan = [("greedy", 1), *(("cut", n) for n in CUTS),
+            *((method, k) for method in ("force", "force-neutral") for k in range(1, 6))]
+    return [r | {"kind": "force", "task": name} for r in searched(player, plan, name, seed)]
 
 
 def forced_all(work: Path, seed: int) -> list[dict]:
-    return forced("wait", *trained("wait", work / f"wait-{seed}", seed, "--steps", 0), seed)
+    return forced("wait", player_of("wait", work / f"wait-{seed}", seed, "--steps", 0), seed)
 
 
 def passed_all(work: Path, seed: int) -> list[dict]:
     """The base, and the policy that RL makes of it."""
-    base = trained("chain", work / f"chain-{seed}", seed, "--steps", 0)
-    learned = trained("chain", work / f"learned-{seed}", seed)
-    return pass_at_k(*base, seed, "base") + pass_at_k(*learned, seed, "RL")
+    base = player_of("chain", work / f"chain-{seed}", seed, "--steps", 0)
+    learned = player_of("chain", work / f"learned-{seed}", seed)
+    return pass_at_k(base, seed, "base") + pass_at_k(learned, seed, "RL")
 
 
-def pass_at_k(policy, settings, seed: int, policy_name: str) -> list[dict]:
+def pass_at_k(player, seed: int, name: str) -> list[dict]:
     """pass@k of a policy by difficulty, k = 1 to 256: right answers of 256 samples a problem."""
-    task = tasks.Chain(settings["level"])
+    task = tasks.Chain()
     problems = task.held_out(PROBLEMS)
     counts = [0] * len(problems)
     for part in range(4):  # 64 at a time, to keep memory small
-        _, texts = evaluate.respond(policy, problems, KS[-1] // 4, seed=1000 * seed + part,
-                                    max_new_tokens=settings["max_new_tokens"])
+        _, texts = evaluate.respond(player.policy, problems, KS[-1] // 4,
+                                    seed=1000 * seed + part, max_new_tokens=player.longest)
         for i, text in enumerate(texts):
             at = i // (KS[-1] // 4)
             counts[at] += task.correct(problems[at], text)
-    return [{"kind": "pass", "seed": seed, "policy": policy_name, "difficulty": level, "n": len(c),
+    return [{"kind": "pass", "seed": seed, "policy": name, "difficulty": level, "n": len(c),
              "pass_at_k": {k: sum(verify.pass_at_k(KS[-1], x, k) for x in c) / len(c)
                            for k in KS}}
             for level in ("all", *range(5))
@@ -333,7 +322,7 @@ def main():
     if args.only:
         return measure(args.work, int(args.only[1]), args.only[0])
     if not args.draw:
-        began = time.perf_counter()  # "all of it", where nothing was there before
+        began, new = time.perf_counter(), not any(args.work.glob("*"))
 
         def part(job):  # a process of one thread, two at a time
             kind, seed = job
@@ -344,7 +333,9 @@ def main():
             list(pool.map(part, [(kind, seed) for kind in PARTS for seed in SEEDS]))
         rows = [json.loads(line) for kind in PARTS for seed in SEEDS
                 for line in (args.work / f"{kind}-{seed}.jsonl").read_text().splitlines()]
-        keep(path, [*rows, {"kind": "time", "seconds": time.perf_counter() - began}])
+        if new:
+            rows.append({"kind": "time", "seconds": time.perf_counter() - began})
+        keep(path, rows)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     write_section("Test-time compute (`python bench/ttc.py`)", tables(rows))
     draw(rows)
