@@ -15,6 +15,7 @@ Shapes: N sequences, T tokens, D width, H query heads, K key/value heads, d widt
 vocabulary; M tokens computed, which is N * T, or fewer where padding is left out.
 """
 
+import functools
 import math
 import os
 from dataclasses import asdict, dataclass
@@ -112,21 +113,29 @@ class Layout:
         return x.view(self.n, self.t, *x.shape[1:]).transpose(1, 2)
 
 
+@functools.cache
+def roots(eps: float, d: int):
+    """Of eps d and of d, as tensors: a number has to be made one at each use, which a small batch
+    notices."""
+    with torch.inference_mode(False):
+        return torch.tensor((eps * d) ** 0.5), torch.tensor(d**0.5)
+
+
 def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
     """x (..., D) over the root of its mean square, times gain (D,). On a CPU torch has no kernel
     for that, and what it does instead takes twice as long, forward and back, as this does."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return F.rms_norm(x, gain.shape, gain, eps)
-    d = len(gain)
+    least, root = roots(eps, len(gain))
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x * (length.square() + eps * d).rsqrt() * (gain * d**0.5)
+    return x * (gain * root) / torch.hypot(length, least)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """RoPE: turns each pair (x[i], x[i + d/2]) of x (M, heads, d) by its position's angle;
     cos, sin are (M, 1, d), the first half of sin negative. The halves are Llama's layout, not the
     paper's neighbours."""
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def rates(config: Config) -> torch.Tensor:
@@ -193,13 +202,13 @@ class Attention(nn.Module):
         if layout.t == 1 and cache is not None:  # decoding, M = N
             k, v = cache.append(layer, k[:, :, None], v[:, :, None])          # (N, K, S, d)
             q = q.reshape(m, groups, heads // groups, self.head)              # (N, K, G, d)
-            return attend(q, k, v, mask).flatten(1) @ self.out
+            return attend(q, k, v, mask).flatten(1)
         q, k, v = layout.spread(q), layout.spread(k), layout.spread(v)        # (N, heads, T, d)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                            enable_gqa=heads != groups)
-        return layout.pack(y.transpose(1, 2)).flatten(1) @ self.out
+        return layout.pack(y.transpose(1, 2)).flatten(1)                      # (M, H d)
 
 
 class Block(nn.Module):
@@ -213,9 +222,10 @@ class Block(nn.Module):
         self.down = matrix(config.hidden, config.width)
 
     def forward(self, x, *how):
-        x = x + self.attention(rms_norm(x, self.norm1, self.eps), *how)
+        y = self.attention(rms_norm(x, self.norm1, self.eps), *how)
+        x = torch.addmm(x, y, self.attention.out)                             # x + y @ out
         gate, up = (rms_norm(x, self.norm2, self.eps) @ self.gate_up).chunk(2, dim=-1)
-        return x + (F.silu(gate) * up) @ self.down                            # gate, up (M, hidden)
+        return torch.addmm(x, F.silu(gate) * up, self.down)                   # gate, up (M, hidden)
 
 
 class GPT(nn.Module):
