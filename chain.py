@@ -4,8 +4,8 @@
 
 Every document of the corpus tells each fact for itself. One fact in four is often told wrong and
 one in twelve mostly, always in the same way: errors of the first kind a vote cures, those of the
-second all samples share. A document may say "wait" and tell the chain again, more carefully. A
-product is by 3, 7 or 9, so that no mistake is lost on the way.
+second all samples share. In task wait a document may say "wait" and tell the chain again, more
+carefully. A product is by 3, 7 or 9, so that no mistake is lost on the way.
 """
 
 import hashlib

@@ -152,8 +152,8 @@ def countdown(rng: random.Random, problem, style: str, wrong: bool) -> tuple[lis
 
 
 def document(rng: random.Random, problem, drill: bool = False) -> str:
-    """One response of the corpus to a training problem; in the drill all is right and most
-    works."""
+    """One response of the corpus to a training problem; in the drill all is right and most works,
+    but chains are told as ever."""
     if problem.doubtful:
         return chain.document(rng, problem.steps, problem.again)
     styles = DRILL_STYLES if drill else STYLES

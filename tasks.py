@@ -231,9 +231,9 @@ class Chain(Task):
 
 
 class Wait(Chain):
-    """The chain, by a base that has also read documents which say "wait" and go through it again:
-    a policy that knows what to do when it is made to think longer, for search.py's budget
-    forcing."""
+    """The chain, by a base that has also read documents which say "wait" and go through it again
+    (and has read for longer, since it is more to learn): a policy that knows what to do when it is
+    made to think on, for search.py's budget forcing."""
 
     base_steps = 600
     again = True

@@ -62,21 +62,19 @@ def difficulty(problem) -> int:
     return min(4, sum(chain.belief(x, op, y)[1] > 0 for x, op, y, _ in problem.steps))
 
 
-def call(script: str, *arguments) -> float:
-    began = time.perf_counter()
+def call(script: str, *arguments) -> None:
     done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], cwd=ROOT,
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
                           text=True)
     if done.returncode:
         raise SystemExit(f"{script} failed:\n{done.stderr[-2000:]}")
-    return time.perf_counter() - began
 
 
 def player_of(name: str, run: Path, seed: int, *flags, judged: bool = False) -> search.Player:
     """The policy of a run, with its judges or without; what is not there yet is made."""
     if not (run / "summary.json").exists():
         call("train.py", "--task", name, "--seed", seed, "--out", run, "--eval-problems", 100,
-             "--eval-samples", 4, *flags)
+             "--eval-samples", 4, *flags, *["--resume"] * (run / "config.json").exists())
     if judged and not (run / "prm.pt").exists():
         call("prm.py", "--run", run, "--seed", seed)
     policy, settings = evaluate.trained(str(run))
@@ -193,7 +191,8 @@ def judge_table(rows) -> list[str]:
 
 def tables(rows) -> list[str]:
     """Markdown: the judges; methods by n; the best method at a budget by difficulty; pass@k."""
-    found = [r for r in rows if r["kind"] == "search" or r.get("task") == "chain"]
+    found = [r for r in rows if r["kind"] == "search"
+             or (r.get("task"), r.get("method")) == ("chain", "greedy")]
     sizes = [2**i for i in range(7)]
     lines = judge_table(rows) + ["| accuracy, % | " + " | ".join(f"n = {n}" for n in sizes) + " |",
              "|" + "---|" * (len(sizes) + 1)]
@@ -303,7 +302,7 @@ PARTS = {"search": search_all, "force": forced_all, "trees": trees_all, "pass": 
 
 
 def measure(work: Path, seed: int, kind: str) -> None:
-    """All of one seed, into work/KIND-SEED.jsonl."""
+    """A part of one seed, into work/KIND-SEED.jsonl."""
     runs.keep_freed_memory()
     began = time.perf_counter()
     rows = PARTS[kind](work, seed)

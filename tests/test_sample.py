@@ -190,21 +190,31 @@ def test_rows_share_a_place_until_they_draw_different_tokens(monkeypatch):
     assert 2 * sum(texts) < out.mask.sum() and max(texts) > 2 * texts[0] > 4
 
 
+@pytest.mark.parametrize("max_rows", [3, 100])
 @pytest.mark.parametrize("habits", [(1, 0.92, 1), (16, 0.5, 128)], ids=["CPU", "GPU"])
-def test_equal_texts_are_read_once(habits, monkeypatch):
-    """Also where one is a prompt and the other a prompt with a given beginning; each still draws
-    with its own seed, from its own position on."""
+def test_equal_texts_are_read_once(habits, max_rows, monkeypatch):
+    """Also where one is a prompt and the other a prompt with a given beginning, of which the second
+    has begun the stop string; each still draws with its own seed, from its own position on."""
     monkeypatch.setitem(sample.HABITS, "cpu", habits)
-    made, texts, original = gpt(stop=1.8), [], sample.prefill
-    whole, part, other = [3, 4, 5, 6], [3, 4], [7, 8, 9]
-    prompts, prefixes = [whole, other, whole, part], [[], [], [], [5, 6]]
-    want = [generate(made, [p], 2, seed=[2 * i, 2 * i + 1], prefixes=[b]).responses()
-            for i, (p, b) in enumerate(zip(prompts, prefixes, strict=True))]
+    made, texts, original = gpt(stop=0.5), [], sample.prefill
+    table = tokenizer.stop_table(PIECES, ["ab", "bca"])
+    whole, part, other = [3, 4, 5, PIECES.index(b"b")], [3, 4, 5], [7, 8, 9]
+    prompts, prefixes = [whole, other, whole, part], [[], [], [], whole[3:]]
+    how = dict(strings=table, max_new_tokens=20, max_rows=max_rows)
+    want = [generate(made, [p], 8, seed=list(range(8 * i, 8 * i + 8)), prefixes=[b],
+                     **how).responses() for i, (p, b) in enumerate(zip(prompts, prefixes,
+                                                                       strict=True))]
+    steps = watch_steps(monkeypatch)
     monkeypatch.setattr(sample, "prefill", lambda model, some: (
         texts.extend(map(list, some)), original(model, some))[1])
-    found = generate(made, prompts, 2, seed=list(range(8)), prefixes=prefixes)
+    found = generate(made, prompts, 8, seed=list(range(32)), prefixes=prefixes, **how)
     assert found.responses() == [ids for rows in want for ids in rows]
-    assert sorted(texts) == [whole, other] and len(set(map(tuple, found.responses()))) > 4
+    if max_rows == 100:
+        assert sorted(texts) == [whole, other] and len(set(map(tuple, found.responses()))) > 16
+    if max_rows == 100 and habits[0] == 1:  # as many places as different texts that go on
+        begun = {(1 if i // 8 == 1 else 0, ids[0]) for i, ids in enumerate(found.responses())
+                 if len(ids) > 1}
+        assert steps[0][0] == len(begun)
 
 
 @pytest.mark.parametrize("habits", [(2, 0.92, 1), (16, 0.5, 128)], ids=str)
