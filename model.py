@@ -117,7 +117,7 @@ class Layout:
 def roots(eps: float, d: int):
     """Of eps d and of d, as tensors: a number has to be made one at each use, which a small batch
     notices."""
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # sampling may ask first, and training wants them too
         return torch.tensor((eps * d) ** 0.5), torch.tensor(d**0.5)
 
 

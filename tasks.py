@@ -219,11 +219,11 @@ class Chain(Task):
     base_steps = 250
     gate = 0.0             # it is meant to be bad
     lengths = {1: (1, 5), 2: (6, 8), 3: (9, 12)}
-    again = False
+    again, longest = False, 96
 
     def __init__(self, level=2, path="", eval_path=""):
         super().__init__(level)
-        self.max_new_tokens = 96
+        self.max_new_tokens = self.longest
 
     def propose(self, rng, held_out):
         text, steps = chain.draw(rng, *self.lengths[self.level])
@@ -236,11 +236,7 @@ class Wait(Chain):
     made to think on, for search.py's budget forcing."""
 
     base_steps = 600
-    again = True
-
-    def __init__(self, level=2, path="", eval_path=""):
-        super().__init__(level)
-        self.max_new_tokens = 320
+    again, longest = True, 320
 
 
 class Code(Task):
