@@ -177,6 +177,12 @@ def matrix(rows: int, columns: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(rows, columns))
 
 
+def add_product(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x + y @ weight, in one step where it has the same precision; under autocast the product is in
+    bfloat16, and x, the residual stream, stays in fp32."""
+    return torch.addmm(x, y, weight) if x.dtype == y.dtype else x + y @ weight
+
+
 class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
@@ -206,8 +212,13 @@ class Attention(nn.Module):
         q, k, v = layout.spread(q), layout.spread(k), layout.spread(v)        # (N, heads, T, d)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
-                                           enable_gqa=heads != groups)
+        if mask is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != groups)
+        else:  # with enable_gqa too it may be a slow kernel on CUDA, so shared heads are rows
+            q = q.reshape(len(q), groups, -1, self.head)                      # (N, K, G T, d)
+            mask = mask.expand(-1, -1, layout.t, -1).repeat(1, 1, heads // groups, 1)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(
+                layout.n, heads, layout.t, self.head)
         return layout.pack(y.transpose(1, 2)).flatten(1)                      # (M, H d)
 
 
@@ -223,9 +234,9 @@ class Block(nn.Module):
 
     def forward(self, x, *how):
         y = self.attention(rms_norm(x, self.norm1, self.eps), *how)
-        x = torch.addmm(x, y, self.attention.out)                             # x + y @ out
+        x = add_product(x, y, self.attention.out)
         gate, up = (rms_norm(x, self.norm2, self.eps) @ self.gate_up).chunk(2, dim=-1)
-        return torch.addmm(x, F.silu(gate) * up, self.down)                   # gate, up (M, hidden)
+        return add_product(x, F.silu(gate) * up, self.down)                   # gate, up (M, hidden)
 
 
 class GPT(nn.Module):

@@ -14,6 +14,7 @@ bench/fetch_smollm2.py writes. Each writes its section of bench/RESULTS.md. `--d
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import model as gpt  # noqa: E402
 import ppo  # noqa: E402
 import sample  # noqa: E402
+import tokenizer  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, heading, write  # noqa: E402
 from bench.step import update_flop  # noqa: E402
@@ -89,6 +91,14 @@ def checks(device) -> list[str]:
     line("rows end at many lengths", len(set(lengths)) > 20, f"{min(lengths)} to {max(lengths)}")
     few = sample.generate(policy, prompts, 8, 150, seed=3, max_rows=40, **how)
     line("few places, retired and refilled", few.responses() == first.responses())
+    letters = [bytes([97 + token]) for token in range(30)]  # as if each token were a letter
+    table = tokenizer.stop_table(letters, ["ab", "cad", "e"]).to(device)
+    for _ in range(2):  # the second time all are graphs, which hold the automaton
+        cut = sample.generate(policy, prompts, 8, 150, seed=3, strings=table, **how).responses()
+    texts = [b"".join(letters[token] for token in ids) for ids in first.responses()]
+    ends = [re.search(b"ab|cad|e|$", text).end() for text in texts]
+    line("stop strings", cut == [ids[:n] for ids, n in zip(first.responses(), ends, strict=True)],
+         f"{sum(n < len(ids) for ids, n in zip(first.responses(), ends, strict=True))} rows cut")
     with torch.no_grad():
         off = (policy.logp(first.tokens, first.mask) - first.logp).abs()
     line("fp32 log-probs are the trainer's to 1e-4", off.max() < 1e-4, f"at most {off.max():.1e}")

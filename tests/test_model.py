@@ -280,6 +280,21 @@ def test_other_precision_leaves_the_angles_alone():
     assert (found - want).abs().mean() < 0.05 * want.abs().mean()
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_under_autocast_the_residual_stream_stays_in_fp32(checkpointing):
+    """Else each block would round it to 8 bits; products are rounded, so results are only near."""
+    made, ids, streams, products = gpt(), tokens(), [], []
+    made.checkpointing = checkpointing
+    for block in made.blocks:
+        block.register_forward_hook(lambda _, __, x: streams.append(x.dtype))
+        block.attention.register_forward_hook(lambda _, __, y: products.append(y.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = made(ids)
+    assert set(streams) == {torch.float32} == {found.dtype} and set(products) == {torch.bfloat16}
+    want = made(ids)
+    assert 1e-5 < (found - want).abs().max() < 0.05 * want.abs().max()
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_by_parts_and_checkpointed_blocks_are_the_same(monkeypatch, temperature):
     made, ids, mask = gpt(), tokens(3, 12), torch.ones(3, 12)

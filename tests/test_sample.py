@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import draw
 import model
@@ -223,6 +225,38 @@ def test_where_nobody_looks_each_row_has_its_own_place(habits, monkeypatch):
     steps = watch_steps(monkeypatch)
     generate(gpt(), group_size=8)
     assert steps and all(a == b for a, b in steps)
+
+
+class Unasked(TorchDispatchMode):
+    """For a device that holds no data, where reading a number is an error: and so is bringing one
+    from the host."""
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        out = op(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+        assert {x.device.type for x in tensors} <= {"meta"}, op
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", [{}, {"qkv_bias": True}, {"qk_norm": True}], ids=str)
+@pytest.mark.parametrize("how", [(1.0, 0, 1.0), (0, 0, 1.0), (0.7, 5, 0.9)], ids=str)
+def test_a_step_of_a_gpu_asks_nothing_of_the_host(how, kind, dtype, monkeypatch):
+    """Else no CUDA graph could be made of it. The device "meta" stands in for one."""
+    monkeypatch.setitem(sample.HABITS, "meta", sample.HABITS["cuda"])
+    monkeypatch.setattr(places, "free_memory", lambda device: 10**9)
+    with torch.device("meta"):
+        made = model.GPT(model.Config(30, layers=2, width=32, heads=4, kv_heads=2, hidden=48,
+                                      **kind)).cast(dtype)
+        table = tokenizer.stop_table([bytes([97 + i]) for i in range(30)], ["ab"]).to("meta")
+    with torch.inference_mode():
+        batch = places.places_for(made, 16, 256, 20)
+        batch.begin([STOP], table, 20, 8)
+        with Unasked():
+            for size in (16, 4):
+                sample.step(made, batch, size, size, how)
+        with pytest.raises(RuntimeError):
+            batch.living()
 
 
 def test_equal_rows_have_equal_log_probs_to_the_last_bit():
