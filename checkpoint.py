@@ -16,7 +16,6 @@ weights, several files when writing.
 
 import argparse
 import json
-import pickle
 import sys
 from dataclasses import replace
 from functools import partial
@@ -313,7 +312,7 @@ def main(argv=None) -> int:
             raise ValueError(f"{args.run} has no checkpoint.pt; train.py makes one")
         try:
             policy = gpt.from_state(gpt.load(path))
-        except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError) as error:
+        except (RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no run's checkpoint ({type(error).__name__})") from None
         save_pretrained(policy, args.out)
     except (ValueError, OSError) as error:

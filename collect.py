@@ -180,8 +180,8 @@ def batch_metrics(batch) -> dict:
     if batch.values is not None:
         returns = batch.rewards[:, None] * batch.mask
         return {"explained_variance": ppo.explained_variance(batch.values, returns, batch.mask)}
-    moved = batch.group[batch.advantages.abs().amax(1) > 0]
-    return {"groups_with_gradient": len(moved.unique()) / max(1, len(batch.group.unique()))}
+    moved, groups = batch.group[batch.advantages.abs().amax(1) > 0], len(batch.group.unique())
+    return {"groups": groups, "groups_with_gradient": len(moved.unique()) / max(1, groups)}
 
 
 def kl_to_reference(reference, batch, options, rows: int = 64) -> float:

@@ -3,7 +3,7 @@
     Clip-Higher       clip_high > clip_low: an unlikely token may grow further before it is cut off,
                       so that entropy lasts longer (0.2 and 0.28)
     Dynamic Sampling  groups that are all right or all wrong have no gradient: they are dropped, and
-                      sampling goes on until the batch is full
+                      sampling goes on until the batch is full (or max_attempts times)
     Token-Level loss  every token of the update weighs the same, so a long answer weighs more
     Overlong Shaping  reward -= min(1, max(0, length - (limit - zone)) / zone): near the limit it
                       hurts gradually; or truncated answers are left out of the loss

@@ -38,13 +38,14 @@ def checks_itself(text: str) -> bool:
     return bool(SELF_CHECK.search(before_answer(text)))
 
 
-def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96):
+def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96, **more):
     """Samples group_size responses to each problem: the Rollout, and its texts without the end
-    mark. Of several processes each samples its share, and all get the whole."""
+    mark. Of several processes each samples its share, and all get the whole. `more` goes to
+    sample.generate."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
     sampling = generate if parallel.world() == 1 else generate_shared
     rollout = sampling(policy, prompts, group_size, max_new_tokens, temperature, seed,
-                       **ending(policy))
+                       **ending(policy), **more)
     return rollout, [tokenizer.text_of(ids) for ids in rollout.responses()]
 
 
@@ -175,12 +176,30 @@ def step_metrics(step, rollouts, rewards, texts, group_size) -> dict:
 
 def trained(run: str) -> tuple[gpt.GPT, dict]:
     """The policy of a run's folder and the settings it was trained with; from then on the process
-    speaks its tokens. Raises ValueError where there is none."""
+    speaks its tokens. Raises ValueError where there is none, OSError where it cannot be read."""
     path = Path(run) / "checkpoint.pt"
     if not path.exists():
         raise ValueError(f"{run} has no checkpoint.pt; train.py makes one")
+    try:
+        settings = json.loads((Path(run) / "config.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{Path(run) / 'config.json'} is no JSON: {error}") from None
     tokenizer.use_of(run)
-    return gpt.from_state(gpt.load(path)), json.loads((path.parent / "config.json").read_text())
+    return gpt.from_state(gpt.load(path)), settings
+
+
+def task_of(settings: dict) -> tasks.Task:
+    """The task that a run was trained on."""
+    return tasks.TASKS[settings["task"]](settings["level"], settings["data"], settings["eval_data"])
+
+
+def problems_of(path: str, settings: dict) -> list[tasks.Problem]:
+    """The problems of a JSONL file, for a policy with these settings. Raises ValueError where it
+    does not answer with numbers."""
+    if settings["task"] in ("countdown", "code"):
+        raise ValueError(f"--problems scores numbers, and a run of --task {settings['task']} "
+                         "answers with something else")
+    return tasks.read_jsonl(path)
 
 
 def main(argv=None) -> int:
@@ -191,6 +210,9 @@ def main(argv=None) -> int:
     parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
     parser.add_argument("--problems", help="JSONL of question and answer: prints one JSON line")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--top-k", type=int, default=0, help="the likeliest tokens alone; 0: all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="the fewest tokens that hold this "
+                        "share of the probability")
     parser.add_argument("--max-new-tokens", type=int, help="default: as in training")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -198,21 +220,21 @@ def main(argv=None) -> int:
         if (args.question is None) == (args.problems is None):
             raise ValueError("give either a question or --problems FILE")
         policy, settings = trained(args.run)
-        longest = args.max_new_tokens or settings["max_new_tokens"]
-        if args.problems and settings["task"] == "countdown":
-            raise ValueError("--problems scores numbers; a countdown run answers with expressions")
+        longest, how = settings["max_new_tokens"], dict(top_k=args.top_k, top_p=args.top_p)
+        if args.max_new_tokens is not None:
+            longest = args.max_new_tokens
         if args.question is not None:
             def show(token):
                 if token not in tokenizer.STOPS:
                     text = tokenizer.decode_bytes([token]).decode("utf-8", "replace")
                     print(text, end="", flush=True)
             generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
-                     args.seed, on_token=show, **ending(policy))
+                     args.seed, on_token=show, **ending(policy), **how)
             print()
             return 0
-        problems = tasks.read_jsonl(args.problems)
-        rollout, texts = respond(policy, problems, 1, args.temperature, args.seed, longest)
-    except ValueError as error:
+        problems = problems_of(args.problems, settings)
+        rollout, texts = respond(policy, problems, 1, args.temperature, args.seed, longest, **how)
+    except (ValueError, OSError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2
     result = share(verify.number_correct(p, t) for p, t in zip(problems, texts, strict=True))

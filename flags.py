@@ -34,7 +34,6 @@ ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
     "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4, lr=8e-4)),
 }
 PRETRAINED_LR = 1e-5  # a pretrained model is spoiled by a rate that a tiny one needs
-GROUPED = set(ALGORITHMS) - {"ppo"}
 
 
 def flag(default, help, **more):
@@ -81,7 +80,8 @@ class Options:
     max_new_tokens: int = flag(0, "longest answer (default: the task's)")
     lr: float = flag(4e-4, "learning rate; try 1e-4 and 2e-3, with --init a hundredth")
     minibatches: int = flag(4, "optimizer steps per epoch over a step's answers")
-    epochs: int = flag(1, "passes over a step's answers; the clip matters from the second on")
+    epochs: int = flag(1, "passes over a step's answers; the clip matters from the second "
+                       "update on")
     clip_low: float = flag(0.2, "how far below 1 the ratio is trusted")
     clip_high: float = flag(0.2, "how far above 1; DAPO's Clip-Higher is 0.28")
     dual_clip: float = flag(0.0, "bound on the loss of a bad token grown likelier (3); 0: none")
@@ -126,12 +126,17 @@ class Options:
 
 
 def parse(argv) -> tuple[Options, bool]:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    # no abbreviations: `--alg dapo` would pass by what looks for --algo below
+    parser = argparse.ArgumentParser(
+        "train.py", allow_abbrev=False, usage="%(prog)s [--FLAG VALUE ...]; --help lists the flags",
+        description="Takes a model from nothing, or a pretrained one, to one that reasons, by "
+                    "reward alone.")
     for f in fields(Options):
         how = dict(f.metadata)
         if only := how.pop("only", ""):
             how["help"] += f" ({only} alone)"
+        if "default" not in how["help"]:
+            how["help"] += " (default: %(default)s)"
         if isinstance(f.default, bool):
             how["action"] = argparse.BooleanOptionalAction
         else:
@@ -195,7 +200,7 @@ def validate_init(options: Options, task) -> None:
 def validate_algorithm(options: Options) -> None:
     """That the algorithm's flags fit it and each other."""
     algo, answers = options.algo, options.prompts * options.group_size
-    if algo in GROUPED and options.group_size < 2:
+    if algo != "ppo" and options.group_size < 2:
         raise UserError(f"--group-size {options.group_size}: a group needs at least 2 answers, "
                         "since each is compared with the others")
     for f in fields(Options):

@@ -18,6 +18,7 @@ vocabulary; M tokens computed, which is N * T, or fewer where padding is left ou
 import functools
 import math
 import os
+import pickle
 from dataclasses import asdict, dataclass
 
 import torch
@@ -370,8 +371,13 @@ def save(path, state: dict) -> None:
 
 
 def load(path, device="cpu") -> dict:
-    """Reads a checkpoint; `weights_only` means that nothing in it can run as code."""
-    return torch.load(path, map_location=device, weights_only=True)
+    """Reads a checkpoint; `weights_only` means that nothing in it can run as code. Raises OSError
+    where it cannot be read."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise OSError(f"{path} is no checkpoint, or a damaged one "
+                      f"({type(error).__name__})") from None
 
 
 def from_state(state: dict, device="cpu") -> GPT:

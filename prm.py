@@ -41,7 +41,7 @@ import runs
 import tasks
 import tokenizer
 from sample import generate
-from sft import Muon, padded
+from sft import muon_and_adam, padded
 
 FLOOR = -20.0  # keeps one token from being everything; at -6 too many had no gradient
 NEWLINE, THINK_END = tokenizer.encode("\n")[0], tokenizer.encode("</think>")[0]
@@ -165,10 +165,7 @@ def train(judge, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens: 
                 size = 0
             plan[-1].append(i)
             size += lengths[i]
-    matrices = [p for p in judge.trunk.blocks.parameters() if p.dim() == 2]
-    others = [p for p in judge.parameters() if all(p is not m for m in matrices)]
-    optimizers = [Muon(matrices, lr=lr), torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98),
-                                                           weight_decay=0.0)]
+    optimizers = muon_and_adam(judge, judge.trunk.blocks, lr, lr)
     for step, part in enumerate(plan):
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -188,7 +185,6 @@ def teach(policy, solutions: list[Solution], epochs: int, seed: int = 0, outcome
     ends = [step_ends(s.ids)[-1:] if outcome else step_ends(s.ids) for s in solutions]
     labels = [[s.correct] if outcome else s.soft() for s in solutions]
     judge = Judge(policy)
-    judge.trunk.requires_grad_(True)
     train(judge, pairs, ends, labels, epochs, seed)
     return judge.requires_grad_(False)
 
@@ -213,7 +209,7 @@ def auc(scores: list[float], truths: list[bool]) -> float | None:
     """The chance that a true one is scored above a false one, ties counting half (the area under
     the ROC curve); None where there is but one kind."""
     x, true = torch.tensor(scores, dtype=torch.float64), torch.tensor(truths, dtype=torch.bool)
-    wins, n = 0.0, int(true.sum()) * int((~true).sum())
+    n = int(true.sum()) * int((~true).sum())
     if not n:
         return None
     _, place, count = x.unique(return_inverse=True, return_counts=True)
@@ -310,8 +306,7 @@ def main(argv=None) -> int:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         policy, settings = evaluate.trained(args.run)
         tokenizer.need_toy(args.run)
-        task = tasks.TASKS[settings["task"]](settings["level"], settings["data"],
-                                             settings["eval_data"])
+        task = evaluate.task_of(settings)
         result = make(args, policy, task, settings["max_new_tokens"])
     except (ValueError, OSError) as error:
         print(f"prm.py: {error}", file=sys.stderr)

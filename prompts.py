@@ -56,6 +56,8 @@ def examples(task, n: int) -> list[tuple[str, str]]:
 def ends_of(folder) -> list[int]:
     """The tokens that end a text, by config.json and generation_config.json of a model's folder.
     Raises ValueError where none is named."""
+    if not Path(folder).is_dir():
+        raise ValueError("there is no such folder, of a model with a config.json")
     ends = []
     for name in ("generation_config.json", "config.json"):
         path = Path(folder) / name

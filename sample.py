@@ -16,6 +16,7 @@ window, and the host asks only now and then who has ended; so there each row has
 from the beginning. Left out on purpose: paged caches, speculative decoding, several GPUs.
 """
 
+import math
 import sys
 from dataclasses import dataclass, fields
 
@@ -162,8 +163,9 @@ def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int
 def check(config, prompts, group_size, max_new_tokens, temperature, top_k, top_p) -> None:
     if not prompts or not all(prompts):
         raise ValueError("there is nothing to sample from: no prompts, or an empty one")
-    if group_size < 1 or max_new_tokens < 1 or temperature < 0:
-        raise ValueError("group_size and max_new_tokens must be at least 1, temperature at least 0")
+    if group_size < 1 or max_new_tokens < 1 or not 0 <= temperature < math.inf:
+        raise ValueError("group_size and max_new_tokens must be at least 1, temperature a number "
+                         "from 0 on")
     if top_k < 0 or not 0 < top_p <= 1:
         raise ValueError("top_k must be at least 0 and top_p above 0 and at most 1")
     longest = max(map(len, prompts))

@@ -8,7 +8,7 @@ spent. Equal answers are grouped by value, not by string, so 1/2 and 0.5 vote to
     orm         the best of n for the outcome reward model
     prm         the best of n for the process reward model by its least step; prm-product, prm-last
     weighted    the answer whose samples have the largest sum of scores; weighted-orm
-    beam        beams grow step by step; the best quarter of n goes on, each n fold (2408.03314)
+    beam        beams grow step by step; the best quarter of n goes on, each four fold (2408.03314)
     lookahead   the same, but a beam is judged after one more greedy step
     dvts        diverse verifier tree search: each of the kept is the best of its own subtree
     verifier    right if any of n is: the bound of all that choose among n. It needs the truth, so
@@ -38,7 +38,6 @@ import torch
 import answers
 import evaluate
 import prm
-import tasks
 import tokenizer
 import verify
 from sample import generate, mix
@@ -358,9 +357,8 @@ def main(argv=None) -> int:
                              "not negative")
         policy, settings = evaluate.trained(args.run)
         tokenizer.need_toy(args.run)
-        task = tasks.TASKS[settings["task"]](settings["level"], settings["data"],
-                                             settings["eval_data"])
-        problems = (tasks.read_jsonl(args.problems) if args.problems
+        task = evaluate.task_of(settings)
+        problems = (evaluate.problems_of(args.problems, settings) if args.problems
                     else task.held_out(args.count))
         judges = prm.load(args.run, policy) if (Path(args.run) / "prm.pt").exists() else {}
         player = Player(policy, settings["max_new_tokens"], args.temperature, judges,

@@ -6,7 +6,7 @@ show short working, some long; some check themselves, go wrong, notice and corre
 wrong; some break the form. What RL will need is in there, but is not what the model prefers, as in
 the base of R1-Zero.
 
-    loss = -mean over the tokens of the documents of log p(token | what came before)
+    loss = -mean over the tokens of the responses of log p(token | what came before)
 
 The recipe is one Muon step (2502.16982; Adam for embedding and norms) a batch of mixed documents,
 cut into micro-batches of like length so that little is padding. Left out on purpose: packing,
@@ -193,7 +193,7 @@ def documents(task, easier, rng: random.Random, drill: bool = False):
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrix is made orthogonal before it is applied (2502.16982), so that all of
     its directions move alike; twice as fast here as Adam. torch.optim.Muon multiplies in bfloat16,
-    which on a CPU takes 60 times as long."""
+    which on a CPU takes some forty times as long."""
 
     def __init__(self, parameters, lr: float, momentum: float = 0.95):
         super().__init__(parameters, dict(lr=lr, momentum=momentum))
@@ -206,6 +206,14 @@ class Muon(torch.optim.Optimizer):
                 mean.lerp_(p.grad, 1 - group["momentum"])
                 ahead = p.grad.lerp(mean, group["momentum"])  # Nesterov
                 p.add_(orthogonal(ahead), alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+
+
+def muon_and_adam(model, blocks, lr: float, other_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of a model's blocks, and Adam for all else."""
+    matrices = [p for p in blocks.parameters() if p.dim() == 2]
+    others = [p for p in model.parameters() if all(p is not m for m in matrices)]
+    return [Muon(matrices, lr=lr),
+            torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 def orthogonal(matrix):
@@ -225,12 +233,8 @@ def train(model: GPT, task, steps: int, seed: int, progress=lambda loss: None) -
     The first part of the steps sees clean drill, the rest the corpus as it is. progress(loss) is
     called each step, loss in nats a token."""
     rng, device = random.Random(f"corpus {seed}"), model.embedding.weight.device
-    easier = task.easier()
-    matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
-    others = [p for p in model.parameters() if all(p is not m for m in matrices)]
-    optimizers = [Muon(matrices, lr=0.01),
-                  torch.optim.AdamW(others, lr=0.003, betas=(0.9, 0.98), weight_decay=0.0)]
-    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    easier, rates = task.easier(), (0.01, 0.003)
+    optimizers = muon_and_adam(model, model.blocks, *rates)
     for step in range(steps):
         done = step / steps
         scale = min(1.0, (step + 1) / 20) * min(1.0, (1 - done) / 0.4)

@@ -3,7 +3,7 @@
 Whether a problem is for training or held out is decided by a hash of the problem itself, so that no
 seed, level or order can ever bring the two together:
 
-    held out  <=>  blake2b(key(problem)) mod 10 = 0
+    held out  <=>  first byte of blake2b(key(problem)) mod 10 = 0
 
 `steps` of a problem (how it is solved) is for the base model's corpus alone; reinforcement learning
 sees the question and the verdict. Left out on purpose: answers that no program can check.
@@ -335,6 +335,8 @@ def mixed(task: Task, levels: str) -> Task:
     Raises ValueError for what are no levels of it."""
     if not levels:
         return task
+    if isinstance(task, File) or not re.fullmatch(r"[0-9](,[0-9])*", levels):
+        raise ValueError(f"--train-levels {levels}: levels look like 1,2,4, and a file has none")
     try:
         parts = [type(task)(int(level)) for level in levels.split(",")]
     except ValueError as error:

@@ -239,6 +239,8 @@ def reward(correct, problem, text: str, kind: str = "correct", coin: float = 0.0
     return Reward(total, parts)
 
 
+# --- for a reward of your own: nothing that train.py pays uses these
+
 def language_share(text: str, words=None, script: str = "LATIN") -> float:
     """The share of a text's words that are in the target language (DeepSeek-R1, section 2.3.2): of
     the given set of words, or else written in the script alone. 1.0 for no words."""
@@ -276,6 +278,8 @@ def overlong(length: int, longest: int, zone: int) -> float:
     return -min(1.0, max(0.0, (length - (longest - zone)) / zone))
 
 
+# --- shares and their uncertainty
+
 def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95% Wilson score interval of a share of n independent trials: unlike p +- z*s it is
     honest near 0 and 1. (0, 1) when n is 0."""
@@ -306,13 +310,21 @@ def main(argv=None) -> int:
     parser.add_argument("file", help='JSONL of {"gold": ..., "pred": ...}: pred an answer or text')
     args = parser.parse_args(argv)
     names = {True: "right", False: "wrong", None: "cannot tell"}
+    number = 0
     try:
         with open(args.file, encoding="utf-8") as file:
-            for row in map(json.loads, filter(str.strip, file)):
-                gold, pred = str(row["gold"]), str(row["pred"])
-                print(names[verdict(gold, answer_of(pred) or pred)])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"verify.py: {args.file}: {error!r}", file=sys.stderr)
+            for line in file:
+                number += 1
+                if line.strip():
+                    row = json.loads(line)
+                    gold, pred = str(row["gold"]), str(row["pred"])
+                    print(names[verdict(gold, answer_of(pred) or pred)])
+    except OSError as error:
+        print(f"verify.py: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"verify.py: {args.file}, line {number}: no object with gold and pred, or a gold "
+              f"that is not understood ({error})", file=sys.stderr)
         return 2
     return 0
 

@@ -162,7 +162,7 @@ def table(groups: dict, seconds: dict) -> list[str]:
     """groups: {name: rows}; a line of the table for each."""
     lines = [HEAD.format(0.8) + " final entropy, nats | mean length | groups with gradient, % "
              "| seconds a step: sample + score + update "
-             "| peak memory, MB | parameters trained |", "|---" * 11 + "|"]
+             "| peak memory, MiB | parameters trained |", "|---" * 11 + "|"]
     for name, rows in groups.items():
         gradient = "no groups" if name == "ppo" else shown(
             [after(r, 0, "groups_with_gradient") for r in rows])

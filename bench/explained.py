@@ -62,7 +62,10 @@ def main():
     parser.add_argument("--run", required=True)
     parser.add_argument("--write", action="store_true", help="into bench/RESULTS.md")
     args = parser.parse_args()
-    policy, settings = evaluate.trained(args.run)
+    try:
+        policy, settings = evaluate.trained(args.run)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     task = tasks.Arithmetic(settings["level"])
     problems = task.draw(random.Random(5), PROBLEMS)
     rollout, texts = evaluate.respond(policy, problems, ANSWERS, 1.0, 1, settings["max_new_tokens"])

@@ -44,6 +44,8 @@ def main():
     parser.add_argument("--out", default="bench/learning.png")
     parser.add_argument("--hacking", action="store_true", help="reward against true accuracy")
     args = parser.parse_args()
+    if lacking := [str(run) for run in args.runs if not (run / "metrics.jsonl").exists()]:
+        parser.error(f"no metrics.jsonl in {', '.join(lacking)}")
     if args.hacking:
         return hacking(args.runs, args.out)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)

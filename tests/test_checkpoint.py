@@ -587,7 +587,7 @@ def test_a_run_is_exported(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content, says", [
-    (None, "has no checkpoint.pt"), (b"", "is no run's checkpoint"), (b"x" * 99, "is no run's")])
+    (None, "has no checkpoint.pt"), (b"", "is no checkpoint"), (b"x" * 99, "is no checkpoint")])
 def test_slips_are_one_sentence(tmp_path, capsys, content, says):
     if content is not None:
         (tmp_path / "checkpoint.pt").write_bytes(content)

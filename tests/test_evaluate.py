@@ -1,11 +1,14 @@
 """evaluate.py: what counts as working and as a self-check, shares, and the whole measurement."""
 
+import json
 import types
 
 import pytest
 import torch
 
 import evaluate
+import model as gpt
+import search
 import tasks
 import tokenizer
 import verify
@@ -88,3 +91,83 @@ def test_accuracy_is_also_told_by_kind():
     parts = evaluate.greedy_accuracy(model, task, problems, 3)["by_kind"]
     assert set(parts) == {tasks.SEEN, tasks.NEW}
     assert sum(part["n"] for part in parts.values()) == 30
+
+
+# --- the command line of sample.py
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with a policy that has learned nothing."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    made = GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
+                      hidden=32, tied=False))
+    with torch.no_grad():
+        made.head.weight.mul_(9)
+    gpt.save(folder / "checkpoint.pt", gpt.to_state(made))
+    (folder / "config.json").write_text(json.dumps(
+        dict(task="arithmetic", level=2, data="", eval_data="", max_new_tokens=12)))
+    return folder
+
+
+def asked(capsys, *args):
+    assert evaluate.main(list(map(str, args))) == 0
+    return capsys.readouterr().out
+
+
+def test_a_question_is_answered_as_it_is_written(run, capsys):
+    said = asked(capsys, "--run", run, "1+1=?")
+    assert len(said) > 1 and said == asked(capsys, "--run", run, "1+1=?")
+    drawn = {asked(capsys, "--run", run, "1+1=?", "--temperature", 1, "--seed", s, *more)
+             for s in range(3) for more in ([], ["--top-k", 1], ["--top-p", 1e-6])}
+    assert said in drawn and len(drawn) == 4  # the likeliest token alone is greedy
+    assert asked(capsys, "--run", run, "1+1=?", "--max-new-tokens", 3) in (
+        said[:i] + "\n" for i in range(len(said)))
+
+
+def test_a_file_of_problems_is_scored(run, tmp_path, capsys):
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{i}+1=?", "answer": str(i + 1)}) + "\n"
+                            for i in range(5)))
+    said = json.loads(asked(capsys, "--run", run, "--problems", path))
+    assert said["n"] == 5 and 0 <= said["ci"][0] <= said["accuracy"] <= said["ci"][1] <= 1
+    assert 1 <= said["length"] <= 12
+
+
+@pytest.mark.parametrize("flags, named", [
+    ([], "either"), (["1+1=?", "--problems", "x"], "either"), (["--problems", "no.jsonl"], "no.js"),
+    (["x", "--run", "nowhere"], "nowhere"), (["x", "--temperature", "nan"], "temperature"),
+    (["x", "--max-new-tokens", "0"], "max_new"), (["x", "--max-new-tokens", "-1"], "max_new"),
+    (["x", "--top-p", "2"], "top_p"), (["x", "--top-k", "-1"], "top_k")])
+def test_bad_input_is_one_sentence(run, flags, named, capsys):
+    assert evaluate.main(["--run", str(run), *flags]) == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name, content, named", [
+    ("checkpoint.pt", b"", "is no checkpoint"), ("checkpoint.pt", b"x" * 99, "is no checkpoint"),
+    ("config.json", b"{", "config.json"), ("config.json", None, "config.json")])
+def test_a_damaged_run_is_one_sentence(run, name, content, named, tmp_path, capsys):
+    for path in run.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    assert evaluate.main(["--run", str(tmp_path), "1+1=?"]) == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("task", ["countdown", "code"])
+def test_what_is_no_number_is_not_scored_as_one(run, task, tmp_path, capsys):
+    for path in run.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((run / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"task": task}))
+    path = tmp_path / "some.jsonl"
+    path.write_text('{"question": "1+1=?", "answer": "2"}\n')
+    for main in (evaluate.main, search.main):
+        assert main(["--run", str(tmp_path), "--problems", str(path)]) == 2
+        assert f"--task {task}" in capsys.readouterr().err

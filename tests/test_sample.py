@@ -597,6 +597,7 @@ def test_top_k_and_top_p_keep_the_likeliest_and_renormalise(top_k, top_p, kept):
 @pytest.mark.parametrize("change", [
     dict(prompts=[]), dict(prompts=[[]]), dict(prompts=[[1], []]), dict(prompts=[[1] * 40]),
     dict(prompts=[[30]]), dict(prompts=[[-1]]), dict(temperature=-0.1), dict(group_size=0),
+    dict(temperature=float("nan")), dict(temperature=float("inf")),
     dict(max_new_tokens=0), dict(max_new_tokens=48), dict(top_p=0.0), dict(top_k=-1),
     dict(prefixes=[[1] * 40, [], [], []])], ids=str)
 def test_bad_input_is_a_clear_error(change):

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,13 +294,14 @@ def test_dynamic_sampling_fills_the_batch_with_whole_groups(tmp_path, monkeypatc
         assert counts.tolist() == [4] * 4
         right = batch.correct.view(4, 4).mean(1)
         assert ((right > 0) & (right < 1)).all()
-    assert all(-1 <= line["reward"] <= 1 for line in metrics(tmp_path / "full"))
+    assert all(-1 <= line["reward"] <= 1 and line["groups"] == 4
+               for line in metrics(tmp_path / "full"))
 
 
 def test_dynamic_sampling_gives_up_when_all_are_wrong(tmp_path):
     flags = ["--algo", "dapo", "--reward", "sign", "--max-attempts", "3"]
     assert run(tmp_path / "wrong", *flags) == 0
-    assert all(line["prompts_sampled"] == 6 and "loss" not in line
+    assert all(line["prompts_sampled"] == 6 and line["groups"] == 0 and "loss" not in line
                for line in metrics(tmp_path / "wrong"))
 
 
@@ -384,6 +387,10 @@ BAD = {
     "a target without a KL": (["--kl-target", "0.1"], "--kl-coef"),
     "overlong zone": (["--algo", "dapo", "--overlong-zone", "25"], "--overlong-zone 25"),
     "levels": (["--train-levels", "1,9"], "--train-levels 1,9"),
+    "no levels": (["--train-levels", "1,x"], "--train-levels 1,x: levels look like"),
+    "an abbreviation": (["--alg", "dapo"], "--alg"),
+    "no such algorithm": (["--algo", "nonsense"], "nonsense"),
+    "no such model": (["--init", "nowhere"], "--init nowhere: there is no such folder"),
     "not a clip": (["--clip-high", "nan"], "--clip-high"),
     "top-p": (["--top-p", "0.9"], "whole distribution"),
     "top-k": (["--top-k", "5"], "whole distribution"),
@@ -396,8 +403,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(flags, named, tmp_path, capsy
         code = run(tmp_path / "never", *flags)
     except SystemExit as error:  # argparse
         code = error.code
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert code == 2 and named in said and "Traceback" not in said
+    said = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and named in said[-1] and len(said) <= 2  # argparse's usage is a line
     assert not (tmp_path / "never").exists()
 
 
@@ -412,6 +419,34 @@ def test_bad_data_names_the_line(content, named, tmp_path, capsys):
     data.write_text(content)
     assert run(tmp_path / "never", "--task", "file", "--data", str(data)) == 2
     assert named in capsys.readouterr().err
+
+
+def test_levels_of_a_file_are_refused(tmp_path, capsys):
+    data = tmp_path / "f.jsonl"
+    data.write_text("".join(json.dumps({"question": f"{i}?", "answer": "1"}) + "\n"
+                            for i in range(40)))
+    assert run(tmp_path / "never", "--task", "file", "--data", str(data), "--train-levels",
+               "1,2") == 2
+    assert "a file has none" in capsys.readouterr().err
+
+
+def test_help_says_each_default_once(capsys):
+    for algo, high in (("grpo", "0.2"), ("dapo", "0.28")):
+        with pytest.raises(SystemExit):
+            flags.parse(["--algo", algo, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        parts = re.split(r" (?=--[a-z])", said)
+        assert all(part.count("(default") <= 1 for part in parts) and len(parts) > 50
+        [clip] = [part for part in parts if part.startswith("--clip-high")]
+        assert f"(default: {high})" in clip
+
+
+def test_a_damaged_checkpoint_is_one_sentence(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"x" * 99)
+    assert run(tmp_path / "run", "--resume") == 1
+    said = capsys.readouterr().err
+    assert "checkpoint.pt is no checkpoint" in said and "Traceback" not in said
 
 
 def test_a_folder_of_other_settings_or_without_resume_is_refused(finished, capsys):

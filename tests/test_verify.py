@@ -403,10 +403,12 @@ def test_stats_are_the_measurements_of_the_bench(capfd):
 @pytest.mark.parametrize("content", ["{", "[]", '{"gold": "1"}', '{"gold": "", "pred": "1"}'])
 def test_a_bad_file_is_one_clear_line(content, tmp_path, capsys):
     path = tmp_path / "answers.jsonl"
-    path.write_text(content + "\n")
+    path.write_text('{"gold": "1", "pred": "1"}\n\n' + content + "\n")
     assert verify.main([str(path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and "line 3" in said.err and said.out == "right\n"
     assert verify.main([str(tmp_path / "nothing.jsonl")]) == 2
+    assert "No such file" in capsys.readouterr().err
 
 
 # --- the weak verifier of the lesson on reward hacking
