@@ -27,15 +27,16 @@ from ppo import Batch, mean_of_others, policy_loss, token_rewards
 def group_advantages(rewards, group, scale_by_std: bool = True, leave_one_out: bool = False):
     """Advantages (N,) of rewards (N,), `group` (N,) naming each one's group. A group of equal
     rewards gets exactly 0, and so does a group of one. std is unbiased (ddof 1), eps 1e-6."""
-    zeros = torch.zeros(int(group.max()) + 1, device=rewards.device)
+    given, rewards = rewards.dtype, rewards.double()  # sums are exact then, in whatever order
+    zeros = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
     counts = zeros.index_add(0, group, torch.ones_like(rewards)).clamp(min=1)
     least = zeros.scatter_reduce(0, group, rewards, "amin", include_self=False)
     rewards = rewards - least[group]  # equal rewards are now exactly 0, and so is all that follows
     centred = rewards - (zeros.index_add(0, group, rewards) / counts)[group]
     if scale_by_std:
         std = (zeros.index_add(0, group, centred**2) / (counts - 1).clamp(min=1)).sqrt()
-        return centred / (std[group] + 1e-6)
-    return rewards - mean_of_others(rewards, group) if leave_one_out else centred
+        return (centred / (std[group] + 1e-6)).to(given)
+    return (rewards - mean_of_others(rewards, group) if leave_one_out else centred).to(given)
 
 
 def sequence_log_ratio(logp, old_logp, mask):

@@ -4,9 +4,10 @@ Bytes of a model of P parameters, trained in fp32 and computed in a precision of
 
     weights 4 P, gradients 4 P, Adam's moments 8 P             / processes, with --shard
     reference b P        sampler b P (none where it is the policy itself)
-    casts 2 P / processes in bfloat16: autocast keeps the weights' for the way back
-    critic 16 P (PPO)    cache 2 layers kv_heads head columns b a row, for as many rows as half of
-                         what is free then holds
+    casts 2 P in bfloat16: autocast keeps the weights' for the way back
+    gathered 8 vocabulary width, with --shard: embedding and head are whole during an update
+    critic 16 P (PPO)    cache 2 layers kv_heads head columns b a row; fewer rows are sampled at a
+                         time where all else would not leave so much
     activations of one micro-batch, of one block alone with --gradient-checkpointing; and logits
 
 Left out on purpose: what libraries and fragments take (a tenth is added for them).
@@ -16,6 +17,7 @@ import torch
 
 import model as gpt
 import parallel
+import places
 from places import MOST_ROWS, free_memory
 from runs import UserError, parameters
 
@@ -31,20 +33,24 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
                  + config.heads * config.head + 4 * config.hidden) + 4 * 2 * config.width
     kept = 4 * config.width * config.layers + block if options.gradient_checkpointing \
         else block * config.layers
-    logits = min(gpt.MOST_LOGITS, options.micro_tokens * config.vocab_size)
-    rows = min(MOST_ROWS, options.prompts * options.group_size)
+    most = gpt.MOST_LOGITS[torch.device(options.device or "cpu").type]
+    logits = min(most, options.micro_tokens * config.vocab_size)
+    rows = min(MOST_ROWS, max(options.prompts * options.group_size, options.eval_problems,
+                              options.eval_problems // 5 * options.eval_samples))
     columns = min(config.context, options.max_new_tokens + 128)  # the prompt is a guess
     return {
         "weights": 4 * p // parts, "gradients": 4 * p // parts, "moments": 8 * p // parts,
         "reference": b * p, "sampler": b * p if options.shard or b == 2 else 0,
-        "casts": 2 * p // parts if b == 2 else 0, "critic": 16 * p if own else 0,
+        "casts": 2 * p if b == 2 else 0, "critic": 16 * p if own else 0,
+        "gathered": 8 * config.vocab_size * config.width if options.shard else 0,
         "cache": 2 * config.layers * config.kv_heads * config.head * b * rows * columns,
         "activations": options.micro_tokens * kept, "logits": 3 * 4 * logits,
     }
 
 
 def check(config: gpt.Config, options) -> str:
-    """The plan in words. Raises UserError where it does not fit: the cache alone may be smaller."""
+    """The plan in words; what it leaves is the sampler's. Raises UserError where it does not fit:
+    the cache alone may be smaller."""
     bytes_of = plan(config, options)
     free = free_memory(torch.device(options.device))
     need = 1.1 * (sum(bytes_of.values()) - bytes_of["cache"])
@@ -54,4 +60,5 @@ def check(config: gpt.Config, options) -> str:
     if need > free:
         raise UserError(f"too little memory ({said}): try --gradient-checkpointing, a smaller "
                         "--micro-tokens, --dtype bfloat16, or --shard on several GPUs")
+    places.BUDGET = free - int(need)
     return said

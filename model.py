@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-MOST_LOGITS = 2**25  # that `score` holds at a time, 128 MB; a vocabulary of 150,000 needs it
+MOST_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # that `score` holds at a time: 128 MB, half a GB
+torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for each new shape, and all are new
 SIZES = {  # names for --size
     "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352),
     "small": dict(layers=8, width=384, heads=6, kv_heads=2, hidden=1024),
@@ -304,7 +305,7 @@ class GPT(nn.Module):
         from, or None. `states` are those of the method of that name, where they are at hand."""
         states = self.states(tokens, mask) if states is None else states
         chosen = tokens[:, 1:][mask[:, 1:].bool()]
-        rows = max(1, MOST_LOGITS // self.head.weight.shape[0])
+        rows = max(1, MOST_LOGITS[states.device.type] // self.head.weight.shape[0])
         if len(states) <= rows:
             logp, found = self.read(states, chosen, temperature, entropy)
         else:  # a part at a time, its logits made again for the gradient: never all of them

@@ -150,14 +150,15 @@ def backward(loss, model) -> None:
     (loss * world() if in_pieces(model) else loss).backward()
 
 
-def whole(x):
+def whole(x, host: bool = False):
     """x, a tensor or a nest of dicts and lists of them, with what is in pieces put together: every
-    process must ask."""
+    process must ask. host: it is kept in the first process's main memory alone."""
     if isinstance(x, DTensor):
-        return x.full_tensor()
+        x = x.full_tensor()
+        return x if not host else x.cpu() if rank() == 0 else None
     if isinstance(x, dict):
-        return {k: whole(v) for k, v in x.items()}
-    return [whole(v) for v in x] if isinstance(x, list) else x
+        return {k: whole(v, host) for k, v in x.items()}
+    return [whole(v, host) for v in x] if isinstance(x, list) else x
 
 
 def pieces(x: torch.Tensor, like):

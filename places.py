@@ -24,6 +24,7 @@ from model import GPT, Cache
 # many columns the window is rounded up.
 HABITS = {"cpu": (1, 0.92, 1), "cuda": (16, 0.5, 128)}
 MOST_ROWS = 1024
+BUDGET = 2**60  # bytes of them at most: what a run's plan leaves for them (memory.py)
 SLACK = 32     # columns where no text stands are moved out once they are so many
 
 
@@ -54,16 +55,20 @@ class Places:
         self.tokens = torch.zeros(places, steps + 1, **ints)
         self.logp, self.entropy = torch.zeros(2, places, steps + 1, device=device)
         self.graphs = {}
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.pool = self.stream = None
+        if device.type == "cuda":
+            self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def begin(self, stops, strings, max_new_tokens: int, longest: int) -> None:
         """Empties all places; prompts of at most `longest` tokens will end in that column."""
         self.alive.zero_()
         self.ends.zero_()
         self.ends[stops] = True
+        self.start.zero_()  # a step may compute places that nobody has filled: all see something
         self.taken, self.used, self.apart = 0, 0, True
         if strings is not self.strings:
             self.strings, self.graphs = strings, {}
+            self.pool = self.pool and torch.cuda.graph_pool_handle()
         self.limit.fill_(max_new_tokens)
         self.cache.advance(longest - self.cache.length)
 
@@ -109,8 +114,8 @@ class Places:
         place[~stays] = to = free.nonzero()[:, 0]
         if len(to):
             source, end = before[~stays], self.cache.length
-            for store in (self.cache.keys, self.cache.values):
-                store[:, to, :, :end] = store[:, source, :, :end]
+            for layer in (*self.cache.keys, *self.cache.values):  # one at a time: it takes a copy
+                layer[to, :, :end] = layer[source, :, :end]
             self.start[to] = self.start[source]
         self.last[place] = texts % vocab
         self.place[:self.taken] = 0                         # of those that have ended
@@ -124,9 +129,9 @@ class Places:
         if used:
             first = min(first, int(self.start[:used].min()))
         if first >= SLACK or not used:
-            for store in (cache.keys, cache.values):
-                store[:, :used, :, :cache.length - first] = (
-                    store[:, :used, :, first:cache.length].clone())
+            for layer in (*cache.keys, *cache.values):
+                layer[:used, :, :cache.length - first] = (
+                    layer[:used, :, first:cache.length].clone())
             self.start.sub_(first)
             cache.advance(-first)
         self.ragged = bool(self.start[:used].any())
@@ -144,11 +149,14 @@ def places_for(model: GPT, *asked: int) -> Places:
     asked = tuple(map(max, asked, had))
     if asked != had:
         places = None  # so that its memory is free
+        if weight.is_cuda:
+            torch.cuda.empty_cache()
         rows, capacity, steps = asked
         keys = config.layers * config.kv_heads * config.head * capacity
-        a_row = 2 * keys * weight.element_size() + 24 * config.vocab_size + 20 * steps
-        fit = max(1, free_memory(weight.device) // 2 // a_row)
-        places = Places(model, min(rows, fit), capacity, steps)
+        logits = (48 if weight.is_cuda else 24) * config.vocab_size  # graphs keep theirs
+        a_row = 2 * keys * weight.element_size() + logits + 20 * steps
+        fit = min(free_memory(weight.device) // 2, BUDGET) // a_row
+        places = Places(model, max(1, min(rows, fit)), capacity, steps)
     KEPT[model] = {kind: (asked, places)}
     return places
 

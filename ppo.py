@@ -235,7 +235,8 @@ def mean_of_others(rewards, group):
     an answer without others. No answer's own reward is in its value, so the gradient stays
     unbiased."""
     n = int(group.max()) + 1
-    total = torch.zeros(n, device=rewards.device).index_add(0, group, rewards)[group]
+    total = torch.zeros(n, dtype=rewards.dtype, device=rewards.device)
+    total = total.index_add(0, group, rewards)[group]
     count = torch.bincount(group, minlength=n)[group]
     return (total - rewards) * (count > 1) / (count - 1).clamp(min=1)
 
@@ -263,8 +264,9 @@ class Critic(nn.Module):
             others = batch.others[:, None, None].expand(*batch.mask.shape, 1)
             told = torch.cat((likelihood(batch.old_logp, batch.mask), others), dim=-1)
             told = told[:, 1:][batch.mask[:, 1:].bool()]
-            states = torch.cat((states.float(), HINT_SCALE * told), dim=1)
-        return place(self.head(states).squeeze(1), batch.mask)
+            states = torch.cat((states, HINT_SCALE * told), dim=1)
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 has three digits
+            return place(self.head(states.float()).squeeze(1), batch.mask)
 
 
 # --- what train.py calls

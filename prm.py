@@ -122,6 +122,7 @@ class Judge(nn.Module):
         self.surprise = nn.Parameter(torch.ones(()))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.to(policy.embedding.weight.device)
 
     def forward(self, tokens, mask, marks):
         """Logits (marked,) row by row; tokens, mask of the responses and marks are (N, T)."""

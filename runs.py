@@ -115,7 +115,7 @@ def save_run(run: Path, players, optimizer, state) -> None:
         "state": state}
     if players.critic is not None:
         content["critic"] = players.critic.state_dict()
-    content = parallel.whole(content)
+    content = parallel.whole(content, host=True)
     parallel.first(lambda: gpt.save(run / "checkpoint.pt", content))
 
 

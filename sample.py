@@ -48,7 +48,8 @@ class Rollout:
 
     def responses(self) -> list[list[int]]:
         """Token ids of each response, the end of text included."""
-        return [t[m].tolist() for t, m in zip(self.tokens, self.mask.bool(), strict=True)]
+        rows = zip(self.tokens.cpu(), self.mask.bool().cpu(), strict=True)
+        return [tokens[mask].tolist() for tokens, mask in rows]
 
 
 def join(rollouts: list, pad: int) -> Rollout:
@@ -131,13 +132,13 @@ def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int
            for name in ("tokens", "logp", "entropy")}
     out["drawn"] = torch.zeros(n, dtype=torch.int64, device=device)
     out["truncated"] = torch.zeros(n, dtype=torch.bool, device=device)
-    sizes = [min(n, max_rows, len(batch.row))]
+    most, admitted = min(n, max_rows, len(batch.row)), 0
+    sizes = [most if together else len(batch.row)]  # for graphs always the same ones
     while sizes[-1] > 1:
         sizes.append(max(1, int(sizes[-1] * ratio)))
-    admitted = 0
     while admitted < n or batch.taken:
-        if admitted < n and batch.taken <= REFILL * sizes[0]:
-            rows = torch.arange(admitted, min(n, admitted + sizes[0] - batch.taken), device=device)
+        if admitted < n and batch.taken <= REFILL * most:
+            rows = torch.arange(admitted, min(n, admitted + most - batch.taken), device=device)
             admit(model, batch, work, rows, together)
             admitted += len(rows)
         else:
@@ -149,7 +150,7 @@ def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int
         living = batch.living()
         shrink = not living or (
             any(living <= s < batch.taken for s in sizes)          # a smaller batch will do
-            or admitted < n and living <= REFILL * sizes[0]        # others wait to come in
+            or admitted < n and living <= REFILL * most            # others wait to come in
             or batch.cache.length + look_every > capacity)         # no columns are left
         if shrink:
             batch.settle(out, living)
@@ -276,7 +277,7 @@ def advance(model, batch: Places, size: int, how) -> None:
     else:
         if batch.graphs[key] is None:
             batch.graphs[key] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(batch.graphs[key], pool=batch.pool):
+            with torch.cuda.graph(batch.graphs[key], pool=batch.pool, stream=batch.stream):
                 step(model, batch, size, size, how)
         batch.graphs[key].replay()
     batch.cache.advance(1)

@@ -202,7 +202,7 @@ def start(run: Path, task, options):
     """The Players, the optimizer and the state: of the run's checkpoint, or of a base and its
     measurement."""
     path, began = run / "checkpoint.pt", time.perf_counter()
-    saved = gpt.load(path, options.device) if path.exists() else None
+    saved = gpt.load(path) if path.exists() else None
     policy = gpt.from_state(saved, options.device) if saved else base_model(options, task,
                                                                             run.parent)
     policy.checkpointing = options.gradient_checkpointing
@@ -247,7 +247,7 @@ def finish(run: Path, task, players, optimizer, state: dict, options) -> None:
         "peak_rss_mb": runs.peak_rss_mb(), "processes": parallel.world(),
         "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])}
     if options.device.startswith("cuda"):
-        summary["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
+        summary["peak_gpu_mb"] = torch.cuda.max_memory_reserved() / 2**20
     if parallel.rank() > 0:
         return
     runs.write_json(run / "summary.json", summary)

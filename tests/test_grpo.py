@@ -98,6 +98,17 @@ def test_equal_rewards_give_exactly_zero(reward, size, scale):
     assert found.tolist() == [0.0] * size
 
 
+@pytest.mark.parametrize("how", [(True, False), (False, False), (False, True)], ids=str)
+def test_the_order_of_the_answers_changes_no_bit(how):
+    """A GPU adds in any order; the processes of a run must still agree on who has no advantage."""
+    rewards = torch.tensor([1.1] + [0.1] * 5 + [0.0] * 10)      # 0.1 is their mean
+    want = grpo.group_advantages(rewards, torch.zeros(16).long(), *how)
+    for seed in range(50):
+        order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
+        found = grpo.group_advantages(rewards[order], torch.zeros(16).long(), *how)
+        assert torch.equal(found, want[order]) and found.dtype == torch.float32
+
+
 def test_an_equal_group_beside_another_is_zero_and_the_other_is_not():
     rewards = torch.tensor([0.1, 1.0, 0.1, 0.0, 0.1])
     found = grpo.group_advantages(rewards, torch.tensor([0, 1, 0, 1, 0]))

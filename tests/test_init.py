@@ -252,6 +252,25 @@ def test_too_little_memory_is_said_before_the_run(folder, capsys, monkeypatch):
     assert not (folder.parent / "run").exists()
 
 
+def test_what_the_plan_leaves_is_the_sampler_s(monkeypatch):
+    monkeypatch.setattr(memory.places, "BUDGET", 0)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
+    options = flags.Options(dtype="float32", max_new_tokens=64, device="cpu")
+    config = flags.config_of(options)
+    memory.check(config, options)
+    parts = memory.plan(config, options)
+    assert memory.places.BUDGET == pytest.approx(
+        10**9 - 1.1 * (sum(parts.values()) - parts["cache"]), abs=2)
+
+
+def test_evaluations_are_in_the_plan_of_the_cache():
+    options = flags.Options(dtype="float32", max_new_tokens=64, eval_problems=1000)
+    config = flags.config_of(options)
+    whole = memory.plan(config, options)["cache"]
+    options.eval_problems = 4
+    assert whole == 2 * memory.plan(config, options)["cache"]  # 1,024 rows, and a step's 512
+
+
 def test_a_toy_run_after_a_real_one_speaks_its_own_tokens(folder, tmp_path):
     tokenizer.use(folder, "x {question}", [256], [prompts.END])
     flags.validate(flags.parse([*SMALL, "--out", str(tmp_path)])[0])

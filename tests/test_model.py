@@ -310,7 +310,7 @@ def test_log_probs_by_parts_and_checkpointed_blocks_are_the_same(monkeypatch, te
     read = type(made).read
     monkeypatch.setattr(type(made), "read", lambda self, states, *rest: (
         largest.append(len(states)), read(self, states, *rest))[1])
-    monkeypatch.setattr(model, "MOST_LOGITS", 5 * 30)
+    monkeypatch.setitem(model.MOST_LOGITS, "cpu", 5 * 30)
     made.checkpointing = True
     for a, b in zip(found(), want, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -33,6 +33,10 @@ PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-",
                         doubtful=True)
 
 
+def test_a_judge_is_where_the_policy_is():
+    assert {p.device.type for p in prm.Judge(tiny().to("meta")).parameters()} == {"meta"}
+
+
 def test_steps_end_at_lines_at_the_thinking_and_at_the_answer():
     response = ids(RIGHT)
     ends = prm.step_ends(response)

@@ -340,6 +340,31 @@ def test_a_batch_is_cut_to_the_memory_there_is(monkeypatch):
     assert len(places.places_for(made, 1, 1, 1).row) < 8
 
 
+def test_a_batch_is_cut_to_what_a_run_s_plan_leaves(monkeypatch):
+    monkeypatch.setattr(places, "BUDGET", 60_000)
+    made = gpt(stop=1.8)
+    assert same(generate(made, group_size=4), generate(gpt(stop=1.8), group_size=4))
+    assert len(places.places_for(made, 1, 1, 1).row) < 8
+
+
+def test_graphs_are_of_few_sizes_whatever_the_number_of_rows(monkeypatch):
+    """Dynamic sampling asks for another number in each step; and what is computed without being
+    anybody's sees something, else it would be no number."""
+    monkeypatch.setitem(sample.HABITS, "cpu", (16, 0.5, 128))
+    made, sizes, original = gpt(stop=1.8), set(), sample.advance
+
+    def watched(model, batch, size, how):
+        assert size >= batch.taken and size <= len(batch.row)
+        assert (batch.start[:size] <= batch.cache.length).all()
+        sizes.add(size)
+        original(model, batch, size, how)
+    monkeypatch.setattr(sample, "advance", watched)
+    generate(made, [[1] * 30] * 4, group_size=8)
+    for group_size in (1, 3, 5, 6, 7):
+        generate(made, group_size=group_size, max_rows=25)
+    assert sizes <= {32, 16, 8, 4, 2, 1} and len(sizes) > 3
+
+
 def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
     made, calls, original = gpt(stop=1.8), [], sample.step
     want = generate(gpt(stop=1.8), group_size=4)

@@ -338,6 +338,21 @@ def test_a_token_budget_ends_the_run(tmp_path):
     assert sum(tokens[:-1]) < 300 <= sum(tokens)
 
 
+def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
+    named, there = [], SimpleNamespace(is_cuda=True, device=torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "set_device", named.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", lambda *_, device: there)
+        flags.validate(flags.parse(["--device", "cuda:1"])[0])
+    assert named == [there.device]
+
+
+def test_micro_batches_are_larger_on_a_gpu():
+    sizes = [flags.parse([*some])[0].micro_tokens for some in (
+        ["--device", "cpu"], ["--device", "cuda:1"], ["--device", "cuda", "--micro-tokens", "99"])]
+    assert sizes == [2048, 8192, 99]
+
+
 def test_each_algorithm_has_its_own_defaults_and_any_flag_overrules_them():
     options, _ = flags.parse(["--algo", "dapo"])
     assert options.clip_high == 0.28 and options.dynamic_sampling and options.reward == "sign"
@@ -390,6 +405,7 @@ BAD = {
     "no levels": (["--train-levels", "1,x"], "--train-levels 1,x: levels look like"),
     "an abbreviation": (["--alg", "dapo"], "--alg"),
     "no such algorithm": (["--algo", "nonsense"], "nonsense"),
+    "no such device": (["--device", "meta"], "--device meta"),
     "no such model": (["--init", "nowhere"], "--init nowhere: there is no such folder"),
     "not a clip": (["--clip-high", "nan"], "--clip-high"),
     "top-p": (["--top-p", "0.9"], "whole distribution"),
