@@ -20,12 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import model as gpt  # noqa: E402
+import places  # noqa: E402
 import ppo  # noqa: E402
 import sample  # noqa: E402
 import tokenizer  # noqa: E402
@@ -146,7 +148,8 @@ def sampling(device, name, shape, rows, prompt, new, speed) -> tuple[str, float]
     weights = 2 * sum(p.numel() for p in policy.parameters())
     step = (weights + rows * (prompt + new / 2) * kv) / speed
     decode = (whole - prefill) / (new - 1)
-    return (f"| {name} | {rows} | {rows * new / whole:,.0f} | {decode * 1e3:.2f} ms "
+    at_once = len(places.places_for(policy, 1, 1, 1).row)  # fewer where memory is short
+    return (f"| {name} | {rows}, {at_once} | {rows * new / whole:,.0f} | {decode * 1e3:.2f} ms "
             f"| {step / decode:.0%} | {prefill:.2f} s | {max(0, capture - 2 * whole):.1f} s "
             ), rows * new / whole
 
@@ -217,15 +220,16 @@ def part_runs(args) -> list[list]:
     """The flags of train.py for each run of a part."""
     short = ("--steps 1 --eval-problems 4 --eval-samples 4 --prompts 2 --group-size 2 "
              "--minibatches 1 --size tiny --base-steps 3").split() if args.quick else []
+    large = ["--micro-tokens", 16384]  # a small one takes longer to launch than to compute
     if args.part == "medium":
         return [["--size", "medium", "--task", task, "--level", level, "--base-steps", 1500, *short]
                 for task, level in (("arithmetic", 3), ("countdown", 2))]
     if args.part == "smollm2":
         return [["--init", args.init, "--task", "arithmetic", "--level", 1, "--few-shot", 4,
-                 "--steps", 150, "--max-new-tokens", 64, "--eval-samples", 4, *short]]
+                 "--steps", 150, "--max-new-tokens", 64, "--eval-samples", 4, *large, *short]]
     return [["--init", args.init, "--task", "file", "--data", args.data, "--eval-data",
              args.eval_data, "--few-shot", 4, "--steps", 60, "--eval-problems", 1319,
-             "--eval-samples", 4, "--eval-every", 30, *short]]
+             "--eval-samples", 4, "--eval-every", 30, *large, *short]]
 
 
 def measure_part(args) -> None:
@@ -235,8 +239,10 @@ def measure_part(args) -> None:
         sys.exit("bench/gpu.py: --part gsm8k needs --data and --eval-data")
     name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     lines = heading(f"GPU, {args.part}: {name}", f"python bench/gpu.py --part {args.part}", [], "")
-    write(lines + [f"- {r1_zero(args.device, list(map(str, run)))}" for run in part_runs(args)],
-          not args.quick)
+    for run in part_runs(args):
+        lines.append(f"- {r1_zero(args.device, list(map(str, run)))}")
+        print(lines[-1], flush=True)
+    write(lines, not args.quick)
 
 
 def main():
@@ -250,43 +256,54 @@ def main():
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("bench/gpu.py: there is no CUDA device here")
-    if args.part:
-        return measure_part(args)
+    measure_part(args) if args.part else measure(args)
+
+
+def measure(args) -> None:
     device, skipped = args.device, []
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     lines = heading(f"GPU: {name}", "python bench/gpu.py", ["transformers"], "bf16")
-    lines += ["The sampler's checks:", "", *checks(device)]
     shapes, batches, prompt, new = SHAPES, (256, 1024), 128, 512
     flags = ["--size", "small", "--base-steps", "600", "--steps", "20"]
     if args.quick:
         shapes = {"toy": dict(vocab_size=1000, layers=2, width=64, heads=4, kv_heads=2, hidden=96)}
         batches, prompt, new = (4, 8), 16, 32
         flags = ["--base-steps", "3", "--steps", "1", "--eval-problems", "4"]
+
+    def add(what, make, limit=LIMIT):
+        """Adds the line that make() gives, and shows it, so that what fails later costs no more
+        than itself."""
+        if time.perf_counter() - BEGAN > limit:
+            skipped.append(what)
+            return
+        try:
+            line = make()
+        except Exception as error:
+            line = f"**{what} failed**: {type(error).__name__}: {str(error).splitlines()[:1]}"
+        lines.append(line)
+        print(line, flush=True)
+        if device == "cuda":
+            torch.cuda.empty_cache()  # of the models that are gone
+
+    def sampled(shape_name, shape, rows):
+        row, rate = sampling(device, shape_name, shape, rows, prompt, new, speed)
+        if rows > min(batches) or time.perf_counter() - BEGAN > LIMIT:
+            return row + "| not run |"
+        theirs = transformers_rate(device, shape, rows, prompt, new)
+        return row + f"| {rate / theirs:.1f} ({theirs:,.0f}) |"
+    add("checks", lambda: "The sampler's checks:\n\n" + "\n".join(checks(device)))
     speed = bandwidth(device, 2**24 if args.quick else 2**31)
     lines += [f"\nSampling, bf16, prompts of {prompt}, {new} new tokens; a large copy moves "
               f"{speed / 1e9:,.0f} GB/s.\n",
-              "| shape | batch | tokens a second | a decode step | share of the roofline | prefill "
-              "| capture | over transformers |", "|---|---|---|---|---|---|---|---|"]
-
-    def late(what):
-        if time.perf_counter() - BEGAN > LIMIT:
-            skipped.append(what)
-        return what in skipped
+              "| shape | batch, at once | tokens a second | a decode step | share of the roofline "
+              "| prefill | capture | over transformers |", "|---|---|---|---|---|---|---|---|"]
     for shape_name, shape in shapes.items():
         for rows in batches:
-            if late(f"{shape_name} at batch {rows}"):
-                continue
-            row, rate = sampling(device, shape_name, shape, rows, prompt, new, speed)
-            ratio = "| not run |"
-            if rows == min(batches) and not late(f"transformers at {shape_name}"):
-                theirs = transformers_rate(device, shape, rows, prompt, new)
-                ratio = f"| {rate / theirs:.1f} ({theirs:,.0f}) |"
-            lines.append(row + ratio)
-    if not late("the update"):
-        shape_name, shape = list(shapes.items())[0]
-        lines.append(f"\nThe update, {shape_name}: " + update_share(device, shape, 32, 640))
-    if not late("R1-Zero"):
-        lines.append("\nR1-Zero from nothing: " + r1_zero(device, flags))
+            add(f"{shape_name} at batch {rows}", partial(sampled, shape_name, shape, rows))
+    shape_name, shape = list(shapes.items())[0]
+    add("the update", lambda: f"\nThe update, {shape_name}: "
+        + update_share(device, shape, 32, 640))
+    add("R1-Zero", lambda: "\nR1-Zero from nothing: " + r1_zero(device, flags), LIMIT - 90)
     lines.append(f"\nSkipped: {', '.join(skipped) or 'nothing'}. In all "
                  f"{time.perf_counter() - BEGAN:.0f} s.")
     write(lines, not args.quick)
