@@ -31,7 +31,8 @@ ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
     "gspo": (grpo, dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4, lr=8e-4)),
     "dapo": (dapo, dict(clip_high=0.28, aggregate="token", dynamic_sampling=True, overlong="soft",
                         reward="sign", minibatches=8)),
-    "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4, lr=8e-4)),
+    "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
+                      minibatches=8)),
 }
 PRETRAINED_LR = 1e-5  # a pretrained model is spoiled by a rate that a tiny one needs
 
