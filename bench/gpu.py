@@ -32,7 +32,7 @@ import ppo  # noqa: E402
 import sample  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
-from bench.sample import as_llama, heading, write  # noqa: E402
+from bench.sample import as_llama, heading, seconds, write  # noqa: E402
 from bench.step import update_flop  # noqa: E402
 
 BEGAN = time.perf_counter()
@@ -43,19 +43,6 @@ SHAPES = {  # random weights in the shapes of real models
                          hidden=4864),
 }
 STOP, PAD = 28, 29
-
-
-def wait(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(run, device) -> float:
-    wait(device)
-    began = time.perf_counter()
-    run()
-    wait(device)
-    return time.perf_counter() - began
 
 
 def made(config, device, dtype=torch.float32):
@@ -87,20 +74,21 @@ def checks(device) -> list[str]:
     policy, prompts = small_world(device)
     how = dict(stop=STOP, pad=PAD)
     first = sample.generate(policy, prompts, 8, 150, seed=3, **how)
+    whole = first.responses()
     again = sample.generate(policy, prompts, 8, 150, seed=3, **how)   # by now all are graphs
-    line("the same again, graphs captured", first.responses() == again.responses())
-    lengths = [len(r) for r in first.responses()]
+    line("the same again, graphs captured", whole == again.responses())
+    lengths = [len(ids) for ids in whole]
     line("rows end at many lengths", len(set(lengths)) > 20, f"{min(lengths)} to {max(lengths)}")
     few = sample.generate(policy, prompts, 8, 150, seed=3, max_rows=40, **how)
-    line("few places, retired and refilled", few.responses() == first.responses())
+    line("few places, retired and refilled", few.responses() == whole)
     letters = [bytes([97 + token]) for token in range(30)]  # as if each token were a letter
     table = tokenizer.stop_table(letters, ["ab", "cad", "e"]).to(device)
     for _ in range(2):  # the second time all are graphs, which hold the automaton
         cut = sample.generate(policy, prompts, 8, 150, seed=3, strings=table, **how).responses()
-    texts = [b"".join(letters[token] for token in ids) for ids in first.responses()]
-    ends = [re.search(b"ab|cad|e|$", text).end() for text in texts]
-    line("stop strings", cut == [ids[:n] for ids, n in zip(first.responses(), ends, strict=True)],
-         f"{sum(n < len(ids) for ids, n in zip(first.responses(), ends, strict=True))} rows cut")
+    texts = [b"".join(letters[token] for token in ids) for ids in whole]
+    want = [ids[:re.search(b"ab|cad|e|$", text).end()]
+            for ids, text in zip(whole, texts, strict=True)]
+    line("stop strings", cut == want, f"{sum(map(int.__ne__, lengths, map(len, want)))} rows cut")
     with torch.no_grad():
         off = (policy.logp(first.tokens, first.mask) - first.logp).abs()
     line("fp32 log-probs are the trainer's to 1e-4", off.max() < 1e-4, f"at most {off.max():.1e}")
@@ -108,7 +96,7 @@ def checks(device) -> list[str]:
     line("greedy equals an uncached loop", greedy == [uncached(policy, p, 40) for p in prompts])
     on_cpu, _ = small_world("cpu")
     other = sample.generate(on_cpu, prompts, 8, 150, seed=3, **how).responses()
-    same = sum(a == b for a, b in zip(other, first.responses(), strict=True)) / len(other)
+    same = sum(a == b for a, b in zip(other, whole, strict=True)) / len(other)
     line("draws what the CPU draws, up to rounding", same > 0.9, f"{same:.1%} of the rows")
     policy, prompts = small_world(device, torch.bfloat16)
     out = sample.generate(policy, prompts, 8, 150, seed=3, **how)

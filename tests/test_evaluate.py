@@ -1,6 +1,7 @@
 """evaluate.py: what counts as working and as a self-check, shares, and the whole measurement."""
 
 import json
+import shutil
 import types
 
 import pytest
@@ -149,8 +150,7 @@ def test_bad_input_is_one_sentence(run, flags, named, capsys):
     ("checkpoint.pt", b"", "is no checkpoint"), ("checkpoint.pt", b"x" * 99, "is no checkpoint"),
     ("config.json", b"{", "config.json"), ("config.json", None, "config.json")])
 def test_a_damaged_run_is_one_sentence(run, name, content, named, tmp_path, capsys):
-    for path in run.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
     if content is None:
         (tmp_path / name).unlink()
     else:
@@ -162,8 +162,7 @@ def test_a_damaged_run_is_one_sentence(run, name, content, named, tmp_path, caps
 
 @pytest.mark.parametrize("task", ["countdown", "code"])
 def test_what_is_no_number_is_not_scored_as_one(run, task, tmp_path, capsys):
-    for path in run.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
     settings = json.loads((run / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | {"task": task}))
     path = tmp_path / "some.jsonl"

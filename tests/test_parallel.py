@@ -135,7 +135,6 @@ def test_a_process_that_dies_ends_the_run(alone):
 
 # --- the pieces
 
-
 def test_shares_are_neighbours_and_make_the_whole(monkeypatch):
     for n in (0, 1, 3, 8, 9):
         for world in (1, 2, 4):
