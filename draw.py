@@ -59,7 +59,7 @@ def invert(cumulative, u, place=None):
     # one search in all rows in a row, each two higher than the one before: of 2**12 rows fp64 can
     # tell apart what differs by 2**-40
     wanted = (u * cumulative[:, -1][place]).double() + 2 * place
-    rows = torch.arange(len(cumulative), device=u.device)
+    rows = torch.arange(cumulative.shape[0], device=u.device)
     all_rows = cumulative.double().add_(2 * rows[:, None]).flatten()
     return torch.searchsorted(all_rows, wanted, right=True) - place * cumulative.shape[1]
 

@@ -20,6 +20,7 @@ import math
 import os
 import pickle
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 MOST_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # that `score` holds at a time: 128 MB, half a GB
+SHORT = 128  # so long, plain attention takes a CPU less time than the fused kernel, forth and back
 torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for each new shape, and all are new
 SIZES = {  # names for --size
     "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352),
@@ -57,12 +59,35 @@ class Config:
         return self.head_width or self.width // self.heads
 
 
+class Window(NamedTuple):
+    """What a forward pass sees of a cache: keys and values (layers, N, K, S, d). It writes its own
+    into the last columns; or those of a single token at `column` (1,), which the replay of a CUDA
+    graph finds in memory, and then a mask hides the columns behind."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    column: torch.Tensor | None = None
+
+    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
+        """Writes k, v (N, K, T, d), or (N, K, d) of a single token. Returns the layer's keys and
+        values (N, K, S, d)."""
+        keys, values = self.keys[layer], self.values[layer]
+        for store, new in ((keys, k), (values, v)):
+            if new.dim() == 4:
+                store[:, :, -new.shape[2]:] = new
+            elif self.column is None:
+                store[:, :, -1] = new
+            else:
+                store.index_copy_(2, self.column, new[:, :, None])
+        return keys, values
+
+
 class Cache:
     """Keys and values of what has been read: `length` columns of `capacity` are in use.
 
-    keys, values: (layers, N, K, capacity, d), allocated once and written in place. A single token
-    is written at `column`, `length` as a tensor, so that a CUDA graph of the step can be replayed.
-    What is read is a whole number of `block` columns; a mask hides those behind `length`.
+    keys, values: (layers, N, K, capacity, d), allocated once and written in place. With blocks of
+    several columns a whole number of them is read, for a step that is a CUDA graph; `column` is
+    `length` as a tensor.
     """
 
     def __init__(self, config: Config, rows: int, capacity: int, device=None, dtype=None,
@@ -78,21 +103,15 @@ class Cache:
         self.length += columns
         self.column += columns
 
-    def window(self, new: int = 1) -> int:
+    def end(self, new: int = 1) -> int:
         """How many columns are read when `new` are appended."""
         return min(-(-(self.length + new) // self.block) * self.block, self.keys.shape[3])
 
-    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
-        """Writes k, v (N, K, T, d) after the first `length` columns; returns the window."""
-        n, t = len(k), k.shape[2]
-        end = self.window(t)
-        keys, values = self.keys[layer, :n], self.values[layer, :n]
-        for store, new in ((keys, k), (values, v)):
-            if t == 1 and self.block > 1:  # a graph must find the column in memory
-                store.index_copy_(2, self.column, new)
-            else:
-                store[:, :, self.length:self.length + t] = new
-        return keys[:, :, :end], values[:, :, :end]
+    def window(self, rows: int, new: int = 1) -> Window:
+        """For the forward pass that appends `new` columns to the first rows."""
+        end = self.end(new)
+        return Window(self.keys[:, :rows, :, :end], self.values[:, :rows, :, :end],
+                      self.column if self.block > 1 and new == 1 else None)
 
 
 class Layout:
@@ -116,19 +135,19 @@ class Layout:
 
 
 @functools.cache
-def roots(eps: float, d: int):
+def roots(d: int, eps: float):
     """Of eps d and of d, as tensors: a number has to be made one at each use, which a small batch
     notices."""
     with torch.inference_mode(False):  # sampling may ask first, and training wants them too
         return torch.tensor((eps * d) ** 0.5), torch.tensor(d**0.5)
 
 
-def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
-    """x (..., D) over the root of its mean square, times gain (D,). On a CPU torch has no kernel
+def rms_norm(x: torch.Tensor, gain: torch.Tensor, d: int, eps: float) -> torch.Tensor:
+    """x (..., d) over the root of its mean square, times gain (d,). On a CPU torch has no kernel
     for that, and what it does instead takes twice as long, forward and back, as this does."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
-        return F.rms_norm(x, gain.shape, gain, eps)
-    least, root = roots(eps, len(gain))
+        return F.rms_norm(x, (d,), gain, eps)
+    least, root = roots(d, eps)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * (gain * root) / torch.hypot(length, least)
 
@@ -162,14 +181,14 @@ def rope_table(config: Config) -> torch.Tensor:
                         torch.cat((-angles, angles), 1).sin()), 1)
 
 
-def attend(q, k, v, mask):
-    """Attention of q (N, K, G, d) over a cache k, v (N, K, S, d); mask (N, 1, 1, S) or None. On a
-    CPU the fused kernel is slow for so few queries, and the plain products take half its time."""
-    if q.device.type != "cpu" or len(q) < 4:
+def attend(q, k, v, mask, d: int):
+    """Attention of queries (N, K, R, d) over keys and values (N, K, S, d). mask (N or 1, 1, R or 1,
+    S) is True where a query may look, on a CPU 0 there and elsewhere -inf; or None."""
+    if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q / q.shape[-1] ** 0.5) @ k.mT                                  # (N, K, G, S)
+    scores = (q * d**-0.5) @ k.mT                                             # (N, K, R, S)
     if mask is not None:
-        scores.masked_fill_(~mask, float("-inf"))
+        scores += mask
     return scores.softmax(-1) @ v
 
 
@@ -197,37 +216,35 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = (nn.Parameter(torch.ones(self.head)) if config.qk_norm else None
                                     for _ in range(2))
 
-    def forward(self, x, cos, sin, layout, layer, cache, mask):
-        m, heads, groups = len(x), self.heads, self.kv_heads
+    def forward(self, x, cos, sin, layout, layer, window, mask):
+        heads, groups = self.heads, self.kv_heads
         qkv = x @ self.qkv if self.bias is None else torch.addmm(self.bias, x, self.qkv)
-        qkv = qkv.view(m, heads + 2 * groups, self.head)                      # (M, H+2K, d)
+        qkv = qkv.view(-1, heads + 2 * groups, self.head)                     # (M, H+2K, d)
         qk, v = qkv.split((heads + groups, groups), dim=1)
         if self.q_norm is not None:
-            q, k = qk.split((heads, groups), dim=1)
-            qk = torch.cat((rms_norm(q, self.q_norm, self.eps),
-                            rms_norm(k, self.k_norm, self.eps)), dim=1)
+            q, k = (rms_norm(y, gain, self.head, self.eps) for y, gain in zip(
+                qk.split((heads, groups), dim=1), (self.q_norm, self.k_norm), strict=True))
+            qk = torch.cat((q, k), dim=1)
         q, k = rotate(qk, cos, sin).split((heads, groups), dim=1)
-        if layout.t == 1 and cache is not None:  # decoding, M = N
-            k, v = cache.append(layer, k[:, :, None], v[:, :, None])          # (N, K, S, d)
-            q = q.reshape(m, groups, heads // groups, self.head)              # (N, K, G, d)
-            return attend(q, k, v, mask).flatten(1)
+        if layout is None:  # decoding, M = N
+            k, v = window.append(layer, k, v)                                 # (N, K, S, d)
+            q = q.reshape(-1, groups, heads // groups, self.head)             # (N, K, G, d)
+            return attend(q, k, v, mask, self.head).flatten(1)
         q, k, v = layout.spread(q), layout.spread(k), layout.spread(v)        # (N, heads, T, d)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
+        if window is not None:
+            k, v = window.append(layer, k, v)
         if mask is None:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != groups)
         else:  # with enable_gqa too it may be a slow kernel on CUDA, so shared heads are rows
-            q = q.reshape(len(q), groups, -1, self.head)                      # (N, K, G T, d)
-            mask = mask.expand(-1, -1, layout.t, -1).repeat(1, 1, heads // groups, 1)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(
-                layout.n, heads, layout.t, self.head)
+            q = q.reshape(layout.n, groups, -1, self.head)                    # (N, K, G T, d)
+            y = attend(q, k, v, mask, self.head).view(layout.n, heads, layout.t, self.head)
         return layout.pack(y.transpose(1, 2)).flatten(1)                      # (M, H d)
 
 
 class Block(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        self.eps = config.norm_eps
+        self.width, self.eps = config.width, config.norm_eps
         self.norm1 = nn.Parameter(torch.ones(config.width))
         self.attention = Attention(config)
         self.norm2 = nn.Parameter(torch.ones(config.width))
@@ -235,9 +252,10 @@ class Block(nn.Module):
         self.down = matrix(config.hidden, config.width)
 
     def forward(self, x, *how):
-        y = self.attention(rms_norm(x, self.norm1, self.eps), *how)
+        y = self.attention(rms_norm(x, self.norm1, self.width, self.eps), *how)
         x = add_product(x, y, self.attention.out)
-        gate, up = (rms_norm(x, self.norm2, self.eps) @ self.gate_up).chunk(2, dim=-1)
+        x2 = rms_norm(x, self.norm2, self.width, self.eps)
+        gate, up = (x2 @ self.gate_up).chunk(2, dim=-1)
         return add_product(x, F.silu(gate) * up, self.down)                   # gate, up (M, hidden)
 
 
@@ -265,31 +283,43 @@ class GPT(nn.Module):
             weight.data = weight.data.to(dtype)
         return self
 
-    def forward(self, tokens, positions=None, cache=None, mask=None, real=None) -> torch.Tensor:
+    def forward(self, tokens, positions=None, window=None, mask=None, real=None) -> torch.Tensor:
         """Hidden states (N, T, D) of tokens (N, T), after the last norm; `head` makes logits of
         them, so that a caller pays the vocabulary only where it needs it.
 
         positions (N, T) default to 0..T-1. mask (N, 1, T or 1, S) is True where a query may look;
-        the default is causal. With a cache, tokens come after what it holds; the caller then
-        advances it. real (N, T) marks what is to be computed, each row from its start on (the rest
-        is padding); the hidden states are then those of the marked tokens in a row, (M, D).
+        the default is causal. With the window of a cache, tokens come after what it holds; the
+        caller then advances the cache. A single token of each row may be (N,), and so are its
+        positions, and (N, D) its hidden states; this is how a sampler decodes. real (N, T) marks
+        what is to be computed, each row from its start on (the rest is padding); the hidden states
+        are then those of the marked tokens in a row, (M, D).
         """
-        if mask is None and cache is not None and cache.length and tokens.shape[1] > 1:
-            raise ValueError("several tokens after a filled cache need a mask of what each may see")
-        layout = Layout(tokens.shape, real)
-        if positions is None:
-            positions = torch.arange(layout.t, device=tokens.device)
-        positions = layout.pack(positions.expand(tokens.shape))
-        x = self.embedding(layout.pack(tokens))                                   # (M, D)
+        layout = None
+        if tokens.dim() == 2:
+            n, t = tokens.shape
+            if mask is None and window is not None and window.keys.shape[3] > t:
+                raise ValueError("tokens after a filled cache need a mask of what each may see")
+            layout = Layout(tokens.shape, real)
+            if positions is None:
+                positions = torch.arange(t, device=tokens.device)
+            positions, tokens = layout.pack(positions.expand(n, t)), layout.pack(tokens)
+            if mask is None and tokens.device.type == "cpu" and t <= SHORT:
+                mask = torch.ones(1, 1, t, t, dtype=torch.bool).tril()
+            if mask is not None:  # query heads that share keys are further rows
+                groups = self.config.heads // self.config.kv_heads
+                mask = mask.expand(-1, -1, t, -1).repeat(1, 1, groups, 1)
+        x = self.embedding(tokens)                                                # (M, D)
+        if mask is not None and x.device.type == "cpu":
+            mask = torch.where(mask, 0.0, -math.inf).to(x.dtype)
         cos, sin = self.turns[positions].to(x.dtype).split(1, dim=1)              # (M, 1, d)
         for layer, block in enumerate(self.blocks):
-            how = cos, sin, layout, layer, cache, mask
+            how = cos, sin, layout, layer, window, mask
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, *how, use_reentrant=False)
             else:
                 x = block(x, *how)
-        x = rms_norm(x, self.norm, self.config.norm_eps)
-        return x.view(*tokens.shape, -1) if real is None else x
+        x = rms_norm(x, self.norm, self.config.width, self.config.norm_eps)
+        return x if layout is None or real is not None else x.view(n, t, -1)
 
     def states(self, tokens, mask):
         """The hidden states (marked, D) that the tokens (N, T) marked by `mask` were drawn from,
@@ -321,11 +351,9 @@ class GPT(nn.Module):
         logits = self.head(states).float()                                    # (marked, V)
         if temperature != 1:
             logits = logits / temperature
-        logp = -F.cross_entropy(logits, chosen, reduction="none")
-        if not entropy:
-            return logp, None
-        logits = logits.log_softmax(-1)
-        return logp, -(logits.exp() * logits).sum(-1)
+        every = logits.log_softmax(-1)
+        logp = -F.nll_loss(every, chosen, reduction="none")
+        return logp, -(every.exp() * every).sum(-1) if entropy else None
 
     def logp(self, tokens, mask, temperature: float = 1.0):
         """The log-probs (N, T) of `score` alone."""

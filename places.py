@@ -14,6 +14,7 @@ Left out on purpose: sharing what texts of one prompt have in common in the cach
 
 import os
 import weakref
+from typing import NamedTuple
 
 import torch
 
@@ -26,6 +27,29 @@ HABITS = {"cpu": (1, 0.92, 1), "cuda": (16, 0.5, 128)}
 MOST_ROWS = 1024
 BUDGET = 2**60  # bytes of them at most: what a run's plan leaves for them (memory.py)
 SLACK = 32     # columns where no text stands are moved out once they are so many
+
+
+class View(NamedTuple):
+    """What a step of decoding reads and writes, of M rows and the P places they stand in."""
+
+    start: torch.Tensor                  # (P,) the first column of a place's text
+    last: torch.Tensor                   # (P,) its last token
+    place: torch.Tensor | None           # (M,) where a row stands; None: row i in place i
+    drawn: torch.Tensor                  # (M,) how many tokens it has drawn
+    alive: torch.Tensor                  # (M,) whether it goes on
+    uniform: torch.Tensor                # (M, steps + 1) its random numbers
+    tokens: torch.Tensor                 # (M, steps + 1) what it has drawn
+    logp: torch.Tensor                   # (M, steps + 1)
+    entropy: torch.Tensor                # (M, steps + 1)
+    state: torch.Tensor                  # (M,) of the automaton of stop strings
+    strings: torch.Tensor | None         # (V, S) the automaton
+    ends: torch.Tensor                   # (V,) whether a token is a stop
+    limit: torch.Tensor                  # () most tokens of a row
+    keys: torch.Tensor | None = None     # of the cache, as in its Window
+    values: torch.Tensor | None = None
+    column: torch.Tensor | None = None
+    now: torch.Tensor | None = None      # (1,) the cache's next column
+    columns: torch.Tensor | None = None  # (S,) the window's; None: nothing in it is to be hidden
 
 
 class Places:
@@ -54,7 +78,7 @@ class Places:
         # what it has drawn; what an ended row goes on to draw lands behind that
         self.tokens = torch.zeros(places, steps + 1, **ints)
         self.logp, self.entropy = torch.zeros(2, places, steps + 1, device=device)
-        self.graphs = {}
+        self.recorded = {}                                      # steps: see sample.advance
         self.pool = self.stream = None
         if device.type == "cuda":
             self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
@@ -66,11 +90,27 @@ class Places:
         self.ends[stops] = True
         self.start.zero_()  # a step may compute places that nobody has filled: all see something
         self.taken, self.used, self.apart = 0, 0, True
-        if strings is not self.strings:
-            self.strings, self.graphs = strings, {}
-            self.pool = self.pool and torch.cuda.graph_pool_handle()
+        if strings is not self.strings and self.pool:  # a graph knows where they are
+            self.recorded, self.pool = {}, torch.cuda.graph_pool_handle()
+        self.strings = strings
         self.limit.fill_(max_new_tokens)
         self.cache.advance(longest - self.cache.length)
+
+    def view(self, places: slice, rows: slice) -> View:
+        """For `choose` alone."""
+        return View(self.start[places], self.last[places], None if self.apart else self.place[rows],
+                    self.drawn[rows], self.alive[rows], self.uniform[rows], self.tokens[rows],
+                    self.logp[rows], self.entropy[rows], self.state[rows], self.strings, self.ends,
+                    self.limit)
+
+    def next(self, places: int, rows: int) -> View:
+        """For the next step, of the first places and rows."""
+        window, column = self.cache.window(places), self.cache.column
+        masked = self.ragged or self.cache.block > 1
+        columns = self.columns[:window.keys.shape[3]] if masked else None
+        return self.view(slice(places), slice(rows))._replace(
+            keys=window.keys, values=window.values, column=window.column, now=column,
+            columns=columns)
 
     def living(self) -> int:
         """How many rows go on; here the host waits for the device."""

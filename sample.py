@@ -11,23 +11,28 @@ ones come in.
 
 What a row draws depends on its own seed, prompt and position alone (draw.py). A row ends with a
 stop token, or with a stop string, however that is cut into tokens: each token moves an automaton
-that has read the string so far. On CUDA a decode step is a graph, one for each size of batch and
-window, and the host asks only now and then who has ended; so there each row has a place of its own
-from the beginning. Left out on purpose: paged caches, speculative decoding, several GPUs.
+that has read the string so far. A decode step is recorded, and then replayed without Python: by
+torch.jit on a CPU; on CUDA as a graph, one for each size of batch and window. There the host asks
+only now and then who has ended, so that each row has a place of its own from the beginning.
+Left out on purpose: paged caches, speculative decoding, several GPUs.
 """
 
 import math
 import sys
+import warnings
 from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 
 from draw import draw, mix, uniform
-from model import GPT, Cache, micro_batches
-from places import HABITS, MOST_ROWS, SLACK, Places, places_for
+from model import GPT, Cache, Window, micro_batches
+from places import HABITS, MOST_ROWS, SLACK, Places, View, places_for
 
 PREFILL = 4096  # tokens of prompts that are read at a time
+# how many steps of a kind run before one is recorded: on a CPU that takes a tenth of a second, and
+# from Python 3.14 on torch.jit may not work
+AS_IT_IS = {"cpu": 100 if sys.version_info < (3, 14) else math.inf, "cuda": 1}
 REFILL = 0.5    # waiting rows come in when at most this share of the batch is left
 
 
@@ -118,6 +123,7 @@ def after(strings, prefix: list[int]) -> int:
 
 
 @torch.inference_mode()
+@torch.jit.optimized_execution(False)  # a recorded step is the same to the last bit
 def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int,
            on_token) -> dict:
     """Draws all rows: tokens, logp and entropy (N, max_new_tokens), how many are `drawn` (N,), and
@@ -188,7 +194,7 @@ def prefill(model, texts):
     visible |= torch.eye(width, dtype=torch.bool, device=device)  # padding sees itself: no NaN
     cache = Cache(model.config, len(texts), width, device, model.embedding.weight.dtype)
     positions = (column - padding[:, None]).clamp(min=0)
-    return cache, model(tokens, positions, cache, visible[:, None])[:, -1]
+    return cache, model(tokens, positions, cache.window(len(texts), width), visible[:, None])[:, -1]
 
 
 def read(model, batch: Places, texts, stands) -> torch.Tensor:
@@ -229,58 +235,92 @@ def admit(model, batch: Places, work: Work, rows, together: bool) -> None:
     batch.taken, batch.used = at.stop, new.stop
     batch.apart = batch.apart and len(stands) == len(rows)
     batch.ragged = bool(batch.start[:batch.used].any())
-    choose(model, batch, at, hidden[stands], None if batch.apart else place, work.how)
+    view = batch.view(new, at)._replace(place=None if batch.apart else place)
+    choose(model, view, hidden[stands], work.how)
 
 
-def choose(model, batch: Places, at: slice, hidden, place, how) -> None:
-    """Draws the next token of some rows, and writes it down. hidden (P, D) are the last hidden
-    states of texts, place (M,) says which of them each row continues; None: each its own."""
-    alive, drawn = batch.alive[at], batch.drawn[at]
-    u = batch.uniform[at].gather(1, drawn[:, None])[:, 0]
-    found = draw(model.head(hidden), u, *how, place=place)
-    for store, new in zip((batch.tokens, batch.logp, batch.entropy), found, strict=True):
-        store[at].scatter_(1, drawn[:, None], new[:, None])
-    if place is None:
-        batch.last[at] = found[0]
+def choose(model, view: View, hidden, how) -> None:
+    """Draws the next token of each row from the last hidden states (P, D) of the texts, and writes
+    it down."""
+    alive, drawn = view.alive, view.drawn
+    u = view.uniform.gather(1, drawn[:, None])[:, 0]
+    found = draw(model.head(hidden), u, *how, place=view.place)
+    for store, new in zip((view.tokens, view.logp, view.entropy), found, strict=True):
+        store.scatter_(1, drawn[:, None], new[:, None])
+    if view.place is None:
+        view.last.copy_(found[0])
     drawn += alive
-    if batch.strings is not None:
-        state = batch.state[at]
-        state.copy_(torch.where(alive, batch.strings[found[0], state], state))
-        alive &= state < batch.strings.shape[1] - 1
-    alive &= ~batch.ends[found[0]] & (drawn < batch.limit)
+    if view.strings is not None:
+        view.state.copy_(torch.where(alive, view.strings[found[0], view.state], view.state))
+        alive &= view.state < view.strings.shape[1] - 1
+    alive &= ~view.ends[found[0]] & (drawn < view.limit)
 
 
-def step(model, batch: Places, places: int, rows: int, how) -> None:
-    """Reads the last tokens of the first places and draws the next ones of the first rows: all in
-    place and without a question to the device, so that it can be a CUDA graph."""
-    start, column = batch.start[:places, None], batch.cache.column
+def step(model, view: View, how) -> None:
+    """Reads the places' last tokens and draws the rows' next ones: all in place, and without asking
+    for a number, so that it can be recorded."""
     mask = None
-    if batch.ragged or batch.cache.block > 1:
-        columns = batch.columns[:batch.cache.window()]
-        mask = ((columns >= start) & (columns <= column))[:, None, None]      # (places, 1, 1, S)
-    position = (column - start).clamp(max=model.config.context - 1)           # of an ended row
-    hidden = model(batch.last[:places, None], position, batch.cache, mask)
-    choose(model, batch, slice(rows), hidden[:, 0], None if batch.apart else batch.place[:rows],
-           how)
+    if view.columns is not None:
+        seen = (view.columns >= view.start[:, None]) & (view.columns <= view.now)
+        mask = seen[:, None, None]                                            # (P, 1, 1, S)
+    position = (view.now - view.start).clamp(max=model.config.context - 1)    # of an ended row
+    hidden = model(view.last, position, Window(view.keys, view.values, view.column), mask)
+    choose(model, view, hidden, how)
 
 
 def advance(model, batch: Places, size: int, how) -> None:
-    """A step of decoding. On CUDA it is of `size` rows, each in its own place; the first one of a
-    kind runs as it is, which warms up its kernels, the second is captured as a graph, and from then
-    on that is replayed."""
-    key = size, batch.cache.window(), how, model.embedding.weight.data_ptr()
-    if batch.cache.keys.device.type != "cuda":
-        step(model, batch, batch.used, batch.taken, how)
-    elif key not in batch.graphs:
-        step(model, batch, size, size, how)
-        batch.graphs[key] = None
+    """A step of decoding. On CUDA it is of `size` rows, each in its own place. Once AS_IT_IS steps
+    of a kind have run, which also warms up their kernels, the next one is recorded; from then on
+    that is replayed."""
+    device = batch.cache.keys.device.type
+    cuda = device == "cuda"
+    view = batch.next(size, size) if cuda else batch.next(batch.used, batch.taken)
+    given = {name: x for name, x in zip(View._fields, view, strict=True) if x is not None}
+    kind = (*given, how, model.embedding.weight.data_ptr())
+    kind += (size, len(view.columns)) if cuda else ()
+    known = batch.recorded.get(kind, 0)  # the record, or how many have run
+    if callable(known):
+        known(*given.values())
+    elif known < AS_IT_IS[device]:
+        step(model, view, how)
+        batch.recorded[kind] = known + 1
     else:
-        if batch.graphs[key] is None:
-            batch.graphs[key] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(batch.graphs[key], pool=batch.pool, stream=batch.stream):
-                step(model, batch, size, size, how)
-        batch.graphs[key].replay()
+        batch.recorded[kind] = (capture(model, batch, view, how) if cuda else
+                                trace(Step(model, given, how), given))
     batch.cache.advance(1)
+
+
+def capture(model, batch: Places, view: View, how):
+    """The step as a CUDA graph, which finds all tensors where they are now; replayed once."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=batch.pool, stream=batch.stream):
+        step(model, view, how)
+    graph.replay()
+    return lambda *_: graph.replay()
+
+
+class Step(torch.nn.Module):
+    """`step` as torch.jit wants it: a module that has the weights, of tensors that are not None."""
+
+    def __init__(self, model, names, how):
+        super().__init__()
+        self.model, self.names, self.how = model, list(names), how
+
+    def forward(self, *given):
+        view = View(**dict.fromkeys(View._fields) | dict(zip(self.names, given, strict=True)))
+        step(self.model, view, self.how)
+        return view.drawn
+
+
+def trace(module: Step, given: dict):
+    """Runs the step, and records by torch.jit which kernels it calls: for other numbers of rows and
+    columns too, and without the Python between them, which for few rows takes as long as they do.
+    Where a changed model asks for a number, to decide by it, steps stay as they are."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        traced = torch.jit.trace(module, tuple(given.values()), check_trace=False)
+    asked = any(issubclass(w.category, torch.jit.TracerWarning) for w in said)
+    return -math.inf if asked else traced.forward
 
 
 def assemble(texts, group_size, out, pad) -> Rollout:

@@ -12,6 +12,8 @@ the matrix products and the cache reads of the latter's decode steps, timed alon
 """
 
 import argparse
+import copy
+import math
 import platform
 import random
 import statistics
@@ -84,7 +86,7 @@ def simple_loop(model, prompts, new, how):
         x = model.embedding(ids)
         for i, block in enumerate(model.blocks):
             a = block.attention
-            qkv = gpt.rms_norm(x, block.norm1, c.norm_eps) @ a.qkv
+            qkv = gpt.rms_norm(x, block.norm1, c.width, c.norm_eps) @ a.qkv
             qkv = qkv.view(n, t, -1, a.head).transpose(1, 2)
             q, k, v = qkv.split((a.heads, a.kv_heads, a.kv_heads), 1)
             q, k = gpt.rotate(q, cos, sin), gpt.rotate(k, cos, sin)
@@ -102,12 +104,12 @@ def simple_loop(model, prompts, new, how):
             y = torch.nn.functional.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None and t > 1)
             x = x + y.transpose(1, 2).reshape(n, t, -1) @ a.out
-            x2 = gpt.rms_norm(x, block.norm2, c.norm_eps)
+            x2 = gpt.rms_norm(x, block.norm2, c.width, c.norm_eps)
             gate, up = (x2 @ block.gate_up).chunk(2, -1)
             x = x + (torch.nn.functional.silu(gate) * up) @ block.down
         if how != "naive":
             done += t
-        return model.head(gpt.rms_norm(x, model.norm, c.norm_eps)[:, -1])
+        return model.head(gpt.rms_norm(x[:, -1], model.norm, c.width, c.norm_eps))
 
     logits = forward(tokens)
     for t in range(new):
@@ -140,14 +142,14 @@ def floor(model, rows, width, new):
 
 
 def medians(competitors, rounds=5):
-    """{name: median tokens a second} of functions that return how many tokens they made; one
-    round to warm up, then alternating."""
+    """{name: median tokens a second} of functions that return how many tokens they made; two
+    rounds to warm up, then alternating."""
     rates = {name: [] for name in competitors}
-    for i in range(rounds + 1):
+    for i in range(rounds + 2):
         for name, run in competitors.items():
             began = time.perf_counter()
             tokens = run()
-            if i:
+            if i > 1:
                 rates[name].append(tokens / (time.perf_counter() - began))
     return {name: statistics.median(r) for name, r in rates.items()}
 
@@ -167,6 +169,15 @@ def ours(model, prompts, group_size, new, stop=None):
     out = sample.generate(model, prompts, group_size, new, seed=0, pad=tokenizer.PAD,
                           stop=[stop] if stop else [])
     return int(out.mask.sum())
+
+
+def unrecorded(model, prompts, new):
+    """The same with nothing shared, and every step as it is."""
+    usual, sample.AS_IT_IS = sample.AS_IT_IS, {"cpu": math.inf}
+    try:
+        return ours(model, prompts, 1, new)
+    finally:
+        sample.AS_IT_IS = usual
 
 
 def decoding(policy, prompts, new, rounds=9) -> tuple[float, float]:
@@ -249,7 +260,14 @@ def main():
     prompts = list(map(list, dict.fromkeys(map(tuple, prompts))))[:256]
     lines.append(f"The policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} nats a "
                  "token.")
-    rates = {}
+    record, took = sample.trace, []
+
+    def timed(*args):
+        made = []
+        took.append(seconds(lambda: made.append(record(*args))))
+        return made[0]
+    sample.trace = timed
+    rates, other = {}, copy.deepcopy(policy)
     for rows in (1, 16, 256):
         some, group = prompts[:max(1, rows // 16)], min(rows, 16)
         each = [p for p in some for _ in range(group)]
@@ -271,10 +289,14 @@ def main():
              for how in ("naive", "cached", "static", "window")}
     lines += table("What each technique brings: batch 256, 64 new tokens. naive reads all again; "
                    "cached concatenates; static preallocates and masks; window reads used columns "
-                   "only; sample.py with nothing shared also leaves grouped heads unexpanded; "
-                   "and then samples share what they have in common.",
-                   medians(loops | {ALONE: lambda: ours(policy, prompts, 1, 64),
+                   "only; sample.py also leaves grouped heads unexpanded; then its steps are "
+                   "recorded; and then samples share what they have in common.",
+                   medians(loops | {"sample.py, nothing shared, nothing recorded":
+                                    lambda: unrecorded(other, prompts, 64),
+                                    ALONE: lambda: ours(policy, prompts, 1, 64),
                                     "sample.py": lambda: ours(policy, some, 16, 64)}), "naive")
+    lines += ["", f"{len(took)} kinds of step were recorded, each in "
+              f"{1e3 * statistics.median(took):.0f} ms, which is in none of the figures."]
     write(lines, args.write)
 
 

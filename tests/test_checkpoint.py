@@ -114,11 +114,13 @@ def test_cached_logits_equal_transformers(saved, case):
     model, tokens = checkpoint.load_pretrained(path), ids(18)  # enough rows for the plain products
     cache, parts = gpt.Cache(model.config, 18, 60), []
     with torch.no_grad():
-        for begin, end in [(0, 50), *((t, t + 1) for t in range(50, 60))]:
-            positions = torch.arange(begin, end).expand(18, -1)
-            parts.append(model.head(model(tokens[:, begin:end], positions, cache)))
-            cache.advance(end - begin)
-        assert close(torch.cat(parts, 1), theirs(tokens).logits)
+        parts.append(model(tokens[:, :50], window=cache.window(18, 50)))
+        cache.advance(50)
+        for t in range(50, 60):
+            hidden = model(tokens[:, t], torch.full((18,), t), cache.window(18))
+            parts.append(hidden[:, None])
+            cache.advance(1)
+        assert close(model.head(torch.cat(parts, 1)), theirs(tokens).logits)
 
 
 @every

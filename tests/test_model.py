@@ -82,7 +82,7 @@ def test_padding_does_not_change_what_comes_before_it():
 def test_rms_norm_is_x_over_its_root_mean_square():
     x, gain = torch.randn(5, 32), torch.rand(32)
     want = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * gain
-    assert torch.allclose(model.rms_norm(x, gain, 1e-5), want, atol=1e-6)
+    assert torch.allclose(model.rms_norm(x, gain, len(gain), 1e-5), want, atol=1e-6)
 
 
 def turned(x, position):
@@ -158,10 +158,11 @@ def test_cached_equals_uncached(kv_heads):
     made, ids = gpt(kv_heads=kv_heads), tokens()
     cache = model.Cache(made.config, 3, 10)
     with torch.no_grad():
-        parts = [made(ids[:, :4], cache=cache)]
+        parts = [made(ids[:, :4], window=cache.window(3, 4))]
         cache.advance(4)
         for t in range(4, 10):
-            parts.append(made(ids[:, t:t + 1], torch.full((3, 1), t), cache))
+            hidden = made(ids[:, t], torch.full((3,), t), cache.window(3))
+            parts.append(hidden[:, None])
             cache.advance(1)
         assert cache.length == 10
         assert torch.allclose(torch.cat(parts, 1), made(ids), atol=1e-4)
