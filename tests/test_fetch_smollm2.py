@@ -1,15 +1,11 @@
 """bench/fetch_smollm2.py: rows, roundings and files as Hugging Face has them; no download."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("gguf")
 np = pytest.importorskip("numpy")
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-import fetch_smollm2 as fetch  # noqa: E402
+from bench import fetch_smollm2 as fetch  # noqa: E402
 
 
 def as_llama_cpp(rows, heads):
