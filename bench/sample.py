@@ -258,8 +258,6 @@ def main():
     draw = tasks.Arithmetic().draw(random.Random(0), 2000)
     prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
     prompts = list(map(list, dict.fromkeys(map(tuple, prompts))))[:256]
-    lines.append(f"The policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} nats a "
-                 "token.")
     record, took = sample.trace, []
 
     def timed(*args):
@@ -267,6 +265,8 @@ def main():
         took.append(seconds(lambda: made.append(record(*args))))
         return made[0]
     sample.trace = timed
+    lines.append(f"The policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} nats a "
+                 "token.")
     rates, other = {}, copy.deepcopy(policy)
     for rows in (1, 16, 256):
         some, group = prompts[:max(1, rows // 16)], min(rows, 16)
