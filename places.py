@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from model import GPT, Cache
+from model import GPT, Config, Window
 
 # How to decode on a kind of device: after how many steps to look who has ended (a look makes a GPU
 # wait) and, where that is each step, who has parted; the ratio of neighbouring batch sizes; to how
@@ -27,6 +27,38 @@ HABITS = {"cpu": (1, 0.92, 1), "cuda": (16, 0.5, 128)}
 MOST_ROWS = 1024
 BUDGET = 2**60  # bytes of them at most: what a run's plan leaves for them (memory.py)
 SLACK = 32     # columns where no text stands are moved out once they are so many
+
+
+class Cache:
+    """Keys and values of what has been read: `length` columns of `capacity` are in use.
+
+    keys, values: (layers, N, K, capacity, d), allocated once and written in place. With blocks of
+    several columns a whole number of them is read, for a step that is a CUDA graph; `column` is
+    `length` as a tensor.
+    """
+
+    def __init__(self, config: Config, rows: int, capacity: int, device=None, dtype=None,
+                 block: int = 1):
+        shape = (config.layers, rows, config.kv_heads, capacity, config.head)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.column = torch.zeros(1, dtype=torch.int64, device=device)
+        self.length, self.block = 0, block
+
+    def advance(self, columns: int) -> None:
+        """After a forward pass has appended `columns` (negative: moved back)."""
+        self.length += columns
+        self.column += columns
+
+    def end(self, new: int = 1) -> int:
+        """How many columns are read when `new` are appended."""
+        return min(-(-(self.length + new) // self.block) * self.block, self.keys.shape[3])
+
+    def window(self, rows: int, new: int = 1) -> Window:
+        """For the forward pass that appends `new` columns to the first rows."""
+        end = self.end(new)
+        return Window(self.keys[:, :rows, :, :end], self.values[:, :rows, :, :end],
+                      self.column if self.block > 1 and new == 1 else None)
 
 
 class View(NamedTuple):

@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 
 from draw import draw, mix, uniform
-from model import GPT, Cache, Window, micro_batches
-from places import HABITS, MOST_ROWS, SLACK, Places, View, places_for
+from model import GPT, Window, micro_batches
+from places import HABITS, MOST_ROWS, SLACK, Cache, Places, View, places_for
 
 PREFILL = 4096  # tokens of prompts that are read at a time
 # how many steps of a kind run before one is recorded: on a CPU that takes a tenth of a second, and

@@ -29,6 +29,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import checkpoint  # noqa: E402
 import model as gpt  # noqa: E402
+import places  # noqa: E402
 import runs  # noqa: E402
 import sample  # noqa: E402
 import sft  # noqa: E402
@@ -124,7 +125,7 @@ def simple_loop(model, prompts, new, how):
 def floor(model, rows, width, new):
     """Seconds of the matrix products and cache reads alone, of `new` - 1 decode steps."""
     c = model.config
-    cache = gpt.Cache(c, rows, width + new)
+    cache = places.Cache(c, rows, width + new)
     cache.keys.normal_(), cache.values.normal_()
     x, hidden = torch.randn(rows, c.width), torch.randn(rows, c.hidden)
     q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, c.head)

@@ -14,6 +14,7 @@ import torch
 import bpe
 import checkpoint
 import model as gpt
+import places
 import sample
 
 transformers = pytest.importorskip("transformers")
@@ -112,7 +113,7 @@ def test_logits_equal_transformers(saved, case):
 def test_cached_logits_equal_transformers(saved, case):
     path, theirs = saved(case)
     model, tokens = checkpoint.load_pretrained(path), ids(18)  # enough rows for the plain products
-    cache, parts = gpt.Cache(model.config, 18, 60), []
+    cache, parts = places.Cache(model.config, 18, 60), []
     with torch.no_grad():
         parts.append(model(tokens[:, :50], window=cache.window(18, 50)))
         cache.advance(50)

@@ -13,6 +13,7 @@ import evaluate
 import flags
 import memory
 import model as gpt
+import places
 import prm
 import prompts
 import sample
@@ -183,7 +184,7 @@ def test_the_plan_counts_what_a_model_holds():
     parameters = sum(p.numel() for p in gpt.GPT(config).parameters())
     assert plan["weights"] == plan["gradients"] == 4 * parameters
     assert plan["moments"] == 8 * parameters and plan["sampler"] == plan["critic"] == 0
-    cache = gpt.Cache(config, 512, 64 + 128)
+    cache = places.Cache(config, 512, 64 + 128)
     assert plan["cache"] == 2 * cache.keys.numel() * 4
     options.dtype, options.gradient_checkpointing = "bfloat16", True
     small = memory.plan(config, options)

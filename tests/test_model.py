@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import model
+import places
 import tokenizer
 
 CONFIG = model.Config(30, context=40, layers=2, width=32, heads=4, kv_heads=2, hidden=48)
@@ -156,7 +157,7 @@ def test_leaving_out_padding_changes_nothing(kv_heads):
 @HEADS
 def test_cached_equals_uncached(kv_heads):
     made, ids = gpt(kv_heads=kv_heads), tokens()
-    cache = model.Cache(made.config, 3, 10)
+    cache = places.Cache(made.config, 3, 10)
     with torch.no_grad():
         parts = [made(ids[:, :4], window=cache.window(3, 4))]
         cache.advance(4)
