@@ -30,8 +30,8 @@ from model import GPT, Window, micro_batches
 from places import HABITS, MOST_ROWS, SLACK, Cache, Places, View, places_for
 
 PREFILL = 4096  # tokens of prompts that are read at a time
-# how many steps of a kind run before one is recorded: on a CPU that takes a tenth of a second, and
-# from Python 3.14 on torch.jit may not work
+# How many steps of a kind run before one is recorded. On a CPU that takes as long as a hundred; and
+# torch.jit, which is no longer kept up, may not work from Python 3.14 on.
 AS_IT_IS = {"cpu": 100 if sys.version_info < (3, 14) else math.inf, "cuda": 1}
 REFILL = 0.5    # waiting rows come in when at most this share of the batch is left
 
@@ -123,7 +123,6 @@ def after(strings, prefix: list[int]) -> int:
 
 
 @torch.inference_mode()
-@torch.jit.optimized_execution(False)  # a recorded step is the same to the last bit
 def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int,
            on_token) -> dict:
     """Draws all rows: tokens, logp and entropy (N, max_new_tokens), how many are `drawn` (N,), and
@@ -319,8 +318,13 @@ def trace(module: Step, given: dict):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         traced = torch.jit.trace(module, tuple(given.values()), check_trace=False)
-    asked = any(issubclass(w.category, torch.jit.TracerWarning) for w in said)
-    return -math.inf if asked else traced.forward
+    if any(issubclass(w.category, torch.jit.TracerWarning) for w in said):
+        return -math.inf
+
+    def replay(*given):
+        with torch.jit.optimized_execution(False):  # else the last bits are others
+            traced.forward(*given)
+    return replay
 
 
 def assemble(texts, group_size, out, pad) -> Rollout:
