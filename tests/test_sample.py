@@ -475,6 +475,14 @@ def test_a_recorded_step_has_the_weights_of_today(monkeypatch):
     assert all(map(operator.is_, before, records(made)))  # those of the first call
 
 
+def test_each_way_to_draw_has_its_own_record(monkeypatch):
+    record_from(1, monkeypatch)
+    made = gpt(stop=0.5)
+    for how in ({}, {"temperature": 0.0}, {"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.5}):
+        want = generate(gpt(stop=0.5), group_size=2, **how)
+        assert identical(generate(made, group_size=2, **how), want)
+
+
 class Asking(model.GPT):
     """What a reader may write: what is computed depends on a number."""
 
