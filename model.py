@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 MOST_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # that `score` holds at a time: 128 MB, half a GB
-SHORT = 128  # so long, plain attention takes a CPU less time than the fused kernel, forth and back
+SHORT = 128  # up to so many queries plain attention is faster on a CPU than the fused kernel
 torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for each new shape, and all are new
 SIZES = {  # names for --size
     "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352),
@@ -149,10 +149,10 @@ def rope_table(config: Config) -> torch.Tensor:
                         torch.cat((-angles, angles), 1).sin()), 1)
 
 
-def attend(q, k, v, mask, d: int):
-    """Attention of queries (N, K, R, d) over keys and values (N, K, S, d). mask (N or 1, 1, R or 1,
-    S) is True where a query may look, on a CPU 0 there and elsewhere -inf; or None."""
-    if q.device.type != "cpu":
+def attend(q, k, v, mask, d: int, t: int):
+    """Attention of t queries a head, (N, K, R, d), over keys and values (N, K, S, d). mask (N or 1,
+    1, R or 1, S) is True where a query may look, on a CPU 0 there and elsewhere -inf; or None."""
+    if q.device.type != "cpu" or t > SHORT:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * d**-0.5) @ k.mT                                             # (N, K, R, S)
     if mask is not None:
@@ -197,7 +197,7 @@ class Attention(nn.Module):
         if layout is None:  # decoding, M = N
             k, v = window.append(layer, k, v)                                 # (N, K, S, d)
             q = q.reshape(-1, groups, heads // groups, self.head)             # (N, K, G, d)
-            return attend(q, k, v, mask, self.head).flatten(1)
+            return attend(q, k, v, mask, self.head, 1).flatten(1)
         q, k, v = layout.spread(q), layout.spread(k), layout.spread(v)        # (N, heads, T, d)
         if window is not None:
             k, v = window.append(layer, k, v)
@@ -205,7 +205,7 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != groups)
         else:  # with enable_gqa too it may be a slow kernel on CUDA, so shared heads are rows
             q = q.reshape(layout.n, groups, -1, self.head)                    # (N, K, G T, d)
-            y = attend(q, k, v, mask, self.head).view(layout.n, heads, layout.t, self.head)
+            y = attend(q, k, v, mask, self.head, layout.t).view(layout.n, heads, -1, self.head)
         return layout.pack(y.transpose(1, 2)).flatten(1)                      # (M, H d)
 
 

@@ -220,6 +220,7 @@ def places_for(model: GPT, *asked: int) -> Places:
     had, places = KEPT.pop(model, {}).get(kind, ((0, 0, 0), None))
     asked = tuple(map(max, asked, had))
     if asked != had:
+        recorded = {} if weight.is_cuda or places is None else places.recorded
         places = None  # so that its memory is free
         if weight.is_cuda:
             torch.cuda.empty_cache()
@@ -229,6 +230,7 @@ def places_for(model: GPT, *asked: int) -> Places:
         a_row = 2 * keys * weight.element_size() + logits + 20 * steps
         fit = min(free_memory(weight.device) // 2, BUDGET) // a_row
         places = Places(model, max(1, min(rows, fit)), capacity, steps)
+        places.recorded = recorded  # on a CPU they are of any tensors
     KEPT[model] = {kind: (asked, places)}
     return places
 

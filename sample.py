@@ -12,7 +12,7 @@ ones come in.
 What a row draws depends on its own seed, prompt and position alone (draw.py). A row ends with a
 stop token, or with a stop string, however that is cut into tokens: each token moves an automaton
 that has read the string so far. A decode step is recorded, and then replayed without Python: by
-torch.jit on a CPU; on CUDA as a graph, one for each size of batch and window. There the host asks
+torch.jit on a CPU; on CUDA as a graph, one for each size of batch and window. On CUDA the host asks
 only now and then who has ended, so that each row has a place of its own from the beginning.
 Left out on purpose: paged caches, speculative decoding, several GPUs.
 """
@@ -30,8 +30,8 @@ from model import GPT, Window, micro_batches
 from places import HABITS, MOST_ROWS, SLACK, Cache, Places, View, places_for
 
 PREFILL = 4096  # tokens of prompts that are read at a time
-# How many steps of a kind run before one is recorded. On a CPU that takes as long as a hundred; and
-# torch.jit, which is no longer kept up, may not work from Python 3.14 on.
+# How many steps of a kind run before one is recorded. On a CPU recording takes 30 ms, which some
+# hundred replays of one row win back; torch.jit, no longer kept up, may not work on Python 3.14.
 AS_IT_IS = {"cpu": 100 if sys.version_info < (3, 14) else math.inf, "cuda": 1}
 REFILL = 0.5    # waiting rows come in when at most this share of the batch is left
 
@@ -314,7 +314,9 @@ class Step(torch.nn.Module):
 def trace(module: Step, given: dict):
     """Runs the step, and records by torch.jit which kernels it calls: for other numbers of rows and
     columns too, and without the Python between them, which for few rows takes as long as they do.
-    Where a changed model asks for a number, to decide by it, steps stay as they are."""
+    Where a changed model asks for a number, to decide by it, steps stay as they are. Not noticed is
+    what changes in Python alone: a hook, a counter, another Parameter in place of one (its values
+    may change). torch keeps some MB of each record until the process ends."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         traced = torch.jit.trace(module, tuple(given.values()), check_trace=False)

@@ -155,6 +155,23 @@ def test_leaving_out_padding_changes_nothing(kv_heads):
 
 
 @HEADS
+def test_attention_of_short_rows_equals_that_of_long_ones(kv_heads, monkeypatch):
+    """Plain products and the fused kernel, causal and under a mask, forward and back."""
+    made, ids = gpt(kv_heads=kv_heads), tokens(t=12)
+    mask = torch.ones(3, 1, 12, 12, dtype=torch.bool).tril()
+    mask[1, :, 4:, :3] = False
+    found = []
+    for short in (0, 128):
+        monkeypatch.setattr(model, "SHORT", short)
+        hidden = torch.cat((made(ids), made(ids, mask=mask)))
+        gradients = torch.autograd.grad(hidden.pow(3).sum(), list(made.blocks.parameters()))
+        found.append((hidden, *gradients))
+    assert len(found[0]) > 5 and not torch.allclose(*found[0][0].chunk(2), atol=1e-3)
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@HEADS
 def test_cached_equals_uncached(kv_heads):
     made, ids = gpt(kv_heads=kv_heads), tokens()
     cache = places.Cache(made.config, 3, 10)

@@ -483,6 +483,17 @@ def test_each_way_to_draw_has_its_own_record(monkeypatch):
         assert identical(generate(made, group_size=2, **how), want)
 
 
+def test_records_outlive_the_buffers_they_were_made_with(monkeypatch):
+    record_from(0, monkeypatch)
+    made = gpt(stop=0.5)
+    generate(made)
+    before, kept = records(made), places.places_for(made, 1, 1, 1)
+    want = generate(gpt(stop=0.5), group_size=30)
+    assert identical(generate(made, group_size=30), want)
+    assert places.places_for(made, 1, 1, 1) is not kept
+    assert all(map(operator.is_, before, records(made)))
+
+
 class Asking(model.GPT):
     """What a reader may write: what is computed depends on a number."""
 
