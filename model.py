@@ -112,7 +112,8 @@ def roots(d: int, eps: float):
 
 def rms_norm(x: torch.Tensor, gain: torch.Tensor, d: int, eps: float) -> torch.Tensor:
     """x (..., d) over the root of its mean square, times gain (d,). On a CPU torch has no kernel
-    for that, and what it does instead takes twice as long, forward and back, as this does."""
+    for that, and what it does instead takes twice as long, forward and back, as this does. d is
+    given, since while a step is recorded a shape is no number."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return F.rms_norm(x, (d,), gain, eps)
     least, root = roots(d, eps)
@@ -190,9 +191,9 @@ class Attention(nn.Module):
         qkv = qkv.view(-1, heads + 2 * groups, self.head)                     # (M, H+2K, d)
         qk, v = qkv.split((heads + groups, groups), dim=1)
         if self.q_norm is not None:
-            q, k = (rms_norm(y, gain, self.head, self.eps) for y, gain in zip(
-                qk.split((heads, groups), dim=1), (self.q_norm, self.k_norm), strict=True))
-            qk = torch.cat((q, k), dim=1)
+            q, k = qk.split((heads, groups), dim=1)
+            qk = torch.cat((rms_norm(q, self.q_norm, self.head, self.eps),
+                            rms_norm(k, self.k_norm, self.head, self.eps)), dim=1)
         q, k = rotate(qk, cos, sin).split((heads, groups), dim=1)
         if layout is None:  # decoding, M = N
             k, v = window.append(layer, k, v)                                 # (N, K, S, d)

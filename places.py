@@ -50,13 +50,9 @@ class Cache:
         self.length += columns
         self.column += columns
 
-    def end(self, new: int = 1) -> int:
-        """How many columns are read when `new` are appended."""
-        return min(-(-(self.length + new) // self.block) * self.block, self.keys.shape[3])
-
     def window(self, rows: int, new: int = 1) -> Window:
         """For the forward pass that appends `new` columns to the first rows."""
-        end = self.end(new)
+        end = min(-(-(self.length + new) // self.block) * self.block, self.keys.shape[3])
         return Window(self.keys[:, :rows, :, :end], self.values[:, :rows, :, :end],
                       self.column if self.block > 1 and new == 1 else None)
 

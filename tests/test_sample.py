@@ -539,13 +539,14 @@ def test_sampler_logp_equals_training_logp(kv_heads, temperature):
     assert not torch.allclose(out.logp, other, atol=1e-2)
 
 
-def test_log_probs_are_fp32_whatever_the_weights_are():
+def test_log_probs_are_fp32_whatever_the_weights_are(monkeypatch):
     made = gpt(stop=1.8).cast(torch.bfloat16)
     made.head.bias.data = made.head.bias.data.bfloat16()
     out = generate(made, group_size=4)
+    monkeypatch.setattr(model, "SHORT", 0)  # the fused kernel: by plain products they are equal
     with torch.no_grad():
         off = (out.logp - made.logp(out.tokens, out.mask)).abs().sum() / out.mask.sum()
-    assert out.logp.dtype == torch.float32 and off < 0.1
+    assert out.logp.dtype == torch.float32 and 0 < off < 0.1
 
 
 def test_greedy_logp_is_that_of_temperature_one():
