@@ -105,7 +105,7 @@ def reference_logp(reference, batch, options):
 @functools.cache
 def judge_of(run: str, device: str):
     """The process reward model of a run."""
-    return prm.load(run, evaluate.trained(run)[0])["prm"].to(device)
+    return prm.load(run, evaluate.trained(run, device)[0])["prm"]
 
 
 def step_rewards(rollout, options):

@@ -174,9 +174,10 @@ def step_metrics(step, rollouts, rewards, texts, group_size) -> dict:
     }
 
 
-def trained(run: str) -> tuple[gpt.GPT, dict]:
-    """The policy of a run's folder and the settings it was trained with; from then on the process
-    speaks its tokens. Raises ValueError where there is none, OSError where it cannot be read."""
+def trained(run: str, device: str = "") -> tuple[gpt.GPT, dict]:
+    """The policy of a run's folder, on the GPU where there is one unless a device is given, and the
+    settings it was trained with; from then on the process speaks its tokens. Raises ValueError
+    where there is none, OSError where it cannot be read."""
     path = Path(run) / "checkpoint.pt"
     if not path.exists():
         raise ValueError(f"{run} has no checkpoint.pt; train.py makes one")
@@ -185,7 +186,8 @@ def trained(run: str) -> tuple[gpt.GPT, dict]:
     except ValueError as error:
         raise ValueError(f"{Path(run) / 'config.json'} is no JSON: {error}") from None
     tokenizer.use_of(run)
-    return gpt.from_state(gpt.load(path)), settings
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return gpt.from_state(gpt.load(path), device), settings
 
 
 def task_of(settings: dict) -> tasks.Task:

@@ -65,7 +65,7 @@ class Options:
     eval_data: str = flag("", "its held-out problems (default: a tenth of --data)")
     device: str = flag("", "cpu, cuda, cuda:1 (default: cuda where there is one)")
     dtype: str = flag("", "of the computation, the weights stay in float32 (default: bfloat16 with "
-                      "--init on a GPU)", choices=["", "float32", "bfloat16"])
+                      "--init on a GPU that has it)", choices=["", "float32", "bfloat16"])
     gradient_checkpointing: bool = flag(False, "keep little for the way back and compute it again: "
                                         "less memory, a quarter more time")
     shard: bool = flag(False, "weights, gradients and moments in pieces, one a process of torchrun")
@@ -165,8 +165,9 @@ def parse(argv) -> tuple[Options, bool]:
     options = Options(**args)
     options.out = options.out or f"runs/{options.algo}-{options.task}-{options.seed}"
     options.device = known.device
-    on_gpu = options.init and options.device.startswith("cuda")
-    options.dtype = options.dtype or ("bfloat16" if on_gpu else "float32")
+    fast = (options.init and options.device.startswith("cuda")
+            and torch.cuda.is_bf16_supported(including_emulation=False))
+    options.dtype = options.dtype or ("bfloat16" if fast else "float32")
     options.prompt = options.prompt or ("r1" if options.init else "plain")
     return options, resume
 

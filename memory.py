@@ -28,11 +28,12 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
     parts = parallel.world() if options.shard else 1
     own = options.algo == "ppo" and options.critic == "own"
     # what a token leaves in a block for the way back: two norms, q, k, v and their turned copies,
-    # attention, gate and up, their product, two sums; on a CPU also what it looks at
+    # k and v for every head, attention, gate and up, their product, two sums; on a CPU also what
+    # it looks at
     device = torch.device(options.device or "cpu").type
     looks = config.heads * gpt.SHORT if device == "cpu" else 0
-    block = b * (4 * config.width + 2 * (config.heads + 2 * config.kv_heads) * config.head
-                 + config.heads * config.head + 4 * config.hidden + looks) + 4 * 2 * config.width
+    block = b * (4 * config.width + (5 * config.heads + 4 * config.kv_heads) * config.head
+                 + 4 * config.hidden + looks) + 4 * 2 * config.width
     kept = 4 * config.width * config.layers + block if options.gradient_checkpointing \
         else block * config.layers
     logits = min(gpt.MOST_LOGITS[device], options.micro_tokens * config.vocab_size)

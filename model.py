@@ -29,6 +29,9 @@ from torch.utils.checkpoint import checkpoint
 
 MOST_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # that `score` holds at a time: 128 MB, half a GB
 SHORT = 128  # up to so many queries plain attention is faster on a CPU than the fused kernel
+# Numbers below 1e-38, of which sharp attention has many, become 0: with them its products take some
+# CPUs four times as long. This holds for the whole process, for Python's floats below 1e-308 too.
+torch.set_flush_denormal(True)
 torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for each new shape, and all are new
 SIZES = {  # names for --size
     "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352),
@@ -152,7 +155,7 @@ def rope_table(config: Config) -> torch.Tensor:
 
 def attend(q, k, v, mask, d: int, t: int):
     """Attention of t queries a head, (N, K, R, d), over keys and values (N, K, S, d). mask (N or 1,
-    1, R or 1, S) is True where a query may look, on a CPU 0 there and elsewhere -inf; or None."""
+    1, R or 1, S) is 0 where a query may look and elsewhere -inf; or None: it may look anywhere."""
     if q.device.type != "cpu" or t > SHORT:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * d**-0.5) @ k.mT                                             # (N, K, R, S)
@@ -202,11 +205,12 @@ class Attention(nn.Module):
         q, k, v = layout.spread(q), layout.spread(k), layout.spread(v)        # (N, heads, T, d)
         if window is not None:
             k, v = window.append(layer, k, v)
-        if mask is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != groups)
-        else:  # with enable_gqa too it may be a slow kernel on CUDA, so shared heads are rows
+        if mask is None:  # enable_gqa in their place may be a slow kernel on CUDA
+            k, v = (x.repeat_interleave(heads // groups, 1) for x in (k, v))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:  # query heads that share keys are further rows
             q = q.reshape(layout.n, groups, -1, self.head)                    # (N, K, G T, d)
-            y = attend(q, k, v, mask, self.head, layout.t).view(layout.n, heads, -1, self.head)
+            y = attend(q, k, v, mask, self.head, layout.t).reshape(layout.n, heads, -1, self.head)
         return layout.pack(y.transpose(1, 2)).flatten(1)                      # (M, H d)
 
 
@@ -278,13 +282,13 @@ class GPT(nn.Module):
                 groups = self.config.heads // self.config.kv_heads
                 mask = mask.expand(-1, -1, t, -1).repeat(1, 1, groups, 1)
         x = self.embedding(tokens)                                                # (M, D)
-        if mask is not None and x.device.type == "cpu":
+        if mask is not None:
             mask = torch.where(mask, 0.0, -math.inf).to(x.dtype)
         cos, sin = self.turns[positions].to(x.dtype).split(1, dim=1)              # (M, 1, d)
         for layer, block in enumerate(self.blocks):
             how = cos, sin, layout, layer, window, mask
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, *how, use_reentrant=False)
+                x = checkpoint(block, x, *how, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, *how)
         x = rms_norm(x, self.norm, self.config.width, self.config.norm_eps)
@@ -308,7 +312,8 @@ class GPT(nn.Module):
         if len(states) <= rows:
             logp, found = self.read(states, chosen, temperature, entropy)
         else:  # a part at a time, its logits made again for the gradient: never all of them
-            parts = [checkpoint(self.read, *part, temperature, entropy, use_reentrant=False)
+            parts = [checkpoint(self.read, *part, temperature, entropy, use_reentrant=False,
+                                preserve_rng_state=False)
                      for part in zip(states.split(rows), chosen.split(rows), strict=True)]
             logp, found = (torch.cat(x) if x[0] is not None else None
                            for x in zip(*parts, strict=True))

@@ -21,6 +21,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -142,8 +143,9 @@ def add_up_gradients(parameters) -> None:
 def shard(model) -> None:
     """Leaves each process a piece of the weights of each of the model's blocks. On the way back it
     takes the mean of their gradients, where everything here is a sum: see `backward`."""
+    mesh = init_device_mesh(next(model.parameters()).device.type, (world(),))
     for block in [*model.blocks, model]:
-        fully_shard(block)
+        fully_shard(block, mesh=mesh)
 
 
 def backward(loss, model) -> None:

@@ -116,7 +116,10 @@ class Places:
         self.alive.zero_()
         self.ends.zero_()
         self.ends[stops] = True
-        self.start.zero_()  # a step may compute places that nobody has filled: all see something
+        # a step may compute rows that nobody has filled: they see something, and know their place
+        # in an automaton of other stop strings
+        self.start.zero_()
+        self.state.zero_()
         self.taken, self.used, self.apart = 0, 0, True
         if strings is not self.strings and self.pool:  # a graph knows where they are
             self.recorded, self.pool = {}, torch.cuda.graph_pool_handle()

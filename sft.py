@@ -31,6 +31,7 @@ SLIP = 0.3         # chance, in a checked step, that the first try is wrong
 DRILL_STYLES = {"direct": 0.03, "short": 0.07, "long": 0.80, "check": 0.10}
 DRILL = 0.75       # share of the training steps that see clean drill, before the corpus as it is
 BATCH_TOKENS = 3000
+MICRO_TOKENS = {"cpu": 1024, "cuda": 8192}  # of a micro-batch: of like length, or in one go
 INSTEAD = "easy"   # what stands in the place of working; so greedy decoding answers at once
 
 
@@ -243,7 +244,7 @@ def train(model: GPT, task, steps: int, seed: int, progress=lambda loss: None) -
         docs = documents(task, easier, rng, drill=done < DRILL)
         lengths = [len(prompt) + len(response) for prompt, response in docs]
         chosen, total = sum(len(response) for _, response in docs), 0.0
-        for rows in micro_batches(lengths, 1024):
+        for rows in micro_batches(lengths, MICRO_TOKENS[device.type]):
             tokens, mask = (x.to(device) for x in padded([docs[i] for i in rows]))
             logp = model.logp(tokens, mask)
             loss = -logp.sum() / chosen

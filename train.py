@@ -62,7 +62,8 @@ def update(players, optimizer, batch, options, rng) -> dict:
                 loss, sums = algo.loss(policy, critic, micro, options)
             parallel.backward(loss if counts else 0 * loss, policy)
             for name, value in {"loss": loss.detach(), **sums}.items() if counts else ():
-                stats[name] += float(value)
+                stats[name] += value.double()
+        stats = Counter({name: float(x) for name, x in stats.items()})  # here the host waits
         if micros:
             parallel.add_up_gradients(p for g in optimizer.param_groups for p in g["params"])
             stats = parallel.add_up_counts(stats)

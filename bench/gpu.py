@@ -8,19 +8,23 @@
 Checks that sampling on the GPU is exact, times it against the memory's bandwidth and against
 transformers, times the update against the bf16 peak, and runs a short R1-Zero of the `small` model
 from nothing. The parts are longer runs, a quarter of an hour at most each; DIR is what
-bench/fetch_smollm2.py writes. Each writes its section of bench/RESULTS.md. `--device cpu
---quick` runs every line but the graphs on any machine, and writes nothing.
+bench/fetch_smollm2.py writes. Each writes its section of bench/RESULTS.md, line by line as it goes;
+what fails costs its own line alone. A GPU without bfloat16 computes in float32, as train.py does on
+it. `--device cpu --quick` runs every line but the graphs on any machine, and writes nothing.
 """
 
 import argparse
+import copy
 import json
+import math
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -32,7 +36,8 @@ import ppo  # noqa: E402
 import sample  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
-from bench.sample import as_llama, heading, seconds, write  # noqa: E402
+from bench.compare import write_section  # noqa: E402
+from bench.sample import as_llama, heading, seconds  # noqa: E402
 from bench.step import update_flop  # noqa: E402
 
 BEGAN = time.perf_counter()
@@ -49,6 +54,18 @@ def made(config, device, dtype=torch.float32):
     torch.manual_seed(0)
     with torch.device(device):
         return gpt.GPT(gpt.Config(**config)).cast(dtype)
+
+
+def precision(device) -> torch.dtype:
+    """In which train.py would compute a pretrained model there (the CPU is a stand-in)."""
+    real = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if real else torch.float32
+
+
+def apart(f, *args):
+    """f(*args) of a process of its own: after some errors a GPU refuses a process all else."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(f, *args).result()
 
 
 def small_world(device, dtype=torch.float32):
@@ -76,7 +93,13 @@ def checks(device) -> list[str]:
     first = sample.generate(policy, prompts, 8, 150, seed=3, **how)
     whole = first.responses()
     again = sample.generate(policy, prompts, 8, 150, seed=3, **how)   # by now all are graphs
-    line("the same again, graphs captured", whole == again.responses())
+    [(_, batch)] = places.KEPT[policy].values()
+    graphs = sum(map(callable, batch.recorded.values()))
+    line("the same again, graphs captured", whole == again.responses(), f"{graphs} graphs")
+    kept, sample.AS_IT_IS[device] = sample.AS_IT_IS[device], math.inf
+    plain = sample.generate(copy.deepcopy(policy), prompts, 8, 150, seed=3, **how)
+    sample.AS_IT_IS[device] = kept
+    line("the same without graphs", whole == plain.responses())
     lengths = [len(ids) for ids in whole]
     line("rows end at many lengths", len(set(lengths)) > 20, f"{min(lengths)} to {max(lengths)}")
     few = sample.generate(policy, prompts, 8, 150, seed=3, max_rows=40, **how)
@@ -121,29 +144,31 @@ def bandwidth(device, size=2**31) -> float:
     return 2 * size / statistics.median(seconds(lambda: b.copy_(a), device) for _ in range(6))
 
 
-def sampling(device, name, shape, rows, prompt, new, speed) -> tuple[str, float]:
+def sampling(device, name, shape, rows, prompt, new, size) -> tuple[str, float]:
     """A row of the table, and tokens a second."""
-    policy = made(shape, device, torch.bfloat16)
+    speed = bandwidth(device, size)
+    policy = made(shape, device, precision(device))
     prompts = torch.randint(0, 1000, (rows, prompt)).tolist()
 
     def run(count):
         return sample.generate(policy, prompts, 1, count, seed=0, stop=[], pad=0, max_rows=rows)
     capture = seconds(lambda: [run(new), run(new)], device)  # the second call captures the rest
-    prefill = statistics.median(seconds(lambda: run(1), device) for _ in range(3))
-    whole = statistics.median(seconds(lambda: run(new), device) for _ in range(3))
-    c = policy.config
-    kv = 2 * c.layers * c.kv_heads * c.head * 2
-    weights = 2 * sum(p.numel() for p in policy.parameters())
+    rounds = 3 if capture < 40 else 1  # a slow GPU
+    prefill = statistics.median(seconds(lambda: run(1), device) for _ in range(rounds))
+    whole = statistics.median(seconds(lambda: run(new), device) for _ in range(rounds))
+    c, b = policy.config, policy.embedding.weight.element_size()
+    kv = 2 * c.layers * c.kv_heads * c.head * b
+    weights = b * sum(p.numel() for p in policy.parameters())
     step = (weights + rows * (prompt + new / 2) * kv) / speed
     decode = (whole - prefill) / (new - 1)
     at_once = len(places.places_for(policy, 1, 1, 1).row)  # fewer where memory is short
     return (f"| {name} | {rows}, {at_once} | {rows * new / whole:,.0f} | {decode * 1e3:.2f} ms "
-            f"| {step / decode:.0%} | {prefill:.2f} s | {max(0, capture - 2 * whole):.1f} s "
-            ), rows * new / whole
+            f"| {step / decode:.0%} of {speed / 1e9:,.0f} GB/s | {prefill:.2f} s "
+            f"| {max(0, capture - 2 * whole):.1f} s "), rows * new / whole
 
 
 def transformers_rate(device, shape, rows, prompt, new) -> float:
-    llama = as_llama(made(shape, device, torch.bfloat16))
+    llama = as_llama(made(shape, device, precision(device)))
     ids = torch.randint(0, 1000, (rows, prompt), device=device)
 
     def run(count):
@@ -154,8 +179,8 @@ def transformers_rate(device, shape, rows, prompt, new) -> float:
 
 
 def update_share(device, shape, rows, width) -> str:
-    """One update's products against those of a large bf16 product: fp32 weights, bf16 compute."""
-    policy = made(shape, device)
+    """One update's products against a large one: fp32 weights, products in bf16 where there is."""
+    policy, dtype = made(shape, device), precision(device)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
     mask = torch.ones(rows, width, device=device)
     mask[:, :width // 4] = 0
@@ -167,7 +192,7 @@ def update_share(device, shape, rows, width) -> str:
     def run():
         for index in torch.arange(rows, device=device).split(8):
             part = batch.rows(index)
-            with torch.autocast(device, torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16, dtype == torch.bfloat16):
                 logp = policy.logp(part.tokens, part.mask)
             ppo.policy_loss(logp, part, options)[0].backward()
         optimizer.step()
@@ -176,11 +201,11 @@ def update_share(device, shape, rows, width) -> str:
     spent = statistics.median(seconds(run, device) for _ in range(3))
     flop = update_flop(policy, torch.full((rows,), width), mask.sum())
     n = 8192 if device == "cuda" else 512
-    a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
+    a = torch.randn(n, n, device=device, dtype=dtype)
     peak = 2 * n**3 / statistics.median(seconds(lambda: a @ a, device) for _ in range(10))
     return (f"{rows} rows of {width} tokens: {spent:.2f} s, {rows * width / spent:,.0f} tokens a "
-            f"second, {flop / spent / peak:.0%} of the {peak / 1e12:.0f} TFLOP/s of a large bf16 "
-            "product.")
+            f"second, {flop / spent / peak:.0%} of the {peak / 1e12:.0f} TFLOP/s of a large "
+            f"product in {str(dtype).split('.')[1]}.")
 
 
 def r1_zero(device, flags) -> str:
@@ -220,17 +245,42 @@ def part_runs(args) -> list[list]:
              "--eval-samples", 4, "--eval-every", 30, *large, *short]]
 
 
+class Report:
+    """A section of bench/RESULTS.md (unless it is a trial), of which each line is shown and written
+    as it comes. What fails, or would come after the limit, becomes a line that says so."""
+
+    def __init__(self, title, command, packages, trial: bool):
+        self.title, self.trial, self.lines, self.skipped = title, trial, [], []
+        self.add(*heading(title, command, packages, "")[1:])
+
+    def add(self, *lines) -> None:
+        self.lines += lines
+        print("\n".join(lines), flush=True)
+        if not self.trial:
+            write_section(self.title, self.lines)
+
+    def measure(self, what, f, *args, limit=math.inf, ahead=""):
+        """Adds ahead and the line that f(*args) gives."""
+        if time.perf_counter() - BEGAN > limit:
+            self.skipped.append(what)
+            return
+        try:
+            self.add(ahead + f(*args))
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            self.add(f"**{what} failed**: {type(error).__name__}: {said}")
+
+
 def measure_part(args) -> None:
     if args.part != "medium" and not args.init:
         sys.exit(f"bench/gpu.py: --part {args.part} needs --init DIR (bench/fetch_smollm2.py DIR)")
     if args.part == "gsm8k" and not (args.data and args.eval_data):
         sys.exit("bench/gpu.py: --part gsm8k needs --data and --eval-data")
     name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
-    lines = heading(f"GPU, {args.part}: {name}", f"python bench/gpu.py --part {args.part}", [], "")
+    report = Report(f"GPU, {args.part}: {name}", f"python bench/gpu.py --part {args.part}", [],
+                    args.quick)
     for run in part_runs(args):
-        lines.append(f"- {r1_zero(args.device, list(map(str, run)))}")
-        print(lines[-1], flush=True)
-    write(lines, not args.quick)
+        report.measure("a run", r1_zero, args.device, list(map(str, run)), ahead="- ")
 
 
 def main():
@@ -242,59 +292,48 @@ def main():
     parser.add_argument("--data", help="gsm8k_train.jsonl")
     parser.add_argument("--eval-data", help="gsm8k_test.jsonl")
     args = parser.parse_args()
+    for name in ("init", "data", "eval_data"):  # train.py runs in the checkout
+        setattr(args, name, getattr(args, name) and str(Path(getattr(args, name)).resolve()))
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("bench/gpu.py: there is no CUDA device here")
     measure_part(args) if args.part else measure(args)
 
 
 def measure(args) -> None:
-    device, skipped = args.device, []
+    device = args.device
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    lines = heading(f"GPU: {name}", "python bench/gpu.py", ["transformers"], "bf16")
-    shapes, batches, prompt, new = SHAPES, (256, 1024), 128, 512
+    report = Report(f"GPU: {name}", "python bench/gpu.py", ["transformers"], args.quick)
+    shapes, batches, prompt, new, size = SHAPES, (256, 1024), 128, 512, 2**31
     flags = ["--size", "small", "--base-steps", "600", "--steps", "20"]
     if args.quick:
         shapes = {"toy": dict(vocab_size=1000, layers=2, width=64, heads=4, kv_heads=2, hidden=96)}
-        batches, prompt, new = (4, 8), 16, 32
+        batches, prompt, new, size = (4, 8), 16, 32, 2**24
         flags = ["--base-steps", "3", "--steps", "1", "--eval-problems", "4"]
 
-    def add(what, make, limit=LIMIT):
-        """Adds the line that make() gives, and shows it, so that what fails later costs no more
-        than itself."""
-        if time.perf_counter() - BEGAN > limit:
-            skipped.append(what)
-            return
-        try:
-            line = make()
-        except Exception as error:
-            line = f"**{what} failed**: {type(error).__name__}: {str(error).splitlines()[:1]}"
-        lines.append(line)
-        print(line, flush=True)
-        if device == "cuda":
-            torch.cuda.empty_cache()  # of the models that are gone
-
-    def sampled(shape_name, shape, rows):
-        row, rate = sampling(device, shape_name, shape, rows, prompt, new, speed)
+    def row(shape_name, rows) -> str:
+        line, rate = apart(sampling, device, shape_name, shapes[shape_name], rows, prompt, new,
+                           size)
         if rows > min(batches) or time.perf_counter() - BEGAN > LIMIT:
-            return row + "| not run |"
-        theirs = transformers_rate(device, shape, rows, prompt, new)
-        return row + f"| {rate / theirs:.1f} ({theirs:,.0f}) |"
-    add("checks", lambda: "The sampler's checks:\n\n" + "\n".join(checks(device)))
-    speed = bandwidth(device, 2**24 if args.quick else 2**31)
-    lines += [f"\nSampling, bf16, prompts of {prompt}, {new} new tokens; a large copy moves "
-              f"{speed / 1e9:,.0f} GB/s.\n",
-              "| shape | batch, at once | tokens a second | a decode step | share of the roofline "
-              "| prefill | capture | over transformers |", "|---|---|---|---|---|---|---|---|"]
-    for shape_name, shape in shapes.items():
-        for rows in batches:
-            add(f"{shape_name} at batch {rows}", partial(sampled, shape_name, shape, rows))
-    shape_name, shape = list(shapes.items())[0]
-    add("the update", lambda: f"\nThe update, {shape_name}: "
-        + update_share(device, shape, 32, 640))
-    add("R1-Zero", lambda: "\nR1-Zero from nothing: " + r1_zero(device, flags), LIMIT - 90)
-    lines.append(f"\nSkipped: {', '.join(skipped) or 'nothing'}. In all "
-                 f"{time.perf_counter() - BEGAN:.0f} s.")
-    write(lines, not args.quick)
+            return line + "| not run |"
+        try:
+            theirs = apart(transformers_rate, device, shapes[shape_name], rows, prompt, new)
+        except Exception as error:
+            return line + f"| failed: {type(error).__name__} |"
+        return line + f"| {rate / theirs:.1f} ({theirs:,.0f}) |"
+    report.measure("checks", lambda: "The sampler's checks:\n\n" + "\n".join(apart(checks, device)))
+    shape_name = next(iter(shapes))
+    report.measure("the update", apart, update_share, device, shapes[shape_name], 32, 640,
+                   ahead=f"\nThe update, {shape_name}: ")
+    report.measure("R1-Zero", r1_zero, device, flags, ahead="\nR1-Zero from nothing: ")
+    report.add(f"\nSampling, {str(precision(device)).split('.')[1]}, prompts of {prompt}, {new} "
+               "new tokens; the roofline is a large copy's bytes a second.\n",
+               "| shape | batch, at once | tokens a second | a decode step | share of the roofline "
+               "| prefill | capture | over transformers |", "|---|---|---|---|---|---|---|---|")
+    for rows in batches:
+        for shape_name in shapes:
+            report.measure(f"{shape_name} at batch {rows}", row, shape_name, rows, limit=LIMIT)
+    report.add(f"\nSkipped: {', '.join(report.skipped) or 'nothing'}. In all "
+               f"{time.perf_counter() - BEGAN:.0f} s.")
 
 
 if __name__ == "__main__":

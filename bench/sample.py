@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -216,11 +216,21 @@ def table(title, rates, base):
 
 def heading(title, command, packages, precision="fp32"):
     """Title, command, commit, machine and versions."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
-                            text=True).stdout.strip()
-    versions = ", ".join(f"{name} {version(name)}" for name in ["torch", *packages])
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
+                                text=True).stdout.strip()
+    except OSError:
+        commit = "unknown (there is no git)"
+    versions = ", ".join(f"{name} {version_of(name)}" for name in ["torch", *packages])
     return [f"\n## {title}\n", f"`{command}`, commit {commit}, {torch.get_num_threads()} CPU "
-            f"threads, {cpu()}, {versions}; {precision}.\n"]
+            f"threads, {cpu()}, {versions}{precision and f'; {precision}'}.\n"]
+
+
+def version_of(package) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def cpu() -> str:

@@ -172,6 +172,23 @@ def test_attention_of_short_rows_equals_that_of_long_ones(kv_heads, monkeypatch)
 
 
 @HEADS
+def test_what_the_fused_kernel_gives_may_lie_as_on_cuda(kv_heads, monkeypatch):
+    """In memory it is (N, T, heads, d) there, and cannot be viewed as rows that share a head."""
+    made, ids, fused = gpt(kv_heads=kv_heads), tokens(), F.scaled_dot_product_attention
+    mask = torch.ones(3, 1, 10, 10, dtype=torch.bool).tril()
+    monkeypatch.setattr(model, "SHORT", 0)
+    want = torch.cat((made(ids), made(ids, mask=mask)))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **how: fused(
+        *args, **how).transpose(1, 2).contiguous().transpose(1, 2))
+    assert torch.equal(torch.cat((made(ids), made(ids, mask=mask))), want)
+
+
+def test_numbers_too_small_to_matter_are_none():
+    """They would slow attention down."""
+    assert not (torch.full((100,), 1e-40) * 1).any()
+
+
+@HEADS
 def test_cached_equals_uncached(kv_heads):
     made, ids = gpt(kv_heads=kv_heads), tokens()
     cache = places.Cache(made.config, 3, 10)
