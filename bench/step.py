@@ -19,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import grpo  # noqa: E402
+import model as gpt  # noqa: E402
 import ppo  # noqa: E402
 import sample  # noqa: E402
 import tasks  # noqa: E402
@@ -136,6 +137,25 @@ def compare(policy, new, fixed):
     return statistics.median(theirs[1:]), parts, ours[-1][1], rate, statistics.median(peak)
 
 
+def update_of(size, rows=64, width=97) -> str:
+    """The share of the machine's rate that an update of a model of another size reaches."""
+    torch.manual_seed(0)
+    policy = gpt.GPT(gpt.Config(tokenizer.encoding.n_vocab, **gpt.SIZES[size]))
+    optimizer, options = torch.optim.AdamW(policy.parameters(), lr=1e-9), train.Options()
+    options.minibatches = 1
+    mask = (torch.arange(width) >= 12).float().expand(rows, width)
+    batch = grpo.prepare(ppo.Batch(torch.randint(0, policy.config.vocab_size, (rows, width)), mask,
+                                   -6 * mask, torch.arange(rows) // GROUP,
+                                   torch.arange(rows).float() % 2), options)
+    flop, shares = update_flop(policy, torch.full((rows,), width - 1), mask.sum()), []
+    for _ in range(ROUNDS + 1):
+        began = time.perf_counter()
+        train.update(train.Players(policy), optimizer, batch, options, random.Random(0))
+        shares.append(flop / (time.perf_counter() - began) / matmul_rate())
+    return (f"\nAn update of the `{size}` model, {rows} rows of {width} tokens, reaches "
+            f"{statistics.median(shares[1:]):.0%}.")
+
+
 def matmul_rate(n=1024) -> float:
     """FLOP a second of a large matrix product."""
     a, seconds = torch.randn(n, n), []
@@ -157,7 +177,7 @@ def main():
         lines.append(f"| {name} | {theirs:.2f} s | {sum(parts):.2f} s | {theirs / sum(parts):.2f} "
                      f"| {parts[0]:.2f} | {parts[1]:.2f} | {parts[2]:.2f} | {tokens:,} "
                      f"| {rate / peak:.0%} of {peak / 1e9:.0f} GFLOP/s |")
-    write(lines, args.write)
+    write([*lines, update_of("small")], args.write)
 
 
 if __name__ == "__main__":
