@@ -241,7 +241,7 @@ def variable(x) -> str:
 
 
 def same(x, y, algebra: Algebra, *flags) -> bool | None:
-    """The same of what has been read."""
+    """Algebra.same of all that can be read: sets, intervals and tuples, infinities, units too."""
     missing_unit, ordered, percent = flags
     if kind(x) > kind(y):
         x, y = y, x

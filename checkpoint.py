@@ -35,7 +35,7 @@ NEUTRAL = {  # what would change the model, and the only value at which it does 
 BESIDE = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
           "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
           "generation_config.json")
-CONTEXT = 4096            # of a loaded model unless more is asked for: caches are made for it
+CONTEXT = 4096            # of a loaded model unless more is asked for, by the table of angles
 
 
 def hf_tensors(model: gpt.GPT) -> dict:
@@ -301,8 +301,8 @@ def save_pretrained(model: gpt.GPT, folder, like=None) -> None:
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
-        description="Exports a run's policy in Hugging Face's form. The tokenizer, which is "
-                    "tiktoken's, is not exported.")
+        description="Exports a run's policy in Hugging Face's form, without its tokenizer. A "
+                    "run of --init has both in runs/NAME/model.")
     parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
     parser.add_argument("--out", required=True, help="the folder to write")
     args = parser.parse_args(argv)

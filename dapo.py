@@ -9,9 +9,9 @@
                       hurts gradually; or truncated answers are left out of the loss
 
 What differs from grpo.py: what is kept of a batch, and what is added to its rewards, in `prepare`;
-Clip-Higher and the token-level loss are values of ppo.py's options, as are no KL and rewards of +1
-and -1. With everything off it is GRPO. Paper: 2503.14476. Left out on purpose: groups that were
-sampled beyond a full batch are not kept for the next step, whose policy is another.
+Clip-Higher and the token-level loss are values of options, as are no KL and rewards of +1 and -1
+(--reward sign). With everything off it is GRPO. Paper: 2503.14476. Left out on purpose: groups that
+were sampled beyond a full batch are not kept for the next step, whose policy is another.
 """
 
 from dataclasses import replace

@@ -45,7 +45,7 @@ def flag(default, help, **more):
 class Options:
     algo: str = flag("grpo", "the algorithm; the defaults below are its own", choices=ALGORITHMS)
     task: str = flag("arithmetic", "what to learn; try countdown", choices=sorted(tasks.TASKS))
-    level: int = flag(2, "difficulty of the problems, 1 to 5")
+    level: int = flag(2, "difficulty of the problems, 1 to 5 (gsm, code: to 2; chain, wait: to 3)")
     train_levels: str = flag("", "levels of the problems trained on, mixed: 1,2,4 (default: "
                              "--level); held-out problems and base stay of --level")
     size: str = flag("tiny", "of the model; small and medium are for a GPU",
@@ -60,14 +60,16 @@ class Options:
     steps: int = flag(40, "of reinforcement learning; 0 makes and measures the base alone")
     token_budget: int = flag(0, "end reinforcement learning once so many tokens are sampled (0: "
                              "after --steps)")
-    out: str = flag("", "the run's folder (default runs/ALGO-TASK-SEED)")
+    out: str = flag("", "the run's folder (default: runs/ALGO-TASK-SEED, and the reward and --init "
+                    "where they are others)")
     data: str = flag("", "problems of --task file: JSONL with question and answer a line, or gsm8k")
     eval_data: str = flag("", "its held-out problems (default: a tenth of --data)")
     device: str = flag("", "cpu, cuda, cuda:1 (default: cuda where there is one)")
     dtype: str = flag("", "of the computation, the weights stay in float32 (default: bfloat16 with "
                       "--init on a GPU that has it)", choices=["", "float32", "bfloat16"])
-    gradient_checkpointing: bool = flag(False, "keep little for the way back and compute it again: "
-                                        "less memory, a quarter more time")
+    gradient_checkpointing: bool = flag(False, "keep the blocks' inputs alone and compute the rest "
+                                        "again in the backward pass: less memory, a quarter more "
+                                        "time")
     shard: bool = flag(False, "weights, gradients and moments in pieces, one a process of torchrun")
     reward: str = flag("correct", "correct (and 0.1 for the form), sign (1 or -1), or a lesson: "
                        "format pays for tags, random for nothing, claim for saying all is checked; "
@@ -85,7 +87,7 @@ class Options:
                        "update on")
     clip_low: float = flag(0.2, "how far below 1 the ratio is trusted")
     clip_high: float = flag(0.2, "how far above 1; DAPO's Clip-Higher is 0.28")
-    dual_clip: float = flag(0.0, "bound on the loss of a bad token grown likelier (3); 0: none")
+    dual_clip: float = flag(0.0, "where A < 0, bound on the loss: this times |A| (3); 0: none")
     ratio: str = flag("token", "what the ratio is of: each token, or the whole response (GSPO)",
                       choices=["token", "sequence"])
     aggregate: str = flag("sequence", "average of tokens: per response first, over all, the sum of "
@@ -107,7 +109,7 @@ class Options:
                               "fifth)", only="dapo")
     critic: str = flag("own", "a network of its own, or a head on the policy's",
                        choices=["own", "head"], only="ppo")
-    critic_hints: bool = flag(True, "it is told how likely the text so far was, and "
+    critic_hints: bool = flag(True, "the critic is told how likely the text so far was, and "
                               "how the other answers did", only="ppo")
     critic_lr: float = flag(1e-3, "learning rate of the critic", only="ppo")
     critic_warmup: int = flag(4, "steps in which the critic alone learns (VC-PPO)", only="ppo")
@@ -121,8 +123,8 @@ class Options:
     eval_problems: int = flag(0, "held-out problems of the first and the last evaluation (default: "
                               "1000, of a file all)")
     eval_samples: int = flag(64, "samples of each of a fifth of them, for pass@k")
-    base_steps: int = flag(0, "steps of the base's training (default: the task's, and more "
-                           "until what it generates is good enough)")
+    base_steps: int = flag(0, "steps of the base's training (default: the task's, up to three "
+                           "times, until what it generates is good enough)")
     micro_tokens: int = flag(2048, "tokens of a micro-batch: memory and, on a GPU, speed (8192 "
                              "there); the gradient is the same")
 
@@ -163,7 +165,12 @@ def parse(argv) -> tuple[Options, bool]:
                      "distribution, so it has to sample from the whole")
     resume = args.pop("resume")
     options = Options(**args)
-    options.out = options.out or f"runs/{options.algo}-{options.task}-{options.seed}"
+    name = [options.algo, options.task, str(options.seed)]
+    if options.reward != parser.get_default("reward"):
+        name.append(options.reward)
+    if options.init:
+        name.append(Path(options.init).resolve().name)
+    options.out = options.out or f"runs/{'-'.join(name)}"
     options.device = known.device
     fast = (options.init and options.device.startswith("cuda")
             and torch.cuda.is_bf16_supported(including_emulation=False))

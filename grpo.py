@@ -6,8 +6,8 @@ same credit:
     A[i] = (r[i] - mean(r of its group)) / (std(r of its group) + 1e-6)
     loss = ppo.policy_loss(A), each response weighing the same whatever its length
 
-What differs from ppo.py: no value network, no GAE, no discount; one scalar per response; the KL to
-the reference is a term of the loss. Its relatives are options of a line or two:
+What differs from ppo.py: no value network, no GAE, no discount; one scalar per response. Its
+relatives are options of a line or two:
 
     Dr. GRPO  no std, and a constant denominator: no question and no length weighs more
     RLOO      r[i] - mean(r of the others), which is G / (G - 1) times the centred reward

@@ -4,7 +4,7 @@ Bytes of a model of P parameters, trained in fp32 and computed in a precision of
 
     weights 4 P, gradients 4 P, Adam's moments 8 P             / processes, with --shard
     reference b P        sampler b P (none where it is the policy itself)
-    casts 2 P in bfloat16: autocast keeps the weights' for the way back
+    casts 2 P in bfloat16: autocast keeps the weights' for the backward pass
     gathered 8 vocabulary width, with --shard: embedding and head are whole during an update
     critic 16 P (PPO)    cache 2 layers kv_heads head columns b a row; fewer rows are sampled at a
                          time where all else would not leave so much
@@ -27,9 +27,9 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
     p, b = parameters(config), 2 if options.dtype == "bfloat16" else 4
     parts = parallel.world() if options.shard else 1
     own = options.algo == "ppo" and options.critic == "own"
-    # what a token leaves in a block for the way back: two norms, q, k, v and their turned copies,
-    # k and v for every head, attention, gate and up, their product, two sums; on a CPU also what
-    # it looks at
+    # what a token leaves in a block for the backward pass: two norms, q, k, v and their turned
+    # copies, k and v for every head, attention, gate and up, their product, two sums; on a CPU also
+    # what it looks at
     device = torch.device(options.device or "cpu").type
     looks = config.heads * gpt.SHORT if device == "cpu" else 0
     block = b * (4 * config.width + (5 * config.heads + 4 * config.kv_heads) * config.head

@@ -30,7 +30,8 @@ from torch.utils.checkpoint import checkpoint
 MOST_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # that `score` holds at a time: 128 MB, half a GB
 SHORT = 128  # up to so many queries plain attention is faster on a CPU than the fused kernel
 # Numbers below 1e-38, of which sharp attention has many, become 0: with them its products take some
-# CPUs four times as long. This holds for the whole process, for Python's floats below 1e-308 too.
+# CPUs three times as long. This holds for this thread and those it makes from here on, so it comes
+# before any work, and for Python's floats below 1e-308 too.
 torch.set_flush_denormal(True)
 torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for each new shape, and all are new
 SIZES = {  # names for --size

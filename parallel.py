@@ -141,7 +141,7 @@ def add_up_gradients(parameters) -> None:
 
 
 def shard(model) -> None:
-    """Leaves each process a piece of the weights of each of the model's blocks. On the way back it
+    """Leaves each process a piece of the weights of each of the model's blocks. Its backward pass
     takes the mean of their gradients, where everything here is a sum: see `backward`."""
     mesh = init_device_mesh(next(model.parameters()).device.type, (world(),))
     for block in [*model.blocks, model]:

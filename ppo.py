@@ -5,7 +5,8 @@ that token's advantage. A response was sampled by an older policy, so its gain i
 ratio of the policies, and clipped where the ratio has already moved as far as one trusts:
 
     delta[t] = r[t] + gamma * V[t+1] - V[t]              V[t]: of the state before token t
-    A[t] = delta[t] + gamma * lam * A[t+1]               GAE;  returns = A + V, before whitening
+    A[t] = delta[t] + gamma * lam * A[t+1]               GAE, then whitened
+    R[t] = V[t] + such a sum with critic_lam for lam     returns
     ratio = exp(logp - old_logp)
     surrogate = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)      per token
     value loss = 1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)         per token

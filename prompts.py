@@ -47,8 +47,8 @@ def examples(task, n: int) -> list[tuple[str, str]]:
     for problem in task.draw(rng, n):
         response = sft.document(rng, problem, drill=True)
         if problem.steps:
-            lines, _ = sft.working(rng, problem.steps, "short", wrong=False)
-            response = f"<think>{chr(10).join(lines)}</think><answer>{problem.answer}</answer>"
+            lines = "\n".join(sft.one_line(*step) for step in problem.steps)
+            response = f"<think>{lines}</think><answer>{problem.answer}</answer>"
         found.append((problem.question, response))
     return found
 

@@ -241,7 +241,7 @@ class Wait(Chain):
 
 class Code(Task):
     """Write a Python function of a description: level 1 one or two steps on an integer, level 2
-    three, or a tuple. It is right when it passes six unit tests in the sandbox."""
+    up to three, or a tuple. It is right when it passes six unit tests in the sandbox."""
 
     correct = staticmethod(verify.program_correct)
     levels = range(1, 3)

@@ -4,7 +4,8 @@
 
 One process; the same weights, prompts, group size and one update a step, the two alternating,
 medians of five. The learning rate is next to nothing, so that both go on with the policy they began
-with. --run takes a trained policy (else the prompts' own base is trained for a minute).
+with. --run takes a trained policy (else the prompts' own base is trained for a minute). Needs trl,
+which no requirements file has.
 """
 
 import copy

@@ -202,7 +202,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--fuzz", type=float, default=300, help="seconds")
-    parser.add_argument("--write", action="store_true", help="append to bench/RESULTS.md")
+    parser.add_argument("--write", action="store_true", help="into bench/RESULTS.md")
     args = parser.parse_args()
     lines = heading("The verifier", "python verify.py --stats --data DIR", ["math-verify"],
                     "one core used")

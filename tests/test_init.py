@@ -159,8 +159,16 @@ def test_templates_hold_the_question_once_and_end_where_the_answer_begins(form):
 
 
 def test_examples_are_training_problems_with_right_answers():
-    for task in (tasks.Arithmetic(2), tasks.Countdown(2), tasks.Gsm(1)):
+    for task in (tasks.Arithmetic(2), tasks.Countdown(2), tasks.Gsm(1), tasks.Chain(2),
+                 tasks.Wait(1)):
         found = prompts.examples(task, 5)
+        problems = task.draw(random.Random("few shot"), 5)
+        for problem, (question, response) in zip(problems, found, strict=True):
+            assert question == problem.question and task.correct(problem, response)
+            lines = response.removeprefix("<think>").partition("</think>")[0].split("\n")
+            if problem.steps:
+                assert [line.rpartition("=")[2] for line in lines] == [
+                    str(result) for *_, result in problem.steps]
         assert found == prompts.examples(task, 5)
         asked = {p.question for p in task.held_out(200)}
         assert not asked & {q for q, _ in found}

@@ -338,6 +338,14 @@ def test_a_token_budget_ends_the_run(tmp_path):
     assert sum(tokens[:-1]) < 300 <= sum(tokens)
 
 
+def test_runs_of_other_rewards_and_models_have_folders_of_their_own():
+    names = {"": "grpo-arithmetic-0", "--algo dapo": "dapo-arithmetic-0",
+             "--reward claim --seed 2": "grpo-arithmetic-2-claim",
+             "--init some/smollm2/ --task gsm": "grpo-gsm-0-smollm2", "--out x": "x"}
+    for words, name in names.items():
+        assert flags.parse(words.split())[0].out.removeprefix("runs/") == name
+
+
 def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
     named, there = [], SimpleNamespace(is_cuda=True, device=torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "set_device", named.append)
