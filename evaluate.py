@@ -198,7 +198,7 @@ def task_of(settings: dict) -> tasks.Task:
 def problems_of(path: str, settings: dict) -> list[tasks.Problem]:
     """The problems of a JSONL file, for a policy with these settings. Raises ValueError where it
     does not answer with numbers."""
-    if settings["task"] in ("countdown", "code"):
+    if tasks.TASKS[settings["task"]].correct is not verify.number_correct:
         raise ValueError(f"--problems scores numbers, and a run of --task {settings['task']} "
                          "answers with something else")
     return tasks.read_jsonl(path)

@@ -274,6 +274,7 @@ def validate(options: Options) -> tasks.Task:
             torch.cuda.set_device(there.device)  # the current one is what torch measures
         task = tasks.TASKS[options.task](options.level, options.data, options.eval_data)
         tasks.mixed(task, options.train_levels)
+        task.held_out(1)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
     except (RuntimeError, AssertionError):

@@ -150,9 +150,10 @@ def token_weights(mask, how: str, max_tokens: int = 0):
         return mask / (len(mask) * mask.sum(1, keepdim=True).clamp(min=1))
     if how == "sum":
         return mask / len(mask)
-    if how == "constant":
+    if how == "constant" and max_tokens > 0:
         return mask / (len(mask) * max_tokens)
-    raise ValueError(f"unknown aggregation {how!r}: token, sequence, sum or constant")
+    raise ValueError(f"unknown aggregation {how!r}: token, sequence, sum, or constant, which wants "
+                     "the most tokens of a response")
 
 
 METRICS = ("clipfrac_low", "clipfrac_high", "approx_kl", "logp_diff")

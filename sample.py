@@ -343,7 +343,7 @@ def assemble(texts, group_size, out, pad) -> Rollout:
     tokens = torch.where(mask, out["tokens"].gather(1, source), padded)
     logp, entropy = (out[name].gather(1, source) * mask for name in ("logp", "entropy"))
     group = torch.arange(len(texts), device=device).repeat_interleave(group_size)
-    return Rollout(tokens, logp, entropy, mask.float(), group, out["truncated"])
+    return Rollout(tokens, logp, entropy, mask.float(), group, out["truncated"].clone())
 
 
 if __name__ == "__main__":

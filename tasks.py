@@ -28,11 +28,11 @@ LIMIT = 999  # results stay in three digits
 class Problem:
     question: str
     answer: str
-    steps: tuple = ()      # how it is solved: (x, op, y, result) in order
+    steps: tuple = ()      # how it is solved: (x, op, y, result) in order, op of + - * /
     doubtful: bool = False  # its facts are not told alike by all (tasks chain and wait)
     again: bool = False    # a document may say "wait" and go through it again (task wait)
-    solution: str = ""     # how it is solved, in words (tasks file and code)
-    hasty: str = ""        # what one answers who does not think (task code)
+    solution: str = ""     # how it is solved, in words or a program, where there are no steps
+    hasty: str = ""        # what one answers who does not think
     tests: tuple = ()      # code: ((arguments), expected) of each call
     numbers: tuple = ()    # countdown: what must be used
     kind: str = ""         # evaluated apart: "seen template", "new template"

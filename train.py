@@ -50,7 +50,7 @@ def update(players, optimizer, batch, options, rng) -> dict:
         useful = list(range(len(lengths)))
         if critic is None and not options.entropy_coef and not (
                 options.kl_coef and options.kl_in == "loss"):
-            # a row without advantage has no gradient: do not compute it
+            # a row without advantage has no gradient: do not compute it (unless yours has one)
             useful = part.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
         lengths = [lengths[i] for i in useful]
         micros = gpt.micro_batches(lengths, parallel.portion(options.micro_tokens, lengths))
@@ -85,8 +85,8 @@ def update(players, optimizer, batch, options, rng) -> dict:
         return {}
     names = dict.fromkeys((*ppo.METRICS, *(name for u in updates for name in u)))
     mean = {name: sum(u.get(name, 0.0) for u in updates) / len(updates) for name in names}
-    # before the first update the trainer's log-probs must be the sampler's
-    return mean | {"logp_diff": updates[0].get("logp_diff", 0.0)}
+    # before the first update the trainer's log-probs must be the sampler's; None: none was needed
+    return mean | {"logp_diff": updates[0].get("logp_diff")}
 
 
 def norm_of(model) -> float:
@@ -167,8 +167,9 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
     corpus makes a new base. Of several processes all make it, and all go on with the first's."""
     if options.init:
         return checkpoint.load_pretrained(options.init, options.device, torch.float32)
-    modules = tokenizer, tasks, tasks.chain, tasks.gsm, tasks.programs, verify, gpt, sft
-    sources = [Path(m.__file__) for m in modules]
+    modules = (tokenizer, tasks, tasks.chain, tasks.gsm, tasks.programs, verify, gpt, sft,
+               sys.modules[type(task).__module__])
+    sources = list(dict.fromkeys(Path(m.__file__) for m in modules))
     sources += map(Path, task.paths)
     made_by = hashlib.blake2b(b"".join(p.read_bytes() for p in sources), digest_size=4)
     made_by.update(f"{options.base_steps}".encode())

@@ -164,9 +164,12 @@ def expression(text: str) -> tuple[Fraction, list[int]] | None:
 
 
 def apply(x, op: str, y):
-    """x op y for one of + - * /, exact for integers and fractions. Raises ZeroDivisionError."""
+    """x op y, exact for integers and fractions. Raises ZeroDivisionError, and ValueError where op
+    is none of + - * /."""
     if op == "/":
         return Fraction(x, 1) / y
+    if op not in ("+", "-", "*"):
+        raise ValueError(f"{op!r} is no operation, which are + - * /")
     return x + y if op == "+" else x - y if op == "-" else x * y
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 import types
 
 import pytest
@@ -64,6 +65,39 @@ def test_measure_counts_what_the_verifier_says():
     assert result["truncated"]["value"] + (result["length"] < 5) > 0
     again = evaluate.measure(model, task, problems, seed=0, max_new_tokens=5, n_pass=8, samples=4)
     assert again == result
+
+
+def test_greedy_answers_are_the_likeliest_tokens():
+    torch.manual_seed(0)
+    model = GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
+                       hidden=32))  # far from sure: a sample would be another text
+    problems = tasks.Arithmetic(1).held_out(3)
+    found = evaluate.greedy_accuracy(model, tasks.Arithmetic(1), problems, 6)["examples"]
+    for problem, text in zip(problems, found, strict=True):
+        ids = tokenizer.encode_prompt(problem.question)
+        prompt = len(ids)
+        while len(ids) < prompt + 6 and ids[-1] not in tokenizer.STOPS:
+            ids.append(int(model.head(model(torch.tensor([ids])))[0, -1].argmax()))
+        assert text == tokenizer.decode([i for i in ids[prompt:] if i not in tokenizer.STOPS])
+
+
+def test_what_a_step_tells_of_its_answers():
+    """Two groups of two: one right and one wrong, and two wrong ones."""
+    mask = torch.zeros(4, 9)
+    for i, length in enumerate((2, 4, 6, 8)):
+        mask[i, :length] = 1
+    rollout = types.SimpleNamespace(mask=mask, entropy=0.5 * mask,
+                                    truncated=torch.tensor([False, False, False, True]))
+    texts = ["<think>1+1=2</think><answer>2</answer>", "<think>wait</think>", "", "<answer>"]
+    rewards = [verify.Reward(total, {"correct": float(total == 1), "format": float(i < 1)})
+               for i, total in enumerate((1.0, 0.0, 0.4, 0.4))]
+    found = evaluate.step_metrics(3, [rollout], rewards, texts, 2)
+    assert found == pytest.approx({
+        "step": 3, "reward": 0.45, "reward_std": statistics.stdev((1, 0, 0.4, 0.4)),
+        "correct": 0.25, "format": 0.25,
+        "accuracy": 0.25, "length": 5.0, "length_correct": 2.0, "length_wrong": 6.0,
+        "truncated": 0.25, "zero_std_groups": 0.5, "entropy": 0.5, "working": 0.25,
+        "self_check": 0.25, "tokens": 20})
 
 
 def test_measure_tells_how_it_answers(monkeypatch):

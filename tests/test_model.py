@@ -332,6 +332,16 @@ def test_under_autocast_the_residual_stream_stays_in_fp32(checkpointing):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_entropy_is_that_of_what_a_token_was_drawn_from(temperature):
+    made, ids, mask = gpt(), tokens(), torch.ones(3, 10)
+    mask[:, :2] = mask[1, 7:] = 0
+    _, found = made.score(ids, mask, temperature)
+    chances = (made.head(made(ids))[:, :-1] / temperature).softmax(-1)
+    want = F.pad(torch.special.entr(chances).sum(-1), (1, 0)) * mask
+    assert torch.allclose(found, want, atol=1e-4) and want.max() > 0.5
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_by_parts_and_checkpointed_blocks_are_the_same(monkeypatch, temperature):
     made, ids, mask = gpt(), tokens(3, 12), torch.ones(3, 12)
     mask[:, :4] = mask[1, 9:] = 0

@@ -313,6 +313,14 @@ def test_dual_clip_bounds_the_loss_of_a_bad_token(ratio, advantage):
         assert grad == 0
 
 
+def test_the_loss_of_a_batch_has_the_dual_clip():
+    batch = random_batch()
+    logp = batch.old_logp + 1.3  # the ratio is above 3
+    bound = torch.where(batch.advantages < 0, -3 * batch.advantages, -1.2 * batch.advantages)
+    found, _ = ppo.policy_loss(logp, batch, options(dual_clip=3.0))
+    assert float(found) == pytest.approx(float((batch.weights * bound).sum()), abs=1e-5)
+
+
 def test_the_entropy_bonus_is_taken_from_the_loss():
     batch, entropy = random_batch(), torch.rand(7, 9)
     plain, _ = ppo.policy_loss(batch.old_logp, batch, options())
@@ -378,8 +386,9 @@ def test_whitening_is_over_the_mask_and_unbiased():
 
 @pytest.mark.parametrize("clip", [0.0, 0.2])
 @pytest.mark.parametrize("value", [-1.0, 0.1, 0.25, 0.35, 0.9])
-def test_value_loss(value, clip):
-    old, target = 0.3, 0.5
+@pytest.mark.parametrize("target", [0.5, 0.9])
+def test_value_loss(value, target, clip):
+    old = 0.3
     f = lambda x: ppo.value_loss(x, torch.tensor(old), torch.tensor(target), clip)  # noqa: E731
     near = old + max(-clip, min(clip, value - old)) if clip else value
     plain, far = (value - target) ** 2 / 2, (near - target) ** 2 / 2
@@ -494,6 +503,31 @@ def test_a_value_is_of_the_state_before_its_token(kind):
             other = scored(policy, critic, changed).values  # and so do the hints
             assert torch.allclose(other[i, :t + 1], values[i, :t + 1], atol=1e-6)
             assert (other[i, t + 1] - values[i, t + 1]).abs() > 1e-6
+
+
+@CRITICS
+def test_a_value_hears_of_the_other_answers_where_there_are_hints(kind):
+    policy, batch = small_policy(), random_batch()
+    critic = random_critic(policy, kind)
+    values = scored(policy, critic, batch).values
+    other = scored(policy, critic, replace(batch, others=batch.others + 1)).values
+    want = ppo.HINT_SCALE * critic.head.weight[0, -1] * batch.mask if kind[1] else 0 * batch.mask
+    assert torch.allclose(other - values, want, rtol=1e-3, atol=1e-4)
+
+
+def test_the_temperature_and_the_value_coefficient_reach_the_loss():
+    policy, batch = small_policy(), random_batch()
+    critic = random_critic(policy, (True, True))
+    batch = scored(policy, critic, batch)
+    with torch.no_grad():
+        batch.old_logp = policy.logp(batch.tokens, batch.mask, 0.5)
+        _, sums = ppo.loss(policy, critic, batch, options(temperature=0.5))
+        assert sums["logp_diff"] < 1e-4
+        _, sums = ppo.loss(policy, critic, batch, options())
+        assert sums["logp_diff"] > 1
+        warm_up = replace(batch, advantages=None, returns=batch.values + 1)
+        one, two = (ppo.loss(policy, critic, warm_up, options(value_coef=c))[0] for c in (1.0, 2.0))
+        assert 0.1 < one and float(two) == pytest.approx(2 * float(one))
 
 
 @CRITICS

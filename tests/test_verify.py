@@ -218,6 +218,18 @@ def test_reward_adds_a_tenth_for_the_form():
     assert score("4") == 0.0
 
 
+def test_the_reward_of_a_sign_is_one_or_minus_one():
+    right, wrong = (verify.reward(verify.number_correct, SimpleNamespace(answer="2"),
+                                  f"<answer>{n}</answer>", "sign").total for n in (2, 3))
+    assert (right, wrong) == (1.0, -1.0)
+
+
+@pytest.mark.parametrize("op", ["%", "**", "", "x"])
+def test_what_is_no_operation_is_refused(op):
+    with pytest.raises(ValueError, match="no operation"):
+        verify.apply(17, op, 3)
+
+
 def test_reward_reports_its_parts():
     reward = verify.reward(verify.number_correct, problem("4"), "<answer>4</answer>")
     assert reward.parts == {"correct": 1.0, "format": 0.0}
