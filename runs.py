@@ -23,8 +23,7 @@ import model as gpt
 import parallel
 import tokenizer
 
-# what a run may be resumed with another of: it changes no more than the last bits
-HARMLESS = ("out", "device", "shard", "micro_tokens", "gradient_checkpointing")
+FREE = ("micro_tokens", "gradient_checkpointing")  # may be others when a run goes on
 
 
 class UserError(Exception):
@@ -34,7 +33,7 @@ class UserError(Exception):
 def open_run(options, config: gpt.Config, resume: bool) -> Path:
     """The run's folder, new or, with --resume, of the same settings."""
     run = Path(options.out)
-    settings = {k: v for k, v in asdict(options).items() if k not in HARMLESS}
+    settings = {k: v for k, v in asdict(options).items() if k not in ("out", "device", "shard")}
     try:
         run.mkdir(parents=True, exist_ok=True)
         if (run / "config.json").exists():
@@ -42,7 +41,8 @@ def open_run(options, config: gpt.Config, resume: bool) -> Path:
                 raise UserError(f"{run} holds a run already: --resume goes on with it, --out names "
                                 "another folder")
             there = json.loads((run / "config.json").read_text())
-            other = [k for k in settings if k in there and there[k] != settings[k]]
+            other = [k for k in settings if there.get(k, settings[k]) != settings[k]
+                     and k not in FREE]
             if other:
                 raise UserError(f"{run} is a run of other settings: " + ", ".join(
                     f"{k} was {there[k]!r} and now is {settings[k]!r}" for k in other))
