@@ -32,13 +32,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import model as gpt  # noqa: E402
 import places  # noqa: E402
-import ppo  # noqa: E402
 import sample  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
 from bench.compare import write_section  # noqa: E402
 from bench.sample import as_llama, heading, seconds  # noqa: E402
-from bench.step import update_flop  # noqa: E402
+from bench.step import an_update  # noqa: E402
+from flags import parse  # noqa: E402
 
 BEGAN = time.perf_counter()
 LIMIT = 7 * 60  # seconds, after which nothing new is begun
@@ -50,16 +50,15 @@ SHAPES = {  # random weights in the shapes of real models
 STOP, PAD = 28, 29
 
 
-def made(config, device, dtype=torch.float32):
+def made(config, device, dtype="float32"):
     torch.manual_seed(0)
     with torch.device(device):
-        return gpt.GPT(gpt.Config(**config)).cast(dtype)
+        return gpt.GPT(gpt.Config(**config)).cast(getattr(torch, dtype))
 
 
-def precision(device) -> torch.dtype:
+def precision(device) -> str:
     """In which train.py would compute a pretrained model there (the CPU is a stand-in)."""
-    real = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if real else torch.float32
+    return "bfloat16" if device == "cpu" else parse(["--init", "x", "--device", device])[0].dtype
 
 
 def apart(f, *args):
@@ -180,32 +179,17 @@ def transformers_rate(device, shape, rows, prompt, new) -> float:
 
 def update_share(device, shape, rows, width) -> str:
     """One update's products against a large one: fp32 weights, products in bf16 where there is."""
-    policy, dtype = made(shape, device), precision(device)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
-    mask = torch.ones(rows, width, device=device)
-    mask[:, :width // 4] = 0
-    tokens = torch.randint(0, 1000, (rows, width), device=device)
-    batch = ppo.Batch(tokens, mask, -mask, torch.arange(rows, device=device), mask[:, 0],
-                      advantages=mask, weights=ppo.token_weights(mask, "token"))
-    options = train.Options()
-
-    def run():
-        for index in torch.arange(rows, device=device).split(8):
-            part = batch.rows(index)
-            with torch.autocast(device, torch.bfloat16, dtype == torch.bfloat16):
-                logp = policy.logp(part.tokens, part.mask)
-            ppo.policy_loss(logp, part, options)[0].backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    dtype = precision(device)
+    options = train.Options(minibatches=1, micro_tokens=8 * width, device=device, dtype=dtype)
+    run, flop = an_update(made(shape, device), options, rows, width, width // 4)
     run()
     spent = statistics.median(seconds(run, device) for _ in range(3))
-    flop = update_flop(policy, torch.full((rows,), width), mask.sum())
     n = 8192 if device == "cuda" else 512
-    a = torch.randn(n, n, device=device, dtype=dtype)
+    a = torch.randn(n, n, device=device, dtype=getattr(torch, dtype))
     peak = 2 * n**3 / statistics.median(seconds(lambda: a @ a, device) for _ in range(10))
     return (f"{rows} rows of {width} tokens: {spent:.2f} s, {rows * width / spent:,.0f} tokens a "
             f"second, {flop / spent / peak:.0%} of the {peak / 1e12:.0f} TFLOP/s of a large "
-            f"product in {str(dtype).split('.')[1]}.")
+            f"product in {dtype}.")
 
 
 def r1_zero(device, flags) -> str:
@@ -325,8 +309,8 @@ def measure(args) -> None:
     report.measure("the update", apart, update_share, device, shapes[shape_name], 32, 640,
                    ahead=f"\nThe update, {shape_name}: ")
     report.measure("R1-Zero", r1_zero, device, flags, ahead="\nR1-Zero from nothing: ")
-    report.add(f"\nSampling, {str(precision(device)).split('.')[1]}, prompts of {prompt}, {new} "
-               "new tokens; the roofline is a large copy's bytes a second.\n",
+    report.add(f"\nSampling, {precision(device)}, prompts of {prompt}, {new} new tokens; "
+               "the roofline is a large copy's bytes a second.\n",
                "| shape | batch, at once | tokens a second | a decode step | share of the roofline "
                "| prefill | capture | over transformers |", "|---|---|---|---|---|---|---|---|")
     for rows in batches:

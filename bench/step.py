@@ -26,7 +26,7 @@ import sample  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
-from bench.sample import as_llama, begin, write  # noqa: E402
+from bench.sample import as_llama, begin, seconds, write  # noqa: E402
 
 PROMPTS, GROUP, ROUNDS = 32, 16, 5
 
@@ -138,21 +138,27 @@ def compare(policy, new, fixed):
     return statistics.median(theirs[1:]), parts, ours[-1][1], rate, statistics.median(peak)
 
 
-def update_of(size, rows=64, width=97) -> str:
+def an_update(policy, options, rows, width, given):
+    """What makes an update of a policy on random rows of `width` tokens, of which `given` are the
+    prompt's, and the products (FLOP) that it cannot do without."""
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-9)
+    device = policy.embedding.weight.device
+    mask = (torch.arange(width, device=device) >= given).float().expand(rows, width)
+    tokens = torch.randint(0, policy.config.vocab_size, (rows, width), device=device)
+    row = torch.arange(rows, device=device)
+    batch = grpo.prepare(ppo.Batch(tokens, mask, -6 * mask, row // GROUP, row.float() % 2), options)
+
+    def run():
+        train.update(train.Players(policy), optimizer, batch, options, random.Random(0))
+    return run, update_flop(policy, torch.full((rows,), width - 1), mask.sum())
+
+
+def share_of(size, rows=64, width=97) -> str:
     """The share of the machine's rate that an update of a model of another size reaches."""
     torch.manual_seed(0)
     policy = gpt.GPT(gpt.Config(tokenizer.encoding.n_vocab, **gpt.SIZES[size]))
-    optimizer, options = torch.optim.AdamW(policy.parameters(), lr=1e-9), train.Options()
-    options.minibatches = 1
-    mask = (torch.arange(width) >= 12).float().expand(rows, width)
-    batch = grpo.prepare(ppo.Batch(torch.randint(0, policy.config.vocab_size, (rows, width)), mask,
-                                   -6 * mask, torch.arange(rows) // GROUP,
-                                   torch.arange(rows).float() % 2), options)
-    flop, shares = update_flop(policy, torch.full((rows,), width - 1), mask.sum()), []
-    for _ in range(ROUNDS + 1):
-        began = time.perf_counter()
-        train.update(train.Players(policy), optimizer, batch, options, random.Random(0))
-        shares.append(flop / (time.perf_counter() - began) / matmul_rate())
+    run, flop = an_update(policy, train.Options(minibatches=1), rows, width, 12)
+    shares = [flop / seconds(run, "cpu") / matmul_rate() for _ in range(ROUNDS + 1)]
     return (f"\nAn update of the `{size}` model, {rows} rows of {width} tokens, reaches "
             f"{statistics.median(shares[1:]):.0%}.")
 
@@ -178,7 +184,7 @@ def main():
         lines.append(f"| {name} | {theirs:.2f} s | {sum(parts):.2f} s | {theirs / sum(parts):.2f} "
                      f"| {parts[0]:.2f} | {parts[1]:.2f} | {parts[2]:.2f} | {tokens:,} "
                      f"| {rate / peak:.0%} of {peak / 1e9:.0f} GFLOP/s |")
-    write([*lines, update_of("small")], args.write)
+    write([*lines, share_of("small")], args.write)
 
 
 if __name__ == "__main__":
