@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 import model as gpt
-from tensors import DTYPES, json_object, read_safetensors, write_safetensors
+from tensors import DTYPES, json_object, load, read_safetensors, replace_file, write_safetensors
 
 MODELS = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -292,11 +292,11 @@ def save_pretrained(model: gpt.GPT, folder, like=None) -> None:
     # left out, ids of special tokens would mean 1 and 2
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     text = json.dumps(special | theirs | ours, indent=2).encode()
-    gpt.replace(folder / "model.safetensors", partial(write_safetensors, hf_tensors(model)))
-    gpt.replace(folder / "config.json", lambda file: file.write(text))
+    replace_file(folder / "model.safetensors", partial(write_safetensors, hf_tensors(model)))
+    replace_file(folder / "config.json", lambda file: file.write(text))
     for path in (Path(like) / name for name in BESIDE if like is not None):
         if path.is_file():
-            gpt.replace(folder / path.name, lambda file, path=path: file.write(path.read_bytes()))
+            replace_file(folder / path.name, lambda file, path=path: file.write(path.read_bytes()))
 
 
 def main(argv=None) -> int:
@@ -311,7 +311,7 @@ def main(argv=None) -> int:
         if not path.exists():
             raise ValueError(f"{args.run} has no checkpoint.pt; train.py makes one")
         try:
-            policy = gpt.from_state(gpt.load(path))
+            policy = gpt.from_state(load(path))
         except (RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no run's checkpoint ({type(error).__name__})") from None
         save_pretrained(policy, args.out)

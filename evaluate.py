@@ -16,6 +16,7 @@ import torch
 import model as gpt
 import parallel
 import tasks
+import tensors
 import tokenizer
 import verify
 from sample import generate, join, mix
@@ -187,7 +188,7 @@ def trained(run: str, device: str = "") -> tuple[gpt.GPT, dict]:
         raise ValueError(f"{Path(run) / 'config.json'} is no JSON: {error}") from None
     tokenizer.use_of(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return gpt.from_state(gpt.load(path), device), settings
+    return gpt.from_state(tensors.load(path), device), settings
 
 
 def task_of(settings: dict) -> tasks.Task:

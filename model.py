@@ -17,8 +17,6 @@ vocabulary; M tokens computed, which is N * T, or fewer where padding is left ou
 
 import functools
 import math
-import os
-import pickle
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -350,38 +348,6 @@ def micro_batches(lengths, max_tokens: int) -> list[list[int]]:
             width = lengths[i]
         batches[-1].append(i)
     return batches
-
-
-def replace(path, write) -> None:
-    """Replaces a file so that at any moment either the old or the new one is whole: write(file) on
-    a neighbouring file, to the disk, then renamed over the old. Raises OSError when there is no
-    space, and then leaves no scraps."""
-    partial = f"{path}.{os.getpid()}.partial"  # two runs may make the same base
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
-        if os.path.exists(partial):
-            os.remove(partial)
-        raise OSError(f"{path} cannot be written: {error}") from error
-
-
-def save(path, state: dict) -> None:
-    """Writes a checkpoint, by `replace`."""
-    replace(path, lambda file: torch.save(state, file))
-
-
-def load(path, device="cpu") -> dict:
-    """Reads a checkpoint; `weights_only` means that nothing in it can run as code. Raises OSError
-    where it cannot be read."""
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise OSError(f"{path} is no checkpoint, or a damaged one "
-                      f"({type(error).__name__})") from None
 
 
 def from_state(state: dict, device="cpu") -> GPT:

@@ -39,6 +39,7 @@ import evaluate
 import model as gpt
 import runs
 import tasks
+import tensors
 import tokenizer
 from sample import generate
 from sft import muon_and_adam, padded
@@ -275,7 +276,7 @@ def label_noise(solutions: list[Solution], n: int) -> dict:
 
 
 def save(run: str, judges: dict) -> None:
-    gpt.save(Path(run) / "prm.pt", {name: judge.state_dict() for name, judge in judges.items()})
+    tensors.save(Path(run) / "prm.pt", {name: judge.state_dict() for name, judge in judges.items()})
 
 
 def load(run: str, policy) -> dict:
@@ -284,7 +285,7 @@ def load(run: str, policy) -> dict:
     if not path.exists():
         raise ValueError(f"{run} has no prm.pt; python prm.py --run {run} makes one")
     judges = {}
-    for name, state in gpt.load(path).items():
+    for name, state in tensors.load(path).items():
         judges[name] = Judge(policy)
         judges[name].load_state_dict(state)
         judges[name].requires_grad_(False)

@@ -21,6 +21,7 @@ import torch
 
 import model as gpt
 import parallel
+import tensors
 import tokenizer
 
 FREE = ("micro_tokens", "gradient_checkpointing")  # may be others when a run goes on
@@ -65,13 +66,13 @@ def parameters(config: gpt.Config) -> int:
 def keep_tokens(run: Path, folder) -> None:
     """Writes what the process speaks, the tokens of the model in `folder`, into a run's folder."""
     text = (Path(folder) / "tokenizer.json").read_bytes()
-    gpt.replace(run / "tokenizer.json", lambda file: file.write(text))
+    tensors.replace_file(run / "tokenizer.json", lambda file: file.write(text))
     write_json(run / "prompt.json", dict(template=tokenizer.TEMPLATE, stops=tokenizer.STOPS,
                                          strings=tokenizer.STRINGS))
 
 
 def write_json(path: Path, content) -> None:
-    gpt.replace(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
+    tensors.replace_file(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
 
 
 def append(path: Path, lines) -> None:
@@ -89,7 +90,7 @@ def forget_after(path: Path, step: int) -> None:
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
         kept = [line + "\n" for line in lines if json.loads(line)["step"] <= step]
-        gpt.replace(path, lambda file: file.write("".join(kept).encode()))
+        tensors.replace_file(path, lambda file: file.write("".join(kept).encode()))
 
 
 class Stop:
@@ -119,7 +120,7 @@ def save_run(run: Path, players, optimizer, state) -> None:
     if players.critic is not None:
         content["critic"] = players.critic.state_dict()
     content = parallel.whole(content, host=True)
-    parallel.first(lambda: gpt.save(run / "checkpoint.pt", content))
+    parallel.first(lambda: tensors.save(run / "checkpoint.pt", content))
 
 
 def peak_rss_mb() -> float | None:

@@ -1,4 +1,6 @@
-"""A safetensors file: a header and bytes.
+"""Tensors in files: checkpoints, of which at any moment a whole one is there, and safetensors.
+
+A safetensors file is a header and bytes:
 
     8 bytes: the length of the header | the header, JSON | the data, tensor after tensor, no gaps
     header: {name: {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [begin, end]}}
@@ -10,6 +12,8 @@ the file is ever read. Left out on purpose: integer and 8-bit types.
 
 import json
 import mmap
+import os
+import pickle
 from math import prod
 from pathlib import Path
 
@@ -17,6 +21,38 @@ import torch
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MAX_HEADER = 100_000_000  # bytes, as in the format's own library
+
+
+def replace_file(path, write) -> None:
+    """Replaces a file so that at any moment either the old or the new one is whole: write(file) on
+    a neighbouring file, to the disk, then renamed over the old. Raises OSError when there is no
+    space, and then leaves no scraps."""
+    partial = f"{path}.{os.getpid()}.partial"  # two runs may make the same base
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
+        if os.path.exists(partial):
+            os.remove(partial)
+        raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def save(path, state: dict) -> None:
+    """Writes a checkpoint, by `replace_file`."""
+    replace_file(path, lambda file: torch.save(state, file))
+
+
+def load(path, device="cpu") -> dict:
+    """Reads a checkpoint; `weights_only` means that nothing in it can run as code. Raises OSError
+    where it cannot be read."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise OSError(f"{path} is no checkpoint, or a damaged one "
+                      f"({type(error).__name__})") from None
 
 
 def json_object(text: bytes, path: Path) -> dict:

@@ -32,6 +32,7 @@ import ppo
 import runs
 import sft
 import tasks
+import tensors
 import tokenizer
 import verify
 from collect import Clock, Players, collect, computing, kl_to_reference
@@ -177,7 +178,7 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
                      f"{made_by.hexdigest()}.pt")
     if parallel.first(path.exists):  # asked once: another process may be about to write it
         parallel.say(f"base model: {path}")
-        return gpt.from_state(gpt.load(path), options.device)
+        return gpt.from_state(tensors.load(path), options.device)
     torch.manual_seed(options.base_seed)
     policy = gpt.GPT(config_of(options))
     policy.to(options.device)
@@ -196,15 +197,15 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
             bar.total += options.base_steps
             bar.write(f"the base solves {solved:.0%} of its problems in 16 samples, not yet "
                       f"{task.gate:.0%}: training goes on")
-    parallel.first(lambda: gpt.save(path, gpt.to_state(policy)))
-    return policy if parallel.world() == 1 else gpt.from_state(gpt.load(path), options.device)
+    parallel.first(lambda: tensors.save(path, gpt.to_state(policy)))
+    return policy if parallel.world() == 1 else gpt.from_state(tensors.load(path), options.device)
 
 
 def start(run: Path, task, options):
     """The Players, the optimizer and the state: of the run's checkpoint, or of a base and its
     measurement."""
     path, began = run / "checkpoint.pt", time.perf_counter()
-    saved = gpt.load(path) if path.exists() else None
+    saved = tensors.load(path) if path.exists() else None
     policy = gpt.from_state(saved, options.device) if saved else base_model(options, task,
                                                                             run.parent)
     policy.checkpointing = options.gradient_checkpointing

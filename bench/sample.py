@@ -34,6 +34,7 @@ import runs  # noqa: E402
 import sample  # noqa: E402
 import sft  # noqa: E402
 import tasks  # noqa: E402
+import tensors  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
 
@@ -201,7 +202,7 @@ def policy_of(run):
     """A trained policy: of a run, or a base trained for a minute, whose answers have like
     lengths."""
     if run:
-        return gpt.from_state(gpt.load(Path(run) / "checkpoint.pt"))
+        return gpt.from_state(tensors.load(Path(run) / "checkpoint.pt"))
     torch.manual_seed(0)
     made = gpt.GPT(train.config_of(train.Options()))
     sft.train(made, tasks.Arithmetic(), 250, 0)

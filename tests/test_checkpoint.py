@@ -16,6 +16,7 @@ import checkpoint
 import model as gpt
 import places
 import sample
+import tensors
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -267,8 +268,8 @@ def test_context(saved, folder):
 
 def test_a_loaded_model_copies_trains_and_saves_as_ours(saved, tmp_path):
     model = checkpoint.load_pretrained(saved("qwen3-tied")[0])
-    gpt.save(tmp_path / "a.pt", gpt.to_state(model))
-    back = gpt.from_state(gpt.load(tmp_path / "a.pt"))
+    tensors.save(tmp_path / "a.pt", gpt.to_state(model))
+    back = gpt.from_state(tensors.load(tmp_path / "a.pt"))
     assert back.config == model.config and torch.equal(back(ids()), model(ids()))
     other = copy.deepcopy(model)
     other.logp(ids(), torch.ones(2, 60)).sum().backward()
@@ -352,7 +353,7 @@ def test_saving_refuses_what_cannot_be_said_or_would_be_lost(tmp_path, saved):
 def test_a_save_that_fails_leaves_the_old_file(folder, monkeypatch):
     before = (folder / "model.safetensors").read_bytes()
     model = checkpoint.load_pretrained(folder)
-    monkeypatch.setattr(checkpoint.gpt.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28)))
+    monkeypatch.setattr(tensors.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28)))
     with pytest.raises(OSError):
         checkpoint.save_pretrained(model, folder)
     assert (folder / "model.safetensors").read_bytes() == before
@@ -582,7 +583,7 @@ def test_a_run_is_exported(tmp_path, capsys):
     torch.manual_seed(0)
     made = gpt.GPT(gpt.Config(VOCAB, 64, 2, 32, 4, 2, 48))
     (tmp_path / "run").mkdir()
-    gpt.save(tmp_path / "run" / "checkpoint.pt", gpt.to_state(made) | {"state": {"step": 3}})
+    tensors.save(tmp_path / "run" / "checkpoint.pt", gpt.to_state(made) | {"state": {"step": 3}})
     assert checkpoint.main(["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     back = checkpoint.load_pretrained(tmp_path / "out")
     assert back.config == made.config and torch.equal(back(ids()), made(ids()))

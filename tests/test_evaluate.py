@@ -12,6 +12,7 @@ import evaluate
 import model as gpt
 import search
 import tasks
+import tensors
 import tokenizer
 import verify
 from model import GPT, Config
@@ -139,7 +140,7 @@ def run(tmp_path_factory):
                       hidden=32, tied=False))
     with torch.no_grad():
         made.head.weight.mul_(9)
-    gpt.save(folder / "checkpoint.pt", gpt.to_state(made))
+    tensors.save(folder / "checkpoint.pt", gpt.to_state(made))
     (folder / "config.json").write_text(json.dumps(
         dict(task="arithmetic", level=2, data="", eval_data="", max_new_tokens=12)))
     return folder

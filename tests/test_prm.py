@@ -14,6 +14,7 @@ import model as gpt
 import ppo
 import prm
 import tasks
+import tensors
 import tokenizer
 import train
 
@@ -315,7 +316,7 @@ def test_the_command_line(run, capsys):
     assert prm.main(["--run", str(run), *COMMAND]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["steps"] >= said["solutions"] > 0 and (run / "prm.json").exists()
-    policy = gpt.from_state(gpt.load(run / "checkpoint.pt"))
+    policy = gpt.from_state(tensors.load(run / "checkpoint.pt"))
     judges = prm.load(str(run), policy)
     pairs, _ = batch()
     assert set(judges) == {"prm", "orm"}

@@ -23,6 +23,7 @@ import grpo
 import model as gpt
 import ppo
 import tasks
+import tensors
 import train
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ def metrics(out):
 
 
 def weights(out):
-    saved = train.gpt.load(Path(out) / "checkpoint.pt")
+    saved = tensors.load(Path(out) / "checkpoint.pt")
     return saved["model"] | {"critic " + k: v for k, v in saved.get("critic", {}).items()}
 
 
@@ -362,7 +363,7 @@ def test_dynamic_sampling_gives_up_when_all_are_wrong(tmp_path):
 
 def test_in_the_warm_up_the_policy_stands_still(tmp_path):
     assert run(tmp_path / "warm", "--algo", "ppo", "--critic-warmup", "6") == 0
-    saved = gpt.load(tmp_path / "warm" / "checkpoint.pt")
+    saved = tensors.load(tmp_path / "warm" / "checkpoint.pt")
     assert all(torch.equal(saved["model"][k], saved["reference"][k]) for k in saved["model"])
     assert saved["critic"]["head.weight"].abs().sum() > 0
 
@@ -378,7 +379,7 @@ def test_the_weight_of_the_kl_that_follows_its_target_is_used(tmp_path):
         assert run(tmp_path / name, "--kl-coef", "0.5", *target) == 0
     held, moved = metrics(tmp_path / "held"), metrics(tmp_path / "moved")
     assert held[0] == moved[0] and held[-1]["loss"] != moved[-1]["loss"]
-    assert gpt.load(tmp_path / "moved" / "checkpoint.pt")["state"]["kl_coef"] < 0.5
+    assert tensors.load(tmp_path / "moved" / "checkpoint.pt")["state"]["kl_coef"] < 0.5
 
 
 def test_no_steps_measure_the_base_alone(tmp_path):
