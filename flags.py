@@ -37,6 +37,13 @@ ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
 PRETRAINED_LR = 1e-5  # a pretrained model is spoiled by a rate that a tiny one needs
 
 
+def uses(algo: str, name: str) -> bool:
+    """Whether an algorithm's module is the one of that name or imports it: so a new file that
+    imports ppo has a critic, and the flags that are PPO's alone."""
+    module = ALGORITHMS[algo][0]
+    return module.__name__ == name or hasattr(module, name)
+
+
 def flag(default, help, **more):
     return field(default=default, metadata={"help": help} | more)
 
@@ -213,18 +220,21 @@ def validate_init(options: Options, task) -> None:
 def validate_algorithm(options: Options) -> None:
     """That the algorithm's flags fit it and each other."""
     algo, answers = options.algo, options.prompts * options.group_size
-    if algo != "ppo" and options.group_size < 2:
+    critic = uses(algo, "ppo")
+    if not critic and options.group_size < 2:
         raise UserError(f"--group-size {options.group_size}: a group needs at least 2 answers, "
                         "since each is compared with the others")
     for f in fields(Options):
-        belongs = f.metadata.get("only", algo)
-        if algo != belongs and getattr(options, f.name) != f.default:
-            raise UserError(f"--{f.name.replace('_', '-')} belongs to --algo {belongs}, and "
+        only = f.metadata.get("only")
+        if only and not uses(algo, only) and getattr(options, f.name) != f.default:
+            raise UserError(f"--{f.name.replace('_', '-')} belongs to --algo {only}, and "
                             f"{algo} has no use for it")
-    if algo == "ppo" and (options.scale_by_std or options.leave_one_out):
-        raise UserError("--scale-by-std and --leave-one-out are about groups, and ppo has a critic")
-    if algo == "ppo" and options.ratio == "sequence":
-        raise UserError("--ratio sequence is for one advantage per response; ppo's differ by token")
+    if critic and (options.scale_by_std or options.leave_one_out):
+        raise UserError(f"--scale-by-std and --leave-one-out are about groups, and {algo} has a "
+                        "critic")
+    if critic and options.ratio == "sequence":
+        raise UserError("--ratio sequence is for one advantage per response; those of a critic "
+                        "differ by token")
     if options.scale_by_std and options.leave_one_out:
         raise UserError("--leave-one-out goes with --no-scale-by-std")
     for name in ("gamma", "lam", "critic_lam"):
@@ -286,7 +296,7 @@ def validate(options: Options) -> tasks.Task:
         options.base_seed = options.seed
     validate_algorithm(options)
     validate_init(options, task)
-    if options.shard and (parallel.world() == 1 or options.algo == "ppo"):
+    if options.shard and (parallel.world() == 1 or uses(options.algo, "ppo")):
         raise UserError("--shard needs several processes (torchrun --nproc-per-node N train.py "
                         "...) and an algorithm without a critic")
     context = config_of(options).context

@@ -18,6 +18,7 @@ import torch
 import model as gpt
 import parallel
 import places
+from flags import uses
 from places import MOST_ROWS, free_memory
 from runs import UserError, parameters
 
@@ -26,7 +27,7 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
     """Bytes by what they are for, on one device."""
     p, b = parameters(config), 2 if options.dtype == "bfloat16" else 4
     parts = parallel.world() if options.shard else 1
-    own = options.algo == "ppo" and options.critic == "own"
+    own = uses(options.algo, "ppo") and options.critic == "own"
     # what a token leaves in a block for the backward pass: two norms, q, k, v and their turned
     # copies, k and v for every head, attention, gate and up, their product, two sums; on a CPU also
     # what it looks at

@@ -36,7 +36,7 @@ import tensors
 import tokenizer
 import verify
 from collect import Clock, Players, collect, computing, kl_to_reference
-from flags import ALGORITHMS, Options, config_of, parse, validate
+from flags import ALGORITHMS, Options, config_of, parse, uses, validate
 from runs import UserError
 
 
@@ -216,7 +216,7 @@ def start(run: Path, task, options):
     if options.shard:
         parallel.shard(policy)
     groups = [{"params": list(policy.parameters())}]
-    if options.algo == "ppo":
+    if uses(options.algo, "ppo"):
         critic = ppo.Critic(policy, options.critic == "own", options.critic_hints)
         critic.to(options.device)
         groups.append({"params": list(critic.parameters())})

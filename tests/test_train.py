@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -426,6 +427,19 @@ def test_each_algorithm_has_its_own_defaults_and_any_flag_overrules_them():
     for algo, (module, defaults) in flags.ALGORITHMS.items():
         assert {"prepare", "loss"} <= set(dir(module)), algo
         assert set(defaults) <= {f.name for f in fields(flags.Options)}
+
+
+def test_a_new_algorithm_that_imports_ppo_has_its_critic_and_its_flags(tmp_path, monkeypatch):
+    own = types.ModuleType("own")
+    own.ppo, own.prepare, own.loss = ppo, ppo.prepare, ppo.loss
+    monkeypatch.setitem(flags.ALGORITHMS, "own", (own, flags.ALGORITHMS["ppo"][1] | dict(lam=0.9)))
+    assert run(tmp_path / "a", "--algo", "own", "--critic", "head", "--steps", "2") == 0
+    assert all(line["value_loss"] >= 0 for line in metrics(tmp_path / "a"))
+    own = types.ModuleType("own")
+    own.prepare, own.loss = ppo.prepare, ppo.loss
+    monkeypatch.setitem(flags.ALGORITHMS, "own", (own, {}))
+    assert run(tmp_path / "b", "--algo", "own", "--critic", "head") == 2
+    assert run(tmp_path / "b", "--algo", "own", "--no-dynamic-sampling", "--overlong", "mask") == 2
 
 
 def test_file_task_trains_end_to_end(tmp_path):
