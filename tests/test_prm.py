@@ -165,6 +165,16 @@ def test_a_judge_is_causal_and_its_reading_is_the_least_likely_token_so_far():
     assert torch.allclose(part, judge(*prm.inputs(pairs[:1], ends[:1], "cpu"))[:2], atol=1e-5)
 
 
+def test_no_token_is_told_as_less_likely_than_the_floor():
+    pairs, ends = batch()
+    judge = prm.Judge(tiny())  # its head says 0: what is left is the reading
+    torch.nn.init.normal_(judge.trunk.head.weight, std=100)
+    said = judge(*prm.inputs(pairs, ends, "cpu"))
+    assert torch.equal(said, torch.full_like(said, prm.FLOOR))
+    said.sum().backward()
+    assert judge.surprise.grad == len(said) * prm.FLOOR and not judge.trunk.head.weight.grad.any()
+
+
 def test_the_loss_is_cross_entropy_at_step_ends_alone():
     pairs, ends = batch()
     judge = judge_of()
@@ -194,6 +204,32 @@ def test_equal_pairs_are_read_once_and_scores_are_in_order(monkeypatch):
     assert sum(read) == 2 and found[0] == found[2] and found[3] == [0.0]
     want = judge(*inputs(pairs, ends, "cpu")).sigmoid().tolist()
     assert found[1] + found[0] == pytest.approx(want, abs=1e-5)
+
+
+def test_a_prm_is_taught_steps_and_an_orm_the_outcome_alone(monkeypatch):
+    taught = []
+    monkeypatch.setattr(prm, "train", lambda judge, *given: taught.append(given))
+    reached = [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0]]
+    solution = prm.Solution(PROBLEM, [5], ids(RIGHT), 1.0, reached)
+    judges = [prm.teach(tiny(), [solution], 3, 7, outcome=which) for which in (False, True)]
+    ends, pairs = prm.step_ends(ids(RIGHT)), [([5], ids(RIGHT))]
+    assert taught == [(pairs, [ends], [[0.5, 0.0, 1.0, 1.0]], 3, 7),
+                      (pairs, [ends[-1:]], [[1.0]], 3, 7)]
+    assert not any(p.requires_grad for judge in judges for p in judge.parameters())
+
+
+def test_a_judges_learning_rate_warms_up_and_falls_to_the_end(monkeypatch):
+    rates = []
+
+    class Still(torch.optim.SGD):
+        def step(self):
+            rates.append(self.param_groups[0]["lr"])
+    monkeypatch.setattr(prm, "muon_and_adam",
+                        lambda judge, *_: [Still(judge.parameters(), lr=1.0)])
+    pairs, ends = batch()
+    prm.train(judge_of(), pairs * 50, ends * 50, [[1.0] * len(e) for e in ends * 50], 1,
+              batch_tokens=1, lr=0.5)  # a batch a row
+    assert rates == pytest.approx([0.5 * min(1, (i + 1) / 20, (100 - i) / 40) for i in range(100)])
 
 
 def test_training_separates_what_can_be_told_apart():

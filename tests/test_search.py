@@ -97,6 +97,15 @@ def test_the_best_of_n_and_the_weighted_vote(method, chosen):
     assert best_of(method, 1) == 0
 
 
+@pytest.mark.parametrize("method, chosen", [("vote", 0), ("weighted", 2), ("weighted-orm", 2)])
+def test_of_the_chosen_answer_a_weighted_vote_takes_the_best_sample(method, chosen):
+    texts = ["1/2", "3", "0.5"]
+    player = Scripted(dict(zip(map(says, texts), [0.2, 0.6, 0.5], strict=True)),
+                      a=list(map(says, texts)))
+    [one] = search.METHODS[method](player, PROBLEMS[:1], 3, 0)
+    assert one.text == says(texts[chosen])
+
+
 def test_a_beam_keeps_the_best_first_step_and_a_subtree_its_own():
     texts = [f"<think>{x}\n{y}" + says("1")[8:] for x in "ab" for y in "cd"]
     end = says("1")[8:]

@@ -325,6 +325,27 @@ def test_training_lowers_the_loss(small_batches):
     assert sum(losses[-3:]) / 3 < losses[0] - 0.7
 
 
+def test_the_drill_comes_first_and_the_rate_warms_up_and_falls(small_batches, monkeypatch):
+    drilled, rates, documents, muon = [], [], sft.documents, sft.muon_and_adam
+
+    def seen(task, easier, rng, drill):
+        drilled.append(drill)
+        return documents(task, easier, rng, drill)
+
+    def spied(*given):
+        optimizers = muon(*given)
+        for optimizer in optimizers:
+            optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+        return optimizers
+    monkeypatch.setattr(sft, "documents", seen)
+    monkeypatch.setattr(sft, "muon_and_adam", spied)
+    trained(40)
+    assert drilled == [True] * 30 + [False] * 10  # three quarters, as the README says
+    scale = [min(1, (i + 1) / 20) * min(1, (40 - i) / 16) for i in range(40)]
+    assert rates[::2] == pytest.approx([0.01 * x for x in scale])
+    assert rates[1::2] == pytest.approx([0.003 * x for x in scale])
+
+
 def test_training_repeats_to_the_last_bit(small_batches):
     first, losses = trained(4)
     random.seed(5)
