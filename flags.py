@@ -39,7 +39,7 @@ PRETRAINED_LR = 1e-5  # a pretrained model is spoiled by a rate that a tiny one 
 
 def uses(algo: str, name: str) -> bool:
     """Whether an algorithm's module is the one of that name or imports it: so a new file that
-    imports ppo has a critic, and the flags that are PPO's alone."""
+    imports ppo has a critic, the flags that are PPO's alone, and a prepare that takes warm_up."""
     module = ALGORITHMS[algo][0]
     return module.__name__ == name or hasattr(module, name)
 

@@ -235,7 +235,7 @@ class Wait(Chain):
     (and has read for longer, since it is more to learn): a policy that knows what to do when it is
     made to think on, for search.py's budget forcing."""
 
-    base_steps = 600
+    base_steps = 900
     again, longest = True, 320
 
 
