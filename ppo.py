@@ -311,12 +311,14 @@ def loss(policy, critic, batch: Batch, options):
 
 
 def minibatches(batch: Batch, options, rng):
-    """The updates that one rollout gives: for each epoch, `minibatches` random parts of the rows,
-    each with the weights of its own tokens, equal rows merged. rng is a random.Random."""
+    """The updates that one rollout gives: for each epoch, `minibatches` parts of the rows, each
+    with the weights of its own tokens, equal rows merged. Questions are in random order and the
+    answers to each stay together, so that an update weighs good ones against bad ones of the same
+    question (and has more equal rows to merge). rng is a random.Random."""
+    groups = batch.group.tolist()
     for _ in range(options.epochs):
-        order = list(range(len(batch.tokens)))
-        if options.minibatches > 1:
-            rng.shuffle(order)
+        place = {question: rng.random() for question in sorted(set(groups))}
+        order = sorted(range(len(groups)), key=lambda i: place[groups[i]])
         for part in torch.tensor(order, device=batch.mask.device).tensor_split(options.minibatches):
             if len(part):
                 rows = batch.rows(part)

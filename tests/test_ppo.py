@@ -240,6 +240,20 @@ def test_minibatches_cover_each_row_once_an_epoch(epochs, parts):
         assert sorted(rows) == list(range(7))
 
 
+def test_the_answers_to_a_question_stay_together():
+    """However the rows lie, and in another order each time."""
+    batch = random_batch(12)
+    batch.group = torch.tensor([7, 2, 5, 0] * 3)
+    made = [p.group.tolist() for p in ppo.minibatches(batch, options(minibatches=4, epochs=3),
+                                                      random.Random(0))]
+    assert all(part == [part[0]] * 3 for part in made)
+    epochs = [tuple(part[0] for part in made[i:i + 4]) for i in (0, 4, 8)]
+    assert all(sorted(epoch) == [0, 2, 5, 7] for epoch in epochs) and len(set(epochs)) > 1
+    cut = [p.group.tolist() for p in ppo.minibatches(batch, options(minibatches=3),
+                                                     random.Random(0))]
+    assert [len(set(part)) for part in cut] == [2, 2, 2]  # 3 + 1, 2 + 2, 1 + 3
+
+
 @pytest.mark.parametrize("how", ["token", "sequence", "sum", "constant"])
 def test_a_minibatch_has_the_weights_of_its_own_tokens(how):
     for part in ppo.minibatches(random_batch(), options(minibatches=3, aggregate=how),
