@@ -86,11 +86,21 @@ class Window(NamedTuple):
 
 class Layout:
     """Where the M tokens that are computed stand among the (N, T) of the batch. Everything but
-    attention works on tokens in a row, (M, D), so that padding costs nothing there."""
+    attention works on tokens in a row, (M, D): padding costs nothing there, and as far as rows
+    begin alike they are computed once."""
 
-    def __init__(self, shape, real: torch.Tensor | None = None):
-        self.n, self.t = shape
-        self.index = None if real is None else real.flatten().nonzero()[:, 0]
+    def __init__(self, tokens, real: torch.Tensor | None = None):
+        self.rows, self.index = tokens, None
+        if real is not None:
+            # sorted, so that what a row shares with any above it, it shares with the one above it
+            rows, row = torch.unique(tokens.where(real, -1), dim=0, return_inverse=True)
+            same = (rows[1:] == rows[:-1]).cumprod(1).bool()
+            new = (rows >= 0) & ~F.pad(same, (0, 0, 1, 0))                        # (N, T)
+            new[:1, 0] = True  # at least one, of which padding then is a copy
+            number = (new.flatten().cumsum(0) - 1).view_as(new)
+            place = number.where(new, 0).cummax(0)[0]  # the last new one of its column so far
+            self.rows, self.index = rows.clamp(min=0), new.flatten().nonzero()[:, 0]
+            self.place, self.asked = place.flatten(), place[row][real]
 
     def pack(self, x):
         """(N, T, ...) -> (M, ...)"""
@@ -98,10 +108,9 @@ class Layout:
         return x if self.index is None else x.index_select(0, self.index)
 
     def spread(self, x):
-        """(M, heads, d) -> (N, heads, T, d), zeros where nothing was computed."""
-        if self.index is not None:
-            x = x.new_zeros(self.n * self.t, *x.shape[1:]).index_copy_(0, self.index, x)
-        return x.view(self.n, self.t, *x.shape[1:]).transpose(1, 2)
+        """(M, heads, d) -> (N, heads, T, d), with anything where there is padding."""
+        x = x if self.index is None else x.index_select(0, self.place)
+        return x.view(*self.rows.shape, *x.shape[1:]).transpose(1, 2)
 
 
 @functools.cache
@@ -208,8 +217,9 @@ class Attention(nn.Module):
             k, v = (x.repeat_interleave(heads // groups, 1) for x in (k, v))
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:  # query heads that share keys are further rows
-            q = q.reshape(layout.n, groups, -1, self.head)                    # (N, K, G T, d)
-            y = attend(q, k, v, mask, self.head, layout.t).reshape(layout.n, heads, -1, self.head)
+            n, t = layout.rows.shape
+            q = q.reshape(n, groups, -1, self.head)                           # (N, K, G T, d)
+            y = attend(q, k, v, mask, self.head, t).reshape(n, heads, t, self.head)
         return layout.pack(y.transpose(1, 2)).flatten(1)                      # (M, H d)
 
 
@@ -271,10 +281,11 @@ class GPT(nn.Module):
             n, t = tokens.shape
             if mask is None and window is not None and window.keys.shape[3] > t:
                 raise ValueError("tokens after a filled cache need a mask of what each may see")
-            layout = Layout(tokens.shape, real)
+            layout = Layout(tokens, real)
             if positions is None:
                 positions = torch.arange(t, device=tokens.device)
-            positions, tokens = layout.pack(positions.expand(n, t)), layout.pack(tokens)
+            tokens = layout.pack(layout.rows)
+            positions = layout.pack(positions.expand(len(layout.rows), t))
             if mask is None and tokens.device.type == "cpu" and t <= SHORT:
                 mask = torch.ones(1, 1, t, t, dtype=torch.bool).tril()
             if mask is not None:  # query heads that share keys are further rows
@@ -291,7 +302,9 @@ class GPT(nn.Module):
             else:
                 x = block(x, *how)
         x = rms_norm(x, self.norm, self.config.width, self.config.norm_eps)
-        return x if layout is None or real is not None else x.view(n, t, -1)
+        if layout is None:
+            return x
+        return x.view(n, t, -1) if real is None else x.index_select(0, layout.asked)
 
     def states(self, tokens, mask):
         """The hidden states (marked, D) that the tokens (N, T) marked by `mask` were drawn from,

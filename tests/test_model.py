@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 import model
 import places
@@ -153,6 +155,44 @@ def test_leaving_out_padding_changes_nothing(kv_heads):
         grads.append([found.detach()] + [p.grad for p in made.parameters() if p.grad is not None])
     for other in grads[1:]:
         assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(grads[0], other, strict=True))
+
+
+def beginnings(ids, real) -> set:
+    """All different beginnings of the rows, by a loop."""
+    return {tuple(row[:k + 1]) for row, n in zip(ids.tolist(), real.sum(1).tolist(), strict=True)
+            for k in range(n)}
+
+
+@given(st.integers(1, 6), st.lists(st.integers(0, 10), min_size=1, max_size=9), st.integers(0, 99))
+def test_what_rows_begin_with_alike_is_computed_once(letters, lengths, seed):
+    """In any order and with any padding: states and gradients are those of each row alone, and as
+    many tokens are computed as there are different beginnings."""
+    ids = tokens(len(lengths), 10, seed) % letters
+    real = torch.arange(10) < torch.tensor(lengths)[:, None]
+    made, counts, found = gpt(), [], []
+    made.blocks[0].register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
+    for states in (made(ids)[real], made(ids, real=real)):
+        made.zero_grad()
+        (states * torch.arange(1.0, len(states) + 1)[:, None].sin()).square().sum().backward()
+        found.append((states, torch.cat([p.grad.flatten() for p in made.parameters()
+                                         if p.grad is not None])))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).abs().sum() <= 1e-4 * one.abs().sum()
+    padding = 0 in lengths  # attention wants a token of an empty row
+    assert counts == [10 * len(lengths), len(beginnings(ids, real)) + padding]
+
+
+def test_alike_answers_cost_an_update_one():
+    """Sixteen answers that part after 9 of 12 tokens: 9 + 16 * 3 less those that go on alike."""
+    made, counts = gpt(), []
+    made.blocks[0].register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
+    ids = torch.cat((tokens(1, 9).expand(16, 9), tokens(16, 3, seed=2)), 1)
+    mask = (torch.arange(12) >= 4).float().expand(16, 12)
+    loss = made.logp(ids, mask).sum().detach()
+    alone = sum(made.logp(ids[i:i + 1], mask[i:i + 1]).sum().detach() for i in range(16))
+    assert float(loss) == pytest.approx(float(alone), abs=1e-2)
+    assert counts[0] == len(beginnings(ids[:, :-1], torch.ones(16, 11).long())) < 9 + 32
+    assert counts[1:] == [11] * 16  # the last token of a row is never read
 
 
 @HEADS
