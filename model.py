@@ -12,7 +12,7 @@ Off unless a released model needs them (see checkpoint.py): rope scaling as in L
 biases as in Qwen2.5 (2412.15115), norms of queries and keys as in Qwen3 (2505.09388).
 Left out on purpose: dropout, sliding windows, mixtures of experts.
 Shapes: N sequences, T tokens, D width, H query heads, K key/value heads, d width of a head, V
-vocabulary; M tokens computed, which is N * T, or fewer where padding is left out.
+vocabulary; M tokens computed: N * T, or fewer where padding and what rows share are left out.
 """
 
 import functools
@@ -87,7 +87,11 @@ class Window(NamedTuple):
 class Layout:
     """Where the M tokens that are computed stand among the (N, T) of the batch. Everything but
     attention works on tokens in a row, (M, D): padding costs nothing there, and as far as rows
-    begin alike they are computed once."""
+    begin alike they are computed once.
+
+        a b c d    new  1 1 1 1    place  0 1 2 3
+        a b e           0 0 1 0           0 1 4 .
+    """
 
     def __init__(self, tokens, real: torch.Tensor | None = None):
         self.rows, self.index = tokens, None
@@ -96,9 +100,9 @@ class Layout:
             rows, row = torch.unique(tokens.where(real, -1), dim=0, return_inverse=True)
             same = (rows[1:] == rows[:-1]).cumprod(1).bool()
             new = (rows >= 0) & ~F.pad(same, (0, 0, 1, 0))                        # (N, T)
-            new[:1, 0] = True  # at least one, of which padding then is a copy
+            new[:1, 0] = True  # attention wants one at least
             number = (new.flatten().cumsum(0) - 1).view_as(new)
-            place = number.where(new, 0).cummax(0)[0]  # the last new one of its column so far
+            place = number.where(new, 0).cummax(0)[0]  # of the last new one in the column
             self.rows, self.index = rows.clamp(min=0), new.flatten().nonzero()[:, 0]
             self.place, self.asked = place.flatten(), place[row][real]
 
@@ -273,7 +277,7 @@ class GPT(nn.Module):
         the default is causal. With the window of a cache, tokens come after what it holds; the
         caller then advances the cache. A single token of each row may be (N,), and so are its
         positions, and (N, D) its hidden states; this is how a sampler decodes. real (N, T) marks
-        what is to be computed, each row from its start on (the rest is padding); the hidden states
+        what is wanted, each row from its start on (the rest is padding); the hidden states
         are then those of the marked tokens in a row, (M, D).
         """
         layout = None
