@@ -109,7 +109,8 @@ def judge_of(run: str, device: str):
 
 
 def step_rewards(rollout, options):
-    """What each step is paid for what the judge says of it, (N, T), at the step's last token."""
+    """What the judge says of each step, (N, T), at the step's last token (Math-Shepherd's step-wise
+    PPO)."""
     starts = rollout.mask.argmax(1).tolist()
     prompts = [row[:start] for row, start in zip(rollout.tokens.tolist(), starts, strict=True)]
     responses = rollout.responses()
@@ -118,7 +119,7 @@ def step_rewards(rollout, options):
     rewards = torch.zeros_like(rollout.mask)
     for row, (start, ids, scores) in enumerate(zip(starts, responses, found, strict=True)):
         at = [start + end for end in prm.step_ends(ids)]
-        rewards[row, at] = torch.tensor(prm.paid(scores, options.credit), device=rewards.device)
+        rewards[row, at] = torch.tensor(scores, device=rewards.device)
     return rewards
 
 

@@ -84,8 +84,6 @@ class Options:
                        choices=["correct", "sign", "format", "random", "claim", "process"])
     judge: str = flag("", "run whose prm.pt (of prm.py) scores steps for --reward process",
                       only="ppo")
-    credit: str = flag("min", "what a judged answer is worth: the least of its steps, or their sum "
-                       "(which more true steps make larger)", choices=["min", "sum"], only="ppo")
     prompts: int = flag(32, "problems a step")
     group_size: int = flag(16, "answers to each problem, compared with each other")
     temperature: float = flag(1.0, "of sampling, and of the log-probs trained on")

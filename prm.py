@@ -28,7 +28,6 @@ import random
 import sys
 import time
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -135,17 +134,6 @@ class Judge(nn.Module):
                                 tokens[:, 1:][mask[:, 1:] > 0], reduction="none")
         least = gpt.place(logp, mask).cummin(1)[0].clamp(min=FLOOR)           # (N, T)
         return self.head(hidden[marks[real]]).squeeze(1) + self.surprise * least[marks]
-
-
-def paid(scores: list[float], credit: str) -> list[float]:
-    """What reinforcement learning is to give each step of a solution for these scores. "sum": the
-    score, so that a solution is worth the sum, and more true steps are worth more (2312.08935).
-    "min": by how much the step changes the least score so far, so that a solution is worth the
-    least of its steps, and the first bad one loses it all (after 2504.15275)."""
-    if credit == "sum":
-        return scores
-    least = list(accumulate(scores, min))
-    return [b - a for a, b in pairwise([0.0, *least])]
 
 
 def inputs(pairs, ends, device):

@@ -6,8 +6,6 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import chain
 import collect
@@ -300,40 +298,19 @@ COMMAND = ["--problems", "6", "--solutions", "2", "--completions", "2", "--epoch
            "--eval-problems", "6"]
 
 
-SCORE = st.floats(0, 1, allow_subnormal=False)
-
-
-@given(st.lists(SCORE, min_size=1, max_size=8), SCORE)
-def test_the_least_step_is_what_a_solution_is_paid(scores, more):
-    """And a step that is no worse than those before it is paid nothing, however true."""
-    found = prm.paid(scores, "min")
-    assert len(found) == len(scores) and sum(found) == pytest.approx(min(scores))
-    assert all(x <= 0 for x in found[1:])
-    longer = prm.paid([*scores, more], "min")
-    assert longer[:-1] == found and longer[-1] == min(0.0, more - min(scores))
-    assert prm.paid(scores, "sum") == scores
-
-
-def test_what_a_step_loses_is_charged_to_it():
-    assert prm.paid([0.75, 0.875, 0.25, 0.5, 0.125], "min") == [0.75, 0, -0.5, 0, -0.125]
-
-
-@pytest.mark.parametrize("credit", ["sum", "min"])
-def test_steps_are_paid_at_their_last_tokens(credit, monkeypatch):
+def test_steps_are_paid_at_their_last_tokens(monkeypatch):
     policy = tiny()
     rollout = prm.generate(policy, [tokenizer.encode_prompt(q) for q in ("1 +1 =?", QUESTION)], 2,
                            20, 1.0, 0, stop=tokenizer.EOT, pad=tokenizer.PAD)
     asked = []
 
-    def said(i, response):
-        return [0.9 - 0.01 * i - 0.02 * k for k in range(len(prm.step_ends(response)))]
-
     def scores(judge, pairs):
         asked.extend(pairs)
-        return [said(i, response) for i, (_, response) in enumerate(pairs)]
+        return [[0.1 * (i + 1)] * len(prm.step_ends(response))
+                for i, (_, response) in enumerate(pairs)]
     monkeypatch.setattr(collect, "judge_of", lambda *_: None)
     monkeypatch.setattr(prm, "scores", scores)
-    options = flags.Options(judge="somewhere", device="cpu", credit=credit)
+    options = flags.Options(judge="somewhere", device="cpu")
     paid = collect.step_rewards(rollout, options)
     assert [p for p, _ in asked] == [tokenizer.encode_prompt(q)
                                      for q in ("1 +1 =?",) * 2 + (QUESTION,) * 2]
@@ -341,7 +318,7 @@ def test_steps_are_paid_at_their_last_tokens(credit, monkeypatch):
         start = int(rollout.mask[i].argmax())
         where = [start + end for end in prm.step_ends(response)]
         assert row.nonzero()[:, 0].tolist() == where
-        assert row[where].tolist() == pytest.approx(prm.paid(said(i, response), credit))
+        assert row[where].tolist() == pytest.approx([0.1 * (i + 1)] * len(where))
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, paid.sum(1),
                       step_rewards=paid)
     assert torch.equal(ppo.token_rewards(batch, options), paid)
