@@ -317,8 +317,8 @@ def minibatches(batch: Batch, options, rng):
     question (and has more equal rows to merge). rng is a random.Random."""
     groups = batch.group.tolist()
     for _ in range(options.epochs):
-        place = {question: rng.random() for question in sorted(set(groups))}
-        order = sorted(range(len(groups)), key=lambda i: place[groups[i]])
+        turn = {question: rng.random() for question in sorted(set(groups))}
+        order = sorted(range(len(groups)), key=lambda i: turn[groups[i]])
         for part in torch.tensor(order, device=batch.mask.device).tensor_split(options.minibatches):
             if len(part):
                 rows = batch.rows(part)

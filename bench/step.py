@@ -56,9 +56,10 @@ def flops(policy, batch) -> tuple[int, int]:
     rows = batch.rows((batch.advantages != 0).any(1).nonzero()[:, 0])
     alone = update_flop(policy, torch.tensor(rows.lengths()) - 1, rows.mask.sum())
     rows = rows.rows(rows.kinds()[0])
-    begun = {tuple(ids[:k + 1]) for ids, n in zip(rows.tokens.tolist(), rows.lengths(), strict=True)
-             for k in range(n - 1)}
-    return update_flop(policy, torch.tensor(rows.lengths()) - 1, rows.mask.sum(), len(begun)), alone
+    lengths = torch.tensor(rows.lengths()) - 1  # the last token is never read
+    read = rows.tokens[:, :-1]
+    layout = gpt.Layout(read, torch.arange(read.shape[1]) < lengths[:, None])
+    return update_flop(policy, lengths, rows.mask.sum(), len(layout.index)), alone
 
 
 def our_step(policy, optimizer, task, problems, options, fixed):
