@@ -17,21 +17,22 @@ from typing import NamedTuple
 import torch
 
 import evaluate
-import model as gpt
+import packing
 import parallel
 import ppo
 import prm
 from flags import ALGORITHMS
+from model import GPT
 
 
 class Players(NamedTuple):
     """The models of a run. The sampler is the policy itself, or a copy of its weights, whole and in
     the precision of the computation."""
 
-    policy: gpt.GPT
-    reference: gpt.GPT | None = None
+    policy: GPT
+    reference: GPT | None = None
     critic: ppo.Critic | None = None
-    sampler: gpt.GPT | None = None
+    sampler: GPT | None = None
 
     def catch_up(self) -> None:
         """Gives the sampler the policy's present weights, in the same memory (its CUDA graphs
@@ -57,7 +58,7 @@ def per_token(f, batch, options):
     one = batch.rows(first)
     with torch.no_grad(), computing(options):
         lengths = one.lengths()
-        for rows, counts in parallel.turns(gpt.micro_batches(
+        for rows, counts in parallel.turns(packing.micro_batches(
                 lengths, parallel.portion(options.micro_tokens, lengths))):
             part = one.rows(torch.tensor(rows, device=first.device))
             values = f(part)

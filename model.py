@@ -12,7 +12,7 @@ Off unless a released model needs them (see checkpoint.py): rope scaling as in L
 biases as in Qwen2.5 (2412.15115), norms of queries and keys as in Qwen3 (2505.09388).
 Left out on purpose: dropout, sliding windows, mixtures of experts.
 Shapes: N sequences, T tokens, D width, H query heads, K key/value heads, d width of a head, V
-vocabulary; M tokens computed: N * T, or fewer where padding and what rows share are left out.
+vocabulary; M tokens computed: N * T, or fewer (packing.py).
 """
 
 import functools
@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from packing import Layout, place
 
 MOST_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # that `score` holds at a time: 128 MB, half a GB
 SHORT = 128  # up to so many queries plain attention is faster on a CPU than the fused kernel
@@ -82,39 +84,6 @@ class Window(NamedTuple):
             else:
                 store.index_copy_(2, self.column, new[:, :, None])
         return keys, values
-
-
-class Layout:
-    """Where the M tokens that are computed stand among the (N, T) of the batch. Everything but
-    attention works on tokens in a row, (M, D): padding costs nothing there, and as far as rows
-    begin alike they are computed once.
-
-        a b c d    new  1 1 1 1    place  0 1 2 3
-        a b e           0 0 1 0           0 1 4 .
-    """
-
-    def __init__(self, tokens, real: torch.Tensor | None = None):
-        self.rows, self.index = tokens, None
-        if real is not None:
-            # sorted, so that what a row shares with any above it, it shares with the one above it
-            rows, row = torch.unique(tokens.where(real, -1), dim=0, return_inverse=True)
-            same = (rows[1:] == rows[:-1]).cumprod(1).bool()
-            new = (rows >= 0) & ~F.pad(same, (0, 0, 1, 0))                        # (N, T)
-            new[:1, 0] = True  # attention wants one at least
-            number = (new.flatten().cumsum(0) - 1).view_as(new)
-            place = number.where(new, 0).cummax(0)[0]  # of the last new one in the column
-            self.rows, self.index = rows.clamp(min=0), new.flatten().nonzero()[:, 0]
-            self.place, self.asked = place.flatten(), place[row][real]
-
-    def pack(self, x):
-        """(N, T, ...) -> (M, ...)"""
-        x = x.flatten(0, 1)
-        return x if self.index is None else x.index_select(0, self.index)
-
-    def spread(self, x):
-        """(M, heads, d) -> (N, heads, T, d), with anything where there is padding."""
-        x = x if self.index is None else x.index_select(0, self.place)
-        return x.view(*self.rows.shape, *x.shape[1:]).transpose(1, 2)
 
 
 @functools.cache
@@ -277,14 +246,16 @@ class GPT(nn.Module):
         the default is causal. With the window of a cache, tokens come after what it holds; the
         caller then advances the cache. A single token of each row may be (N,), and so are its
         positions, and (N, D) its hidden states; this is how a sampler decodes. real (N, T) marks
-        what is wanted, each row from its start on (the rest is padding); the hidden states
-        are then those of the marked tokens in a row, (M, D).
+        what is wanted, each row from its start on (the rest is padding, and all else is as by
+        default); the hidden states are then those of the marked tokens in a row, (marked, D).
         """
         layout = None
         if tokens.dim() == 2:
             n, t = tokens.shape
             if mask is None and window is not None and window.keys.shape[3] > t:
                 raise ValueError("tokens after a filled cache need a mask of what each may see")
+            if real is not None and any(x is not None for x in (positions, window, mask)):
+                raise ValueError("real goes with no positions, window or mask: rows are sorted")
             layout = Layout(tokens, real)
             if positions is None:
                 positions = torch.arange(t, device=tokens.device)
@@ -348,23 +319,6 @@ class GPT(nn.Module):
     def logp(self, tokens, mask, temperature: float = 1.0):
         """The log-probs (N, T) of `score` alone."""
         return self.score(tokens, mask, temperature, entropy=False)[0]
-
-
-def place(x, mask):
-    """x (marked,) at the marked places of mask (N, T), the first column apart; 0 elsewhere."""
-    return x.new_zeros(mask.shape).masked_scatter(F.pad(mask[:, 1:], (1, 0)).bool(), x)
-
-
-def micro_batches(lengths, max_tokens: int) -> list[list[int]]:
-    """Cuts rows into micro-batches of like length, longest first, each of at most max_tokens once
-    it is padded to its longest row (and of one row at least). Returns the rows' indices."""
-    batches, width = [], 0
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not batches or (len(batches[-1]) + 1) * width > max_tokens:
-            batches.append([])
-            width = lengths[i]
-        batches[-1].append(i)
-    return batches
 
 
 def from_state(state: dict, device="cpu") -> GPT:

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import place
+from packing import place
 
 
 @dataclass

@@ -36,7 +36,7 @@ from torch import nn
 
 import chain
 import evaluate
-import model as gpt
+import packing
 import runs
 import tasks
 import tensors
@@ -132,7 +132,7 @@ class Judge(nn.Module):
         before = F.pad(mask[:, 1:] > 0, (0, 1))        # the state at t says what comes at t + 1
         logp = -F.cross_entropy(self.trunk.head(hidden[before[real]]).float(),
                                 tokens[:, 1:][mask[:, 1:] > 0], reduction="none")
-        least = gpt.place(logp, mask).cummin(1)[0].clamp(min=FLOOR)           # (N, T)
+        least = packing.place(logp, mask).cummin(1)[0].clamp(min=FLOOR)           # (N, T)
         return self.head(hidden[marks[real]]).squeeze(1) + self.surprise * least[marks]
 
 
@@ -197,7 +197,7 @@ def scores(judge, pairs, max_tokens: int = 8192) -> list[list[float]]:
     rows = {(tuple(prompt), tuple(ids)): None for prompt, ids in pairs}
     keys = [key for key in rows if key[1]]
     ends = [step_ends(list(ids)) for _, ids in keys]
-    for part in gpt.micro_batches([len(p) + len(r) for p, r in keys], max_tokens):
+    for part in packing.micro_batches([len(p) + len(r) for p, r in keys], max_tokens):
         p = judge(*inputs([(list(keys[i][0]), list(keys[i][1])) for i in part],
                           [ends[i] for i in part], judge.head.weight.device)).sigmoid().tolist()
         for i in part:

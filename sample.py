@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 
 from draw import draw, mix, uniform
-from model import GPT, Window, micro_batches
+from model import GPT, Window
+from packing import micro_batches
 from places import HABITS, MOST_ROWS, SLACK, Cache, Places, View, places_for
 
 PREFILL = 4096  # tokens of prompts that are read at a time

@@ -22,7 +22,8 @@ import chain
 import tokenizer
 import verify
 from evaluate import respond
-from model import GPT, micro_batches
+from model import GPT
+from packing import micro_batches
 
 STYLES = {"direct": 0.55, "short": 0.18, "long": 0.17, "check": 0.10}
 WRONG = 0.15       # share of documents with a mistake that nobody corrects

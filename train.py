@@ -27,6 +27,7 @@ import checkpoint
 import evaluate
 import memory
 import model as gpt
+import packing
 import parallel
 import ppo
 import runs
@@ -54,7 +55,7 @@ def update(players, optimizer, batch, options, rng) -> dict:
             # a row without advantage has no gradient: do not compute it (unless yours has one)
             useful = part.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
         lengths = [lengths[i] for i in useful]
-        micros = gpt.micro_batches(lengths, parallel.portion(options.micro_tokens, lengths))
+        micros = packing.micro_batches(lengths, parallel.portion(options.micro_tokens, lengths))
         for rows, counts in parallel.turns(micros):
             if not counts and not parallel.in_pieces(policy):
                 continue
@@ -168,8 +169,8 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
     corpus makes a new base. Of several processes all make it, and all go on with the first's."""
     if options.init:
         return checkpoint.load_pretrained(options.init, options.device, torch.float32)
-    modules = (tokenizer, tasks, tasks.chain, tasks.gsm, tasks.programs, verify, gpt, sft,
-               sys.modules[type(task).__module__])
+    modules = (tokenizer, tasks, tasks.chain, tasks.gsm, tasks.programs, verify, gpt, packing,
+               sft, sys.modules[type(task).__module__])
     sources = list(dict.fromkeys(Path(m.__file__) for m in modules))
     sources += map(Path, task.paths)
     made_by = hashlib.blake2b(b"".join(p.read_bytes() for p in sources), digest_size=4)

@@ -21,6 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import grpo  # noqa: E402
 import model as gpt  # noqa: E402
+import packing  # noqa: E402
 import ppo  # noqa: E402
 import sample  # noqa: E402
 import tasks  # noqa: E402
@@ -58,7 +59,7 @@ def flops(policy, batch) -> tuple[int, int]:
     rows = rows.rows(rows.kinds()[0])
     lengths = torch.tensor(rows.lengths()) - 1  # the last token is never read
     read = rows.tokens[:, :-1]
-    layout = gpt.Layout(read, torch.arange(read.shape[1]) < lengths[:, None])
+    layout = packing.Layout(read, torch.arange(read.shape[1]) < lengths[:, None])
     return update_flop(policy, lengths, rows.mask.sum(), len(layout.index)), alone
 
 

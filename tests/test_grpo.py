@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import grpo
 import model
+import packing
 import ppo
 import sample
 
@@ -168,7 +169,7 @@ def test_the_gradient_does_not_depend_on_micro_batches_by_length(how):
     gpt = policy()
     batch = trained_batch(gpt, how)
     whole = gradient(gpt, [batch], options())
-    cut = model.micro_batches(batch.lengths(), 24)
+    cut = packing.micro_batches(batch.lengths(), 24)
     assert len(cut) > 2
     parts = gradient(gpt, [batch.rows(torch.tensor(rows)) for rows in cut], options())
     assert torch.allclose(parts, whole, atol=1e-5, rtol=1e-4)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
+import packing
 import places
 import tensors
 import tokenizer
@@ -182,6 +183,13 @@ def test_what_rows_begin_with_alike_is_computed_once(letters, lengths, seed):
     assert counts == [10 * len(lengths), len(beginnings(ids, real)) + padding]
 
 
+@pytest.mark.parametrize("name", ["positions", "mask"])
+def test_rows_that_are_sorted_have_no_positions_of_their_own(name):
+    ids = tokens()
+    with pytest.raises(ValueError, match="real goes with no positions"):
+        gpt()(ids, real=ids >= 0, **{name: torch.ones(3, 1, 10, 10).bool()})
+
+
 def test_alike_answers_cost_an_update_one():
     """Sixteen answers that part after 9 of 12 tokens: 9 + 16 * 3 less those that go on alike."""
     made, counts = gpt(), []
@@ -267,16 +275,16 @@ def test_sizes(size, low, high):
 @pytest.mark.parametrize("limit", [1, 10, 25, 64, 1000])
 def test_micro_batches_are_a_partition_within_the_budget(limit):
     lengths = [5, 9, 1, 9, 30, 2, 2, 7, 8, 1]
-    cut = model.micro_batches(lengths, limit)
+    cut = packing.micro_batches(lengths, limit)
     assert sorted(i for part in cut for i in part) == list(range(10))
     for part in cut:
         assert len(part) == 1 or len(part) * max(lengths[i] for i in part) <= limit
 
 
 def test_micro_batches_hold_as_much_as_the_budget_allows():
-    assert len(model.micro_batches([4] * 8, 16)) == 2
-    assert model.micro_batches([], 10) == []
-    assert model.micro_batches([1, 9, 9, 1], 18) == [[1, 2], [0, 3]]
+    assert len(packing.micro_batches([4] * 8, 16)) == 2
+    assert packing.micro_batches([], 10) == []
+    assert packing.micro_batches([1, 9, 9, 1], 18) == [[1, 2], [0, 3]]
 
 
 # --- checkpoints
