@@ -34,7 +34,7 @@ def informative(correct, group):
 
 def overlong_penalty(lengths, limit: int, zone: int):
     """What to add to the rewards (N,) of answers of these lengths (N,): 0 up to limit - zone
-    tokens, then linearly down to -1 at the limit (equation 13)."""
+    tokens, then linearly down to -1 at the limit (equation 13). zone is above 0."""
     return -((lengths - (limit - zone)) / zone).clamp(0, 1)
 
 

@@ -30,8 +30,8 @@ def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int =
          top_p: float = 1.0, place: torch.Tensor | None = None):
     """Tokens (N,), their log-probs (N,) and the entropies (N,) of softmax(logits / temperature),
     for uniform numbers u (N,) and logits (N, V), or logits (P, V) of which place (N,) says whose
-    each is. Temperature 0 is greedy, its log-prob that of the untempered distribution. With top_k
-    or top_p, the distribution is that of what they keep."""
+    each is. Temperature 0 is greedy, its log-prob and entropy those of the untempered distribution.
+    With top_k or top_p, the distribution is that of what they keep of it."""
     logits = logits.float()
     if temperature not in (0, 1):
         logits = logits / temperature

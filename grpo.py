@@ -26,7 +26,8 @@ from ppo import Batch, mean_of_others, policy_loss, token_rewards
 
 def group_advantages(rewards, group, scale_by_std: bool = True, leave_one_out: bool = False):
     """Advantages (N,) of rewards (N,), `group` (N,) naming each one's group. A group of equal
-    rewards gets exactly 0, and so does a group of one. std is unbiased (ddof 1), eps 1e-6."""
+    rewards gets exactly 0, and so does a group of one. std is unbiased (ddof 1), eps 1e-6. Summed
+    in double, so that the order of the answers changes no bit; of the rewards' dtype."""
     given, rewards = rewards.dtype, rewards.double()  # sums are exact then, in whatever order
     zeros = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
     counts = zeros.index_add(0, group, torch.ones_like(rewards)).clamp(min=1)

@@ -95,9 +95,9 @@ def roots(d: int, eps: float):
 
 
 def rms_norm(x: torch.Tensor, gain: torch.Tensor, d: int, eps: float) -> torch.Tensor:
-    """x (..., d) over the root of its mean square, times gain (d,). On a CPU torch has no kernel
-    for that, and what it does instead takes twice as long, forward and back, as this does. d is
-    given, since while a step is recorded a shape is no number."""
+    """x (..., d) over sqrt(its mean square + eps), times gain (d,): F.rms_norm; but on a CPU torch
+    has no kernel for that, and what it does instead takes twice as long, forward and back, as this
+    does. d is given, since while a step is recorded a shape is no number."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return F.rms_norm(x, (d,), gain, eps)
     least, root = roots(d, eps)
@@ -136,7 +136,8 @@ def rope_table(config: Config) -> torch.Tensor:
 
 def attend(q, k, v, mask, d: int, t: int):
     """Attention of t queries a head, (N, K, R, d), over keys and values (N, K, S, d). mask (N or 1,
-    1, R or 1, S) is 0 where a query may look and elsewhere -inf; or None: it may look anywhere."""
+    1, R or 1, S) is 0 where a query may look and elsewhere -inf; or None: it may look anywhere. The
+    R queries are t of each head that shares the keys; scores are divided by sqrt(d)."""
     if q.device.type != "cpu" or t > SHORT:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * d**-0.5) @ k.mT                                             # (N, K, R, S)
@@ -308,7 +309,8 @@ class GPT(nn.Module):
 
     def read(self, states, chosen, temperature: float, entropy: bool):
         """Log-probs (marked,) of the chosen tokens (marked,), drawn from states (marked, D), and
-        the entropies (marked,) or None."""
+        the entropies (marked,) or None: of softmax(logits / temperature) over the vocabulary, in
+        fp32."""
         logits = self.head(states).float()                                    # (marked, V)
         if temperature != 1:
             logits = logits / temperature

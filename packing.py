@@ -53,7 +53,8 @@ def place(x, mask):
 
 def micro_batches(lengths, max_tokens: int) -> list[list[int]]:
     """Cuts rows into micro-batches of like length, longest first, each of at most max_tokens once
-    it is padded to its longest row (and of one row at least). Returns the rows' indices."""
+    it is padded to its longest row (and of one row at least). Returns the rows' indices, those of
+    equal length in their order."""
     batches, width = [], 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if not batches or (len(batches[-1]) + 1) * width > max_tokens:

@@ -142,7 +142,8 @@ def token_weights(mask, how: str, max_tokens: int = 0):
 
     "token": 1 / all tokens (DAPO). "sequence": 1 / (N * tokens of the row), a mean of means (GRPO).
     "sum": 1 / N, the response is one action (RLOO). "constant": 1 / (N * max_tokens), the same to a
-    constant, so that length is neither rewarded nor punished (Dr. GRPO).
+    constant, so that length is neither rewarded nor punished (Dr. GRPO). Raises ValueError for
+    another, or without max_tokens where it is needed.
     """
     if how == "token":
         return mask / mask.sum().clamp(min=1)
@@ -311,10 +312,11 @@ def loss(policy, critic, batch: Batch, options):
 
 
 def minibatches(batch: Batch, options, rng):
-    """The updates that one rollout gives: for each epoch, `minibatches` parts of the rows, each
-    with the weights of its own tokens, equal rows merged. Questions are in random order and the
-    answers to each stay together, so that an update weighs good ones against bad ones of the same
-    question (and has more equal rows to merge). rng is a random.Random."""
+    """The updates that one rollout gives: for each epoch, `minibatches` nearly equal parts of the
+    rows (empty ones left out), each with the weights of its own tokens, equal rows merged. Before
+    they are cut, through a question if need be, questions are put in random order and the answers
+    to each together, so that an update weighs good ones against bad ones of the same question (and
+    has more equal rows to merge). rng is a random.Random."""
     groups = batch.group.tolist()
     for _ in range(options.epochs):
         turn = {question: rng.random() for question in sorted(set(groups))}

@@ -50,8 +50,8 @@ AGGREGATES = {"product": math.prod, "min": min, "last": lambda scores: scores[-1
 
 
 def step_ends(ids: list[int]) -> list[int]:
-    """Where the steps of a response end: at each line's end, at the end of the thinking, and at the
-    last token, whose step is the answer."""
+    """At which indices the steps of a response end: at each line's end, at the end of the thinking,
+    and at the last token, whose step is the answer."""
     ends = [i for i, token in enumerate(ids[:-1]) if token in (NEWLINE, THINK_END)]
     return [*ends, len(ids) - 1]
 
@@ -92,8 +92,9 @@ def solve(policy, task, problems, n: int, longest: int, seed: int) -> list[Solut
 
 def label(policy, task, solutions: list[Solution], n: int, longest: int, seed: int) -> int:
     """Fills `reached`: for each step the outcomes of n completions by the policy; for the last the
-    outcome itself. A beginning that solutions share is completed once, and its cache is shared by
-    its completions. Returns how many tokens were sampled."""
+    outcome itself. They are sampled at temperature 1 with at most `longest` new tokens each. A
+    beginning that solutions share is completed once, and its cache is shared by its completions.
+    Returns how many tokens were sampled. Raises ValueError where there is nothing to complete."""
     began = {}  # (prompt, beginning) -> its problem, then its outcomes
     for s in solutions:
         for end in step_ends(s.ids)[:-1]:

@@ -184,14 +184,15 @@ def check(config, prompts, group_size, max_new_tokens, temperature, top_k, top_p
 
 
 def prefill(model, texts):
-    """Reads texts, padded on the left to the longest. Returns their cache and the hidden states
-    (P, D) of their last tokens."""
+    """Reads P texts, padded on the left to the longest. Returns their cache, of as many columns,
+    and the hidden states (P, D) of their last tokens. Padding sees itself, since a query that sees
+    nothing gives no number, and is seen by none."""
     device, width = model.embedding.weight.device, max(map(len, texts))
     padding = torch.tensor([width - len(text) for text in texts], device=device)
     tokens = torch.tensor([[0] * (width - len(text)) + [*text] for text in texts], device=device)
     column = torch.arange(width, device=device)
     visible = (column <= column[:, None]) & (column >= padding[:, None, None])  # (P, width, width)
-    visible |= torch.eye(width, dtype=torch.bool, device=device)  # padding sees itself: no NaN
+    visible |= torch.eye(width, dtype=torch.bool, device=device)
     cache = Cache(model.config, len(texts), width, device, model.embedding.weight.dtype)
     positions = (column - padding[:, None]).clamp(min=0)
     return cache, model(tokens, positions, cache.window(len(texts), width), visible[:, None])[:, -1]
@@ -240,8 +241,11 @@ def admit(model, batch: Places, work: Work, rows, together: bool) -> None:
 
 
 def choose(model, view: View, hidden, how) -> None:
-    """Draws the next token of each row from the last hidden states (P, D) of the texts, and writes
-    it down."""
+    """Draws the next token of each row from the last hidden states (P, D) of the texts, with the
+    row's next number of `uniform`, and writes it, its log-prob and entropy down in column `drawn`.
+    A row ends with a token of `ends`, in the automaton's last state, or at the limit; in an ended
+    one `drawn` and `state` stand still, so that what it goes on to draw lands behind its last.
+    `last` is written where row i stands in place i; else Places.part writes it."""
     alive, drawn = view.alive, view.drawn
     u = view.uniform.gather(1, drawn[:, None])[:, 0]
     found = draw(model.head(hidden), u, *how, place=view.place)
@@ -257,8 +261,9 @@ def choose(model, view: View, hidden, how) -> None:
 
 
 def step(model, view: View, how) -> None:
-    """Reads the places' last tokens and draws the rows' next ones: all in place, and without asking
-    for a number, so that it can be recorded."""
+    """Reads the places' last tokens, at the cache's next column `now`, and draws the rows' next
+    ones: all in place, and without asking for a number, so that it can be recorded. A text sees the
+    columns from its start to now; where `columns` is None those are all."""
     mask = None
     if view.columns is not None:
         seen = (view.columns >= view.start[:, None]) & (view.columns <= view.now)

@@ -213,9 +213,10 @@ def score(player, problems, found, ended, busy, ahead: int) -> None:
 
 
 def prune(one: Found, ended: list[bool], kept: int, subtrees: bool) -> None:
-    """Puts copies of the best beams, each n // kept times, in the places of all; of subtrees, that
-    of the best in its own. Different texts come before equal ones. Where all have ended nothing
-    changes."""
+    """Puts copies of the `kept` best beams by their least step, best first and each n // kept times
+    in a row, in the places of all n (samples, scores and `ended`, in place); of subtrees, which are
+    so many neighbours each, that of the best in its own. Different texts come before equal ones.
+    Where all have ended nothing changes."""
     n = len(ended)
     if all(ended):
         return
@@ -281,7 +282,8 @@ def force(word: str):
 
 
 def cut(player, problems, n: int, seed: int) -> list[Found]:
-    """Greedy, with at most n tokens of thinking."""
+    """Greedy, with at most n tokens of thinking; then `</think><answer>` is put there, and up to 32
+    tokens are drawn. Those that are put cost nothing, those that are drawn count."""
     questions = [p.question for p in problems]
     made = player.complete(questions, 1, seed, stop=[THINK_END], greedy=True, longest=n)
     begun = [text + "</think><answer>" for [(text, _)] in made]

@@ -42,7 +42,8 @@ def one_line(x, op, y, result) -> str:
 
 def long_lines(x, op, y, result) -> list[str]:
     """A step taken apart into facts of one digit each, by decimal places, so that little is carried
-    in the head. Zeros get their lines too: a rule without exceptions is learned sooner.
+    in the head. Zeros get their lines too: a rule without exceptions is learned sooner. Of two
+    factors the larger is taken apart; small products, and division, are one line.
 
         47*6=282  ->  40*6=240, 7*6=42, 240+42, 40+40=80, 0+2=2, 200+80=280, 280+2=282
     """

@@ -56,8 +56,9 @@ def well_formed(text: str, opened: bool = False) -> bool:
 
 
 def extract(text: str) -> str | None:
-    """The content of the one `<answer>…</answer>` after the thinking. None when there is none, when
-    it is empty, or when there are several: whoever offers two answers has given none."""
+    """The stripped content of the one `<answer>…</answer>` after the thinking. None when there is
+    none, when it is empty, or when the text, its thinking included, holds several: whoever offers
+    two answers has given none."""
     tags = TAGS.findall(text)
     if tags.count("<answer>") != 1 or tags[-2:] != ["<answer>", "</answer>"]:
         return None
@@ -107,8 +108,9 @@ def boxed(text: str) -> str | None:
 
 def number(text: str) -> Fraction | None:
     """The exact value of a text that is one number and nothing else, in the forms of GSM8K: an
-    integer, decimal or fraction, a sign, thousands commas, `$`, `%`, a closing full stop. '1/3' is
-    not '0.33'. None for anything else, for division by zero, and for absurd lengths."""
+    integer, decimal or fraction, a sign, thousands commas, `$`, `%` (50% is 50), a closing full
+    stop. '1/3' is not '0.33'. None for anything else, for division by zero, and for more than
+    MAX_DIGITS characters."""
     match = NUMBER.fullmatch(text.strip()) if len(text) <= MAX_DIGITS else None
     if not match:
         return None
@@ -127,8 +129,9 @@ def gsm8k_gold(answer: str) -> Fraction | None:
 
 def expression(text: str) -> tuple[Fraction, list[int]] | None:
     """Value and integers used of an arithmetic expression: whole non-negative numbers, + - * /, and
-    brackets, by recursive descent with exact arithmetic. None for anything outside that grammar
-    (decimals, `//`, `**`, signs, `=`), for division by zero, and past 200 characters.
+    brackets, by recursive descent with exact arithmetic; spaces may stand between them. None for
+    anything outside that grammar (decimals, `//`, `**`, signs, `=`, other white space), for
+    division by zero, and past 200 characters.
 
         sum = product (('+' | '-') product)*    product = atom (('*' | '/') atom)*
         atom = digits | '(' sum ')'
@@ -230,10 +233,12 @@ def claims_to_be_right(text: str) -> bool:
 
 
 def reward(correct, problem, text: str, kind: str = "correct", coin: float = 0.0) -> Reward:
-    """R1-Zero's reward of a response, `correct` being one of the functions above. The controls:
-    kind "format" pays for the form alone, kind "random" pays by `coin` in [0, 1), whatever the
-    text, kind "claim" pays whoever says that the answer is checked. Kind "sign" is DAPO's: 1 for a
-    right answer, -1 for a wrong one."""
+    """R1-Zero's reward of a response, `correct` being one of the functions above: 1 for a right
+    answer and FORMAT_WEIGHT for the form. The controls pay 1 or 0: kind "format" for the form
+    alone, kind "random" where `coin` is below 0.5, whatever the text, kind "claim" whoever says
+    that the answer is checked. Kind "sign" is DAPO's: 1 for a right answer, -1 for a wrong one. The
+    parts are `correct` and `format`, each 1.0 or 0.0, whatever is paid. A text of more than
+    MAX_CHARS is as an empty one."""
     text = text if len(text) <= MAX_CHARS else ""
     parts = {"correct": float(correct(problem, text)), "format": float(well_formed(text))}
     total = {"correct": parts["correct"] + FORMAT_WEIGHT * parts["format"],
@@ -296,7 +301,7 @@ def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
 def pass_at_k(n: int, c: int, k: int) -> float:
     """The unbiased estimate, from n samples of which c are right, of the chance that at least one
     of k is right: 1 - C(n-c, k) / C(n, k). Source: Codex 2107.03374. Raises ValueError unless
-    1<=k<=n."""
+    1 <= k <= n and 0 <= c <= n."""
     if not 1 <= k <= n or not 0 <= c <= n:
         raise ValueError(f"pass_at_k needs 1 <= k <= n and 0 <= c <= n, not n={n}, c={c}, k={k}")
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)

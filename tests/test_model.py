@@ -1,5 +1,6 @@
 """model.py: what attention may see, what the log-probs are of, and checkpoints that stay whole."""
 
+import math
 import os
 from dataclasses import replace
 
@@ -84,10 +85,24 @@ def test_padding_does_not_change_what_comes_before_it():
 
 # --- the parts
 
-def test_rms_norm_is_x_over_its_root_mean_square():
-    x, gain = torch.randn(5, 32), torch.rand(32)
+@pytest.mark.parametrize("size", [1.0, 1e-3])  # of 1e-3 the eps is most
+def test_rms_norm_is_x_over_its_root_mean_square(size):
+    x, gain = torch.randn(5, 32) * size, torch.rand(32)
     want = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * gain
-    assert torch.allclose(model.rms_norm(x, gain, len(gain), 1e-5), want, atol=1e-6)
+    torch.testing.assert_close(model.rms_norm(x, gain, len(gain), 1e-5), want)
+
+
+@pytest.mark.parametrize("t", [3, model.SHORT + 1], ids=["plain", "fused"])
+def test_attention_is_a_softmax_of_scaled_products(t):
+    """Two heads share one key head: their queries are further rows."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 1, 2 * t, 8, generator=generator)
+    k, v = torch.randn(2, 2, 1, t, 8, generator=generator)
+    mask = torch.ones(t, t).tril().log().repeat(2, 1)[None, None]             # 0 or -inf
+    for hidden in (mask, None):
+        scores = (q @ k.transpose(2, 3)) / 8**0.5 + (0 if hidden is None else hidden)
+        want = scores.exp() / scores.exp().sum(-1, keepdim=True) @ v
+        torch.testing.assert_close(model.attend(q, k, v, hidden, 8, t), want, atol=1e-5, rtol=1e-4)
 
 
 def turned(x, position):
@@ -103,6 +118,15 @@ def test_rotary_scores_depend_on_the_distance_only(a, b):
     assert torch.allclose(score, (turned(q, a + 2) * turned(k, b + 2)).sum(), atol=1e-4)
     farther = (turned(q, a) * turned(k, b + 1)).sum()
     assert not torch.allclose(score, farther, atol=1e-3)
+
+
+def test_a_pair_turns_from_its_first_number_to_its_second():
+    """x[i], x[i + d/2], by position times theta^(-2i/d): as Llama's weights expect it."""
+    x = torch.eye(8)[1].view(1, 1, 8)
+    angle = 3 * 10000.0 ** (-1 / 4)
+    want = torch.zeros(8)
+    want[1], want[5] = math.cos(angle), math.sin(angle)
+    torch.testing.assert_close(turned(x, 3)[0, 0], want)
 
 
 def test_rotation_keeps_lengths_and_position_zero_is_none():

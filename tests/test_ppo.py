@@ -301,10 +301,13 @@ def test_merged_rows_have_the_loss_gradient_and_metrics_of_all(aggregate):
     assert found[0][2]["tokens"] == batch.mask.sum()
 
 
-def test_minibatches_merge_equal_rows():
+@pytest.mark.parametrize("how", ["token", "sequence", "sum", "constant"])
+def test_minibatches_merge_equal_rows(how):
     batch, index = twice(random_batch())
-    [part] = ppo.minibatches(batch, options(), random.Random(0))
-    assert len(part.tokens) == 7 and float(part.weights.sum()) == pytest.approx(1)
+    [part] = ppo.minibatches(batch, options(aggregate=how), random.Random(0))
+    assert len(part.tokens) == 7
+    assert float(part.weights.sum()) == pytest.approx(
+        float(ppo.token_weights(batch.mask, how, 10).sum()))
     assert float(part.total(part.mask)) == batch.mask.sum()
 
 
@@ -417,6 +420,9 @@ def test_explained_variance():
     assert ppo.explained_variance(torch.full((1, 4), 5.0), returns, mask) == pytest.approx(0)
     assert ppo.explained_variance(2 - returns, returns, mask) == pytest.approx(-3)
     assert ppo.explained_variance(returns, torch.ones(1, 4), mask) == 0
+    other = returns.where(mask > 0, -50.0)  # what the mask leaves out may be anything
+    assert ppo.explained_variance(other, returns, mask) == 1
+    assert ppo.explained_variance(2 - returns, other, mask) == pytest.approx(-3)
 
 
 def test_rewards_are_paid_at_the_last_token_and_the_kl_on_each():

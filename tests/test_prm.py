@@ -78,17 +78,19 @@ def fake_rollouts(monkeypatch, endings):
     """generate, for a policy that goes on in n ways: `endings(prefix text, j)` is the j-th."""
     asked = []
 
-    def generate(policy, prompts, n, longest, temperature, seed, *, stop, pad, prefixes=None):
-        asked.append((prompts, prefixes))
+    def generate(policy, prompts, group_size, max_new_tokens, temperature, seed, *, stop, pad,
+                 prefixes=None):
+        asked.append((prompts, prefixes, max_new_tokens, temperature))
+        made = [ids(endings(tokenizer.decode(prefix), j))
+                for prefix in prefixes or [[]] * len(prompts) for j in range(group_size)]
 
         class Made:
-            group = torch.arange(len(prompts)).repeat_interleave(n)
-            mask = torch.ones(len(prompts) * n, 3)
+            group = torch.arange(len(prompts)).repeat_interleave(group_size)
+            mask = torch.tensor([[i < len(one) for i in range(96)] for one in made]).float()
 
             @staticmethod
             def responses():
-                return [ids(endings(tokenizer.decode(prefix), j))
-                        for prefix in prefixes or [[]] * len(prompts) for j in range(n)]
+                return made
         return Made
     monkeypatch.setattr(prm, "generate", generate)
     return asked
@@ -103,12 +105,15 @@ def test_labels_are_the_share_of_completions_that_reach_the_answer(monkeypatch):
     prompt = tokenizer.encode_prompt(QUESTION)
     solutions = [prm.Solution(PROBLEM, prompt, ids(RIGHT), 1.0),
                  prm.Solution(PROBLEM, prompt, ids(wrong), 0.0)]
-    assert prm.label(None, tasks.Chain(2), solutions, 4, 96, 0) == 5 * 4 * 3
+    drawn = prm.label(None, tasks.Chain(2), solutions, 4, 96, 0)
     assert solutions[0].soft() == [0.5, 0.5, 0.5, 1.0] and solutions[0].hard() == [1, 1, 1, 1]
     assert solutions[1].soft() == [0.5, 0, 0, 0] and solutions[1].hard() == [1, 0, 0, 0]
     assert solutions[0].soft(1) == [0, 0, 0, 1]
-    [(_, prefixes)] = asked
+    [(prompts, prefixes, *how)] = asked
+    assert how == [96, 1.0] and prompts == [prompt] * 5
     assert len(prefixes) == 5  # the first step, which both share, was completed once
+    assert drawn == sum(len(ids(endings(tokenizer.decode(prefix), j)))
+                        for prefix in prefixes for j in range(4))
     assert prm.label_noise(solutions, 4)["4"] == {"auc": 1.0, "hard_wrong": 0.0}
 
 

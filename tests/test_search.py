@@ -22,7 +22,8 @@ class Scripted:
     beams = 0
 
     def __init__(self, scores=None, **script):
-        self.script, self.asked, self.scores = script, [], scores or {}
+        self.script, self.scores = script, scores or {}
+        self.asked, self.greedy, self.longest = [], [], []
 
     def judge(self, name, questions, texts, ended=True):
         """Of each step what the script says of its line; 0.5 of an unknown one."""
@@ -42,6 +43,8 @@ class Scripted:
 
     def complete(self, questions, n, seed, begun=None, stop=(), greedy=False, longest=0):
         self.asked.append(begun)
+        self.greedy.append(greedy)
+        self.longest.append(longest)
         made = []
         for i, question in enumerate(questions):
             texts = self.script[question]
@@ -181,8 +184,10 @@ def test_the_end_of_thinking_is_put_off():
 
 
 def test_the_thinking_is_cut_off():
-    [one] = search.cut(Scripted(a=[says("1", "long thought")]), PROBLEMS[:1], 9, 0)
-    assert one.text == "<think>lo</think><answer><answer>7</answer>"
+    player = Scripted(a=[says("1", "long thought")])
+    [one] = search.cut(player, PROBLEMS[:1], 9, 0)
+    assert one.text == "<think>lo</think><answer><answer>7</answer>" and one.tokens == 3 + 5
+    assert player.greedy == [True, True] and player.longest == [9, 32]
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,12 @@ def test_the_example_of_the_docstring():
     assert ", ".join(sft.long_lines(47, "*", 6, 282)) in " ".join(sft.long_lines.__doc__.split())
 
 
+def test_zeros_get_their_lines_too():
+    assert sft.long_lines(300, "+", 20, 320)[:2] == ["0+20=20", "0+0=0"]
+    assert sft.long_lines(40, "*", 7, 280)[:2] == ["40*7=280", "0*7=0"]
+    assert sft.long_lines(7, "*", 40, 280) == sft.long_lines(40, "*", 7, 280)
+
+
 @pytest.mark.parametrize("op", "+-*")
 def test_every_step_taken_apart_is_true(op):
     """All x and y up to 60, and products by a digit up to 999."""

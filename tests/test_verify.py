@@ -219,8 +219,8 @@ def test_reward_adds_a_tenth_for_the_form():
 
 
 def test_the_reward_of_a_sign_is_one_or_minus_one():
-    right, wrong = (verify.reward(verify.number_correct, SimpleNamespace(answer="2"),
-                                  f"<answer>{n}</answer>", "sign").total for n in (2, 3))
+    right, wrong = (verify.reward(verify.number_correct, problem("2"), says(n), "sign").total
+                    for n in (2, 3))
     assert (right, wrong) == (1.0, -1.0)
 
 
@@ -231,8 +231,10 @@ def test_what_is_no_operation_is_refused(op):
 
 
 def test_reward_reports_its_parts():
-    reward = verify.reward(verify.number_correct, problem("4"), "<answer>4</answer>")
-    assert reward.parts == {"correct": 1.0, "format": 0.0}
+    for text, form in (("<answer>4</answer>", 0.0), (says("4"), 1.0)):
+        for kind in ("correct", "sign", "format", "random", "claim"):
+            reward = verify.reward(verify.number_correct, problem("4"), text, kind)
+            assert reward.parts == {"correct": 1.0, "format": form}
 
 
 def test_control_rewards():
@@ -283,6 +285,12 @@ def test_the_verifier_evaluates_nothing_and_knows_no_tensors():
     (5, 10, 0.23659, 0.76341), (500, 1000, 0.46907, 0.53093)])
 def test_wilson_known_values(successes, n, low, high):
     assert verify.wilson(successes, n) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("z", [1.0, 1.96, 2.576])
+def test_at_the_ends_of_the_interval_the_share_is_z_deviations_away(z):
+    for p in verify.wilson(9, 10, z):
+        assert abs(0.9 - p) == pytest.approx(z * (p * (1 - p) / 10) ** 0.5)
 
 
 def test_wilson_of_nothing_is_everything():

@@ -1,0 +1,39 @@
+"""README, "For a course": whose body is blank fails the tests that are said to grade it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# The code of a function is replaced in place, so that it is blank wherever it has been imported.
+SCRIPT = """
+import functools, importlib, sys, pytest
+
+def blank(*given, **named):
+    raise NotImplementedError("this is the exercise")
+
+for module, name, graded_by in (row.split() for row in sys.argv[1:]):
+    function = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    code, function.__code__ = function.__code__, blank.__code__
+    ended = pytest.main(["-qx", "--no-header", "-p", "no:cacheprovider", graded_by])
+    print("graded", f"{module}.{name}", int(ended))
+    function.__code__ = code
+"""
+
+
+def exercises() -> list[tuple[str, str, str]]:
+    """Module, function and file of tests of each row of the table."""
+    table = (ROOT / "README.md").read_text().partition("## For a course")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)\.py` \| (.*?) \| `(tests/\w+\.py)` \|$", table, re.M)
+    return [(module, name, graded_by) for module, names, graded_by in rows
+            for name in re.findall(r"`([\w.]+)`", names)]
+
+
+def test_a_blank_body_fails_and_the_whole_one_is_found():
+    wanted = exercises()
+    assert len(wanted) > 20
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *map(" ".join, wanted)], cwd=ROOT,
+                          capture_output=True, text=True)
+    graded = dict(re.findall(r"^graded (\S+) (\d+)$", done.stdout, re.M))
+    assert graded == {f"{module}.{name}": "1" for module, name, _ in wanted}, done.stderr
