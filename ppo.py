@@ -183,7 +183,8 @@ def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
 
 def gae(rewards, values, mask, gamma: float = 1.0, lam: float = 0.95):
     """Generalised advantages (N, T) of rewards and values (N, T), 0 where mask is 0. values[:, t]
-    is of the state before token t; after a row's last token there is nothing more to come."""
+    is of the state before token t; after a row's last token there is nothing more to come. What
+    follows a token is the next one of the mask: gaps in it are passed over."""
     advantages = torch.zeros_like(rewards)
     following = running = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):

@@ -44,6 +44,12 @@ def test_informative_groups_are_mixed():
     assert found.tolist() == [True, True, False, False, False, False, True, True]
 
 
+def test_informative_groups_may_lie_in_any_order_and_have_any_size():
+    group = torch.tensor([3, 0, 1, 3, 1, 0, 3, 1, 5] + [6] * 16)
+    correct = torch.tensor([1.0, 0, 1, 1, 1, 0, 0, 1, 1] + [0.0] * 15 + [1.0])  # 3 and 6 are mixed
+    assert dapo.informative(correct, group).tolist() == [g in (3, 6) for g in group.tolist()]
+
+
 def test_dynamic_sampling_keeps_what_has_a_gradient():
     made = dapo.prepare(batch(), options(dynamic_sampling=True))
     assert made.group.tolist() == [0, 0, 3, 3] and made.advantages.abs().amax(1).gt(0).all()

@@ -234,6 +234,12 @@ def test_sequence_log_ratio_is_the_mean_over_the_response():
         assert float(found[i]) == pytest.approx(float(wave[i, row].mean()), abs=1e-5)
 
 
+def test_a_response_without_tokens_has_a_log_ratio_of_zero():
+    mask = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
+    found = grpo.sequence_log_ratio(torch.full((2, 2), -1.0), torch.full((2, 2), -3.0), mask)
+    assert found.tolist() == [[0.0], [2.0]]
+
+
 def test_gspo_clips_whole_responses():
     gpt = policy()
     batch = trained_batch(gpt, "sequence")

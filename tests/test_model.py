@@ -85,11 +85,17 @@ def test_padding_does_not_change_what_comes_before_it():
 
 # --- the parts
 
-@pytest.mark.parametrize("size", [1.0, 1e-3])  # of 1e-3 the eps is most
-def test_rms_norm_is_x_over_its_root_mean_square(size):
-    x, gain = torch.randn(5, 32) * size, torch.rand(32)
-    want = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * gain
-    torch.testing.assert_close(model.rms_norm(x, gain, len(gain), 1e-5), want)
+@pytest.mark.parametrize("scale", [0.0, 1e-4, 1e-2, 1.0])
+def test_rms_norm_is_x_over_its_root_mean_square(scale):
+    g = torch.Generator().manual_seed(0)
+    x, gain = scale * torch.randn(5, 32, generator=g), torch.rand(32, generator=g)
+    found = []
+    for norm in (lambda x, gain: model.rms_norm(x, gain, 32, 1e-5),
+                 lambda x, gain: x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * gain):
+        a, b = x.clone().requires_grad_(), gain.clone().requires_grad_()
+        y = norm(a, b)
+        found.append((y.detach(), *torch.autograd.grad(y.pow(3).sum() + y.sum(), (a, b))))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("t", [3, model.SHORT + 1], ids=["plain", "fused"])
@@ -103,6 +109,16 @@ def test_attention_is_a_softmax_of_scaled_products(t):
         scores = (q @ k.transpose(2, 3)) / 8**0.5 + (0 if hidden is None else hidden)
         want = scores.exp() / scores.exp().sum(-1, keepdim=True) @ v
         torch.testing.assert_close(model.attend(q, k, v, hidden, 8, t), want, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("t", [1, 3])
+def test_sharp_attention_under_a_mask(t):
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (20 * torch.randn(2, 2, n, 8, generator=g) for n in (t, 5, 5))
+    mask = torch.zeros(2, 1, t, 5)
+    mask[1, :, :, :3] = -torch.inf
+    want = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert torch.allclose(model.attend(q, k, v, mask, 8, t), want, rtol=1e-4, atol=1e-3)
 
 
 def turned(x, position):
@@ -120,13 +136,13 @@ def test_rotary_scores_depend_on_the_distance_only(a, b):
     assert not torch.allclose(score, farther, atol=1e-3)
 
 
-def test_a_pair_turns_from_its_first_number_to_its_second():
-    """x[i], x[i + d/2], by position times theta^(-2i/d): as Llama's weights expect it."""
-    x = torch.eye(8)[1].view(1, 1, 8)
-    angle = 3 * 10000.0 ** (-1 / 4)
-    want = torch.zeros(8)
-    want[1], want[5] = math.cos(angle), math.sin(angle)
-    torch.testing.assert_close(turned(x, 3)[0, 0], want)
+@pytest.mark.parametrize("i, rate", [(0, 1.0), (1, 0.1), (3, 0.001)])
+def test_a_pair_is_turned_as_in_llama(i, rate):
+    x = torch.zeros(1, 1, 8)
+    x[0, 0, i] = 1
+    want = torch.zeros(1, 1, 8)
+    want[0, 0, i], want[0, 0, i + 4] = math.cos(5 * rate), math.sin(5 * rate)
+    assert torch.allclose(turned(x, 5), want, atol=1e-6)
 
 
 def test_rotation_keeps_lengths_and_position_zero_is_none():
@@ -227,6 +243,16 @@ def test_alike_answers_cost_an_update_one():
     assert counts[1:] == [11] * 16  # the last token of a row is never read
 
 
+def test_what_comes_after_the_last_marked_token_is_not_computed():
+    made, ids, counts = gpt(), tokens(), []
+    made.blocks[0].register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
+    mask = torch.zeros(3, 10)
+    mask[0, 3], mask[1, 4:7], mask[2, 2] = 1, 1, 1
+    made.states(ids, mask)
+    real = torch.arange(9) < torch.tensor([[3], [6], [2]])
+    assert counts == [len(beginnings(ids[:, :-1], real))]
+
+
 @HEADS
 def test_attention_of_short_rows_equals_that_of_long_ones(kv_heads, monkeypatch):
     """Plain products and the fused kernel, causal and under a mask, forward and back."""
@@ -313,6 +339,16 @@ def test_micro_batches_hold_as_much_as_the_budget_allows():
 
 # --- checkpoints
 
+def test_a_micro_batch_is_as_wide_as_its_own_longest_row():
+    assert packing.micro_batches([8, 2, 2, 2, 2], 8) == [[0], [1, 2, 3, 4]]
+
+
+def test_place_leaves_the_first_column_and_gaps_alone():
+    mask = torch.tensor([[1.0, 0, 1, 0, 1], [0, 1, 0, 0, 1]])
+    found = packing.place(torch.tensor([1.0, 2, 3, 4]), mask)
+    assert found.tolist() == [[0, 0, 1, 0, 2], [0, 3, 0, 0, 4]]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_model_comes_back_from_its_file(tmp_path, tied):
     made = gpt(tied=tied)
@@ -355,6 +391,35 @@ def test_the_entropy_is_that_of_what_a_token_was_drawn_from(temperature):
     chances = (made.head(made(ids))[:, :-1] / temperature).softmax(-1)
     want = F.pad(torch.special.entr(chances).sum(-1), (1, 0)) * mask
     assert torch.allclose(found, want, atol=1e-4) and want.max() > 0.5
+
+
+def test_the_entropy_has_a_gradient():
+    made, found = gpt(), []
+    states, chosen = torch.randn(4, 32), torch.tensor([1, 2, 3, 4])
+    logits = made.head(states) / 0.7
+    for entropy in (made.read(states, chosen, 0.7, True)[1],
+                    torch.special.entr(logits.softmax(-1)).sum(-1)):
+        found.append(torch.autograd.grad(entropy.sum(), made.head.weight)[0])
+    assert found[1].abs().max() > 1e-2 and torch.allclose(*found, atol=1e-4)
+
+
+def test_unlikely_tokens_have_finite_log_probs_and_gradients():
+    made = gpt(tied=False)
+    torch.nn.init.zeros_(made.head.weight)
+    made.head.bias = torch.nn.Parameter(torch.zeros(30))
+    made.head.bias.data[0] = 200.0
+    logp, entropy = made.read(torch.ones(2, 32), torch.tensor([0, 1]), 1.0, True)
+    assert logp.tolist() == pytest.approx([0.0, -200.0]) and entropy.tolist() == [0, 0]
+    assert torch.autograd.grad(logp.sum(), made.head.bias)[0].isfinite().all()
+
+
+def test_log_probs_of_a_bfloat16_model_are_fp32():
+    made = gpt().cast(torch.bfloat16)
+    states, chosen = torch.randn(64, 32).bfloat16(), torch.arange(64) % 30
+    with torch.no_grad():
+        logp, entropy = made.read(states, chosen, 0.7, True)
+        want = (made.head(states).float() / 0.7).log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+    assert logp.dtype == entropy.dtype == torch.float32 and torch.allclose(logp, want, atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

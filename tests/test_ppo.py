@@ -72,6 +72,15 @@ def test_clipped_is_where_the_gradient_is_gone(ratio, advantage):
     assert bool(low) == (ratio < 0.8 and advantage < 0)
 
 
+@pytest.mark.parametrize("ratio", [0.3, 0.45, 0.6, 0.79, 1.05, 1.15, 1.21, 3.0])
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_clipped_has_both_bounds(ratio, advantage):
+    low, high = ppo.clipped(torch.tensor(math.log(ratio)), torch.tensor(0.0),
+                            torch.tensor(advantage), 0.5, 0.1)
+    assert bool(low) == (ratio < 0.5 and advantage < 0)
+    assert bool(high) == (ratio > 1.1 and advantage > 0)
+
+
 def test_clip_fractions_count_marked_tokens_only():
     batch = random_batch()
     logp = batch.old_logp + 1.0  # every ratio is e
@@ -169,6 +178,18 @@ def test_the_denominators_differ(how, total):
 @pytest.mark.parametrize("how", ["token", "sequence", "sum", "constant"])
 def test_rows_without_tokens_give_no_nan(how):
     assert ppo.token_weights(torch.zeros(2, 3), how, 10).eq(0).all()
+
+
+@pytest.mark.parametrize("how", ["token", "sequence", "sum", "constant"])
+def test_a_row_without_tokens_still_counts_as_a_row(how):
+    mask = torch.tensor([[0.0, 0, 0], [0, 1, 1], [0, 1, 0]])
+    want = torch.tensor(weights_loop(mask.tolist(), how, 10))
+    assert torch.allclose(ppo.token_weights(mask, how, 10), want)
+
+
+def test_constant_wants_the_most_tokens():
+    with pytest.raises(ValueError, match="constant"):
+        ppo.token_weights(torch.ones(1, 2), "constant")
 
 
 def test_an_unknown_aggregation_is_an_error():
@@ -305,7 +326,9 @@ def test_merged_rows_have_the_loss_gradient_and_metrics_of_all(aggregate):
 def test_minibatches_merge_equal_rows(how):
     batch, index = twice(random_batch())
     [part] = ppo.minibatches(batch, options(aggregate=how), random.Random(0))
-    assert len(part.tokens) == 7
+    assert len(part.tokens) == 7 and part.copies.max() == 3
+    if how == "token":
+        assert torch.allclose(part.weights, part.copies[:, None] * part.mask / batch.mask.sum())
     assert float(part.weights.sum()) == pytest.approx(
         float(ppo.token_weights(batch.mask, how, 10).sum()))
     assert float(part.total(part.mask)) == batch.mask.sum()
@@ -380,6 +403,15 @@ def test_gae_with_ragged_rows(gamma, lam):
         assert found[i, ~row].eq(0).all()
 
 
+def test_gae_passes_over_gaps_in_the_mask():
+    rewards, values = torch.randn(2, 1, 5, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[0.0, 1, 0, 1, 1]])
+    found = ppo.gae(rewards, values, mask, 0.9, 0.8)
+    kept = mask[0] > 0
+    want = ppo.gae(rewards[:, kept], values[:, kept], mask[:, kept], 0.9, 0.8)
+    assert torch.allclose(found[:, kept], want) and not found[:, ~kept].any()
+
+
 def test_the_extremes_of_lambda():
     """0 is the temporal difference, 1 what came minus what was expected."""
     rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.5, 0.6]])
@@ -401,6 +433,10 @@ def test_whitening_is_over_the_mask_and_unbiased():
     assert ppo.whiten(torch.full((2, 3), 0.7), torch.ones(2, 3)).abs().max() < 1e-3
 
 
+def test_a_single_token_is_whitened_to_zero():
+    assert ppo.whiten(torch.tensor([[3.0, 7.0]]), torch.tensor([[0.0, 1.0]])).tolist() == [[0, 0]]
+
+
 @pytest.mark.parametrize("clip", [0.0, 0.2])
 @pytest.mark.parametrize("value", [-1.0, 0.1, 0.25, 0.35, 0.9])
 @pytest.mark.parametrize("target", [0.5, 0.9])
@@ -420,9 +456,22 @@ def test_explained_variance():
     assert ppo.explained_variance(torch.full((1, 4), 5.0), returns, mask) == pytest.approx(0)
     assert ppo.explained_variance(2 - returns, returns, mask) == pytest.approx(-3)
     assert ppo.explained_variance(returns, torch.ones(1, 4), mask) == 0
-    other = returns.where(mask > 0, -50.0)  # what the mask leaves out may be anything
-    assert ppo.explained_variance(other, returns, mask) == 1
-    assert ppo.explained_variance(2 - returns, other, mask) == pytest.approx(-3)
+    values = torch.tensor([[0.5, 0.0, 1.0, -40.0]])  # what the mask leaves out may be anything
+    assert ppo.explained_variance(values, returns, mask) == pytest.approx(0.75)
+    assert ppo.explained_variance(values, returns, mask * torch.tensor([1.0, 0, 0, 0])) == 0.0
+
+
+def test_what_is_given_stays_as_it_is():
+    batch = random_batch()
+    before = {f: getattr(batch, f).clone() for f in ("mask", "values", "advantages", "returns",
+                                                      "old_logp")}
+    with torch.no_grad():
+        ppo.gae(batch.advantages, batch.values, batch.mask)
+        ppo.whiten(batch.advantages, batch.mask)
+        ppo.value_loss(batch.returns - 1, batch.values, batch.returns, 0.2)
+        ppo.surrogate(batch.old_logp + 1, batch.old_logp, batch.advantages)
+        ppo.token_weights(batch.mask, "sequence")
+    assert all(torch.equal(getattr(batch, f), x) for f, x in before.items())
 
 
 def test_rewards_are_paid_at_the_last_token_and_the_kl_on_each():

@@ -47,6 +47,12 @@ def test_steps_end_at_lines_at_the_thinking_and_at_the_answer():
     assert prm.step_ends(tokenizer.encode("1\n")) == [1]
 
 
+def test_lines_end_steps_within_the_answer_too():
+    response = ids("<think>1\n</think><answer>\n9</answer>")
+    assert [response[e] for e in prm.step_ends(response)] == [
+        prm.NEWLINE, prm.THINK_END, prm.NEWLINE, tokenizer.EOT]
+
+
 @pytest.mark.parametrize("text, truths", [
     (RIGHT, [True, True, True, True]),
     (RIGHT.replace("9*9=1\n1-2=9", "9*9=2\n2-2=0").replace("9</a", "0</a"),
@@ -80,7 +86,7 @@ def fake_rollouts(monkeypatch, endings):
 
     def generate(policy, prompts, group_size, max_new_tokens, temperature, seed, *, stop, pad,
                  prefixes=None):
-        asked.append((prompts, prefixes, max_new_tokens, temperature))
+        asked.append((prompts, prefixes, max_new_tokens, temperature, stop))
         made = [ids(endings(tokenizer.decode(prefix), j))
                 for prefix in prefixes or [[]] * len(prompts) for j in range(group_size)]
 
@@ -110,11 +116,31 @@ def test_labels_are_the_share_of_completions_that_reach_the_answer(monkeypatch):
     assert solutions[1].soft() == [0.5, 0, 0, 0] and solutions[1].hard() == [1, 0, 0, 0]
     assert solutions[0].soft(1) == [0, 0, 0, 1]
     [(prompts, prefixes, *how)] = asked
-    assert how == [96, 1.0] and prompts == [prompt] * 5
+    assert how == [96, 1.0, tokenizer.EOT] and prompts == [prompt] * 5
     assert len(prefixes) == 5  # the first step, which both share, was completed once
     assert drawn == sum(len(ids(endings(tokenizer.decode(prefix), j)))
                         for prefix in prefixes for j in range(4))
     assert prm.label_noise(solutions, 4)["4"] == {"auc": 1.0, "hard_wrong": 0.0}
+
+
+def test_completions_go_on_from_the_end_of_a_step_at_temperature_one(monkeypatch):
+    """Two questions whose answers begin alike, and an answer that is cut by a step's end."""
+    other = tasks.Problem("1 +1 =?", "2", ((1, "+", 1, 2),), doubtful=True)
+    text = "<think>0</think><answer>\n9</answer>"
+    asked = fake_rollouts(monkeypatch, lambda prefix, j: text[len(prefix):])
+    solutions = [prm.Solution(p, tokenizer.encode_prompt(p.question), ids(text), c)
+                 for p, c in ((PROBLEM, 1.0), (other, 0.0))]
+    prm.label(None, tasks.Chain(2), solutions, 2, 96, 5)
+    assert [s.reached for s in solutions] == [[[1, 1], [1, 1], [1]], [[0, 0], [0, 0], [0]]]
+    [(prompts, prefixes, *how)] = asked
+    assert prompts == [s.prompt for s in solutions for _ in range(2)]
+    assert [p[-1] for p in prefixes] == [prm.THINK_END, prm.NEWLINE] * 2
+    assert how == [96, 1.0, tokenizer.EOT]
+
+
+def test_solutions_without_steps_cannot_be_labelled():
+    with pytest.raises(ValueError, match="no steps"):
+        prm.label(None, tasks.Chain(2), [prm.Solution(PROBLEM, [], ids("9"), 0.0)], 1, 9, 0)
 
 
 def test_labels_ask_the_task_and_never_the_oracle(monkeypatch):
@@ -196,6 +222,16 @@ def test_the_loss_is_cross_entropy_at_step_ends_alone():
                                         - math.log(1 - 1 / (1 + math.exp(-logits[5]))), rel=1e-4)
 
 
+def test_a_judge_that_is_sure_and_wrong_has_a_finite_loss():
+    pairs, ends = batch()
+    judge = prm.Judge(tiny())
+    torch.nn.init.zeros_(judge.surprise), torch.nn.init.constant_(judge.head.bias, 200.0)
+    loss = prm.loss(judge, pairs, ends, [[0.0] * len(e) for e in ends])
+    loss.backward()
+    assert loss.item() == pytest.approx(200 * sum(map(len, ends)))
+    assert judge.head.bias.grad.item() == pytest.approx(sum(map(len, ends)))
+
+
 def test_equal_pairs_are_read_once_and_scores_are_in_order(monkeypatch):
     pairs, ends = batch()
     judge = judge_of()
@@ -271,6 +307,11 @@ def test_auc_counts_pairs():
              for a, b in [(a, b)]]
     assert prm.auc(scores, truths) == pytest.approx(sum(pairs) / len(pairs))
     assert prm.auc([0.1, 0.2], [True, True]) is None
+
+
+def test_auc_of_the_worst_and_of_one_kind():
+    assert prm.auc([0.9, 0.8, 0.1], [False, False, True]) == 0.0
+    assert prm.auc([0.1, 0.2], [False, False]) is None
 
 
 def test_against_the_oracle():

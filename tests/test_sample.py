@@ -354,6 +354,15 @@ def test_a_stop_string_may_begin_in_what_is_given():
     assert any(now) and [len(ids) == 1 for ids in out.responses()] == now
 
 
+def test_a_stop_string_may_end_with_the_last_token_there_is_room_for():
+    made, table = gpt(stop=-1e4), tokenizer.stop_table(PIECES, ["ca"])
+    lengths = [len(ids) for ids in generate(made, group_size=8, strings=table).responses()]
+    assert min(lengths) < 12
+    for n in set(lengths) - {12}:
+        out = generate(made, group_size=8, max_new_tokens=n, strings=table)
+        assert out.truncated.tolist() == [length > n for length in lengths]
+
+
 def test_a_batch_is_cut_to_the_memory_there_is(monkeypatch):
     made, want = gpt(stop=1.8), generate(gpt(stop=1.8), group_size=4)
     monkeypatch.setattr(places, "free_memory", lambda device: 60_000)
@@ -625,6 +634,11 @@ def test_the_whole_context_can_be_used():
     assert generate(gpt(stop=-1e4), [[1] * 40], max_new_tokens=8).tokens.shape == (1, 48)
 
 
+def test_the_whole_context_can_be_used_where_ended_rows_go_on_for_a_while(monkeypatch):
+    monkeypatch.setitem(sample.HABITS, "cpu", (16, 0.5, 128))
+    assert generate(gpt(stop=-1e4), [[1] * 40], max_new_tokens=8).tokens.shape == (1, 48)
+
+
 def test_seeds_repeat_and_differ():
     made = gpt()
     first = generate(made, group_size=4)
@@ -713,6 +727,17 @@ def test_rows_that_share_their_logits_draw_as_if_each_had_its_own(how, scale):
         assert torch.allclose(a, b)
 
 
+@pytest.mark.parametrize("place", [None, torch.tensor([0])])
+def test_probabilities_that_sum_to_less_than_one_draw_no_impossible_token(place):
+    short = 0
+    for n in range(50, 150):  # likely tokens; whether their sum is below 1 is a matter of rounding
+        logits = torch.cat((torch.zeros(1, n), torch.full((1, 6), -1e4)), 1)
+        short += bool(logits.log_softmax(-1).exp().cumsum(-1)[0, -1] < 1 - 2**-24)
+        token, logp, _ = sample.draw(logits, torch.tensor([1 - 2**-24]), 1.0, place=place)
+        assert token < n and logp > -10
+    assert short
+
+
 def test_a_sum_that_rounds_above_one_does_not_reach_the_next_row():
     """2048 probabilities of 1 / 2048 and a little: their sum in fp32 is not 1."""
     p = torch.full((3, 2048), 1 / 2048)
@@ -753,6 +778,24 @@ def test_top_k_and_top_p_keep_the_likeliest_and_renormalise(top_k, top_p, kept):
 
 
 # --- bad input
+
+def test_top_p_counts_shares_of_the_tempered_distribution():
+    """p = .6 .25 .1 .05 at temperature 2: at temperature 1 the first alone would hold .83."""
+    p = torch.tensor([0.1, 0.6, 0.05, 0.25])
+    n = 2000
+    token, logp, _ = sample.draw(2 * p.log().expand(n, -1), sample.uniform(seeds(n, 1), 0), 2.0, 0,
+                                 0.65)
+    assert set(token.tolist()) == {1, 3}
+    assert torch.allclose(logp, (p / 0.85).log()[token], atol=1e-5)
+
+
+def test_top_p_counts_shares_of_what_top_k_left():
+    """Of .6 .25 .1, .87 is less than the first two hold; of all four it is more."""
+    p = torch.tensor([0.1, 0.6, 0.05, 0.25])
+    token, _, _ = sample.draw(p.log().expand(2000, -1), sample.uniform(seeds(2000, 1), 0), 1.0, 3,
+                              0.87)
+    assert set(token.tolist()) == {1, 3}
+
 
 @pytest.mark.parametrize("change", [
     dict(prompts=[]), dict(prompts=[[]]), dict(prompts=[[1], []]), dict(prompts=[[1] * 40]),

@@ -65,6 +65,16 @@ def test_equal_answers_are_grouped_by_value_in_order():
     assert search.grouped(["1/2", None, "3", "0.5", "3.0", "x"]) == [[0, 3], [2, 4], [5]]
 
 
+@pytest.mark.parametrize("given, groups", [
+    (["3", "2", "2.0"], [[0], [1, 2]]),                      # in order, not by size
+    (["yes", "no", "1/3", "0.33"], [[0], [1], [2], [3]]),
+    ([r"\frac12", "3", "0.5", "2^3", "8"], [[0, 2], [1], [3, 4]]),
+    ([r"\sum_1^2 k", "3"], [[0], [1]]),                      # nobody can tell
+    ([r"\unknown", "3", r"\unknown"], [[0, 2], [1]])])
+def test_only_certainly_equal_answers_are_grouped(given, groups):
+    assert search.grouped(given) == groups
+
+
 @pytest.mark.parametrize("answers, chosen", [
     (["3", "1", "1"], "1"), (["3", "1"], "3"), (["1/2", "3", "0.5"], "1/2"),
     (["3", "4", "4", "3"], "3"), (["5"], "5")])
@@ -72,6 +82,12 @@ def test_the_vote_takes_the_largest_group_and_the_first_of_equals(answers, chose
     player = Scripted(a=[says(x) for x in answers])
     [one] = search.vote(player, PROBLEMS[:1], len(answers), 0)
     assert one.text == says(chosen) and one.tokens == 2 * len(answers)
+
+
+@pytest.mark.parametrize("texts, chosen", [
+    (["so it is 1", "so it is 1", says("2")], 2), ([says("10"), says("3")], 0)])
+def test_the_vote_reads_tagged_answers_and_takes_the_first_of_equals(texts, chosen):
+    assert search.vote(Scripted(a=texts), PROBLEMS[:1], len(texts), 0)[0].text == texts[chosen]
 
 
 def test_answers_that_cannot_be_read_do_not_vote():
@@ -121,6 +137,26 @@ def test_a_beam_keeps_the_best_first_step_and_a_subtree_its_own():
     assert one.text == texts[2] and [t[7] for t in one.samples] == ["b", "b", "a", "a"]
     [one] = search.METHODS["dvts"](player, PROBLEMS[:1], 4, 0)  # rows 0 and 1 began with a alone
     assert [t[7] for t in one.samples] == ["a", "a", "b", "b"]
+
+
+@pytest.mark.parametrize("subtrees, places", [(False, [3, 3, 0, 0, 4, 4]),
+                                              (True, [0, 0, 3, 3, 4, 4])])
+def test_prune_by_the_least_step(subtrees, places):
+    scores = [[0.9, 0.5, 0.6], [0.3, 0.9, 0.9], [0.95, 0.35, 0.9], [0.6, 0.6, 0.6],
+              [0.4, 0.9, 0.9], [0.2, 0.9, 0.99]]
+    one = search.Found("", 0, list("abcdef"), list(scores))
+    ended = [False, False, False, True, False, False]
+    search.prune(one, ended, 3, subtrees)
+    assert one.samples == [list("abcdef")[j] for j in places]
+    assert one.scores == [scores[j] for j in places] and ended == [j == 3 for j in places]
+
+
+def test_prune_fills_up_with_equal_texts():
+    one, ended = search.Found("", 0, list("aabb"), [[0.9], [0.9], [0.1], [0.1]]), [False] * 4
+    search.prune(one, ended, 2, False)
+    assert one.samples == ["a", "a", "b", "b"]
+    search.prune(one, ended, 4, False)
+    assert one.samples == ["a", "b", "a", "b"] and len(ended) == len(one.scores) == 4
 
 
 def test_looking_ahead_sees_what_a_step_leads_to():
@@ -187,6 +223,7 @@ def test_the_thinking_is_cut_off():
     player = Scripted(a=[says("1", "long thought")])
     [one] = search.cut(player, PROBLEMS[:1], 9, 0)
     assert one.text == "<think>lo</think><answer><answer>7</answer>" and one.tokens == 3 + 5
+    assert one.samples == [one.text]
     assert player.greedy == [True, True] and player.longest == [9, 32]
 
 

@@ -108,13 +108,20 @@ def test_word_problems_are_worked_truly(level):
 
 
 def test_the_example_of_the_docstring():
-    assert ", ".join(sft.long_lines(47, "*", 6, 282)) in " ".join(sft.long_lines.__doc__.split())
+    lines = ", ".join(sft.long_lines(47, "*", 6, 282))
+    assert f"47*6=282 -> {lines}" in " ".join(sft.long_lines.__doc__.split())
 
 
-def test_zeros_get_their_lines_too():
-    assert sft.long_lines(300, "+", 20, 320)[:2] == ["0+20=20", "0+0=0"]
-    assert sft.long_lines(40, "*", 7, 280)[:2] == ["40*7=280", "0*7=0"]
-    assert sft.long_lines(7, "*", 40, 280) == sft.long_lines(40, "*", 7, 280)
+@pytest.mark.parametrize("step, lines", [
+    ((47, "*", 6, 282), "40*6=240 7*6=42 240+42 40+40=80 0+2=2 200+80=280 280+2=282"),
+    ((6, "*", 47, 282), "40*6=240 7*6=42 240+42 40+40=80 0+2=2 200+80=280 280+2=282"),
+    ((405, "*", 2, 810), "400*2=800 0*2=0 5*2=10 800+0 0+0=0 800+0=800 "
+                         "800+10 0+10=10 0+0=0 800+10=810 810+0=810"),
+    ((10, "*", 8, 80), "10*8=80 0*8=0 80+0 0+0=0 80+0=80"), ((7, "*", 8, 56), "7*8=56"),
+    ((308, "-", 27, 281), "0-20=-20 8-7=1 300-20=280 280+1=281"),
+    ((47, "+", 36, 83), "40+30=70 7+6=13 70+13=83"), ((80, "/", 4, 20), "80/4=20")], ids=str)
+def test_the_lines_of_a_step(step, lines):
+    assert sft.long_lines(*step) == lines.split()
 
 
 @pytest.mark.parametrize("op", "+-*")

@@ -49,6 +49,12 @@ HOSTILE = ["", " ", "4 or 5", "4 5", "4,5", "1,00", "1,0000", "10,00,000", ",5",
            "\\boxed{4}"]
 
 
+@pytest.mark.parametrize("text, value", [("0.1", Fraction(1, 10)),
+                                         ("-0.00001", Fraction(-1, 10**5))])
+def test_number_decimals(text, value):
+    assert verify.number(text) == value
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_number_refuses_everything_else(text):
     assert verify.number(text) is None
@@ -107,6 +113,13 @@ def test_extract_takes_the_one_answer(text, answer):
 def test_extract_finds_nothing_elsewhere(text):
     assert verify.extract(text) is None
     assert not verify.number_correct(problem("4"), text)
+
+
+@pytest.mark.parametrize("text", [
+    "<answer>4</answer> so it is 4", "a</think><answer>4</answer>",
+    "<think>a</think><think>b</think><answer>4</answer>"])
+def test_extract_asks_for_no_form(text):
+    assert verify.extract(text) == "4"
 
 
 def test_the_right_number_in_the_thinking_earns_nothing():
@@ -224,6 +237,11 @@ def test_the_reward_of_a_sign_is_one_or_minus_one():
     assert (right, wrong) == (1.0, -1.0)
 
 
+@pytest.mark.parametrize("text", [says("4") + " " * 4096, " " * 4096 + says("4")])
+def test_a_text_that_is_too_long_earns_nothing(text):
+    assert verify.reward(verify.number_correct, problem("4"), text).total == 0.0
+
+
 @pytest.mark.parametrize("op", ["%", "**", "", "x"])
 def test_what_is_no_operation_is_refused(op):
     with pytest.raises(ValueError, match="no operation"):
@@ -291,6 +309,11 @@ def test_wilson_known_values(successes, n, low, high):
 def test_at_the_ends_of_the_interval_the_share_is_z_deviations_away(z):
     for p in verify.wilson(9, 10, z):
         assert abs(0.9 - p) == pytest.approx(z * (p * (1 - p) / 10) ** 0.5)
+
+
+def test_the_interval_of_a_share_stays_between_0_and_1():
+    for n in range(1, 50):
+        assert 0 <= verify.wilson(0, n)[0] and verify.wilson(n, n)[1] <= 1
 
 
 def test_wilson_of_nothing_is_everything():
