@@ -133,7 +133,7 @@ class Judge(nn.Module):
         before = F.pad(mask[:, 1:] > 0, (0, 1))        # the state at t says what comes at t + 1
         logp = -F.cross_entropy(self.trunk.head(hidden[before[real]]).float(),
                                 tokens[:, 1:][mask[:, 1:] > 0], reduction="none")
-        least = packing.place(logp, mask).cummin(1)[0].clamp(min=FLOOR)           # (N, T)
+        least = packing.place(logp, mask).cummin(1)[0].clamp(min=FLOOR)       # (N, T)
         return self.head(hidden[marks[real]]).squeeze(1) + self.surprise * least[marks]
 
 

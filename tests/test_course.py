@@ -1,4 +1,4 @@
-"""README, "For a course": whose body is blank fails the tests that are said to grade it."""
+"""README, "For a course": a function whose body is blank fails the tests that grade it."""
 
 import re
 import subprocess
@@ -30,7 +30,7 @@ def exercises() -> list[tuple[str, str, str]]:
             for name in re.findall(r"`([\w.]+)`", names)]
 
 
-def test_a_blank_body_fails_and_the_whole_one_is_found():
+def test_a_blank_body_fails_its_tests():
     wanted = exercises()
     assert len(wanted) > 20
     done = subprocess.run([sys.executable, "-c", SCRIPT, *map(" ".join, wanted)], cwd=ROOT,

@@ -198,6 +198,13 @@ def test_leaving_out_padding_changes_nothing(kv_heads):
         assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(grads[0], other, strict=True))
 
 
+def counted(made) -> list:
+    """How many tokens each call of the model computes, as it comes."""
+    counts = []
+    made.blocks[0].register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
+    return counts
+
+
 def beginnings(ids, real) -> set:
     """All different beginnings of the rows, by a loop."""
     return {tuple(row[:k + 1]) for row, n in zip(ids.tolist(), real.sum(1).tolist(), strict=True)
@@ -210,8 +217,8 @@ def test_what_rows_begin_with_alike_is_computed_once(letters, lengths, seed):
     many tokens are computed as there are different beginnings."""
     ids = tokens(len(lengths), 10, seed) % letters
     real = torch.arange(10) < torch.tensor(lengths)[:, None]
-    made, counts, found = gpt(), [], []
-    made.blocks[0].register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
+    made, found = gpt(), []
+    counts = counted(made)
     for states in (made(ids)[real], made(ids, real=real)):
         made.zero_grad()
         (states * torch.arange(1.0, len(states) + 1)[:, None].sin()).square().sum().backward()
@@ -232,8 +239,8 @@ def test_rows_that_are_sorted_have_no_positions_of_their_own(name):
 
 def test_alike_answers_cost_an_update_one():
     """Sixteen answers that part after 9 of 12 tokens: 9 + 16 * 3 less those that go on alike."""
-    made, counts = gpt(), []
-    made.blocks[0].register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
+    made = gpt()
+    counts = counted(made)
     ids = torch.cat((tokens(1, 9).expand(16, 9), tokens(16, 3, seed=2)), 1)
     mask = (torch.arange(12) >= 4).float().expand(16, 12)
     loss = made.logp(ids, mask).sum().detach()
@@ -244,8 +251,8 @@ def test_alike_answers_cost_an_update_one():
 
 
 def test_what_comes_after_the_last_marked_token_is_not_computed():
-    made, ids, counts = gpt(), tokens(), []
-    made.blocks[0].register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
+    made, ids = gpt(), tokens()
+    counts = counted(made)
     mask = torch.zeros(3, 10)
     mask[0, 3], mask[1, 4:7], mask[2, 2] = 1, 1, 1
     made.states(ids, mask)
@@ -337,8 +344,6 @@ def test_micro_batches_hold_as_much_as_the_budget_allows():
     assert packing.micro_batches([1, 9, 9, 1], 18) == [[1, 2], [0, 3]]
 
 
-# --- checkpoints
-
 def test_a_micro_batch_is_as_wide_as_its_own_longest_row():
     assert packing.micro_batches([8, 2, 2, 2, 2], 8) == [[0], [1, 2, 3, 4]]
 
@@ -348,6 +353,8 @@ def test_place_leaves_the_first_column_and_gaps_alone():
     found = packing.place(torch.tensor([1.0, 2, 3, 4]), mask)
     assert found.tolist() == [[0, 0, 1, 0, 2], [0, 3, 0, 0, 4]]
 
+
+# --- checkpoints
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_model_comes_back_from_its_file(tmp_path, tied):

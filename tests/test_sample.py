@@ -777,8 +777,6 @@ def test_top_k_and_top_p_keep_the_likeliest_and_renormalise(top_k, top_p, kept):
     assert torch.allclose(entropy, torch.special.entr(q).sum().expand(n), atol=1e-5)
 
 
-# --- bad input
-
 def test_top_p_counts_shares_of_the_tempered_distribution():
     """p = .6 .25 .1 .05 at temperature 2: at temperature 1 the first alone would hold .83."""
     p = torch.tensor([0.1, 0.6, 0.05, 0.25])
@@ -796,6 +794,8 @@ def test_top_p_counts_shares_of_what_top_k_left():
                               0.87)
     assert set(token.tolist()) == {1, 3}
 
+
+# --- bad input
 
 @pytest.mark.parametrize("change", [
     dict(prompts=[]), dict(prompts=[[]]), dict(prompts=[[1], []]), dict(prompts=[[1] * 40]),
