@@ -106,7 +106,7 @@ class Places:
         # what it has drawn; what an ended row goes on to draw lands behind that
         self.tokens = torch.zeros(places, steps + 1, **ints)
         self.logp, self.entropy = torch.zeros(2, places, steps + 1, device=device)
-        self.recorded = {}                                      # steps: see sample.advance
+        self.recorded = {}                                      # steps: see record.run
         self.pool = self.stream = None
         if device.type == "cuda":
             self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)

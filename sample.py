@@ -11,29 +11,26 @@ ones come in.
 
 What a row draws depends on its own seed, prompt and position alone (draw.py). A row ends with a
 stop token, or with a stop string, however that is cut into tokens: each token moves an automaton
-that has read the string so far. A decode step is recorded, and then replayed without Python: by
-torch.jit on a CPU; on CUDA as a graph, one for each size of batch and window. On CUDA the host asks
-only now and then who has ended, so that each row has a place of its own from the beginning.
+that has read the string so far. A decode step is recorded, and then replayed without Python
+(record.py). On CUDA the host asks only now and then who has ended, so that each row has a place of
+its own from the beginning.
 Left out on purpose: paged caches, speculative decoding, several GPUs.
 """
 
 import math
 import sys
-import warnings
 from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 
+import record
 from draw import draw, mix, uniform
 from model import GPT, Window
 from packing import micro_batches
 from places import HABITS, MOST_ROWS, SLACK, Cache, Places, View, places_for
 
 PREFILL = 4096  # tokens of prompts that are read at a time
-# How many steps of a kind run before one is recorded. On a CPU recording takes 30 ms, which some
-# hundred replays of one row win back; torch.jit, no longer kept up, may not work on Python 3.14.
-AS_IT_IS = {"cpu": 100 if sys.version_info < (3, 14) else math.inf, "cuda": 1}
 REFILL = 0.5    # waiting rows come in when at most this share of the batch is left
 
 
@@ -274,65 +271,11 @@ def step(model, view: View, how) -> None:
 
 
 def advance(model, batch: Places, size: int, how) -> None:
-    """A step of decoding. On CUDA it is of `size` rows, each in its own place. Once AS_IT_IS steps
-    of a kind have run, which also warms up their kernels, the next one is recorded; from then on
-    that is replayed."""
-    device = batch.cache.keys.device.type
-    cuda = device == "cuda"
+    """A step of decoding. On CUDA it is of `size` rows, each in its own place."""
+    cuda = batch.cache.keys.is_cuda
     view = batch.next(size, size) if cuda else batch.next(batch.used, batch.taken)
-    given = {name: x for name, x in zip(View._fields, view, strict=True) if x is not None}
-    kind = (*given, how, model.embedding.weight.data_ptr())
-    kind += (size, len(view.columns)) if cuda else ()
-    known = batch.recorded.get(kind, 0)  # the record, or how many have run
-    if callable(known):
-        known(*given.values())
-    elif known < AS_IT_IS[device]:
-        step(model, view, how)
-        batch.recorded[kind] = known + 1
-    else:
-        batch.recorded[kind] = (capture(model, batch, view, how) if cuda else
-                                trace(Step(model, given, how), given))
+    record.run(step, model, batch, view, how)
     batch.cache.advance(1)
-
-
-def capture(model, batch: Places, view: View, how):
-    """The step as a CUDA graph, which finds all tensors where they are now; replayed once."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=batch.pool, stream=batch.stream):
-        step(model, view, how)
-    graph.replay()
-    return lambda *_: graph.replay()
-
-
-class Step(torch.nn.Module):
-    """`step` as torch.jit wants it: a module that has the weights, of tensors that are not None."""
-
-    def __init__(self, model, names, how):
-        super().__init__()
-        self.model, self.names, self.how = model, list(names), how
-
-    def forward(self, *given):
-        view = View(**dict.fromkeys(View._fields) | dict(zip(self.names, given, strict=True)))
-        step(self.model, view, self.how)
-        return view.drawn
-
-
-def trace(module: Step, given: dict):
-    """Runs the step, and records by torch.jit which kernels it calls: for other numbers of rows and
-    columns too, and without the Python between them, which for few rows takes as long as they do.
-    Where a changed model asks for a number, to decide by it, steps stay as they are. Not noticed is
-    what changes in Python alone: a hook, a counter, another Parameter in place of one (its values
-    may change). torch keeps some MB of each record until the process ends."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        traced = torch.jit.trace(module, tuple(given.values()), check_trace=False)
-    if any(issubclass(w.category, torch.jit.TracerWarning) for w in said):
-        return -math.inf
-
-    def replay(*given):
-        with torch.jit.optimized_execution(False):  # else the last bits are others
-            traced.forward(*given)
-    return replay
 
 
 def assemble(texts, group_size, out, pad) -> Rollout:

@@ -32,6 +32,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import model as gpt  # noqa: E402
 import places  # noqa: E402
+import record  # noqa: E402
 import sample  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
@@ -95,9 +96,9 @@ def checks(device) -> list[str]:
     [(_, batch)] = places.KEPT[policy].values()
     graphs = sum(map(callable, batch.recorded.values()))
     line("the same again, graphs captured", whole == again.responses(), f"{graphs} graphs")
-    kept, sample.AS_IT_IS[device] = sample.AS_IT_IS[device], math.inf
+    kept, record.AS_IT_IS[device] = record.AS_IT_IS[device], math.inf
     plain = sample.generate(copy.deepcopy(policy), prompts, 8, 150, seed=3, **how)
-    sample.AS_IT_IS[device] = kept
+    record.AS_IT_IS[device] = kept
     line("the same without graphs", whole == plain.responses())
     lengths = [len(ids) for ids in whole]
     line("rows end at many lengths", len(set(lengths)) > 20, f"{min(lengths)} to {max(lengths)}")

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import checkpoint  # noqa: E402
 import model as gpt  # noqa: E402
 import places  # noqa: E402
+import record  # noqa: E402
 import runs  # noqa: E402
 import sample  # noqa: E402
 import sft  # noqa: E402
@@ -175,11 +176,11 @@ def ours(model, prompts, group_size, new, stop=None):
 
 def unrecorded(model, prompts, new):
     """The same with nothing shared, and every step as it is."""
-    usual, sample.AS_IT_IS = sample.AS_IT_IS, {"cpu": math.inf}
+    usual, record.AS_IT_IS = record.AS_IT_IS, {"cpu": math.inf}
     try:
         return ours(model, prompts, 1, new)
     finally:
-        sample.AS_IT_IS = usual
+        record.AS_IT_IS = usual
 
 
 def decoding(policy, prompts, new, rounds=9) -> tuple[float, float]:
@@ -270,14 +271,14 @@ def main():
     draw = tasks.Arithmetic().draw(random.Random(0), 2000)
     prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
     prompts = list(map(list, dict.fromkeys(map(tuple, prompts))))[:256]
-    record, took = sample.trace, []
+    trace, took = record.trace, []
 
     def timed(*args):
         began = time.perf_counter()
-        made = record(*args)
+        made = trace(*args)
         took.append(time.perf_counter() - began)
         return made
-    sample.trace = timed
+    record.trace = timed
     lines.append(f"The policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} nats a "
                  "token.")
     rates, other = {}, copy.deepcopy(policy)

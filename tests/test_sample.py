@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 import draw
 import model
 import places
+import record
 import sample
 import tokenizer
 
@@ -431,7 +432,7 @@ def test_any_batch_equals_its_rows_alone(lengths, group_size, steps, max_rows, s
     made, rng = gpt(stop=stop), torch.Generator().manual_seed(seed)
     prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in lengths]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sample.AS_IT_IS, "cpu", after)
+        patch.setitem(record.AS_IT_IS, "cpu", after)
         found = generate(made, prompts, group_size, steps, seed=seed, max_rows=max_rows).responses()
     row = seed % len(found)
     assert found[row] == sampling_loop(made, prompts[row // group_size],
@@ -441,7 +442,7 @@ def test_any_batch_equals_its_rows_alone(lengths, group_size, steps, max_rows, s
 # --- recorded steps
 
 def record_from(steps, monkeypatch):
-    monkeypatch.setitem(sample.AS_IT_IS, "cpu", steps)
+    monkeypatch.setitem(record.AS_IT_IS, "cpu", steps)
 
 
 def records(made):
