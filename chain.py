@@ -76,3 +76,11 @@ def steps_true(problem, text: str) -> list[bool] | None:
         said = [] if line == WAIT else [*said, line]
         truths.append(said == right[:len(said)])
     return [*truths, truths[-1] and verify.number_correct(problem, text)]
+
+
+def worked(problem, text: str) -> bool:
+    """Whether an answer is right by true steps, and all of them, those after the last "wait": the
+    answer alone, one digit, is right by luck one time in ten."""
+    truths = steps_true(problem, text)
+    told = text.partition("</think>")[0].split(f"\n{WAIT}\n")[-1]
+    return bool(truths) and truths[-1] and told.count("\n") + 1 == len(problem.steps)

@@ -90,14 +90,15 @@ class Task:
 
     def held_out(self, n: int) -> list[Problem]:
         """The first n different held-out problems: the same for every seed, so that runs compare.
-        Fewer where the level has not as many."""
+        Where the level has not as many, all of them in a random order, since what is drawn often
+        comes first: so the first of them are like the rest."""
         rng, found = random.Random("held out"), {}
         for _ in range(20 * n):
             [problem] = self.draw(rng, 1, held_out=True)
             found.setdefault(problem.key or problem.question, problem)
             if len(found) == n:
-                break
-        return list(found.values())
+                return list(found.values())
+        return rng.sample(list(found.values()), len(found))
 
     def all(self) -> list[Problem]:
         """Every problem, where they can be listed."""

@@ -111,7 +111,7 @@ def learning_rate(peak: float, step: int, done: float) -> float:
 def reinforce(run: Path, task, players, optimizer, state: dict, options) -> None:
     """The loop: sample, verify, advantage, loss, step, measure. `state` is what a checkpoint holds
     beside the weights; state["step"] steps are done."""
-    held_out = task.held_out(min(200, options.eval_problems))
+    held_out = task.held_out(options.eval_problems)[:200]
     task = tasks.mixed(task, options.train_levels)
     bar = tqdm(total=None if options.token_budget else options.steps, initial=state["step"],
                desc=options.algo, unit="step", disable=parallel.rank() > 0)
@@ -258,7 +258,7 @@ def finish(run: Path, task, players, optimizer, state: dict, options) -> None:
     if options.init:
         checkpoint.save_pretrained(players.sampler, run / "model", like=options.init)
         print(f"\nthe policy, for transformers and others: {run}/model")
-    shown = task.held_out(min(3, options.eval_problems))
+    shown = task.held_out(options.eval_problems)[:3]
     old_texts, new_texts = (state[when]["greedy"]["examples"] for when in ("before", "after"))
     for problem, old, new in zip(shown, old_texts, new_texts, strict=True):
         print(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"

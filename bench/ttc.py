@@ -6,8 +6,10 @@ against the policy that reinforcement learning makes of it.
 
 The methods that choose among samples choose among the first n of the same 64; trees are grown live.
 Budget forcing is measured on the chain and on task wait, whose base knows what "wait" is for. The
-difficulty of a problem is how many of the facts on its way are often told wrong. Processes have
-one thread each, two at a time; what is there is not made again. Needs matplotlib.
+difficulty of a problem is how many of the facts on its way are often told wrong. Since an answer is
+one digit, which a guess finds one time in ten, answers are also counted that are right by true
+steps, all of them. Processes have one thread each, two at a time; what is there is not made again.
+Needs matplotlib.
 """
 
 import argparse
@@ -83,13 +85,15 @@ def player_of(name: str, run: Path, seed: int, *flags, judged: bool = False) -> 
 
 
 def row(result, found, task, problems, seed) -> dict:
-    """A line of ttc.jsonl: a method's result, and its accuracy by difficulty."""
-    right = defaultdict(list)
+    """A line of ttc.jsonl: a method's result, the share that is worked out (chain.worked), and its
+    accuracy by difficulty."""
+    right, worked = defaultdict(list), 0
     for problem, one in zip(problems, found, strict=True):
         texts = one.samples if result["method"] == "verifier" else [one.text]
         right[difficulty(problem)].append(any(task.correct(problem, text) for text in texts))
-    return {"kind": "search", "seed": seed, **result, "by_difficulty": {
-        k: [sum(right[k]), len(right[k])] for k in sorted(right)}}
+        worked += any(chain.worked(problem, text) for text in texts)
+    return {"kind": "search", "seed": seed, **result, "worked": worked / len(problems),
+            "by_difficulty": {k: [sum(right[k]), len(right[k])] for k in sorted(right)}}
 
 
 def searched(player, plan, name: str, seed: int) -> list[dict]:
@@ -136,26 +140,30 @@ def passed_all(work: Path, seed: int) -> list[dict]:
 
 
 def pass_at_k(player, seed: int, name: str) -> list[dict]:
-    """pass@k of a policy by difficulty, k = 1 to 256: right answers of 256 samples a problem."""
+    """pass@k of a policy by difficulty, k = 1 to 256, of 256 samples a problem: right answers, and
+    those that are worked out."""
     task = tasks.Chain()
     problems = task.held_out(PROBLEMS)
-    counts = [0] * len(problems)
+    counts = {"pass_at_k": [0] * len(problems), "worked_at_k": [0] * len(problems)}
     for part in range(4):  # 64 at a time, to keep memory small
         _, texts = evaluate.respond(player.policy, problems, KS[-1] // 4,
                                     seed=1000 * seed + part, max_new_tokens=player.longest)
         for i, text in enumerate(texts):
             at = i // (KS[-1] // 4)
-            counts[at] += task.correct(problems[at], text)
-    return [{"kind": "pass", "seed": seed, "policy": name, "difficulty": level, "n": len(c),
-             "pass_at_k": {k: sum(verify.pass_at_k(KS[-1], x, k) for x in c) / len(c)
-                           for k in KS}}
-            for level in ("all", *range(5))
-            if (c := [x for x, p in zip(counts, problems, strict=True)
-                      if level in ("all", difficulty(p))])]
+            counts["pass_at_k"][at] += task.correct(problems[at], text)
+            counts["worked_at_k"][at] += chain.worked(problems[at], text)
+    found = []
+    for level in ("all", *range(5)):
+        some = [i for i, p in enumerate(problems) if level in ("all", difficulty(p))]
+        found += [{"kind": "pass", "seed": seed, "policy": name, "difficulty": level,
+                   "n": len(some)} | {
+            count: {k: sum(verify.pass_at_k(KS[-1], c[i], k) for i in some) / len(some)
+                    for k in KS} for count, c in counts.items()}] if some else []
+    return found
 
 
-def cell(rows, **wanted) -> str:
-    values = [r["accuracy"] for r in rows if all(r.get(k) == v for k, v in wanted.items())]
+def cell(rows, of="accuracy", **wanted) -> str:
+    values = [r[of] for r in rows if all(r.get(k) == v for k, v in wanted.items())]
     return shown(values) if values else ""
 
 
@@ -194,12 +202,14 @@ def tables(rows) -> list[str]:
     found = [r for r in rows if r["kind"] == "search"
              or (r.get("task"), r.get("method")) == ("chain", "greedy")]
     sizes = [2**i for i in range(7)]
-    lines = judge_table(rows) + ["| accuracy, % | " + " | ".join(f"n = {n}" for n in sizes) + " |",
-             "|" + "---|" * (len(sizes) + 1)]
-    for method in (*CHOOSERS, *dict(TREES)):
-        lines.append(f"| {method} | " + " | ".join(
-            cell(found, method=method, n=n) for n in sizes) + " |")
-    lines += ["", "tokens a problem: " + ", ".join(
+    lines = judge_table(rows)
+    for title, of in (("accuracy", "accuracy"), ("right by true steps, all of them", "worked")):
+        lines += [f"| {title}, % | " + " | ".join(f"n = {n}" for n in sizes) + " |",
+                  "|" + "---|" * (len(sizes) + 1)]
+        lines += [f"| {method} | " + " | ".join(
+            cell(found, of, method=method, n=n) for n in sizes) + " |"
+            for method in (*CHOOSERS, *dict(TREES))] + [""]
+    lines += ["tokens a problem: " + ", ".join(
         f"{method} {n}: {tokens(found, method=method, n=n):.0f}" for method, n in
         (("prm", 1), ("prm", 16), ("beam", 16), ("dvts", 16), ("lookahead", 16), ("prm", 64)))]
     lines += ["", *force_table([r for r in rows if r["kind"] == "force"])]
@@ -211,9 +221,12 @@ def tables(rows) -> list[str]:
         lines.append(f"| {budget} | " + " | ".join(
             best_choice(found, budget, str(d)) for d in range(5)) + " |")
     passes = [r for r in rows if r["kind"] == "pass"]
-    if passes:
-        lines += ["", "| pass@k, % | problems | " + " | ".join(f"k = {k}" for k in KS) + " |",
+    for title, of in (("pass@k", "pass_at_k"), ("… by true steps, all of them", "worked_at_k")):
+        lines += ["", f"| {title}, % | problems | " + " | ".join(f"k = {k}" for k in KS) + " |",
                   "|" + "---|" * (len(KS) + 2)]
+        if of == "pass_at_k":
+            lines.append("| a guess | | " + " | ".join(
+                f"{100 * (1 - 0.9**k):.1f}" for k in KS) + " |")
         for level in ("all", *range(5)):
             for policy in ("base", "RL"):
                 some = [r for r in passes if (r["policy"], r["difficulty"]) == (policy, level)]
@@ -221,7 +234,7 @@ def tables(rows) -> list[str]:
                     lines.append(
                         f"| {policy}, {'all' if level == 'all' else f'{level} facts'} | "
                         f"{some[0]['n']} | " + " | ".join(
-                            shown([r["pass_at_k"][str(k)] for r in some]) for k in KS) + " |")
+                            shown([r[of][str(k)] for r in some]) for k in KS) + " |")
     spent = [f"{kind} " + ", ".join(f"{r['seconds_all']:.0f}" for r in rows
                                     if "seconds_all" in r and r["part"] == kind) for kind in PARTS]
     lines += ["", f"Seconds of each part, one thread: {'; '.join(spent)}. " + "".join(
@@ -290,8 +303,11 @@ def draw(rows) -> None:
                ylim=(0, 1))
     middle.legend(fontsize=7)
     for r in (r for r in rows if r["kind"] == "pass" and r["difficulty"] == "all"):
-        right.plot(KS, [r["pass_at_k"][str(k)] for k in KS], label=r["policy"] if not r["seed"]
-                   else None, color={"base": "tab:blue", "RL": "tab:orange"}[r["policy"]])
+        for of, name, line in (("worked_at_k", "true steps", "-"), ("pass_at_k", "answer", ":")):
+            right.plot(KS, [r[of][str(k)] for k in KS], line,
+                       label=None if r["seed"] else f"{r['policy']}, {name}",
+                       color={"base": "tab:blue", "RL": "tab:orange"}[r["policy"]])
+    right.plot(KS, [1 - 0.9**k for k in KS], ":", color="grey", label="a guess")
     right.set(xscale="log", xlabel="k", ylabel="pass@k", ylim=(0, 1))
     right.legend()
     figure.tight_layout()

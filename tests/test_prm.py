@@ -80,6 +80,18 @@ def test_after_wait_the_oracle_begins_anew():
     assert chain.steps_true(PROBLEM, text) == [True, True, True, True, True]
 
 
+@pytest.mark.parametrize("text, worked", [
+    (RIGHT, True), (f"<think>3+6=8\nwait\n{RIGHT.removeprefix('<think>')}", True),
+    (RIGHT.replace("<answer>9", "<answer>8"), False),
+    ("<think>3+6=9\n9*9=1</think><answer>9</answer>", False),             # a step is left out
+    (RIGHT.replace("1-2=9", "1-2=9\n9+1=0"), False),                       # one too many
+    ("<think>3+6=8\n8*9=1\n1-2=9</think><answer>9</answer>", False),      # two errors
+    (f"{RIGHT.partition('</think>')[0]}\nwait\n3+6=9</think><answer>9</answer>", False),
+    ("<think>easy</think><answer>9</answer>", False), ("9", False)])
+def test_a_chain_is_worked_out_only_by_all_true_steps(text, worked):
+    assert chain.worked(PROBLEM, text) is worked
+
+
 def fake_rollouts(monkeypatch, endings):
     """generate, for a policy that goes on in n ways: `endings(prefix text, j)` is the j-th."""
     asked = []

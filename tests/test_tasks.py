@@ -96,6 +96,17 @@ def test_held_out_is_deterministic_distinct_and_full(name, level):
     assert all(map(tasks.is_held_out, first))
 
 
+def test_where_all_held_out_problems_are_found_the_first_are_like_the_rest():
+    """Small numbers are drawn far more often; pass@k is of the first fifth."""
+    class Skewed(tasks.Arithmetic):
+        def propose(self, rng, held_out):
+            return tasks.Problem(str(int(3000 * rng.random()**3)), "0")
+    found = [int(p.question) for p in Skewed().held_out(1000)]
+    assert 200 < len(found) < 400 and len(set(found)) == len(found)
+    assert abs(sum(found[:50]) / 50 - sum(found) / len(found)) < 350  # as drawn: 513
+    assert Skewed().held_out(40) == Skewed().held_out(60)[:40]
+
+
 @every_level
 def test_draws_are_a_pure_function_of_the_rng(name, level):
     task = tasks.TASKS[name](level)
