@@ -86,9 +86,10 @@ def word(match) -> str:
     letters = match[0]
     if letters in KNOWN:
         return f"\\{letters} "
-    if letters.lower() in ("infinity", "inf"):
+    small = letters.lower()
+    if small in ("infinity", "inf"):
         return r"\infty "
-    return f"<{letters.lower()}>" if len(letters) > 2 or letters in WORDS_OF_TWO else letters
+    return f"<{small}>" if len(letters) > 2 or small in WORDS_OF_TWO else letters
 
 
 class Reader:

@@ -81,6 +81,6 @@ def steps_true(problem, text: str) -> list[bool] | None:
 def worked(problem, text: str) -> bool:
     """Whether an answer is right by true steps, and all of them, those after the last "wait": the
     answer alone, one digit, is right by luck one time in ten."""
-    truths = steps_true(problem, text)
-    told = text.partition("</think>")[0].split(f"\n{WAIT}\n")[-1]
-    return bool(truths) and truths[-1] and told.count("\n") + 1 == len(problem.steps)
+    truths, lines = steps_true(problem, text), text.partition("</think>")[0].split("\n")
+    told = lines[::-1].index(WAIT) if WAIT in lines else len(lines)
+    return bool(truths) and truths[-1] and told == len(problem.steps)

@@ -6,6 +6,7 @@ problem give pass@k. Left out on purpose: voting and search, which spend more co
 """
 
 import argparse
+import codecs
 import json
 import re
 import sys
@@ -198,10 +199,10 @@ def task_of(settings: dict) -> tasks.Task:
 
 def problems_of(path: str, settings: dict) -> list[tasks.Problem]:
     """The problems of a JSONL file, for a policy with these settings. Raises ValueError where it
-    does not answer with numbers."""
-    if tasks.TASKS[settings["task"]].correct is not verify.number_correct:
-        raise ValueError(f"--problems scores numbers, and a run of --task {settings['task']} "
-                         "answers with something else")
+    answers with expressions or programs."""
+    if tasks.TASKS[settings["task"]].correct in (verify.countdown_correct, verify.program_correct):
+        raise ValueError(f"--problems scores written answers, and a run of --task "
+                         f"{settings['task']} answers with something else")
     return tasks.read_jsonl(path)
 
 
@@ -227,20 +228,21 @@ def main(argv=None) -> int:
         if args.max_new_tokens is not None:
             longest = args.max_new_tokens
         if args.question is not None:
+            reader = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be 4 tokens
+
             def show(token):
                 if token not in tokenizer.STOPS:
-                    text = tokenizer.decode_bytes([token]).decode("utf-8", "replace")
-                    print(text, end="", flush=True)
+                    print(reader.decode(tokenizer.decode_bytes([token])), end="", flush=True)
             generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
                      args.seed, on_token=show, **ending(policy), **how)
-            print()
+            print(reader.decode(b"", final=True))
             return 0
         problems = problems_of(args.problems, settings)
         rollout, texts = respond(policy, problems, 1, args.temperature, args.seed, longest, **how)
     except (ValueError, OSError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2
-    result = share(verify.number_correct(p, t) for p, t in zip(problems, texts, strict=True))
+    result = share(verify.written_correct(p, t) for p, t in zip(problems, texts, strict=True))
     print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
                       "length": float(rollout.mask.sum(1).mean()),
                       "truncated": float(rollout.truncated.float().mean())}))

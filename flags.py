@@ -245,6 +245,8 @@ def validate_algorithm(options: Options) -> None:
     if (options.reward == "process") != bool(options.judge):
         raise UserError("--reward process goes with --algo ppo and --judge RUN, a run for which "
                         "prm.py has made a prm.pt")
+    if options.judge and options.init:
+        raise UserError("--judge goes without --init: judges know the toy's tokens alone so far")
     if options.judge and not (Path(options.judge) / "prm.pt").exists():
         raise UserError(f"{options.judge} has no prm.pt; python prm.py --run {options.judge} makes "
                         "one")
@@ -272,8 +274,9 @@ def validate(options: Options) -> tasks.Task:
     for name in ("temperature", "lr", "critic_lr"):
         if not 0 < getattr(options, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be a number above 0")
-    if abs(options.seed) >= 2**62:
-        raise UserError(f"--seed {options.seed} is too large")
+    for name in ("seed", "base_seed"):
+        if abs(getattr(options, name)) >= 2**62:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} is too large")
     if (options.data or options.eval_data) and options.task != "file":
         raise UserError("--data and --eval-data belong to --task file")
     try:
@@ -305,7 +308,7 @@ def validate(options: Options) -> tasks.Task:
     if options.max_new_tokens + 64 > context:
         raise UserError(f"--max-new-tokens {options.max_new_tokens} does not fit the context of "
                         f"{context}")
-    for problem in task.all():
+    for problem in task.all() or task.held_out(20):  # those of a task are much alike
         try:
             prompt = len(tokenizer.encode_prompt(problem.question))
             solution = 0 if options.init else len(tokenizer.encode(problem.solution)) + 64

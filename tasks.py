@@ -9,6 +9,7 @@ seed, level or order can ever bring the two together:
 sees the question and the verdict. Left out on purpose: answers that no program can check.
 """
 
+import functools
 import hashlib
 import json
 import random
@@ -49,10 +50,10 @@ SEEN, NEW = "seen template", "new template"
 
 
 class Task:
-    """A source of problems. A subclass gives `propose`, and `correct` where the answer is no
-    number. To add a task, write one such class and name it in TASKS."""
+    """A source of problems. A subclass gives `propose`, and `correct` where the answer is neither a
+    number nor written mathematics. To add a task, write one such class and name it in TASKS."""
 
-    correct = staticmethod(verify.number_correct)
+    correct = staticmethod(verify.written_correct)
     paths: list = []       # files that the problems are from
     asks = "{question}"    # how a model is asked that has not learned the task's short form
     levels = range(1, 6)
@@ -88,6 +89,7 @@ class Task:
                                  f"{'held-out' if held_out else 'training'} problems")
         return problems
 
+    @functools.cache  # noqa: B019, a task lives as long as its process
     def held_out(self, n: int) -> list[Problem]:
         """The first n different held-out problems: the same for every seed, so that runs compare.
         Where the level has not as many, all of them in a random order, since what is drawn often
@@ -256,11 +258,10 @@ class Code(Task):
 
 
 class File(Task):
-    """Problems of a JSONL file: {"question": ..., "answer": ...} a line, the answer a number or a
-    text ending in GSM8K's `#### number`; or of a set that data.py knows by name. Held out are the
-    problems of eval_path, or else one in ten."""
+    """Problems of a JSONL file: {"question": ..., "answer": ...} a line (or "problem"), the answer
+    a number, a text ending in GSM8K's `#### number`, or mathematics as in MATH; or of a set that
+    data.py knows by name. Held out are the problems of eval_path, or else one in ten."""
 
-    levels = range(1, 6)
     gate = 0.0             # a tiny model solves next to none of GSM8K
 
     def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
@@ -312,16 +313,19 @@ def read_jsonl(path: str) -> list[Problem]:
             continue
         try:
             row = json.loads(line)
-            question, answer = row["question"], str(row["answer"])
+            question = row["question"] if "question" in row else row["problem"]
+            answer = row["answer"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path}, line {i}: not a JSON object with question and "
                              "answer") from None
-        gold = verify.gsm8k_gold(answer)
-        if not isinstance(question, str) or not question.strip() or gold is None:
-            raise ValueError(f"{path}, line {i}: the question is empty or the answer "
-                             f"{answer[-40:]!r} does not end in a number")
-        solution = re.sub(r"<<.*?>>", "", answer.rpartition("####")[0]).strip()
-        problems.append(Problem(question, str(gold), solution=solution))
+        gold = verify.gsm8k_gold(str(answer))
+        written = isinstance(answer, str) and "####" not in answer and verify.understood(answer)
+        if not isinstance(question, str) or not question.strip() or gold is None and not written:
+            raise ValueError(f"{path}, line {i}: the question is empty, or the answer "
+                             f"{str(answer)[-40:]!r} is none that can be checked")
+        solution = re.sub(r"<<.*?>>", "", str(answer).rpartition("####")[0]).strip()
+        problems.append(Problem(question, answer if gold is None else str(gold),
+                                solution=solution))
     if not problems:
         raise ValueError(f"{path} is empty")
     return problems

@@ -99,11 +99,12 @@ def encode_plain(text: str) -> list[int]:
 
 def encode_prompt(question: str) -> list[int]:
     """Ids of a prompt: the question as plain text in the template (of the toy: and a line end),
-    after which the policy writes."""
+    after which the policy writes; a pretrained model's begins with what its texts begin with."""
     before, _, after = TEMPLATE.partition("{question}")
+    first = [spoken.bos] if spoken and spoken.bos is not None else []
     if any(tag in question for tag in (spoken.specials if spoken else SPECIALS)):
-        return encode(before) + encode_plain(question) + encode(after)
-    return encode(before + question + after)
+        return first + encode(before) + encode_plain(question) + encode(after)
+    return first + encode(before + question + after)
 
 
 def decode(ids) -> str:

@@ -14,6 +14,7 @@ import copy
 import hashlib
 import math
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -163,20 +164,25 @@ def show(metrics: dict) -> dict:
             "kl": f"{metrics['kl']:.2f}", "tok/s": f"{rate:.0f}"}
 
 
-def base_model(options: Options, task, folder: Path) -> gpt.GPT:
-    """The base of these settings: the pretrained one of --init, or one that is in `folder`, or made
-    and kept there. Its name holds a digest of the code and data that make it, so that a changed
-    corpus makes a new base. Of several processes all make it, and all go on with the first's."""
-    if options.init:
-        return checkpoint.load_pretrained(options.init, options.device, torch.float32)
+def made_by(task, base_steps: int) -> str:
+    """A digest of the code and data that make a base. What verify.reward pays makes none, so that
+    a reward of your own needs no new one."""
     modules = (tokenizer, tasks, tasks.chain, tasks.gsm, tasks.programs, verify, gpt, packing,
                sft, sys.modules[type(task).__module__])
-    sources = list(dict.fromkeys(Path(m.__file__) for m in modules))
-    sources += map(Path, task.paths)
-    made_by = hashlib.blake2b(b"".join(p.read_bytes() for p in sources), digest_size=4)
-    made_by.update(f"{options.base_steps}".encode())
+    paths = [*dict.fromkeys(Path(m.__file__) for m in modules), *map(Path, task.paths)]
+    code = b"".join(path.read_bytes() for path in paths) + f"{base_steps}".encode()
+    code = re.sub(rb"\ndef reward\(.*?\n\n\n", b"", code, flags=re.DOTALL)
+    return hashlib.blake2b(code, digest_size=4).hexdigest()
+
+
+def base_model(options: Options, task, folder: Path) -> gpt.GPT:
+    """The base of these settings: the pretrained one of --init, or one that is in `folder`, or made
+    and kept there. Its name tells what made it, so that a changed corpus makes a new base. Of
+    several processes all make it, and all go on with the first's."""
+    if options.init:
+        return checkpoint.load_pretrained(options.init, options.device, torch.float32)
     path = folder / (f"base-{options.task}-{options.level}-{options.size}-{options.base_seed}-"
-                     f"{made_by.hexdigest()}.pt")
+                     f"{made_by(task, options.base_steps)}.pt")
     if parallel.first(path.exists):  # asked once: another process may be about to write it
         parallel.say(f"base model: {path}")
         return gpt.from_state(tensors.load(path), options.device)

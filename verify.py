@@ -186,6 +186,14 @@ def number_correct(problem, text: str) -> bool:
     return answer is not None and number(answer) == gold
 
 
+def written_correct(problem, text: str) -> bool:
+    """The extracted answer is the same number as `problem.answer`, or, where that is none, as in
+    MATH, certainly equal to it. Raises ValueError for a gold that is not understood."""
+    if gsm8k_gold(problem.answer) is not None:
+        return number_correct(problem, text)
+    return verdict(problem.answer, extract(text)) is True
+
+
 def countdown_correct(problem, text: str) -> bool:
     """The extracted answer is an expression that uses each of `problem.numbers` exactly once and
     whose exact value is the target `problem.answer`."""
@@ -330,7 +338,7 @@ def main(argv=None) -> int:
     except OSError as error:
         print(f"verify.py: {error}", file=sys.stderr)
         return 2
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         print(f"verify.py: {args.file}, line {number}: no object with gold and pred, or a gold "
               f"that is not understood ({error})", file=sys.stderr)
         return 2

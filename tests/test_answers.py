@@ -59,7 +59,8 @@ EQUAL = [
     ("50 percent", "50%"),
     ("52_8", "52_{8}"), ("52_8", "52"), (r"\text{east}", "East"), ("even", r"\text{even}"),
     (r"\text{(C)}", "C"), (r"\text{(C)}", "(c)"), ("Evelyn", r"\text{Evelyn}"),
-    (r"\infty", "infinity"), (r"-\infty", "-inf"), ("5 apples", "5"),
+    (r"\infty", "infinity"), (r"-\infty", "-inf"), ("5 apples", "5"), ("No", "no"),
+    (r"\text{No}", "NO"), ("10 AM", "10 am"),
 ]
 DIFFERENT = [
     ("5", "6"), ("5", "-5"), ("1/3", "0.3333"), ("1/3", "0.33333333333333333333"), (r"2\pi",

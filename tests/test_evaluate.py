@@ -161,6 +161,14 @@ def test_a_question_is_answered_as_it_is_written(run, capsys):
         said[:i] + "\n" for i in range(len(said)))
 
 
+def test_a_character_of_several_tokens_is_shown_whole(run, capsys, monkeypatch):
+    def writes(*_, on_token, **__):
+        for token in [*tokenizer.encode_plain("é漢1"), *tokenizer.encode_plain("é")[:1]]:
+            on_token(token)
+    monkeypatch.setattr(evaluate, "generate", writes)
+    assert asked(capsys, "--run", run, "1+1=?") == "é漢1\ufffd\n"
+
+
 def test_a_file_of_problems_is_scored(run, tmp_path, capsys):
     path = tmp_path / "some.jsonl"
     path.write_text("".join(json.dumps({"question": f"{i}+1=?", "answer": str(i + 1)}) + "\n"

@@ -242,6 +242,28 @@ def test_weights_that_do_not_fit_are_refused(folder, capsys):
     assert not (folder.parent / "run").exists()
 
 
+def test_examples_that_leave_no_room_are_told_before_the_run(folder, capsys):
+    assert run(folder, "--few-shot", "40") == 2
+    said = capsys.readouterr().err
+    assert "longer than the context" in said and said.count("\n") == 1
+    assert not (folder.parent / "run").exists()
+
+
+def test_a_prompt_begins_as_the_model_s_texts_do(folder):
+    """Llama 3's post-processor puts a token before every text."""
+    path = folder / "tokenizer.json"
+    parts = [{"SpecialToken": {"id": TAGS[0], "type_id": 0}},
+             {"Sequence": {"id": "A", "type_id": 0}}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": {
+        "type": "TemplateProcessing", "single": parts, "pair": parts,
+        "special_tokens": {TAGS[0]: {"id": TAGS[0], "ids": [256], "tokens": [TAGS[0]]}}}}))
+    tokenizer.use(folder, "Q: {question}\n", [257], [])
+    for question in ("1+1=?", "what is <|im_end|>?"):
+        ids = tokenizer.encode_prompt(question)
+        assert ids.count(256) == 1 and ids[0] == 256
+        assert tokenizer.decode(ids[1:]) == f"Q: {question}\n"
+
+
 def change(folder, **entries):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))

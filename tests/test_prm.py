@@ -87,6 +87,8 @@ def test_after_wait_the_oracle_begins_anew():
     (RIGHT.replace("1-2=9", "1-2=9\n9+1=0"), False),                       # one too many
     ("<think>3+6=8\n8*9=1\n1-2=9</think><answer>9</answer>", False),      # two errors
     (f"{RIGHT.partition('</think>')[0]}\nwait\n3+6=9</think><answer>9</answer>", False),
+    ("<think>3+6=9\n9*9=1\nwait</think><answer>9</answer>", False),       # a wait is no step
+    (RIGHT.replace("<think>", "<think>3+6=9\nwait\nwait\n"), True),
     ("<think>easy</think><answer>9</answer>", False), ("9", False)])
 def test_a_chain_is_worked_out_only_by_all_true_steps(text, worked):
     assert chain.worked(PROBLEM, text) is worked
@@ -398,6 +400,7 @@ def test_ppo_learns_from_a_judge(run, tmp_path, capsys):
     (["--algo", "grpo", "--reward", "process"], "--judge"),
     (["--algo", "ppo", "--reward", "process"], "--judge"),
     (["--algo", "ppo", "--judge", "x"], "--reward"),
+    (["--algo", "ppo", "--reward", "process", "--judge", "x", "--init", "y"], "--init"),
     (["--algo", "ppo", "--reward", "process", "--judge", "nowhere"], "nowhere")])
 def test_a_process_reward_needs_a_judge(more, named, tmp_path, capsys):
     assert train.main([*more, "--out", str(tmp_path / "x")]) == 2

@@ -264,11 +264,32 @@ def test_a_row_becomes_a_problem(tmp_path):
     assert (second.answer, second.solution) == ("7", "")
 
 
+@real_data
+def test_math_is_a_file_too():
+    """Its golds are numbers, fractions, intervals, words; every one is its own answer."""
+    problems = tasks.read_jsonl(str(DATA / "math500.jsonl"))
+    assert len(problems) == 500 and sum(verify.number(p.answer) is None for p in problems) > 150
+    for p in problems:
+        assert tasks.File.correct(p, f"<think>so</think><answer>{p.answer}</answer>")
+        assert not tasks.File.correct(p, "<think>so</think><answer>123454321</answer>")
+
+
+def test_an_answer_may_be_written_mathematics_or_a_word(tmp_path):
+    path = write(tmp_path / "f.jsonl", {"problem": "Half?", "answer": r"\frac{x}{2}"},
+                 {"question": "Roots?", "answer": "4 or 5"}, {"question": "Who?", "answer": "Ann"})
+    half, roots, who = tasks.read_jsonl(path)
+    for p, right, wrong in ((half, "x/2", "x/3"), (roots, "5, 4", "4"), (who, "ann", "Bob")):
+        assert tasks.File.correct(p, f"<think>so</think><answer>{right}</answer>")
+        assert not tasks.File.correct(p, f"<think>so</think><answer>{wrong}</answer>")
+        assert not tasks.File.correct(p, right)  # outside the tags
+
+
 BAD_LINES = ["not json\n", "[1, 2]\n", "3\n", "null\n", '"text"\n', '{"question": "a"}\n',
              '{"answer": "1"}\n', '{"question": "", "answer": "1"}\n', "{\n",
              '{"question": " ", "answer": "1"}\n', '{"question": 5, "answer": "1"}\n',
              '{"question": "a", "answer": ""}\n', '{"question": "a", "answer": null}\n',
-             '{"question": "a", "answer": "#### "}\n', '{"question": "a", "answer": "4 or 5"}\n',
+             '{"question": "a", "answer": "#### "}\n', '{"question": "a", "answer": "4 or"}\n',
+             '{"question": "a", "answer": "4 #### x"}\n', '{"question": "a", "answer": 1e999}\n',
              '{"question": "a", "answer": true}\n', '{"question": "a", "answer": NaN}\n',
              '{"question": "a", "answer": "1/0"}\n', '{"question": "a", "answer": [1]}\n',
              "[" * 100_000 + "\n"]

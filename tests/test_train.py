@@ -26,6 +26,7 @@ import ppo
 import tasks
 import tensors
 import train
+import verify
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
@@ -442,6 +443,19 @@ def test_a_new_algorithm_that_imports_ppo_has_its_critic_and_its_flags(tmp_path,
     assert run(tmp_path / "b", "--algo", "own", "--no-dynamic-sampling", "--overlong", "mask") == 2
 
 
+def test_a_reward_of_your_own_needs_no_new_base(tmp_path, monkeypatch):
+    code, task = Path(verify.__file__).read_text(), tasks.Arithmetic()
+    monkeypatch.setattr(verify, "__file__", str(tmp_path / "verify.py"))
+    names = []
+    for old, new in (("", ""), ('"sign": 2', '"short": -len(text), "sign": 3'),
+                     ("def well_formed", "def formed"), ("\n    return Reward(", "\n    return (")):
+        assert old in code
+        (tmp_path / "verify.py").write_text(code.replace(old, new))
+        names.append(train.made_by(task, 1000))
+    assert names[0] == names[1] == names[3] != names[2]
+    assert train.made_by(task, 999) != names[0]
+
+
 def test_file_task_trains_end_to_end(tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"question": f"What is {i} plus {i}?",
@@ -486,6 +500,8 @@ BAD = {
     "no such device": (["--device", "meta"], "--device meta"),
     "no such model": (["--init", "nowhere"], "--init nowhere: there is no such folder"),
     "not a clip": (["--clip-high", "nan"], "--clip-high"),
+    "seed": (["--seed", "9" * 20], "--seed 9"),
+    "seed of the base": (["--base-seed", "9" * 20], "--base-seed 9"),
     "top-p": (["--top-p", "0.9"], "whole distribution"),
     "top-k": (["--top-k", "5"], "whole distribution"),
 }
@@ -505,7 +521,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(flags, named, tmp_path, capsy
 @pytest.mark.parametrize("content,named", [
     ("", "empty"), ('{"question": "a"}\n', "line 1"),
     ('{"question": "a", "answer": "1"}\nx\n', "line 2"),
-    ('{"question": "a", "answer": "no number"}\n', "line 1"),
+    ('{"question": "a", "answer": "no #### number"}\n', "line 1"),
     ('{"question": "%s", "answer": "1"}\n' % ("é" * 1200) + "".join(
         json.dumps({"question": f"q{i}", "answer": "1"}) + "\n" for i in range(40)), "context")])
 def test_bad_data_names_the_line(content, named, tmp_path, capsys):

@@ -443,7 +443,8 @@ def test_stats_are_the_measurements_of_the_bench(capfd):
     assert "--data" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"gold": "1"}', '{"gold": "", "pred": "1"}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"gold": "1"}', '{"gold": "", "pred": "1"}',
+                                     "[" * 200_000], ids=lambda line: line[:30])
 def test_a_bad_file_is_one_clear_line(content, tmp_path, capsys):
     path = tmp_path / "answers.jsonl"
     path.write_text('{"gold": "1", "pred": "1"}\n\n' + content + "\n")
