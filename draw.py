@@ -19,6 +19,11 @@ def mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
+def row_seeds(rows: torch.Tensor, seed: int) -> torch.Tensor:
+    """The own seeds of rows, by their numbers, where the whole batch has one."""
+    return rows + mix(torch.tensor(seed, device=rows.device))
+
+
 def uniform(seeds: torch.Tensor, position) -> torch.Tensor:
     """Numbers in (0, 1) with 23 random bits, a pure function of seeds and position (an int or a
     tensor; the two are broadcast). Never 0, which would draw the first token however unlikely."""

@@ -20,7 +20,8 @@ import tasks
 import tensors
 import tokenizer
 import verify
-from sample import generate, join, mix
+from draw import row_seeds
+from sample import generate, join
 
 EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
 SELF_CHECK = re.compile(r"\b(?:check|wait)\b")
@@ -56,9 +57,8 @@ def generate_shared(policy, prompts, group_size, max_new_tokens, temperature, se
     part, rollout = parallel.mine(prompts), None
     if prompts[part]:
         rows = torch.arange(part.start * group_size, part.stop * group_size)
-        seeds = (rows + mix(torch.tensor(seed))).tolist()
-        rollout = generate(policy, prompts[part], group_size, max_new_tokens, temperature, seeds,
-                           pad=pad, **more).to("cpu")
+        rollout = generate(policy, prompts[part], group_size, max_new_tokens, temperature,
+                           row_seeds(rows, seed).tolist(), pad=pad, **more).to("cpu")
     return join(parallel.everyone(rollout), pad).to(policy.embedding.weight.device)
 
 

@@ -34,6 +34,8 @@ ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
     "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
                       minibatches=8)),
 }
+AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "micro_tokens",
+                "max_attempts", "eval_samples")
 PRETRAINED_LR = 1e-5  # a pretrained model is spoiled by a rate that a tiny one needs
 
 
@@ -262,15 +264,10 @@ def validate_algorithm(options: Options) -> None:
 
 def validate(options: Options) -> tasks.Task:
     """Checks everything that can be wrong before any work; returns the task."""
-    for name in ("prompts", "group_size", "minibatches", "epochs", "eval_every",
-                 "micro_tokens", "max_attempts", "eval_samples"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-    for name in ("steps", "clip_low", "clip_high", "kl_coef", "base_steps", "max_new_tokens",
-                 "entropy_coef", "kl_target", "renew_reference", "overlong_zone", "critic_warmup",
-                 "value_clip", "value_coef", "token_budget", "few_shot", "eval_problems"):
-        if not getattr(options, name) >= 0:
-            raise UserError(f"--{name.replace('_', '-')} cannot be negative")
+    for f in fields(Options):
+        value, least = getattr(options, f.name), int(f.name in AT_LEAST_ONE)
+        if type(value) in (int, float) and "seed" not in f.name and not value >= least:
+            raise UserError(f"--{f.name.replace('_', '-')} must be at least {least}")
     for name in ("temperature", "lr", "critic_lr"):
         if not 0 < getattr(options, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} must be a number above 0")

@@ -73,10 +73,6 @@ class Solution:
         few = [outcomes[:n or None] for outcomes in self.reached]
         return [sum(outcomes) / len(outcomes) for outcomes in few]
 
-    def hard(self, n: int = 0) -> list[float]:
-        """1.0 where any of them does."""
-        return [float(share > 0) for share in self.soft(n)]
-
 
 def solve(policy, task, problems, n: int, longest: int, seed: int) -> list[Solution]:
     """The different ones of n sampled solutions of each problem."""
@@ -261,17 +257,16 @@ def against_oracle(solutions, found) -> dict:
 
 
 def label_noise(solutions: list[Solution], n: int) -> dict:
-    """Of labels from 1, 2, 4 ... n completions: the AUC of the soft ones against the oracle, and
-    the share of hard ones that are wrong. The last step, whose label is the outcome, is left
-    out."""
+    """Of labels from 1, 2, 4 ... n completions: the AUC of the soft ones (shares) against the
+    oracle, and how many of the hard ones (whether any completion is right) are wrong. The last
+    step, whose label is the outcome, is left out."""
     result, k = {}, 1
     while k <= n:
-        soft, hard = ([(x, t) for p, truths in judged(solutions, [f(s, k) for s in solutions])
-                       for x, t in zip(p[:-1], truths[:-1], strict=True)]
-                      for f in (Solution.soft, Solution.hard))
+        soft = [(x, t) for p, truths in judged(solutions, [s.soft(k) for s in solutions])
+                for x, t in zip(p[:-1], truths[:-1], strict=True)]
         if soft:
             result[str(k)] = {"auc": auc(*zip(*soft, strict=True)),
-                              "hard_wrong": sum(bool(x) != t for x, t in hard) / len(hard)}
+                              "hard_wrong": sum((x > 0) != t for x, t in soft) / len(soft)}
         k *= 2
     return result
 

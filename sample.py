@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 import record
-from draw import draw, mix, uniform
+from draw import draw, mix, row_seeds, uniform
 from model import GPT, Window
 from packing import micro_batches
 from places import HABITS, MOST_ROWS, SLACK, Cache, Places, View, places_for
@@ -103,7 +103,7 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
     device = model.embedding.weight.device
     if isinstance(seed, int):
         rows = torch.arange(len(texts) * group_size, device=device)
-        seed = rows + mix(torch.tensor(seed, device=device))
+        seed = row_seeds(rows, seed)
     work = Work(texts, group_size, mix(torch.as_tensor(seed, device=device)),
                 torch.tensor([len(p) for p in prefixes], device=device),
                 torch.tensor([after(strings, prefix) for prefix in prefixes], device=device),

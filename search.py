@@ -30,7 +30,6 @@ import json
 import re
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -40,78 +39,8 @@ import evaluate
 import prm
 import tokenizer
 import verify
-from sample import generate, mix
-
-THINK_END = tokenizer.encode("</think>")[0]
-
-
-@dataclass
-class Found:
-    """What a method makes of one problem."""
-
-    text: str            # the response it chose
-    tokens: int          # how many tokens were drawn for it
-    samples: list[str]   # all responses it chose from
-    scores: list = field(default_factory=list)  # of each sample, step by step, where a judge spoke
-
-
-class Player:
-    """A policy that completes texts, and judges of what it wrote. Tests play with one that reads
-    from a script."""
-
-    def __init__(self, policy, max_new_tokens: int, temperature: float = 1.0, judges=None,
-                 beams: int = 0):
-        self.policy, self.longest, self.temperature = policy, max_new_tokens, temperature
-        self.judges, self.beams = judges or {}, beams
-        self.written = {}  # (question, text) -> the tokens it was drawn as
-
-    def complete(self, questions, n: int, seed: int, begun=None, stop=(), greedy=False,
-                 longest=0):
-        """n responses to each question: [[(text, tokens drawn)]]. begun: of each question the
-        beginning of its response, which the text includes; stop: tokens that end it as well as the
-        end of text, and are not in it."""
-        begun = begun or [""] * len(questions)
-        rollout = generate(
-            self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
-            longest or self.longest, 0.0 if greedy else self.temperature, seed,
-            stop=[tokenizer.EOT, *stop], pad=tokenizer.PAD,
-            prefixes=[tokenizer.encode(text) for text in begun])
-        ends = {tokenizer.EOT, *stop}
-        made = [(begun[g] + tokenizer.decode(ids[:-1] if ids[-1] in ends else ids), len(ids))
-                for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
-        return [made[i * n:(i + 1) * n] for i in range(len(questions))]
-
-    def steps(self, questions, begun, n: int, seeds, greedy=False):
-        """n ways to add one more step to each response begun: [(text, tokens drawn, whether it has
-        ended)], row by row. The line's end is part of the text. seeds: of each row its own; a step
-        draws what the row would have drawn had it never stopped."""
-        ids = [self.written.get(key, []) for key in zip(questions, begun, strict=True)]
-        rollout = generate(
-            self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
-            max(1, self.longest - min(map(len, ids))), 0.0 if greedy else self.temperature, seeds,
-            stop=[tokenizer.EOT, prm.NEWLINE], pad=tokenizer.PAD, prefixes=ids)
-        grown = []
-        for row, new in enumerate(rollout.responses()):
-            room = self.longest - len(ids[row // n])
-            new = new[:room]
-            every = ids[row // n] + new
-            grown.append((tokenizer.text_of(every), len(new),
-                          new[-1] != prm.NEWLINE or len(new) >= room))
-            self.written[questions[row // n], grown[-1][0]] = every
-        return grown
-
-    def judge(self, name: str, questions, texts, ended=True) -> list[list[float]]:
-        """What the judge of that name says of each text, step by step."""
-        if name not in self.judges:
-            raise ValueError(f"this run has no {name.upper()}; prm.py makes one")
-        ended = [ended] * len(texts) if isinstance(ended, bool) else ended
-        rows = list(zip(questions, texts, ended, strict=True))
-        different = list(dict.fromkeys(rows))
-        said = prm.scores(self.judges[name], [
-            (tokenizer.encode_prompt(q), tokenizer.encode(text) + [tokenizer.EOT] * end)
-            for q, text, end in different])
-        said = dict(zip(different, said, strict=True))
-        return [said[row] for row in rows]
+from draw import row_seeds
+from player import Found, Player
 
 
 def equal(a: str, b: str) -> bool:
@@ -246,7 +175,7 @@ def tree(ahead: int = 0, subtrees: bool = False):
         wide = n // kept
         found = [Found("", 0, [""] * n) for _ in problems]
         ended = [[False] * n for _ in problems]
-        seeds = (torch.arange(len(problems) * n) + mix(torch.tensor(seed))).tolist()
+        seeds = row_seeds(torch.arange(len(problems) * n), seed).tolist()
         while live := [(i, j) for i, one in enumerate(ended) for j in range(0, n, wide)
                        if not one[j]]:
             grown = iter(player.steps(
@@ -272,7 +201,7 @@ def force(word: str):
         questions = [p.question for p in problems]
         begun, spent = [""] * len(problems), [0] * len(problems)
         for i in range(n):
-            made = player.complete(questions, 1, seed, begun, stop=[THINK_END], greedy=True)
+            made = player.complete(questions, 1, seed, begun, stop=[prm.THINK_END], greedy=True)
             spent = [a + tokens for a, [(_, tokens)] in zip(spent, made, strict=True)]
             begun = [text + (f"\n{word}\n" if i < n - 1 else "</think>") for [(text, _)] in made]
         made = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
@@ -285,7 +214,7 @@ def cut(player, problems, n: int, seed: int) -> list[Found]:
     """Greedy, with at most n tokens of thinking; then `</think><answer>` is put there, and up to 32
     tokens are drawn. Those that are put cost nothing, those that are drawn count."""
     questions = [p.question for p in problems]
-    made = player.complete(questions, 1, seed, stop=[THINK_END], greedy=True, longest=n)
+    made = player.complete(questions, 1, seed, stop=[prm.THINK_END], greedy=True, longest=n)
     begun = [text + "</think><answer>" for [(text, _)] in made]
     ended = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
     return [Found(text, tokens + before, [text]) for [(text, tokens)], [(_, before)] in zip(

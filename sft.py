@@ -9,8 +9,9 @@ the base of R1-Zero.
     loss = -mean over the tokens of the responses of log p(token | what came before)
 
 The recipe is one Muon step (2502.16982; Adam for embedding and norms) a batch of mixed documents,
-cut into micro-batches of like length so that little is padding. Left out on purpose: packing,
-epochs (no document is drawn twice), validation loss (the gate is what the model generates).
+cut into micro-batches of like length so that little is padding. Left out on purpose: several
+documents in one row, epochs (no document is drawn twice), validation loss (the gate is what the
+model generates).
 """
 
 import itertools

@@ -59,6 +59,7 @@ class Task:
     levels = range(1, 6)
     base_steps = 1000      # of the base model's training
     gate = 0.6             # share of training problems that the base must solve in 16 samples
+    longest = 0            # tokens of an answer; 0: 64, and 64 more a level
 
     def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
         """Raises ValueError for a level that the task does not have."""
@@ -66,7 +67,7 @@ class Task:
             raise ValueError(f"--level {level}: this task has the levels {min(self.levels)} to "
                              f"{max(self.levels)}")
         self.level = level
-        self.max_new_tokens = 64 * (level + 1)  # of an answer
+        self.max_new_tokens = self.longest or 64 * (level + 1)
 
     def propose(self, rng: random.Random, held_out: bool) -> Problem | None:
         """A random problem of either side, or None for a draw that came to nothing."""
@@ -224,10 +225,6 @@ class Chain(Task):
     lengths = {1: (1, 5), 2: (6, 8), 3: (9, 12)}
     again, longest = False, 96
 
-    def __init__(self, level=2, path="", eval_path=""):
-        super().__init__(level)
-        self.max_new_tokens = self.longest
-
     def propose(self, rng, held_out):
         text, steps = chain.draw(rng, *self.lengths[self.level])
         return Problem(text, str(steps[-1][3]), steps, doubtful=True, again=self.again)
@@ -263,6 +260,7 @@ class File(Task):
     data.py knows by name. Held out are the problems of eval_path, or else one in ten."""
 
     gate = 0.0             # a tiny model solves next to none of GSM8K
+    longest = 256
 
     def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
         super().__init__(level)
@@ -273,7 +271,6 @@ class File(Task):
             path, official = data.get(path)
             eval_path = eval_path or official
         self.paths = [p for p in (path, eval_path) if p]
-        self.max_new_tokens = 256
         problems = read_jsonl(path)
         if eval_path:
             self.eval = read_jsonl(eval_path)

@@ -126,15 +126,17 @@ def test_labels_are_the_share_of_completions_that_reach_the_answer(monkeypatch):
     solutions = [prm.Solution(PROBLEM, prompt, ids(RIGHT), 1.0),
                  prm.Solution(PROBLEM, prompt, ids(wrong), 0.0)]
     drawn = prm.label(None, tasks.Chain(2), solutions, 4, 96, 0)
-    assert solutions[0].soft() == [0.5, 0.5, 0.5, 1.0] and solutions[0].hard() == [1, 1, 1, 1]
-    assert solutions[1].soft() == [0.5, 0, 0, 0] and solutions[1].hard() == [1, 0, 0, 0]
+    assert solutions[0].soft() == [0.5, 0.5, 0.5, 1.0]
+    assert solutions[1].soft() == [0.5, 0, 0, 0]
     assert solutions[0].soft(1) == [0, 0, 0, 1]
     [(prompts, prefixes, *how)] = asked
     assert how == [96, 1.0, tokenizer.EOT] and prompts == [prompt] * 5
     assert len(prefixes) == 5  # the first step, which both share, was completed once
     assert drawn == sum(len(ids(endings(tokenizer.decode(prefix), j)))
                         for prefix in prefixes for j in range(4))
-    assert prm.label_noise(solutions, 4)["4"] == {"auc": 1.0, "hard_wrong": 0.0}
+    noise = prm.label_noise(solutions, 4)
+    assert noise["4"] == {"auc": 1.0, "hard_wrong": 0.0}
+    assert noise["1"] == {"auc": 0.5, "hard_wrong": pytest.approx(4 / 6)}  # first ones all fail
 
 
 def test_completions_go_on_from_the_end_of_a_step_at_temperature_one(monkeypatch):

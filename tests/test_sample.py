@@ -70,7 +70,7 @@ def sampling_loop(made, prompt, row_seed, max_new_tokens, temperature):
 
 
 def seeds(n, seed):
-    return sample.mix(torch.arange(n) + sample.mix(torch.tensor(seed)))
+    return draw.mix(draw.row_seeds(torch.arange(n), seed))
 
 
 def same(a, b):
@@ -305,7 +305,7 @@ def test_a_given_beginning_is_continued_as_if_it_had_been_drawn():
     whole = generate(made, group_size=2, max_new_tokens=10)
     cut = [r[:4] for r in whole.responses()]
     rest = generate(made, [PROMPTS[i // 2] for i in range(8)], max_new_tokens=6,
-                    prefixes=cut, seed=(torch.arange(8) + sample.mix(torch.tensor(3))).tolist())
+                    prefixes=cut, seed=draw.row_seeds(torch.arange(8), 3).tolist())
     assert rest.responses() == [r[4:] for r in whole.responses()]
     assert torch.equal(rest.tokens, whole.tokens)
     assert rest.mask.sum() == 8 * 6

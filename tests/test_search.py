@@ -297,15 +297,11 @@ def test_bad_input_is_one_sentence(run, flags, named, capsys):
     assert named in said and said.count("\n") == 1
 
 
-def test_a_judge_is_asked_once_of_equal_texts_and_of_ended_ones_apart(monkeypatch):
-    asked = []
-
-    def scores(judge, pairs):
-        asked.extend((tuple(p), tuple(ids)) for p, ids in pairs)
-        return [[len(p), len(ids)] for p, ids in pairs]
-    monkeypatch.setattr(prm, "scores", scores)
+def test_a_judge_reads_ended_texts_with_their_end(monkeypatch):
+    """Equal ones are read once: test_prm.py."""
+    monkeypatch.setattr(prm, "scores", lambda judge, pairs: [[len(p), len(ids)]
+                                                             for p, ids in pairs])
     player = search.Player(None, 96, judges={"prm": None})
     questions, texts = ["1 +1 =?"] * 4 + ["1 +1 +2 =?"], ["<think>1", "<think>"] * 2 + ["<think>"]
     said = player.judge("prm", questions, texts, [True, False, True, True, False])
     assert [ids for _, ids in said] == [3, 1, 3, 2, 1] and said[1][0] < said[4][0]
-    assert len(asked) == len(set(asked)) == 4

@@ -1,0 +1,76 @@
+"""The spelling of written answers: LaTeX or plain text in, the tokens of answers.py out.
+
+What is written in many ways (\\dfrac or \\frac, 1{,}000 or 1,000, \\cdot or *) becomes one here,
+without a look at what it means. A token is a number, a letter, a `\\command`, a `<word>`, a sign.
+"""
+
+import re
+
+from algebra import CannotTell
+
+MAX_CHARS = 600     # of an answer
+SPACE = re.compile(r"\\[,;:! ]|\\q?quad(?![A-Za-z])|\\(?:left|right|displaystyle)(?![A-Za-z])"
+                   r"|[~\s]+")
+RESPELL = {  # in this order
+    "\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u03c0": r"\pi ",
+    "\u221e": r"\infty ", "\u2264": r"\le ", "\u2265": r"\ge ", "\u222a": r"\cup ",
+    "\u2208": r"\in ", "\u00b1": r"\pm ", "\u00b0": r"\degree ", "\u221a": r"\sqrt ",
+    "\u00b2": "^2", "\u00b3": "^3", r"\\": r"\row ", r"\{": r"\lbrace ", r"\}": r"\rbrace ",
+    r"\$": "$", r"\%": "%", r"^{\circ}": r"\degree ", r"^\circ": r"\degree ", r"\dfrac": r"\frac",
+    r"\tfrac": r"\frac", r"\cdot": "*", r"\times": "*", r"\div": "/", r"\leq": r"\le",
+    r"\geq": r"\ge", "**": "^"}
+LATEX_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit)\s*\{([^{}<>]*)\}")
+MATRIX = re.compile(r"\\(begin|end)\{[pb]matrix\}")
+THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!\s*|\{,\}|\\,)(?=[0-9]{3}(?![0-9]))")
+PLAIN_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+MIXED = re.compile(r"(?<![0-9.^_/}])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![0-9.])")
+SCIENTIFIC = re.compile(r"(?<![A-Za-z])([0-9]\.?)[eE]([-+]?[0-9]{1,3})(?![0-9.])")
+RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\\[A-Za-z]+|<[^<>]*>|[A-Za-z]"
+                   r"|[-+*/^_(){}\[\],=%$!;&\u2039\u203a]")
+FUNCTIONS = set("sin cos tan cot sec csc arcsin arccos arctan log ln exp".split())
+GREEK = set("alpha beta gamma delta theta lambda mu rho sigma tau phi omega".split())
+KNOWN = FUNCTIONS | GREEK | {"sqrt", "pi", "infty"}
+WORDS_OF_TWO = {"cm", "mm", "km", "kg", "ft", "in", "mi", "lb", "am", "pm", "or", "ml", "no"}
+
+
+def tokens_of(text: str) -> list[str]:
+    """Raises CannotTell for what is too long or holds characters that no answer needs."""
+    if len(text) > MAX_CHARS:
+        raise CannotTell("too long")
+    text = text.strip().removesuffix(".")
+    for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
+        if text.startswith(opening) and text.endswith(closing) and len(text) > 2 * len(opening):
+            text = text[len(opening):-len(closing)].strip()
+    if "<" in text or ">" in text:
+        text = text.replace("<=", "\u2264").replace(">=", "\u2265")
+        text = text.replace("<", "\u2039").replace(">", "\u203a")
+    text = MATRIX.sub(r"\\\1matrix ", text)
+    text = THOUSANDS.sub("", text)
+    text = LATEX_TEXT.sub(lambda m: f"<{m[1].strip().lower()}>", text)
+    for other, usual in RESPELL.items():
+        text = text.replace(other, usual)
+    text = MIXED.sub(r"(\1+\2/\3)", text)
+    text = SCIENTIFIC.sub(r"\1*10^{\2}", text)
+    if not re.search(r"[(\[]|\\lbrace", text):
+        text = PLAIN_THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
+    text = SPACE.sub(" ", text)
+    outside = re.split(r"(<[^<>]*>)", text)
+    for i in range(0, len(outside), 2):
+        outside[i] = RUN.sub(word, outside[i])
+    text = "".join(outside)
+    tokens = TOKEN.findall(text)
+    if sum(map(len, tokens)) != len(re.sub(r"\s(?![^<>]*>)", "", text)):
+        raise CannotTell("a character that no answer needs")
+    return tokens
+
+
+def word(match) -> str:
+    """A run of letters: a function, a word, or a product of variables."""
+    letters = match[0]
+    if letters in KNOWN:
+        return f"\\{letters} "
+    small = letters.lower()
+    if small in ("infinity", "inf"):
+        return r"\infty "
+    return f"<{small}>" if len(letters) > 2 or small in WORDS_OF_TWO else letters
