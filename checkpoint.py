@@ -35,7 +35,7 @@ NEUTRAL = {  # what would change the model, and the only value at which it does 
 BESIDE = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
           "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
           "generation_config.json")
-CONTEXT = 4096            # of a loaded model unless more is asked for, by the table of angles
+CONTEXT = 2**15           # of a loaded model at most: its table of angles is 32 MB then
 
 
 def hf_tensors(model: gpt.GPT) -> dict:
@@ -132,11 +132,10 @@ def rope(theirs: dict) -> tuple:
     return theta, scaling
 
 
-def config_of(theirs: dict, context: int | None = None) -> gpt.Config:
-    """The Config of a config.json's content, `context` tokens long (default: CONTEXT, or what the
-    model was made for where that is less). Raises ValueError with the key that stands for what the
-    GPT does not do. Keys that transformers' classes of these models do not read either, and ids of
-    special tokens, are no matter."""
+def config_of(theirs: dict) -> gpt.Config:
+    """The Config of a config.json's content. Raises ValueError with the key that stands for what
+    the GPT does not do. Keys that transformers' classes of these models do not read either, and ids
+    of special tokens, are no matter."""
     names, kind = theirs.get("architectures"), theirs.get("model_type")
     if [names, kind] not in [[[name], kind] for name, kind in MODELS.items()]:
         raise ValueError(f"architectures is {names!r} and model_type {kind!r}; the GPT can be "
@@ -157,15 +156,12 @@ def config_of(theirs: dict, context: int | None = None) -> gpt.Config:
     if heads % kv_heads or head % 2:
         raise ValueError(f"{heads} heads over {kv_heads} key/value heads of width {head}: the "
                          "first must be a multiple of the second, the third even")
-    longest = count(theirs, "max_position_embeddings")
-    if context is not None and not 0 < context <= longest:
-        raise ValueError(f"the context asked for, {context}, is not within 1 to {longest}, the "
-                         "model's max_position_embeddings")
+    context = min(count(theirs, "max_position_embeddings"), CONTEXT)
     theta, scaling = rope(theirs)
     return gpt.Config(
-        count(theirs, "vocab_size"), context or min(longest, CONTEXT), layers, width,
-        heads, kv_heads, count(theirs, "intermediate_size"), theta,
-        number(theirs, "rms_norm_eps"), tied, 0 if head == width // heads else head,
+        count(theirs, "vocab_size"), context, layers, width, heads, kv_heads,
+        count(theirs, "intermediate_size"), theta, number(theirs, "rms_norm_eps"), tied,
+        0 if head == width // heads else head,
         qkv_bias=kind == "qwen2", qk_norm=kind == "qwen3", rope_scaling=scaling)
 
 
@@ -175,10 +171,10 @@ def read_json(path: Path) -> dict:
     return json_object(path.read_bytes(), path)
 
 
-def read_config(folder: Path, context: int | None = None) -> tuple[dict, gpt.Config]:
+def read_config(folder: Path) -> tuple[dict, gpt.Config]:
     theirs = read_json(folder / "config.json")
     try:
-        return theirs, config_of(theirs, context)
+        return theirs, config_of(theirs)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
 
@@ -235,11 +231,11 @@ def check(found: dict, want: dict, tied: bool) -> None:
 
 
 @torch.no_grad()
-def look(folder, context: int | None = None) -> tuple[gpt.GPT, dict]:
+def look(folder) -> tuple[gpt.GPT, dict]:
     """The GPT that a folder describes, without memory for its weights yet, and these as they lie in
     the files. Raises ValueError for what the GPT does not do and for weights that do not fit."""
     folder = Path(folder)
-    config, found = read_config(folder, context)[1], weights(folder)
+    config, found = read_config(folder)[1], weights(folder)
     with torch.device("meta"):  # shapes alone
         model = gpt.GPT(config)
     try:
@@ -249,12 +245,11 @@ def look(folder, context: int | None = None) -> tuple[gpt.GPT, dict]:
     return model, found
 
 
-def load_pretrained(folder, device="cpu", dtype: torch.dtype | None = None,
-                    context: int | None = None) -> gpt.GPT:
-    """The GPT of a folder of Hugging Face's, in `dtype` (default: the file's), for `context` tokens
-    (see `config_of`). Each tensor goes from the file into its place; there is no second copy of the
-    model. Raises ValueError for what the GPT does not do and for weights that do not fit."""
-    model, found = look(folder, context)
+def load_pretrained(folder, device="cpu", dtype: torch.dtype | None = None) -> gpt.GPT:
+    """The GPT of a folder of Hugging Face's, in `dtype` (default: the file's). Each tensor goes
+    from the file into its place; there is no second copy of the model. Raises ValueError for what
+    the GPT does not do and for weights that do not fit."""
+    model, found = look(folder)
     config = model.config
     if dtype is None and len({tensor.dtype for tensor in found.values()}) > 1:
         raise ValueError(f"the weights in {folder}: tensors of several precisions; say by dtype in "

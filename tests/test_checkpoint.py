@@ -240,7 +240,7 @@ def test_published_configs(config, parameters):
     with torch.device("meta"):
         model = gpt.GPT(checkpoint.config_of(config))
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert model.config.context == 4096
+    assert model.config.context == min(config["max_position_embeddings"], checkpoint.CONTEXT)
 
 
 def test_the_angles_of_a_real_llama():
@@ -254,14 +254,12 @@ def test_the_angles_of_a_real_llama():
 
 
 def test_context(saved, folder):
-    assert checkpoint.load_pretrained(folder).config.context == 64
-    short = checkpoint.load_pretrained(folder, context=60)
-    assert short.turns.shape[0] == 60
-    assert close(logits(short, ids()), logits(checkpoint.load_pretrained(folder), ids()))
+    short = checkpoint.load_pretrained(folder)
+    assert short.config.context == short.turns.shape[0] == 64
     edit(folder / "config.json", max_position_embeddings=131072)
-    assert checkpoint.load_pretrained(folder).config.context == checkpoint.CONTEXT
-    with pytest.raises(ValueError, match="context asked for, 131073"):
-        checkpoint.load_pretrained(folder, context=131073)
+    long = checkpoint.load_pretrained(folder)
+    assert long.config.context == long.turns.shape[0] == checkpoint.CONTEXT
+    assert close(logits(short, ids()), logits(long, ids()))
 
 
 # --- a model like any other
