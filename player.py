@@ -6,6 +6,7 @@ drawn as, since the same text cut otherwise would be continued otherwise.
 
 from dataclasses import dataclass, field
 
+import evaluate
 import prm
 import tokenizer
 from sample import generate
@@ -36,13 +37,12 @@ class Player:
         """n responses to each question: [[(text, tokens drawn)]]. begun: of each question the
         beginning of its response, which the text includes; stop: tokens that end it as well as the
         end of text, and are not in it."""
-        begun = begun or [""] * len(questions)
+        begun, how = begun or [""] * len(questions), evaluate.ending(self.policy)
+        ends = [*how["stop"], *stop]
         rollout = generate(
             self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
             longest or self.longest, 0.0 if greedy else self.temperature, seed,
-            stop=[tokenizer.EOT, *stop], pad=tokenizer.PAD,
-            prefixes=[tokenizer.encode(text) for text in begun])
-        ends = {tokenizer.EOT, *stop}
+            prefixes=[tokenizer.encode(text) for text in begun], **how | dict(stop=ends))
         made = [(begun[g] + tokenizer.decode(ids[:-1] if ids[-1] in ends else ids), len(ids))
                 for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
         return [made[i * n:(i + 1) * n] for i in range(len(questions))]

@@ -287,7 +287,8 @@ def main(argv=None) -> int:
             raise ValueError("--n and --count must be at least 1, --temperature above 0, --beams "
                              "not negative")
         policy, settings = evaluate.trained(args.run)
-        tokenizer.need_toy(args.run)
+        if args.method not in ("greedy", "vote", "verifier"):
+            tokenizer.need_toy(args.run)
         task = evaluate.task_of(settings)
         problems = (evaluate.problems_of(args.problems, settings) if args.problems
                     else task.held_out(args.count))

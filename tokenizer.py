@@ -83,8 +83,8 @@ def use_of(run) -> None:
 def need_toy(run) -> None:
     """Raises ValueError for a run of a pretrained model, where only the toy's tokens are known."""
     if spoken:
-        raise ValueError(f"{run} speaks a pretrained model's tokens; judges of steps and searches "
-                         "know the toy's alone so far")
+        raise ValueError(f"{run} speaks a pretrained model's tokens; judges of steps, trees and "
+                         "budget forcing know the toy's alone so far")
 
 
 def encode(text: str) -> list[int]:

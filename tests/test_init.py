@@ -82,9 +82,28 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
 
 def test_judges_and_searches_say_that_they_know_the_toy_alone(folder, capsys):
     assert run(folder) == 0
-    for main in (prm.main, search.main):
-        assert main(["--run", str(folder.parent / "run")]) == 2
+    for main, *more in ((prm.main,), (search.main, "--method", "dvts"),
+                        (search.main, "--method", "force")):
+        assert main(["--run", str(folder.parent / "run"), *more]) == 2
         assert "pretrained" in capsys.readouterr().err
+
+
+def test_a_pretrained_policy_votes(folder, capsys):
+    """What it draws ends as in training, at a stop token or the stop string."""
+    assert run(folder) == 0
+    where = str(folder.parent / "run")
+    policy, settings = evaluate.trained(where)
+    tokenizer.STRINGS[:] = ["7"]  # else a random policy meets none
+    tokenizer.stop_strings.cache_clear()
+    problems = tasks.Arithmetic(1).held_out(3)
+    found = search.vote(search.Player(policy, settings["max_new_tokens"]), problems, 40, 7)
+    _, texts = evaluate.respond(policy, problems, 40, 1.0, 7, settings["max_new_tokens"])
+    assert [text for one in found for text in one.samples] == texts
+    assert sum(text.endswith("7") for text in texts) > 3
+    assert not any("7" in text[:-1] for text in texts)
+    capsys.readouterr()
+    assert search.main(["--run", where, "--method", "vote", "--n", "2", "--count", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == 3
 
 
 def test_it_resumes_to_the_last_bit(folder):
