@@ -57,11 +57,11 @@ def main():
         held_out += [(line["step"], line["eval_accuracy"]) for line in lines
                      if "eval_accuracy" in line]
         left.plot(*zip(*held_out, strict=True), "o-", color=colour, markersize=4,
-                  label=f"seed {summary['seed']}")
+                  label=run.name)
         right.plot(steps, [line["length"] for line in lines], color=colour)
     left.set(xlabel="step of reinforcement learning", ylabel="accuracy", ylim=(0, 1),
              title="right answers: held out, greedy (dots); sampled (faint)")
-    left.legend(loc="lower right")
+    left.legend(loc="lower right", fontsize=8)
     right.set(xlabel="step of reinforcement learning", ylabel="tokens", ylim=(0, None),
               title="mean length of an answer")
     for axes in (left, right):
