@@ -198,9 +198,9 @@ def task_of(settings: dict) -> tasks.Task:
 
 
 def problems_of(path: str, settings: dict) -> list[tasks.Problem]:
-    """The problems of a JSONL file, for a policy with these settings. Raises ValueError where it
-    answers with expressions or programs."""
-    if tasks.TASKS[settings["task"]].correct in (verify.countdown_correct, verify.program_correct):
+    """The problems of a JSONL file, for a policy with these settings. Raises ValueError where its
+    answers have a verdict of their own, as expressions and programs do."""
+    if tasks.TASKS[settings["task"]].correct is not verify.written_correct:
         raise ValueError(f"--problems scores written answers, and a run of --task "
                          f"{settings['task']} answers with something else")
     return tasks.read_jsonl(path)
