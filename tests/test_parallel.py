@@ -49,8 +49,8 @@ def far(a, b):
 def alone(tmp_path_factory):
     """One step by one process; its folder also holds the base."""
     folder = tmp_path_factory.mktemp("runs")
-    code, _, error = finished(launch(1, "--steps", "1", "--out", folder / "alone"))
-    assert code == 0, error
+    code, out, error = finished(launch(1, "--steps", "1", "--out", folder / "alone"))
+    assert code == 0, out + error
     return folder
 
 
@@ -58,7 +58,7 @@ def alone(tmp_path_factory):
 def test_several_processes_have_the_gradient_of_one(alone, n, how):
     run = alone / f"of-{n}{''.join(how)}"
     code, out, error = finished(launch(n, "--steps", "1", "--out", run, *how))
-    assert code == 0, error
+    assert code == 0, out + error
     assert out.count("before: greedy") == 1 and out.count("in all; see") == 1  # said once
     weights, gradients = learned(alone / "alone")
     ours, our_gradients = learned(run)
@@ -76,10 +76,10 @@ def test_a_critic_too(alone):
     found = []
     for n in (1, 2):
         run = alone / f"ppo-{n}"
-        code, _, error = finished(launch(
+        code, out, error = finished(launch(
             n, "--steps", "2", "--out", run, "--algo", "ppo", "--prompts", "16", "--group-size",
             "1", "--critic-warmup", "1"))
-        assert code == 0, error
+        assert code == 0, out + error
         found.append(learned(run)[1])
     largest = max(float(g.abs().max()) for g in found[0].values())
     assert far(*found) < 1e-5 * largest / 0.1
