@@ -316,8 +316,9 @@ def read_jsonl(path: str) -> list[Problem]:
             raise ValueError(f"{path}, line {i}: not a JSON object with question and "
                              "answer") from None
         gold = verify.gsm8k_gold(str(answer))
-        written = isinstance(answer, str) and "####" not in answer and verify.understood(answer)
-        if not isinstance(question, str) or not question.strip() or gold is None and not written:
+        checked = gold is not None or (isinstance(answer, str) and "####" not in answer
+                                       and verify.understood(answer))
+        if not isinstance(question, str) or not question.strip() or not checked:
             raise ValueError(f"{path}, line {i}: the question is empty, or the answer "
                              f"{str(answer)[-40:]!r} is none that can be checked")
         solution = re.sub(r"<<.*?>>", "", str(answer).rpartition("####")[0]).strip()
