@@ -62,11 +62,11 @@ def generate_shared(policy, prompts, group_size, max_new_tokens, temperature, se
     return join(parallel.everyone(rollout), pad).to(policy.embedding.weight.device)
 
 
-def ending(policy) -> dict:
-    """What ends a response, for sample.generate."""
+def ending(policy, *more: str) -> dict:
+    """What ends a response, for sample.generate; and `more` texts that do."""
     weight = policy.embedding.weight
     return dict(stop=tokenizer.STOPS, pad=tokenizer.PAD,
-                strings=tokenizer.stop_strings(len(weight), weight.device))
+                strings=tokenizer.stop_strings(len(weight), weight.device, *more))
 
 
 def share(flags) -> dict:

@@ -219,6 +219,12 @@ def validate_init(options: Options, task) -> None:
                         f"tokens, its model {config.vocab_size}")
 
 
+def tokens_of(folder) -> bytes:
+    """The tokenizer.json of a model's folder or a run's; of a toy's run, or no folder, nothing."""
+    path = Path(folder) / "tokenizer.json"
+    return path.read_bytes() if folder and path.exists() else b""
+
+
 def validate_algorithm(options: Options) -> None:
     """That the algorithm's flags fit it and each other."""
     algo, answers = options.algo, options.prompts * options.group_size
@@ -247,11 +253,12 @@ def validate_algorithm(options: Options) -> None:
     if (options.reward == "process") != bool(options.judge):
         raise UserError("--reward process goes with --algo ppo and --judge RUN, a run for which "
                         "prm.py has made a prm.pt")
-    if options.judge and options.init:
-        raise UserError("--judge goes without --init: judges know the toy's tokens alone so far")
     if options.judge and not (Path(options.judge) / "prm.pt").exists():
         raise UserError(f"{options.judge} has no prm.pt; python prm.py --run {options.judge} makes "
                         "one")
+    if options.judge and tokens_of(options.judge) != tokens_of(options.init):
+        raise UserError(f"--judge {options.judge} reads other tokens than those of --init "
+                        f"{options.init or '(none: the toy)'}")
     if answers % options.minibatches:
         raise UserError(f"--minibatches {options.minibatches} does not divide the {answers} "
                         "answers of a step")

@@ -45,6 +45,7 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
         "weights": 4 * p // parts, "gradients": 4 * p // parts, "moments": 8 * p // parts,
         "reference": b * p, "sampler": b * p if options.shard or b == 2 else 0,
         "casts": 2 * p if b == 2 else 0, "critic": 16 * p if own else 0,
+        "judge": 4 * p if options.judge else 0,
         "gathered": 8 * config.vocab_size * config.width if options.shard else 0,
         "cache": 2 * config.layers * config.kv_heads * config.head * b * rows * columns,
         "activations": options.micro_tokens * kept, "logits": 3 * 4 * logits,

@@ -32,19 +32,23 @@ class Player:
         self.judges, self.beams = judges or {}, beams
         self.written = {}  # (question, text) -> the tokens it was drawn as
 
-    def complete(self, questions, n: int, seed: int, begun=None, stop=(), greedy=False,
+    def complete(self, questions, n: int, seed: int, begun=None, stop="", greedy=False,
                  longest=0):
         """n responses to each question: [[(text, tokens drawn)]]. begun: of each question the
-        beginning of its response, which the text includes; stop: tokens that end it as well as the
-        end of text, and are not in it."""
-        begun, how = begun or [""] * len(questions), evaluate.ending(self.policy)
-        ends = [*how["stop"], *stop]
+        beginning of its response, which the text includes (and which is the whole of it, where it
+        has ended); stop: a text that ends it too, and is not in it."""
+        begun, stops = begun or [""] * len(questions), [stop] if stop else []
         rollout = generate(
             self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
             longest or self.longest, 0.0 if greedy else self.temperature, seed,
-            prefixes=[tokenizer.encode(text) for text in begun], **how | dict(stop=ends))
-        made = [(begun[g] + tokenizer.decode(ids[:-1] if ids[-1] in ends else ids), len(ids))
-                for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
+            prefixes=[tokenizer.encode(text) for text in begun],
+            **evaluate.ending(self.policy, *stops))
+        made = []
+        for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True):
+            if tokenizer.stopped(begun[g]):
+                ids = []
+            text = tokenizer.text_of(ids)
+            made.append((begun[g] + (text.partition(stop)[0] if stop else text), len(ids)))
         return [made[i * n:(i + 1) * n] for i in range(len(questions))]
 
     def steps(self, questions, begun, n: int, seeds, greedy=False):
@@ -52,18 +56,21 @@ class Player:
         ended)], row by row. The line's end is part of the text. seeds: of each row its own; a step
         draws what the row would have drawn had it never stopped."""
         ids = [self.written.get(key, []) for key in zip(questions, begun, strict=True)]
+        lines, how = tokenizer.line_ends(), evaluate.ending(self.policy)
         rollout = generate(
             self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
             max(1, self.longest - min(map(len, ids))), 0.0 if greedy else self.temperature, seeds,
-            stop=[tokenizer.EOT, prm.NEWLINE], pad=tokenizer.PAD, prefixes=ids)
+            prefixes=ids, **how | dict(stop=[*how["stop"], *lines]))
         grown = []
         for row, new in enumerate(rollout.responses()):
             room = self.longest - len(ids[row // n])
             new = new[:room]
             every = ids[row // n] + new
-            grown.append((tokenizer.text_of(every), len(new),
-                          new[-1] != prm.NEWLINE or len(new) >= room))
-            self.written[questions[row // n], grown[-1][0]] = every
+            text = tokenizer.text_of(every)
+            over = new[-1] not in lines or len(new) >= room or tokenizer.stopped(text)
+            grown.append((text, len(new), over))
+            if not over:
+                self.written[questions[row // n], text] = every
         return grown
 
     def judge(self, name: str, questions, texts, ended=True) -> list[list[float]]:
@@ -72,5 +79,6 @@ class Player:
             raise ValueError(f"this run has no {name.upper()}; prm.py makes one")
         ended = [ended] * len(texts) if isinstance(ended, bool) else ended
         return prm.scores(self.judges[name], [
-            (tokenizer.encode_prompt(q), tokenizer.encode(text) + [tokenizer.EOT] * end)
+            (tokenizer.encode_prompt(q), tokenizer.encode(text)
+             + [tokenizer.EOT] * (end and not tokenizer.stopped(text)))
             for q, text, end in zip(questions, texts, ended, strict=True)])

@@ -21,10 +21,13 @@ term judges learned next to nothing here. Left out on purpose: human labels, pai
 """
 
 import argparse
+import bisect
 import copy
+import itertools
 import json
 import math
 import random
+import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -45,15 +48,18 @@ from sample import generate
 from sft import muon_and_adam, padded
 
 FLOOR = -20.0  # keeps one token from being everything; at -6 too many had no gradient
-NEWLINE, THINK_END = tokenizer.encode("\n")[0], tokenizer.encode("</think>")[0]
+STEP_END = re.compile(rb"\n|</think>")
 AGGREGATES = {"product": math.prod, "min": min, "last": lambda scores: scores[-1]}
 
 
 def step_ends(ids: list[int]) -> list[int]:
     """At which indices the steps of a response end: at each line's end, at the end of the thinking,
-    and at the last token, whose step is the answer."""
-    ends = [i for i, token in enumerate(ids[:-1]) if token in (NEWLINE, THINK_END)]
-    return [*ends, len(ids) - 1]
+    and at the last token, whose step is the answer. A real model may end a line within a token, and
+    spell the tag in several."""
+    read = list(itertools.accumulate(len(tokenizer.decode_bytes([i])) for i in ids))  # so far
+    ends = {bisect.bisect_left(read, found.end())
+            for found in STEP_END.finditer(tokenizer.decode_bytes(ids))}
+    return sorted(ends | {len(ids) - 1})
 
 
 @dataclass
@@ -76,11 +82,10 @@ class Solution:
 
 def solve(policy, task, problems, n: int, longest: int, seed: int) -> list[Solution]:
     """The different ones of n sampled solutions of each problem."""
-    prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    rollout = generate(policy, prompts, n, longest, 1.0, seed, stop=tokenizer.EOT,
-                       pad=tokenizer.PAD)
+    rollout, _ = evaluate.respond(policy, problems, n, 1.0, seed, longest)
     different = dict.fromkeys((g, tuple(ids)) for g, ids in zip(
         rollout.group.tolist(), rollout.responses(), strict=True))
+    prompts = [tokenizer.encode_prompt(p.question) for p in problems]
     return [Solution(problems[g], prompts[g], list(ids),
                      float(task.correct(problems[g], tokenizer.text_of(ids))))
             for g, ids in different]
@@ -99,7 +104,7 @@ def label(policy, task, solutions: list[Solution], n: int, longest: int, seed: i
     if not keys:
         raise ValueError("the solutions have no steps to label: none has a line end")
     rollout = generate(policy, [list(prompt) for prompt, _ in keys], n, longest, 1.0, seed,
-                       stop=tokenizer.EOT, pad=tokenizer.PAD, prefixes=[list(b) for _, b in keys])
+                       prefixes=[list(b) for _, b in keys], **evaluate.ending(policy))
     outcomes = [float(task.correct(began[keys[g]], tokenizer.text_of([*keys[g][1], *ids])))
                 for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
     for i, key in enumerate(keys):
@@ -178,13 +183,14 @@ def train(judge, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens: 
     return float(error.detach())
 
 
-def teach(policy, solutions: list[Solution], epochs: int, seed: int = 0, outcome: bool = False):
+def teach(policy, solutions: list[Solution], epochs: int, seed: int = 0, outcome: bool = False,
+          lr: float = 1e-3):
     """A Judge of steps by their soft labels, or of outcomes (an ORM) on the same solutions."""
     pairs = [(s.prompt, s.ids) for s in solutions]
     ends = [step_ends(s.ids)[-1:] if outcome else step_ends(s.ids) for s in solutions]
     labels = [[s.correct] if outcome else s.soft() for s in solutions]
     judge = Judge(policy)
-    train(judge, pairs, ends, labels, epochs, seed)
+    train(judge, pairs, ends, labels, epochs, seed, lr=lr)
     return judge.requires_grad_(False)
 
 
@@ -295,6 +301,7 @@ def main(argv=None) -> int:
     parser.add_argument("--solutions", type=int, default=8, help="samples of each")
     parser.add_argument("--completions", type=int, default=4, help="of each step: N")
     parser.add_argument("--epochs", type=int, default=4, help="over the solutions")
+    parser.add_argument("--lr", type=float, help="default: 1e-3, of a pretrained policy 1e-4")
     parser.add_argument("--eval-problems", type=int, default=200, help="held-out ones to measure")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -303,7 +310,7 @@ def main(argv=None) -> int:
             if getattr(args, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         policy, settings = evaluate.trained(args.run)
-        tokenizer.need_toy(args.run)
+        args.lr = args.lr or (1e-4 if settings.get("init") else 1e-3)
         task = evaluate.task_of(settings)
         result = make(args, policy, task, settings["max_new_tokens"])
     except (ValueError, OSError) as error:
@@ -331,10 +338,11 @@ def make(args, policy, task, longest: int) -> dict:
     lap()
     judges = {}
     for name in ("prm", "orm"):
-        judges[name] = teach(policy, solutions, args.epochs, args.seed, outcome=name == "orm")
+        judges[name] = teach(policy, solutions, args.epochs, args.seed, name == "orm", args.lr)
         result[f"seconds_{name}"] = lap()
-        result[name] = against_oracle(held_out, scores(
-            judges[name], [(s.prompt, s.ids) for s in held_out]))
+        found = scores(judges[name], [(s.prompt, s.ids) for s in held_out])
+        result[name] = against_oracle(held_out, found) | {
+            "auc_of_outcomes": auc([p[-1] for p in found], [s.correct > 0 for s in held_out])}
         lap()
     save(args.run, judges)
     runs.write_json(Path(args.run) / "prm.json", result)

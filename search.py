@@ -195,15 +195,21 @@ def tree(ahead: int = 0, subtrees: bool = False):
     return method
 
 
+def go_on(text: str, more: str) -> str:
+    """A response with more put at its end, unless it has ended, as one without a thought may."""
+    return text if tokenizer.stopped(text) else text + more
+
+
 def force(word: str):
     """The method greedy, but the end of the thinking is replaced by a word n - 1 times."""
     def method(player, problems, n: int, seed: int) -> list[Found]:
         questions = [p.question for p in problems]
         begun, spent = [""] * len(problems), [0] * len(problems)
         for i in range(n):
-            made = player.complete(questions, 1, seed, begun, stop=[prm.THINK_END], greedy=True)
+            made = player.complete(questions, 1, seed, begun, stop="</think>", greedy=True)
             spent = [a + tokens for a, [(_, tokens)] in zip(spent, made, strict=True)]
-            begun = [text + (f"\n{word}\n" if i < n - 1 else "</think>") for [(text, _)] in made]
+            begun = [go_on(text, f"\n{word}\n" if i < n - 1 else "</think>")
+                     for [(text, _)] in made]
         made = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
         return [Found(text, tokens + before, [text])
                 for [(text, tokens)], before in zip(made, spent, strict=True)]
@@ -214,8 +220,8 @@ def cut(player, problems, n: int, seed: int) -> list[Found]:
     """Greedy, with at most n tokens of thinking; then `</think><answer>` is put there, and up to 32
     tokens are drawn. Those that are put cost nothing, those that are drawn count."""
     questions = [p.question for p in problems]
-    made = player.complete(questions, 1, seed, stop=[prm.THINK_END], greedy=True, longest=n)
-    begun = [text + "</think><answer>" for [(text, _)] in made]
+    made = player.complete(questions, 1, seed, stop="</think>", greedy=True, longest=n)
+    begun = [go_on(text, "</think><answer>") for [(text, _)] in made]
     ended = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
     return [Found(text, tokens + before, [text]) for [(text, tokens)], [(_, before)] in zip(
         ended, made, strict=True)]
@@ -265,7 +271,7 @@ def drawn(one: Found) -> str:
             yield from lines(below, depth + 1)
     root = {}
     for text, scores in itertools.zip_longest(one.samples, one.scores, fillvalue=()):
-        add(root, [p for p in re.split(r"(?<=\n)|(?<=</think>)", text) if p], scores)
+        add(root, [p for p in re.split(r"(?<=\n)(?!\n)|(?<=</think>)", text) if p], scores)
     return "\n".join(lines(root, 0))
 
 
@@ -287,8 +293,6 @@ def main(argv=None) -> int:
             raise ValueError("--n and --count must be at least 1, --temperature above 0, --beams "
                              "not negative")
         policy, settings = evaluate.trained(args.run)
-        if args.method not in ("greedy", "vote", "verifier"):
-            tokenizer.need_toy(args.run)
         task = evaluate.task_of(settings)
         problems = (evaluate.problems_of(args.problems, settings) if args.problems
                     else task.held_out(args.count))

@@ -66,6 +66,7 @@ def use(folder, template: str, stops: list[int], strings: list[str]) -> None:
     spoken, TEMPLATE, STOPS, STRINGS = known, template, list(stops), list(strings)
     EOT, PAD = (stops[0],) * 2 if known else map(encoding.encode_single_token, SPECIALS[-2:])
     stop_strings.cache_clear()
+    line_ends.cache_clear()
 
 
 def use_toy() -> None:
@@ -78,13 +79,6 @@ def use_of(run) -> None:
         use(run, **json.loads((Path(run) / "prompt.json").read_text()))
     else:
         use_toy()
-
-
-def need_toy(run) -> None:
-    """Raises ValueError for a run of a pretrained model, where only the toy's tokens are known."""
-    if spoken:
-        raise ValueError(f"{run} speaks a pretrained model's tokens; judges of steps, trees and "
-                         "budget forcing know the toy's alone so far")
 
 
 def encode(text: str) -> list[int]:
@@ -121,14 +115,26 @@ def text_of(ids: list[int]) -> str:
     return decode(ids[:-1] if ids and ids[-1] in STOPS else ids)
 
 
+def stopped(text: str) -> bool:
+    """Whether a response has ended with a text, and so without a token of its own."""
+    return any(string in text for string in STRINGS)
+
+
 @functools.cache
-def stop_strings(vocab_size: int, device) -> torch.Tensor | None:
-    """The `stop_table` of STRINGS for a model of so many tokens; None where there are none."""
-    if not STRINGS:
+def line_ends() -> list[int]:
+    """The tokens that hold a line's end."""
+    return [i for i in range((spoken or encoding).n_vocab) if b"\n" in decode_bytes([i])]
+
+
+@functools.cache
+def stop_strings(vocab_size: int, device, *more: str) -> torch.Tensor | None:
+    """The `stop_table` of STRINGS and `more` for a model of so many tokens; None where there are
+    none."""
+    if not STRINGS and not more:
         return None
     size = (spoken or encoding).n_vocab
     pieces = [decode_bytes([i]) if i < size else b"" for i in range(vocab_size)]
-    return stop_table(pieces, STRINGS).to(device)
+    return stop_table(pieces, [*STRINGS, *more]).to(device)
 
 
 def stop_table(pieces: list[bytes], strings: list[str]) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 import bpe
 import checkpoint
+import draw
 import evaluate
 import flags
 import memory
@@ -34,25 +35,40 @@ def speak_as_before():
     tokenizer.use_toy()
 
 
+def pretrained(path, merges=(), gain=1.0):
+    """A random model of Llama's kind that speaks single bytes, three tags and merged pairs."""
+    torch.manual_seed(0)
+    vocab = {text: i for i, text in enumerate([*bpe.byte_level(), *(a + b for a, b in merges)])}
+    size = len(vocab)
+    tags = [dict(id=size + i, content=tag, single_word=False, lstrip=False, rstrip=False,
+                 normalized=False, special=True) for i, tag in enumerate(TAGS)]
+    model = gpt.GPT(gpt.Config(len(vocab) + 5, context=1024, layers=2, width=32, heads=4,
+                               kv_heads=2, hidden=48))
+    model.norm.data *= gain
+    checkpoint.save_pretrained(model, path)
+    written = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(written | {"eos_token_id": [size, size + 2]}))
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    (path / "tokenizer.json").write_text(json.dumps(dict(
+        version="1.0", added_tokens=tags, pre_tokenizer=byte_level, decoder=byte_level,
+        model=dict(type="BPE", vocab=vocab, merges=[list(pair) for pair in merges]))))
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """A random model of Llama's kind that speaks single bytes and three tags."""
-    torch.manual_seed(0)
-    vocab = {char: i for i, char in enumerate(bpe.byte_level())}
-    config = gpt.Config(len(vocab) + 5, context=1024, layers=2, width=32, heads=4, kv_heads=2,
-                        hidden=48)
-    checkpoint.save_pretrained(gpt.GPT(config), tmp_path / "init")
-    written = json.loads((tmp_path / "init" / "config.json").read_text())
-    (tmp_path / "init" / "config.json").write_text(json.dumps(
-        written | {"eos_token_id": [len(vocab), len(vocab) + 2]}))
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    (tmp_path / "init" / "tokenizer.json").write_text(json.dumps(dict(
-        version="1.0", added_tokens=[
-            dict(id=len(vocab) + i, content=tag, single_word=False, lstrip=False, rstrip=False,
-                 normalized=False, special=True) for i, tag in enumerate(TAGS)],
-        pre_tokenizer=byte_level, decoder=byte_level,
-        model=dict(type="BPE", vocab=vocab, merges=[]))))
-    return tmp_path / "init"
+    return pretrained(tmp_path / "init")
+
+
+@pytest.fixture
+def talkative(tmp_path):
+    """The run of one that writes at random, and in a fourth of its tokens each a line's end, with
+    something behind it, and a 7, with something before it."""
+    signs = [chr(i) for i in range(33, 127) if chr(i) != "7"]
+    folder = pretrained(tmp_path / "init", [*(("\u010a", x) for x in signs),
+                                            *((x, "7") for x in signs)], gain=0.1)
+    assert run(folder, "--steps", "0") == 0
+    return tmp_path / "run"
 
 
 def run(folder, *more):
@@ -80,12 +96,30 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
     assert metrics[0]["logp_diff"] < 1e-4 and metrics[0]["kl"] < 1e-6
 
 
-def test_judges_and_searches_say_that_they_know_the_toy_alone(folder, capsys):
-    assert run(folder) == 0
-    for main, *more in ((prm.main,), (search.main, "--method", "dvts"),
-                        (search.main, "--method", "force")):
-        assert main(["--run", str(folder.parent / "run"), *more]) == 2
-        assert "pretrained" in capsys.readouterr().err
+def test_judges_and_trees_of_a_pretrained_policy(talkative, capsys):
+    """The command lines, from labels to a tree."""
+    few = "--problems 6 --solutions 3 --completions 2 --epochs 1 --eval-problems 3"
+    assert prm.main(["--run", str(talkative), *few.split()]) == 0
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert made["steps"] > made["solutions"] and (talkative / "prm.pt").exists()
+    for method in ("prm", "orm", "weighted", "beam", "dvts", "lookahead", "force", "cut"):
+        assert search.main(["--run", str(talkative), "--method", method, "--n", "4", "--count",
+                            "3"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["problems"] == 3 and found["tokens_per_problem"] > 0, method
+
+
+def test_a_judge_pays_a_pretrained_policy_of_its_own_tokens(talkative, capsys):
+    few = "--problems 2 --solutions 3 --completions 1 --epochs 1 --eval-problems 1"
+    assert prm.main(["--run", str(talkative), *few.split()]) == 0
+    paid = ["--algo", "ppo", "--critic-warmup", "1", "--reward", "process", "--judge",
+            str(talkative), "--out", str(talkative.parent / "paid")]
+    assert train.main([*SMALL, *paid]) == 2  # a toy's run
+    assert "other tokens" in capsys.readouterr().err
+    assert run(talkative.parent / "init", "--prompt", "plain", *paid) == 0
+    assert tokenizer.TEMPLATE == "Compute {question}\n"  # not the judge's
+    lines = (talkative.parent / "paid" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["reward"] > 0 for line in lines)
 
 
 def test_a_pretrained_policy_votes(folder, capsys):
@@ -104,6 +138,42 @@ def test_a_pretrained_policy_votes(folder, capsys):
     capsys.readouterr()
     assert search.main(["--run", where, "--method", "vote", "--n", "2", "--count", "3"]) == 0
     assert json.loads(capsys.readouterr().out)["problems"] == 3
+
+
+def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, monkeypatch):
+    """Drawn a step at a time, a response is what it would have been; it ends at the stop string,
+    at the end of text, or at the limit, and a piece of it at a text that is asked for."""
+    policy, _ = evaluate.trained(str(talkative))
+    monkeypatch.setattr(tokenizer, "STRINGS", ["7"])
+    tokenizer.stop_strings.cache_clear()
+    questions, n = ["1+1=?", "2*3=?"], 20
+    player = search.Player(policy, 30)
+    whole = [text for some in player.complete(questions, n, 5) for text, _ in some]
+    assert sum("7" in text for text in whole) > 5 and sum("\n" in text for text in whole) > 5
+    seeds = draw.row_seeds(torch.arange(2 * n), 5).tolist()
+    texts, over = [""] * 2 * n, [False] * 2 * n
+    asked = [q for q in questions for _ in range(n)]
+    while live := [i for i in range(2 * n) if not over[i]]:
+        grown = player.steps([asked[i] for i in live], [texts[i] for i in live], 1,
+                             [seeds[i] for i in live])
+        for i, (text, tokens, ended) in zip(live, grown, strict=True):
+            assert text.startswith(texts[i]) and tokens >= 1
+            assert text[len(texts[i]):].count("\n") == 1 or ended
+            texts[i], over[i] = text, ended
+    assert texts == whole
+    cut = [text for some in player.complete(questions, n, 5, stop="\n") for text, _ in some]
+    assert cut == [text.partition("\n")[0] for text in whole]
+    ended = [[(text, 0)] for text in whole if text.endswith("7")]
+    assert player.complete(questions[:1] * len(ended), 1, 5, [t for [(t, _)] in ended]) == ended
+
+
+def test_a_judge_reads_no_end_of_text_after_a_stop_string(folder, monkeypatch):
+    assert run(folder, "--steps", "0") == 0
+    policy, _ = evaluate.trained(str(folder.parent / "run"))
+    monkeypatch.setattr(prm, "scores", lambda judge, pairs: [ids[-1] for _, ids in pairs])
+    player = search.Player(policy, 30, judges={"prm": None})
+    assert player.judge("prm", ["1"] * 3, ["a</answer>", "a", "a"], [True, True, False]) == [
+        tokenizer.encode(">")[0], tokenizer.EOT, tokenizer.encode("a")[0]]
 
 
 def test_it_resumes_to_the_last_bit(folder):

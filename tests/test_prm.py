@@ -9,6 +9,7 @@ import torch
 
 import chain
 import collect
+import evaluate
 import flags
 import model as gpt
 import ppo
@@ -49,8 +50,18 @@ def test_steps_end_at_lines_at_the_thinking_and_at_the_answer():
 
 def test_lines_end_steps_within_the_answer_too():
     response = ids("<think>1\n</think><answer>\n9</answer>")
-    assert [response[e] for e in prm.step_ends(response)] == [
-        prm.NEWLINE, prm.THINK_END, prm.NEWLINE, tokenizer.EOT]
+    assert [tokenizer.decode([response[e]]) for e in prm.step_ends(response)] == [
+        "\n", "</think>", "\n", "<|endoftext|>"]
+
+
+def test_steps_end_within_tokens_and_where_a_tag_is_spelled(monkeypatch):
+    """As real models cut it: a token may hold a line's end and what comes after it, or two ends
+    of lines, and of a tag the token counts that completes it."""
+    pieces = [b"1+", b"1=2\nso", b" 3\n\n", b"4", b"</", b"think", b"><answer", b">3", b"\n4"]
+    monkeypatch.setattr(tokenizer, "decode_bytes", lambda ids: b"".join(pieces[i] for i in ids))
+    assert prm.step_ends(list(range(9))) == [1, 2, 6, 8]
+    assert prm.step_ends(list(range(8))) == [1, 2, 6, 7]
+    assert prm.step_ends([4, 5]) == [1] and prm.step_ends([1, 1]) == [0, 1]
 
 
 @pytest.mark.parametrize("text, truths", [
@@ -99,7 +110,7 @@ def fake_rollouts(monkeypatch, endings):
     asked = []
 
     def generate(policy, prompts, group_size, max_new_tokens, temperature, seed, *, stop, pad,
-                 prefixes=None):
+                 strings, prefixes=None):
         asked.append((prompts, prefixes, max_new_tokens, temperature, stop))
         made = [ids(endings(tokenizer.decode(prefix), j))
                 for prefix in prefixes or [[]] * len(prompts) for j in range(group_size)]
@@ -113,6 +124,7 @@ def fake_rollouts(monkeypatch, endings):
                 return made
         return Made
     monkeypatch.setattr(prm, "generate", generate)
+    monkeypatch.setattr(evaluate, "generate", generate)
     return asked
 
 
@@ -125,12 +137,12 @@ def test_labels_are_the_share_of_completions_that_reach_the_answer(monkeypatch):
     prompt = tokenizer.encode_prompt(QUESTION)
     solutions = [prm.Solution(PROBLEM, prompt, ids(RIGHT), 1.0),
                  prm.Solution(PROBLEM, prompt, ids(wrong), 0.0)]
-    drawn = prm.label(None, tasks.Chain(2), solutions, 4, 96, 0)
+    drawn = prm.label(tiny(), tasks.Chain(2), solutions, 4, 96, 0)
     assert solutions[0].soft() == [0.5, 0.5, 0.5, 1.0]
     assert solutions[1].soft() == [0.5, 0, 0, 0]
     assert solutions[0].soft(1) == [0, 0, 0, 1]
     [(prompts, prefixes, *how)] = asked
-    assert how == [96, 1.0, tokenizer.EOT] and prompts == [prompt] * 5
+    assert how == [96, 1.0, [tokenizer.EOT]] and prompts == [prompt] * 5
     assert len(prefixes) == 5  # the first step, which both share, was completed once
     assert drawn == sum(len(ids(endings(tokenizer.decode(prefix), j)))
                         for prefix in prefixes for j in range(4))
@@ -146,30 +158,30 @@ def test_completions_go_on_from_the_end_of_a_step_at_temperature_one(monkeypatch
     asked = fake_rollouts(monkeypatch, lambda prefix, j: text[len(prefix):])
     solutions = [prm.Solution(p, tokenizer.encode_prompt(p.question), ids(text), c)
                  for p, c in ((PROBLEM, 1.0), (other, 0.0))]
-    prm.label(None, tasks.Chain(2), solutions, 2, 96, 5)
+    prm.label(tiny(), tasks.Chain(2), solutions, 2, 96, 5)
     assert [s.reached for s in solutions] == [[[1, 1], [1, 1], [1]], [[0, 0], [0, 0], [0]]]
     [(prompts, prefixes, *how)] = asked
     assert prompts == [s.prompt for s in solutions for _ in range(2)]
-    assert [p[-1] for p in prefixes] == [prm.THINK_END, prm.NEWLINE] * 2
-    assert how == [96, 1.0, tokenizer.EOT]
+    assert [tokenizer.decode([p[-1]]) for p in prefixes] == ["</think>", "\n"] * 2
+    assert how == [96, 1.0, [tokenizer.EOT]]
 
 
 def test_solutions_without_steps_cannot_be_labelled():
     with pytest.raises(ValueError, match="no steps"):
-        prm.label(None, tasks.Chain(2), [prm.Solution(PROBLEM, [], ids("9"), 0.0)], 1, 9, 0)
+        prm.label(tiny(), tasks.Chain(2), [prm.Solution(PROBLEM, [], ids("9"), 0.0)], 1, 9, 0)
 
 
 def test_labels_ask_the_task_and_never_the_oracle(monkeypatch):
     fake_rollouts(monkeypatch, lambda prefix, j: RIGHT[len(prefix):])
     monkeypatch.setattr(chain, "steps_true", None)
     solution = prm.Solution(PROBLEM, tokenizer.encode_prompt(QUESTION), ids(RIGHT), 1.0)
-    prm.label(None, tasks.Chain(2), [solution], 2, 96, 0)
+    prm.label(tiny(), tasks.Chain(2), [solution], 2, 96, 0)
     assert solution.soft() == [1, 1, 1, 1]
 
 
 def test_equal_solutions_are_kept_once(monkeypatch):
     fake_rollouts(monkeypatch, lambda prefix, j: RIGHT if j < 3 else "x")
-    solutions = prm.solve(None, tasks.Chain(2), [PROBLEM], 5, 96, 0)
+    solutions = prm.solve(tiny(), tasks.Chain(2), [PROBLEM], 5, 96, 0)
     assert [(s.text, s.correct) for s in solutions] == [(RIGHT, 1.0), ("x", 0.0)]
 
 
@@ -265,13 +277,13 @@ def test_equal_pairs_are_read_once_and_scores_are_in_order(monkeypatch):
 
 def test_a_prm_is_taught_steps_and_an_orm_the_outcome_alone(monkeypatch):
     taught = []
-    monkeypatch.setattr(prm, "train", lambda judge, *given: taught.append(given))
+    monkeypatch.setattr(prm, "train", lambda judge, *given, lr: taught.append((*given, lr)))
     reached = [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0]]
     solution = prm.Solution(PROBLEM, [5], ids(RIGHT), 1.0, reached)
-    judges = [prm.teach(tiny(), [solution], 3, 7, outcome=which) for which in (False, True)]
+    judges = [prm.teach(tiny(), [solution], 3, 7, which, 1e-4) for which in (False, True)]
     ends, pairs = prm.step_ends(ids(RIGHT)), [([5], ids(RIGHT))]
-    assert taught == [(pairs, [ends], [[0.5, 0.0, 1.0, 1.0]], 3, 7),
-                      (pairs, [ends[-1:]], [[1.0]], 3, 7)]
+    assert taught == [(pairs, [ends], [[0.5, 0.0, 1.0, 1.0]], 3, 7, 1e-4),
+                      (pairs, [ends[-1:]], [[1.0]], 3, 7, 1e-4)]
     assert not any(p.requires_grad for judge in judges for p in judge.parameters())
 
 
@@ -402,7 +414,6 @@ def test_ppo_learns_from_a_judge(run, tmp_path, capsys):
     (["--algo", "grpo", "--reward", "process"], "--judge"),
     (["--algo", "ppo", "--reward", "process"], "--judge"),
     (["--algo", "ppo", "--judge", "x"], "--reward"),
-    (["--algo", "ppo", "--reward", "process", "--judge", "x", "--init", "y"], "--init"),
     (["--algo", "ppo", "--reward", "process", "--judge", "nowhere"], "nowhere")])
 def test_a_process_reward_needs_a_judge(more, named, tmp_path, capsys):
     assert train.main([*more, "--out", str(tmp_path / "x")]) == 2
