@@ -20,6 +20,7 @@ Left out on purpose: paged caches, speculative decoding, several GPUs.
 import math
 import sys
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -106,17 +107,17 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
         seed = row_seeds(rows, seed)
     work = Work(texts, group_size, mix(torch.as_tensor(seed, device=device)),
                 torch.tensor([len(p) for p in prefixes], device=device),
-                torch.tensor([after(strings, prefix) for prefix in prefixes], device=device),
-                (temperature, top_k, top_p))
+                after(strings, prefixes, device), (temperature, top_k, top_p))
     out = decode(model, work, max_new_tokens, stops, strings, max_rows, on_token)
     return assemble(texts, group_size, out, pad)
 
 
-def after(strings, prefix: list[int]) -> int:
-    """The automaton's state once a given beginning of the response has been read."""
-    state = 0
-    for token in prefix if strings is not None else []:
-        state = int(strings[token, state])
+def after(strings, prefixes, device):
+    """The automaton's states (P,) once the given beginnings of the responses have been read."""
+    state = torch.zeros(len(prefixes), dtype=torch.int64, device=device)
+    for column in zip_longest(*prefixes, fillvalue=-1) if strings is not None else ():
+        token = torch.tensor(column, device=device)
+        state = torch.where(token < 0, state, strings[token.clamp(min=0), state])
     return state
 
 

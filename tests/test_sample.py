@@ -355,6 +355,18 @@ def test_a_stop_string_may_begin_in_what_is_given():
     assert any(now) and [len(ids) == 1 for ids in out.responses()] == now
 
 
+def test_beginnings_of_different_lengths_move_the_automaton_each_by_its_own_tokens():
+    table = tokenizer.stop_table(PIECES, ["abca", "bb"])
+    begun = [[0, 1, 2], [], [1], [0, 1, 2, 0, 2], [2, 0, 1], [1, 1, 2]]
+    states = []
+    for prefix in begun:
+        states.append(0)
+        for token in prefix:
+            states[-1] = int(table[token, states[-1]])
+    assert sample.after(table, begun, "cpu").tolist() == states and len(set(states)) > 3
+    assert sample.after(None, begun, "cpu").tolist() == [0] * 6
+
+
 def test_a_stop_string_may_end_with_the_last_token_there_is_room_for():
     made, table = gpt(stop=-1e4), tokenizer.stop_table(PIECES, ["ca"])
     lengths = [len(ids) for ids in generate(made, group_size=8, strings=table).responses()]
