@@ -31,11 +31,13 @@ import re
 import sys
 import time
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 import chain
 import evaluate
@@ -157,9 +159,11 @@ def loss(judge, pairs, ends, labels):
 
 def train(judge, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens: int = 2000,
           lr: float = 1e-3) -> float:
-    """Trains in place; returns the last batch's loss per step. Five times the learning rate and the
-    trunk forgets what it knew."""
-    rng, lengths = random.Random(f"judge {seed}"), [len(p) + len(r) for p, r in pairs]
+    """Trains in place; returns the last batch's loss per step. What all prompts begin with, worked
+    examples say, is computed once (packing.py), and not counted in a batch's tokens. Five times the
+    learning rate and the trunk forgets what it knew."""
+    rng, shared = random.Random(f"judge {seed}"), len(commonprefix([p for p, _ in pairs]))
+    lengths = [len(p) + len(r) - shared for p, r in pairs]
     plan = []
     for _ in range(epochs):
         order, size = rng.sample(range(len(pairs)), len(pairs)), batch_tokens
@@ -170,7 +174,7 @@ def train(judge, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens: 
             plan[-1].append(i)
             size += lengths[i]
     optimizers = muon_and_adam(judge, judge.trunk.blocks, lr, lr)
-    for step, part in enumerate(plan):
+    for step, part in enumerate(tqdm(plan, desc="judge", unit="step", disable=None)):
         for optimizer in optimizers:
             optimizer.zero_grad()
             optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 20,
@@ -330,6 +334,7 @@ def make(args, policy, task, longest: int) -> dict:
         return round(clock[-1] - clock[-2], 1)
     problems = task.draw(random.Random(f"prm {args.seed}"), args.problems)
     solutions = solve(policy, task, problems, args.solutions, longest, args.seed)
+    print(f"{len(solutions)} different solutions; their steps are labelled", file=sys.stderr)
     tokens = label(policy, task, solutions, args.completions, longest, args.seed + 1)
     result = {"solutions": len(solutions), "steps": sum(len(s.reached) for s in solutions),
               "tokens_for_labels": tokens, "seconds_label": lap(),

@@ -21,6 +21,7 @@ import math
 import sys
 from dataclasses import dataclass, fields
 from itertools import zip_longest
+from os.path import commonprefix  # of any sequences
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from packing import micro_batches
 from places import HABITS, MOST_ROWS, SLACK, Cache, Places, View, places_for
 
 PREFILL = 4096  # tokens of prompts that are read at a time
+SHARED = 32     # of a common beginning that are read apart; fewer are not worth it
 REFILL = 0.5    # waiting rows come in when at most this share of the batch is left
 
 
@@ -181,29 +183,43 @@ def check(config, prompts, group_size, max_new_tokens, temperature, top_k, top_p
         raise ValueError(f"a prompt holds ids outside the vocabulary of {config.vocab_size}")
 
 
-def prefill(model, texts):
-    """Reads P texts, padded on the left to the longest. Returns their cache, of as many columns,
-    and the hidden states (P, D) of their last tokens. Padding sees itself, since a query that sees
-    nothing gives no number, and is seen by none."""
+def prefill(model, texts, begun: Cache | None = None):
+    """Reads P texts, padded on the left to the longest; or what comes after their first b tokens,
+    where a cache of one row has read these. Returns their cache, of as many columns, and the hidden
+    states (P, D) of their last tokens. Padding sees itself, since a query that sees nothing gives
+    no number, and is seen by none."""
     device, width = model.embedding.weight.device, max(map(len, texts))
-    padding = torch.tensor([width - len(text) for text in texts], device=device)
-    tokens = torch.tensor([[0] * (width - len(text)) + [*text] for text in texts], device=device)
+    b = 0 if begun is None else begun.keys.shape[3]
+    padding = torch.tensor([[width - len(text)] for text in texts], device=device)
+    tokens = torch.tensor([[0] * (width - len(text)) + [*text[b:]] for text in texts],
+                          device=device)                                      # (P, width - b)
     column = torch.arange(width, device=device)
-    visible = (column <= column[:, None]) & (column >= padding[:, None, None])  # (P, width, width)
-    visible |= torch.eye(width, dtype=torch.bool, device=device)
+    real = (column < b) | (column >= b + padding)  # padding comes after what is begun
+    visible = (column <= column[b:, None]) & real[:, None]              # (P, width - b, width)
+    visible |= torch.eye(width, dtype=torch.bool, device=device)[b:]
     cache = Cache(model.config, len(texts), width, device, model.embedding.weight.dtype)
-    positions = (column - padding[:, None]).clamp(min=0)
-    return cache, model(tokens, positions, cache.window(len(texts), width), visible[:, None])[:, -1]
+    if begun is not None:
+        cache.keys[..., :b, :], cache.values[..., :b, :] = begun.keys, begun.values
+    positions = (column[b:] - padding).clamp(min=0)
+    hidden = model(tokens, positions, cache.window(len(texts), width), visible[:, None])[:, -1]
+    if begun is not None:  # and now before it
+        source = torch.where(column < b + padding, column - padding, column).clamp(min=0)
+        for store in (cache.keys, cache.values):
+            store.copy_(store.gather(3, source[None, :, None, :, None].expand_as(store)))
+    return cache, hidden
 
 
 def read(model, batch: Places, texts, stands) -> torch.Tensor:
-    """Reads each of P texts once, and copies its cache to the new places, so that it ends in the
-    last column in use; stands (S,) says whose text each of these holds. Returns the hidden states
-    (P, D) of the texts' last tokens."""
+    """Reads each of P texts once, and what all begin with, such as worked examples, once for all;
+    and copies its cache to the new places, so that it ends in the last column in use. stands (S,)
+    says whose text each of these holds. Returns the hidden states (P, D) of the texts' last tokens.
+    """
     weight, end = model.embedding.weight, batch.cache.length
     hidden = weight.new_empty(len(texts), weight.shape[1])
+    b = min(len(commonprefix(texts)), min(map(len, texts)) - 1) if len(texts) > 1 else 0
+    begun = prefill(model, [texts[0][:b]])[0] if b >= SHARED else None
     for part in micro_batches(list(map(len, texts)), PREFILL):  # of like length: little is padding
-        once, hidden[part] = prefill(model, [texts[i] for i in part])
+        once, hidden[part] = prefill(model, [texts[i] for i in part], begun)
         rank = stands.new_full((len(texts),), -1)
         rank[part] = torch.arange(len(part), device=rank.device)
         source, width = rank[stands], once.keys.shape[3]

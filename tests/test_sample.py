@@ -177,10 +177,36 @@ def test_prompts_are_read_a_part_at_a_time(habits, max_rows, monkeypatch):
     made, parts, original = gpt(stop=1.8), [], sample.prefill
     want = generate(made, group_size=3, max_rows=max_rows)
     monkeypatch.setattr(sample, "PREFILL", 8)
-    monkeypatch.setattr(sample, "prefill", lambda model, texts: (
-        parts.append([len(text) for text in texts]), original(model, texts))[1])
+    monkeypatch.setattr(sample, "prefill", lambda model, texts, begun: (
+        parts.append([len(text) for text in texts]), original(model, texts, begun))[1])
     assert same(generate(made, group_size=3, max_rows=max_rows), want)
     assert max_rows == 5 or parts == [[6], [4, 3], [1]]
+
+
+@HEADS
+@pytest.mark.parametrize("ends", [[[1, 2, 3, 4, 5, 6], [7], [8, 9, 10, 1], [3, 1]],
+                                  [[], [4], [4, 2, 1]], [[5], [6], [7]]])
+@pytest.mark.parametrize("habits", [(1, 0.92, 1), (16, 0.5, 8)], ids=["CPU", "GPU"])
+def test_what_all_prompts_begin_with_is_read_once(kv_heads, ends, habits, monkeypatch):
+    """As worked examples are; by parts, refilled, and whatever comes after."""
+    monkeypatch.setitem(sample.HABITS, "cpu", habits)
+    made, read, forward = gpt(kv_heads, stop=1.0), [], model.GPT.forward
+    begun = [11, 3, 5, 2, 9, 9, 1, 20, 21, 4, 6, 2]
+    prompts = [begun + end for end in ends]
+    monkeypatch.setattr(sample, "PREFILL", 40)
+    monkeypatch.setattr(model.GPT, "forward", lambda self, tokens, *more: (
+        read.append(tokens.numel() if tokens.dim() == 2 else 0), forward(self, tokens, *more))[1])
+    for max_rows in (5, 100):
+        found, counts = [], []
+        for shared in (1000, 8):
+            read.clear()
+            monkeypatch.setattr(sample, "SHARED", shared)
+            found.append(generate(made, prompts, 4, max_rows=max_rows))
+            counts.append(sum(read))
+        assert same(*found) and found[0].mask.sum() > 4 * len(prompts)
+        most = max(map(len, ends))
+        if max_rows == 100:
+            assert counts[1] <= len(begun) + len(prompts) * (most + (not all(ends))) < counts[0]
 
 
 def watch_steps(monkeypatch):
@@ -216,8 +242,8 @@ def test_equal_texts_are_read_once(habits, max_rows, monkeypatch):
                      **how).responses() for i, (p, b) in enumerate(zip(prompts, prefixes,
                                                                        strict=True))]
     steps = watch_steps(monkeypatch)
-    monkeypatch.setattr(sample, "prefill", lambda model, some: (
-        texts.extend(map(list, some)), original(model, some))[1])
+    monkeypatch.setattr(sample, "prefill", lambda model, some, begun: (
+        texts.extend(map(list, some)), original(model, some, begun))[1])
     found = generate(made, prompts, 8, seed=list(range(32)), prefixes=prefixes, **how)
     assert found.responses() == [ids for rows in want for ids in rows]
     if max_rows == 100:
