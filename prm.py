@@ -46,6 +46,7 @@ import runs
 import tasks
 import tensors
 import tokenizer
+from places import KEPT
 from sample import generate
 from sft import muon_and_adam, padded
 
@@ -281,10 +282,6 @@ def label_noise(solutions: list[Solution], n: int) -> dict:
     return result
 
 
-def save(run: str, judges: dict) -> None:
-    tensors.save(Path(run) / "prm.pt", {name: judge.state_dict() for name, judge in judges.items()})
-
-
 def load(run: str, policy) -> dict:
     """The judges {"prm": ..., "orm": ...} of a run. Raises ValueError where there are none."""
     path = Path(run) / "prm.pt"
@@ -314,7 +311,10 @@ def main(argv=None) -> int:
             if getattr(args, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         policy, settings = evaluate.trained(args.run)
-        args.lr = args.lr or (1e-4 if settings.get("init") else 1e-3)
+        if args.lr is None:
+            args.lr = 1e-4 if settings.get("init") else 1e-3
+        if not 0 < args.lr < math.inf:
+            raise ValueError("--lr must be a number above 0")
         task = evaluate.task_of(settings)
         result = make(args, policy, task, settings["max_new_tokens"])
     except (ValueError, OSError) as error:
@@ -340,6 +340,7 @@ def make(args, policy, task, longest: int) -> dict:
               "tokens_for_labels": tokens, "seconds_label": lap(),
               "labels": label_noise(solutions, args.completions)}
     held_out = solve(policy, task, task.held_out(args.eval_problems), 8, longest, args.seed + 2)
+    KEPT.pop(policy, None)  # the sampler's memory, which the judges need
     lap()
     judges = {}
     for name in ("prm", "orm"):
@@ -349,7 +350,8 @@ def make(args, policy, task, longest: int) -> dict:
         result[name] = against_oracle(held_out, found) | {
             "auc_of_outcomes": auc([p[-1] for p in found], [s.correct > 0 for s in held_out])}
         lap()
-    save(args.run, judges)
+    tensors.save(Path(args.run) / "prm.pt", {name: judge.state_dict()
+                                             for name, judge in judges.items()})
     runs.write_json(Path(args.run) / "prm.json", result)
     return result
 

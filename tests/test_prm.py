@@ -434,6 +434,7 @@ def test_the_command_line(run, capsys):
 
 
 @pytest.mark.parametrize("flags, named", [
+    (["--lr", "0"], "--lr"), (["--lr", "nan"], "--lr"),
     (["--problems", "0"], "--problems"), (["--completions", "0"], "--completions"),
     (["--run", "nowhere"], "nowhere")])
 def test_bad_input_is_one_sentence(run, flags, named, capsys):
