@@ -42,6 +42,9 @@ import verify
 from draw import row_seeds
 from player import Found, Player
 
+ANSWER = "</think><answer>"  # both: the tokens of a real model reach across the two tags, and after
+                             # "</think>" alone it goes on with anything
+
 
 def equal(a: str, b: str) -> bool:
     """Certainly the same answer."""
@@ -208,7 +211,7 @@ def force(word: str):
         for i in range(n):
             made = player.complete(questions, 1, seed, begun, stop="</think>", greedy=True)
             spent = [a + tokens for a, [(_, tokens)] in zip(spent, made, strict=True)]
-            begun = [go_on(text, f"\n{word}\n" if i < n - 1 else "</think>")
+            begun = [go_on(text, f"\n{word}\n" if i < n - 1 else ANSWER)
                      for [(text, _)] in made]
         made = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
         return [Found(text, tokens + before, [text])
@@ -221,7 +224,7 @@ def cut(player, problems, n: int, seed: int) -> list[Found]:
     tokens are drawn. Those that are put cost nothing, those that are drawn count."""
     questions = [p.question for p in problems]
     made = player.complete(questions, 1, seed, stop="</think>", greedy=True, longest=n)
-    begun = [go_on(text, "</think><answer>") for [(text, _)] in made]
+    begun = [go_on(text, ANSWER) for [(text, _)] in made]
     ended = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
     return [Found(text, tokens + before, [text]) for [(text, tokens)], [(_, before)] in zip(
         ended, made, strict=True)]

@@ -49,7 +49,7 @@ class Scripted:
         for i, question in enumerate(questions):
             texts = self.script[question]
             if begun is not None and begun[i]:
-                text = begun[i] + ("more" if stop else "<answer>7</answer>")
+                text = begun[i] + ("more" if stop else "7</answer>")
                 made.append([(text, 5)] * n)
             elif stop:
                 made.append([(texts[0].partition("</think>")[0][:longest or None], 3)] * n)
@@ -223,7 +223,7 @@ def test_the_end_of_thinking_is_put_off():
 def test_the_thinking_is_cut_off():
     player = Scripted(a=[says("1", "long thought")])
     [one] = search.cut(player, PROBLEMS[:1], 9, 0)
-    assert one.text == "<think>lo</think><answer><answer>7</answer>" and one.tokens == 3 + 5
+    assert one.text == "<think>lo</think><answer>7</answer>" and one.tokens == 3 + 5
     assert one.samples == [one.text]
     assert player.greedy == [True, True] and player.longest == [9, 32]
 
