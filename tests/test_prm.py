@@ -12,6 +12,7 @@ import collect
 import evaluate
 import flags
 import model as gpt
+import places
 import ppo
 import prm
 import tasks
@@ -285,6 +286,25 @@ def test_a_prm_is_taught_steps_and_an_orm_the_outcome_alone(monkeypatch):
     assert taught == [(pairs, [ends], [[0.5, 0.0, 1.0, 1.0]], 3, 7, 1e-4),
                       (pairs, [ends[-1:]], [[1.0]], 3, 7, 1e-4)]
     assert not any(p.requires_grad for judge in judges for p in judge.parameters())
+
+
+def test_what_all_prompts_begin_with_does_not_fill_a_batch(monkeypatch):
+    sizes, loss = [], prm.loss
+    monkeypatch.setattr(prm, "loss", lambda judge, pairs, *more: (
+        sizes.append(len(pairs)), loss(judge, pairs, *more))[1])
+    for examples, most in ((100, 5), (0, 5)):
+        pairs = [([5] * examples + [6 + i % 2], [9, 10, 11]) for i in range(20)]
+        prm.train(judge_of(), pairs, [[2]] * 20, [[1.0]] * 20, 1, batch_tokens=20)
+        assert sizes == [most] * 4
+        sizes.clear()
+
+
+def test_judges_are_taught_in_the_memory_of_the_sampler(run, monkeypatch):
+    kept, teach = [], prm.teach
+    monkeypatch.setattr(prm, "teach", lambda policy, *more: (
+        kept.append(policy in places.KEPT), teach(policy, *more))[1])
+    assert prm.main(["--run", str(run), *COMMAND]) == 0
+    assert kept == [False, False]
 
 
 def test_a_judges_learning_rate_warms_up_and_falls_to_the_end(monkeypatch):

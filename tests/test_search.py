@@ -2,13 +2,17 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
 import chain
+import evaluate
+import player
 import prm
 import search
 import tasks
+import tokenizer
 import train
 
 
@@ -49,7 +53,8 @@ class Scripted:
         for i, question in enumerate(questions):
             texts = self.script[question]
             if begun is not None and begun[i]:
-                text = begun[i] + ("more" if stop else "7</answer>")
+                more = "more" if stop else "7</answer>"
+                text = begun[i] + more * (not tokenizer.stopped(begun[i]))
                 made.append([(text, 5)] * n)
             elif stop:
                 made.append([(texts[0].partition("</think>")[0][:longest or None], 3)] * n)
@@ -218,6 +223,32 @@ def test_the_end_of_thinking_is_put_off():
     [one] = search.METHODS["force"](player, PROBLEMS[:1], 3, 0)
     assert one.text == "<think>one\nwait\nmore\nwait\nmore</think><answer>7</answer>"
     assert one.tokens == 3 + 5 + 5 + 5
+
+
+@pytest.mark.parametrize("method", ["force", "cut"])
+def test_an_answer_without_a_thought_stays_as_it_is(method, monkeypatch):
+    """As a real model may give it, which ends with a text and no token of its own."""
+    monkeypatch.setattr(tokenizer, "STRINGS", ["</answer>"])
+    [one] = search.METHODS[method](Scripted(a=["<answer>1</answer>"]), PROBLEMS[:1], 30, 0)
+    assert one.text == "<answer>1</answer>"
+
+
+def test_a_beam_goes_on_though_a_look_ahead_ended_where_it_stands(monkeypatch):
+    """The look draws the end of text at once, so its text is the beam's own."""
+    asked, line, end = [], tokenizer.encode("1\n"), [tokenizer.EOT]
+    answers = iter([[line], [end], [line]])
+
+    def generate(policy, prompts, n, longest, temperature, seeds, *, prefixes, **how):
+        asked.append(prefixes)
+        made = next(answers)
+        return SimpleNamespace(responses=lambda: made)
+    monkeypatch.setattr(player, "generate", generate)
+    monkeypatch.setattr(evaluate, "ending", lambda policy: dict(stop=end))
+    one = player.Player(None, 96)
+    assert one.steps(["q"], [""], 1, [0]) == [("1\n", 2, False)]
+    assert one.steps(["q"], ["1\n"], 1, 0, greedy=True) == [("1\n", 1, True)]
+    assert one.steps(["q"], ["1\n"], 1, [0]) == [("1\n1\n", 2, False)]
+    assert asked == [[[]], [line], [line]]
 
 
 def test_the_thinking_is_cut_off():
