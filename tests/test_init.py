@@ -114,7 +114,7 @@ def test_a_judge_pays_a_pretrained_policy_of_its_own_tokens(talkative, capsys):
     assert prm.main(["--run", str(talkative), *few.split()]) == 0
     paid = ["--algo", "ppo", "--critic-warmup", "1", "--reward", "process", "--judge",
             str(talkative), "--out", str(talkative.parent / "paid")]
-    assert train.main([*SMALL, *paid]) == 2  # a toy's run
+    assert train.main([*SMALL, "--base-steps", "3", *paid]) == 2  # a toy's run
     assert "other tokens" in capsys.readouterr().err
     assert run(talkative.parent / "init", "--prompt", "plain", *paid) == 0
     assert tokenizer.TEMPLATE == "Compute {question}\n"  # not the judge's
