@@ -225,6 +225,17 @@ def test_the_end_of_thinking_is_put_off():
     assert one.tokens == 3 + 5 + 5 + 5
 
 
+def test_a_step_that_ends_the_response_and_a_line_at_once_has_ended(monkeypatch):
+    """A real model's token may hold both."""
+    monkeypatch.setattr(tokenizer, "STRINGS", ["</answer>"])
+    made = [tokenizer.encode("<answer>1</answer>\n"), tokenizer.encode("<answer>1\n")]
+    monkeypatch.setattr(evaluate, "ending", lambda policy: dict(stop=[tokenizer.EOT]))
+    monkeypatch.setattr(player, "generate", lambda *_, **how: SimpleNamespace(
+        responses=lambda: made))
+    assert [over for *_, over in player.Player(None, 96).steps(["q"], [""], 2, [0, 1])] == [
+        True, False]
+
+
 @pytest.mark.parametrize("method", ["force", "cut"])
 def test_an_answer_without_a_thought_stays_as_it_is(method, monkeypatch):
     """As a real model may give it, which ends with a text and no token of its own."""
