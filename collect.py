@@ -12,7 +12,6 @@ import math
 import time
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,9 +21,8 @@ import packing
 import parallel
 import ppo
 import prm
-import tensors
 from flags import ALGORITHMS
-from model import GPT, from_state
+from model import GPT
 
 
 class Players(NamedTuple):
@@ -107,9 +105,8 @@ def reference_logp(reference, batch, options):
 
 @functools.cache
 def judge_of(run: str, device: str):
-    """The process reward model of a run; the process goes on to ask in its own way."""
-    policy = from_state(tensors.load(Path(run) / "checkpoint.pt"), device)
-    return prm.load(run, policy)["prm"]
+    """The process reward model of a run."""
+    return prm.load(run, evaluate.policy_of(run, device))["prm"]
 
 
 def step_rewards(rollout, options):

@@ -1,4 +1,5 @@
-"""Public data sets by name: downloaded once, with a checksum, and kept in `data/`.
+"""Files of questions and answers; and public sets by name, downloaded once, with a checksum, and
+kept in `data/`.
 
     python train.py --task file --data gsm8k ...
 
@@ -7,11 +8,15 @@ nobody's. Left out on purpose: sets of many gigabytes, and anything that needs a
 """
 
 import hashlib
+import json
 import os
+import re
 import urllib.request
 from pathlib import Path
 
 from tqdm import tqdm
+
+import verify
 
 FOLDER = Path(__file__).parent / "data"
 GSM8K = ("https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
@@ -63,3 +68,36 @@ def download(address: str, name: str) -> bytes:
     if size and len(content) != size:
         raise OSError(f"the connection ended after {len(content)} of {size} bytes")
     return content
+
+
+def rows(path: str) -> list[tuple[str, str, str]]:
+    """Question, answer and solution ("" where there is none) of each line of a JSONL file, in the
+    form of GSM8K or MATH. Raises ValueError that names the file, and the line of a bad one."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", "") or error
+        raise ValueError(f"{path} cannot be read: {why}") from None
+    found = []
+    for i, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            question = row["question"] if "question" in row else row["problem"]
+            answer = row["answer"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(f"{path}, line {i}: not a JSON object with question and "
+                             "answer") from None
+        gold = verify.gsm8k_gold(str(answer))
+        checked = gold is not None or (isinstance(answer, str) and "####" not in answer
+                                       and verify.understood(answer))
+        if not isinstance(question, str) or not question.strip() or not checked:
+            raise ValueError(f"{path}, line {i}: the question is empty, or the answer "
+                             f"{str(answer)[-40:]!r} is none that can be checked")
+        solution = re.sub(r"<<.*?>>", "", str(answer).rpartition("####")[0]).strip()
+        found.append((question, answer if gold is None else str(gold), solution))
+    if not found:
+        raise ValueError(f"{path} is empty")
+    return found

@@ -180,16 +180,19 @@ def trained(run: str, device: str = "") -> tuple[gpt.GPT, dict]:
     """The policy of a run's folder, on the GPU where there is one unless a device is given, and the
     settings it was trained with; from then on the process speaks its tokens. Raises ValueError
     where there is none, OSError where it cannot be read."""
-    path = Path(run) / "checkpoint.pt"
-    if not path.exists():
+    if not (Path(run) / "checkpoint.pt").exists():
         raise ValueError(f"{run} has no checkpoint.pt; train.py makes one")
     try:
         settings = json.loads((Path(run) / "config.json").read_text())
     except ValueError as error:
         raise ValueError(f"{Path(run) / 'config.json'} is no JSON: {error}") from None
     tokenizer.use_of(run)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return gpt.from_state(tensors.load(path), device), settings
+    return policy_of(run, device or ("cuda" if torch.cuda.is_available() else "cpu")), settings
+
+
+def policy_of(run: str, device: str) -> gpt.GPT:
+    """The policy of a run's folder alone; the process speaks on as before."""
+    return gpt.from_state(tensors.load(Path(run) / "checkpoint.pt"), device)
 
 
 def task_of(settings: dict) -> tasks.Task:

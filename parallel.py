@@ -35,9 +35,14 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def launched() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def start(device: str) -> str:
     """Joins the processes that torchrun started, if it did; the device of this one."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if launched() == 1:
         return device
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device.startswith("cuda"):
@@ -60,7 +65,7 @@ def stop() -> None:
 def leave(code: int) -> None:
     """Ends the process; one of several without Python's tidying up, when all is written: there
     threads that a sharded model's communication leaves behind may abort it (seen twice)."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if launched() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -39,14 +39,14 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-import chain
 import evaluate
+import oracle
 import packing
+import places
 import runs
 import tasks
 import tensors
 import tokenizer
-from places import KEPT
 from sample import generate
 from sft import muon_and_adam, padded
 
@@ -59,9 +59,9 @@ def step_ends(ids: list[int]) -> list[int]:
     """At which indices the steps of a response end: at each line's end, at the end of the thinking,
     and at the last token, whose step is the answer. A real model may end a line within a token, and
     spell the tag in several."""
-    read = list(itertools.accumulate(len(tokenizer.decode_bytes([i])) for i in ids))  # so far
-    ends = {bisect.bisect_left(read, found.end())
-            for found in STEP_END.finditer(tokenizer.decode_bytes(ids))}
+    pieces = [tokenizer.decode_bytes([i]) for i in ids]
+    read = list(itertools.accumulate(map(len, pieces)))  # bytes so far
+    ends = {bisect.bisect_left(read, found.end()) for found in STEP_END.finditer(b"".join(pieces))}
     return sorted(ends | {len(ids) - 1})
 
 
@@ -85,13 +85,12 @@ class Solution:
 
 def solve(policy, task, problems, n: int, longest: int, seed: int) -> list[Solution]:
     """The different ones of n sampled solutions of each problem."""
-    rollout, _ = evaluate.respond(policy, problems, n, 1.0, seed, longest)
-    different = dict.fromkeys((g, tuple(ids)) for g, ids in zip(
-        rollout.group.tolist(), rollout.responses(), strict=True))
+    rollout, texts = evaluate.respond(policy, problems, n, 1.0, seed, longest)
+    different = {(g, tuple(ids)): text for g, ids, text in zip(
+        rollout.group.tolist(), rollout.responses(), texts, strict=True)}
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    return [Solution(problems[g], prompts[g], list(ids),
-                     float(task.correct(problems[g], tokenizer.text_of(ids))))
-            for g, ids in different]
+    return [Solution(problems[g], prompts[g], list(ids), float(task.correct(problems[g], text)))
+            for (g, ids), text in different.items()]
 
 
 def label(policy, task, solutions: list[Solution], n: int, longest: int, seed: int) -> int:
@@ -213,75 +212,6 @@ def scores(judge, pairs, max_tokens: int = 8192) -> list[list[float]]:
     return [rows[tuple(prompt), tuple(ids)] or [0.0] for prompt, ids in pairs]
 
 
-# --- how good labels and judges are
-
-def auc(scores: list[float], truths: list[bool]) -> float | None:
-    """The chance that a true one is scored above a false one, ties counting half (the area under
-    the ROC curve); None where there is but one kind."""
-    x, true = torch.tensor(scores, dtype=torch.float64), torch.tensor(truths, dtype=torch.bool)
-    n = int(true.sum()) * int((~true).sum())
-    if not n:
-        return None
-    _, place, count = x.unique(return_inverse=True, return_counts=True)
-    rank = (count.cumsum(0).double() - (count - 1) / 2)[place]                # mean rank of ties
-    wins = rank[true].sum() - true.sum() * (true.sum() + 1) / 2
-    return float(wins / n)
-
-
-def judged(solutions: list[Solution], found: list[list[float]]):
-    """[(scores, truths)] of the solutions that the oracle can read."""
-    pairs = [(p, chain.steps_true(s.problem, s.text))
-             for s, p in zip(solutions, found, strict=True)]
-    return [(p, truths) for p, truths in pairs if truths is not None and len(truths) == len(p)]
-
-
-def against_oracle(solutions, found) -> dict:
-    """AUC and accuracy of step scores, also of the steps up to the first wrong one alone; how often
-    that is found, as the first step below a half, or as the first whose score is less than half of
-    the one before (scores are of reaching the answer, and before hard steps all are low); and the
-    calibration of the last step's score: [(mean score, share right, count)] by tenths, with the
-    mean distance of the two."""
-    read = judged(solutions, found)
-    if not read:
-        return {"solutions": 0}
-    flat = [(x, t) for p, truths in read for x, t in zip(p, truths, strict=True)]
-    first = [truths.index(False) if False in truths else len(truths) for _, truths in read]
-    early = [(x, t) for (p, truths), k in zip(read, first, strict=True)
-             for x, t in zip(p[:k + 1], truths[:k + 1], strict=True)]
-    low = [next((i for i, x in enumerate(p) if x < 0.5), len(p)) for p, _ in read]
-    begin = sum(p[0] for p, _ in read) / len(read)
-    fall = [next((i for i, (x, y) in enumerate(zip([begin, *p], p, strict=False)) if y < x / 2),
-                 len(p)) for p, _ in read]
-    found = [[a == b for (_, truths), a, b in zip(read, first, said, strict=True)
-              if a < len(truths)] for said in (low, fall)]
-    bins = [[(p[-1], truths[-1]) for p, truths in read if min(9, int(10 * p[-1])) == tenth]
-            for tenth in range(10)]
-    table = [(sum(x for x, _ in b) / len(b), sum(t for _, t in b) / len(b), len(b))
-             for b in bins if b]
-    return {"solutions": len(read), "steps": len(flat), "auc": auc(*zip(*flat, strict=True)),
-            "auc_to_first_error": auc(*zip(*early, strict=True)),
-            "accuracy": sum((x >= 0.5) == t for x, t in flat) / len(flat),
-            "first_error_found": sum(found[0]) / max(1, len(found[0])),
-            "first_error_by_fall": sum(found[1]) / max(1, len(found[1])),
-            "calibration_error": sum(abs(x - t) * n for x, t, n in table) / len(read),
-            "calibration": table}
-
-
-def label_noise(solutions: list[Solution], n: int) -> dict:
-    """Of labels from 1, 2, 4 ... n completions: the AUC of the soft ones (shares) against the
-    oracle, and how many of the hard ones (whether any completion is right) are wrong. The last
-    step, whose label is the outcome, is left out."""
-    result, k = {}, 1
-    while k <= n:
-        soft = [(x, t) for p, truths in judged(solutions, [s.soft(k) for s in solutions])
-                for x, t in zip(p[:-1], truths[:-1], strict=True)]
-        if soft:
-            result[str(k)] = {"auc": auc(*zip(*soft, strict=True)),
-                              "hard_wrong": sum((x > 0) != t for x, t in soft) / len(soft)}
-        k *= 2
-    return result
-
-
 def load(run: str, policy) -> dict:
     """The judges {"prm": ..., "orm": ...} of a run. Raises ValueError where there are none."""
     path = Path(run) / "prm.pt"
@@ -338,17 +268,17 @@ def make(args, policy, task, longest: int) -> dict:
     tokens = label(policy, task, solutions, args.completions, longest, args.seed + 1)
     result = {"solutions": len(solutions), "steps": sum(len(s.reached) for s in solutions),
               "tokens_for_labels": tokens, "seconds_label": lap(),
-              "labels": label_noise(solutions, args.completions)}
+              "labels": oracle.label_noise(solutions, args.completions)}
     held_out = solve(policy, task, task.held_out(args.eval_problems), 8, longest, args.seed + 2)
-    KEPT.pop(policy, None)  # the sampler's memory, which the judges need
+    places.KEPT.pop(policy, None)  # the sampler's memory, which the judges need
     lap()
     judges = {}
     for name in ("prm", "orm"):
         judges[name] = teach(policy, solutions, args.epochs, args.seed, name == "orm", args.lr)
         result[f"seconds_{name}"] = lap()
         found = scores(judges[name], [(s.prompt, s.ids) for s in held_out])
-        result[name] = against_oracle(held_out, found) | {
-            "auc_of_outcomes": auc([p[-1] for p in found], [s.correct > 0 for s in held_out])}
+        outcomes = oracle.auc([p[-1] for p in found], [s.correct > 0 for s in held_out])
+        result[name] = oracle.measure(held_out, found) | {"auc_of_outcomes": outcomes}
         lap()
     tensors.save(Path(args.run) / "prm.pt", {name: judge.state_dict()
                                              for name, judge in judges.items()})

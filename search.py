@@ -198,36 +198,31 @@ def tree(ahead: int = 0, subtrees: bool = False):
     return method
 
 
-def go_on(text: str, more: str) -> str:
-    """A response with more put at its end, unless it has ended, as one without a thought may."""
-    return text if tokenizer.stopped(text) else text + more
+def think(player, problems, puts: list[str], longest: int, seed: int) -> list[Found]:
+    """Greedy; where the thinking ends, after at most `longest` tokens (0: the player's), each of
+    the texts is put in turn, and in the end ANSWER, after which up to 32 tokens are drawn. What is
+    put costs nothing. A response that has ended, as one without a thought may, stays as it is."""
+    questions = [p.question for p in problems]
+    begun, spent = [""] * len(problems), [0] * len(problems)
+    for put in [*puts, ANSWER]:
+        made = player.complete(questions, 1, seed, begun, stop="</think>", greedy=True,
+                               longest=longest)
+        spent = [a + tokens for a, [(_, tokens)] in zip(spent, made, strict=True)]
+        begun = [text if tokenizer.stopped(text) else text + put for [(text, _)] in made]
+    made = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
+    return [Found(text, tokens + before, [text])
+            for [(text, tokens)], before in zip(made, spent, strict=True)]
 
 
 def force(word: str):
     """The method greedy, but the end of the thinking is replaced by a word n - 1 times."""
-    def method(player, problems, n: int, seed: int) -> list[Found]:
-        questions = [p.question for p in problems]
-        begun, spent = [""] * len(problems), [0] * len(problems)
-        for i in range(n):
-            made = player.complete(questions, 1, seed, begun, stop="</think>", greedy=True)
-            spent = [a + tokens for a, [(_, tokens)] in zip(spent, made, strict=True)]
-            begun = [go_on(text, f"\n{word}\n" if i < n - 1 else ANSWER)
-                     for [(text, _)] in made]
-        made = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
-        return [Found(text, tokens + before, [text])
-                for [(text, tokens)], before in zip(made, spent, strict=True)]
-    return method
+    return lambda player, problems, n, seed: think(player, problems, [f"\n{word}\n"] * (n - 1), 0,
+                                                   seed)
 
 
 def cut(player, problems, n: int, seed: int) -> list[Found]:
-    """Greedy, with at most n tokens of thinking; then `</think><answer>` is put there, and up to 32
-    tokens are drawn. Those that are put cost nothing, those that are drawn count."""
-    questions = [p.question for p in problems]
-    made = player.complete(questions, 1, seed, stop="</think>", greedy=True, longest=n)
-    begun = [go_on(text, ANSWER) for [(text, _)] in made]
-    ended = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
-    return [Found(text, tokens + before, [text]) for [(text, tokens)], [(_, before)] in zip(
-        ended, made, strict=True)]
+    """Greedy, with at most n tokens of thinking."""
+    return think(player, problems, [], n, seed)
 
 
 METHODS = {"greedy": greedy, "vote": vote, "orm": best("orm"), "prm": best("prm", "min"),

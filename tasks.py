@@ -11,7 +11,6 @@ sees the question and the verdict. Left out on purpose: answers that no program 
 
 import functools
 import hashlib
-import json
 import random
 import re
 from dataclasses import dataclass
@@ -297,36 +296,9 @@ class File(Task):
 
 
 def read_jsonl(path: str) -> list[Problem]:
-    """The problems of a file. Raises ValueError that names the file, and the line of a bad one."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", "") or error
-        raise ValueError(f"{path} cannot be read: {why}") from None
-    problems = []
-    for i, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            question = row["question"] if "question" in row else row["problem"]
-            answer = row["answer"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ValueError(f"{path}, line {i}: not a JSON object with question and "
-                             "answer") from None
-        gold = verify.gsm8k_gold(str(answer))
-        checked = gold is not None or (isinstance(answer, str) and "####" not in answer
-                                       and verify.understood(answer))
-        if not isinstance(question, str) or not question.strip() or not checked:
-            raise ValueError(f"{path}, line {i}: the question is empty, or the answer "
-                             f"{str(answer)[-40:]!r} is none that can be checked")
-        solution = re.sub(r"<<.*?>>", "", str(answer).rpartition("####")[0]).strip()
-        problems.append(Problem(question, answer if gold is None else str(gold),
-                                solution=solution))
-    if not problems:
-        raise ValueError(f"{path} is empty")
-    return problems
+    """The problems of a file. Raises ValueError as data.rows does."""
+    return [Problem(question, answer, solution=solution)
+            for question, answer, solution in data.rows(path)]
 
 
 TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "chain": Chain, "wait": Wait,

@@ -167,8 +167,8 @@ def show(metrics: dict) -> dict:
 def made_by(task, base_steps: int) -> str:
     """A digest of the code and data that make a base. What verify.reward pays makes none, so that
     a reward of your own needs no new one."""
-    modules = (tokenizer, tasks, tasks.chain, tasks.gsm, tasks.programs, verify, gpt, packing,
-               sft, sys.modules[type(task).__module__])
+    modules = (tokenizer, tasks, tasks.chain, tasks.data, tasks.gsm, tasks.programs, verify, gpt,
+               packing, sft, sys.modules[type(task).__module__])
     paths = [*dict.fromkeys(Path(m.__file__) for m in modules), *map(Path, task.paths)]
     code = b"".join(path.read_bytes() for path in paths) + f"{base_steps}".encode()
     code = re.sub(rb"\ndef reward\(.*?\n\n\n", b"", code, flags=re.DOTALL)

@@ -12,6 +12,7 @@ import collect
 import evaluate
 import flags
 import model as gpt
+import oracle
 import places
 import ppo
 import prm
@@ -147,7 +148,7 @@ def test_labels_are_the_share_of_completions_that_reach_the_answer(monkeypatch):
     assert len(prefixes) == 5  # the first step, which both share, was completed once
     assert drawn == sum(len(ids(endings(tokenizer.decode(prefix), j)))
                         for prefix in prefixes for j in range(4))
-    noise = prm.label_noise(solutions, 4)
+    noise = oracle.label_noise(solutions, 4)
     assert noise["4"] == {"auc": 1.0, "hard_wrong": 0.0}
     assert noise["1"] == {"auc": 0.5, "hard_wrong": pytest.approx(4 / 6)}  # first ones all fail
 
@@ -353,25 +354,25 @@ def test_auc_counts_pairs():
     pairs = [(a > b) + (a == b) / 2 for a, s in zip(scores, truths, strict=True) if s
              for b, t in zip(scores, truths, strict=True) if not t
              for a, b in [(a, b)]]
-    assert prm.auc(scores, truths) == pytest.approx(sum(pairs) / len(pairs))
-    assert prm.auc([0.1, 0.2], [True, True]) is None
+    assert oracle.auc(scores, truths) == pytest.approx(sum(pairs) / len(pairs))
+    assert oracle.auc([0.1, 0.2], [True, True]) is None
 
 
 def test_auc_of_the_worst_and_of_one_kind():
-    assert prm.auc([0.9, 0.8, 0.1], [False, False, True]) == 0.0
-    assert prm.auc([0.1, 0.2], [False, False]) is None
+    assert oracle.auc([0.9, 0.8, 0.1], [False, False, True]) == 0.0
+    assert oracle.auc([0.1, 0.2], [False, False]) is None
 
 
 def test_against_the_oracle():
     wrong = RIGHT.replace("9*9=1\n1-2=9", "9*9=2\n2-2=0").replace("9</a", "0</a")
     solutions = [prm.Solution(PROBLEM, [], ids(RIGHT), 1.0), prm.Solution(PROBLEM, [], ids(wrong),
                                                                          0.0)]
-    good = prm.against_oracle(solutions, [[0.9, 0.8, 0.7, 0.95], [0.9, 0.3, 0.2, 0.1]])
+    good = oracle.measure(solutions, [[0.9, 0.8, 0.7, 0.95], [0.9, 0.3, 0.2, 0.1]])
     assert (good["auc"], good["accuracy"], good["first_error_found"]) == (1.0, 1.0, 1.0)
     assert good["calibration_error"] == pytest.approx((0.05 + 0.1) / 2) and good["steps"] == 8
-    bad = prm.against_oracle(solutions, [[0.9, 0.8, 0.7, 0.95], [0.9, 0.9, 0.2, 0.1]])
+    bad = oracle.measure(solutions, [[0.9, 0.8, 0.7, 0.95], [0.9, 0.9, 0.2, 0.1]])
     assert bad["first_error_found"] == 0.0 and bad["auc_to_first_error"] < 1
-    assert prm.against_oracle([prm.Solution(PROBLEM, [], ids("x"), 0.0)], [[0.5]])["solutions"] == 0
+    assert oracle.measure([prm.Solution(PROBLEM, [], ids("x"), 0.0)], [[0.5]])["solutions"] == 0
 
 
 def test_ways_to_take_steps_together():
