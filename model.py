@@ -105,11 +105,11 @@ def rms_norm(x: torch.Tensor, gain: torch.Tensor, d: int, eps: float) -> torch.T
     return x * (gain * root) / torch.hypot(length, least)
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, d: int) -> torch.Tensor:
     """RoPE: turns each pair (x[i], x[i + d/2]) of x (M, heads, d) by its position's angle;
     cos, sin are (M, 1, d), the first half of sin negative. The halves are Llama's layout, not the
     paper's neighbours."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    return torch.addcmul(x * cos, x.roll(d // 2, -1), sin)
 
 
 def rates(config: Config) -> torch.Tensor:
@@ -179,7 +179,7 @@ class Attention(nn.Module):
             q, k = qk.split((heads, groups), dim=1)
             qk = torch.cat((rms_norm(q, self.q_norm, self.head, self.eps),
                             rms_norm(k, self.k_norm, self.head, self.eps)), dim=1)
-        q, k = rotate(qk, cos, sin).split((heads, groups), dim=1)
+        q, k = rotate(qk, cos, sin, self.head).split((heads, groups), dim=1)
         if layout is None:  # decoding, M = N
             k, v = window.append(layer, k, v)                                 # (N, K, S, d)
             q = q.reshape(-1, groups, heads // groups, self.head)             # (N, K, G, d)

@@ -92,7 +92,7 @@ def simple_loop(model, prompts, new, how):
             qkv = gpt.rms_norm(x, block.norm1, c.width, c.norm_eps) @ a.qkv
             qkv = qkv.view(n, t, -1, a.head).transpose(1, 2)
             q, k, v = qkv.split((a.heads, a.kv_heads, a.kv_heads), 1)
-            q, k = gpt.rotate(q, cos, sin), gpt.rotate(k, cos, sin)
+            q, k = (gpt.rotate(x, cos, sin, a.head) for x in (q, k))
             mask = None
             if how == "cached":
                 keys[i] = k if keys[i] is None else torch.cat((keys[i], k), 2)

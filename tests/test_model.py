@@ -123,7 +123,7 @@ def test_sharp_attention_under_a_mask(t):
 
 def turned(x, position):
     made = gpt()
-    return model.rotate(x, *made.turns[position])
+    return model.rotate(x, *made.turns[position], x.shape[-1])
 
 
 @pytest.mark.parametrize("a, b", [(0, 3), (5, 8), (34, 37), (7, 7), (30, 2)])
