@@ -12,7 +12,6 @@ are taken and the first places used; rows that have ended leave when the batch n
 Left out on purpose: sharing what texts of one prompt have in common in the cache (paged attention).
 """
 
-import os
 import weakref
 from typing import NamedTuple
 
@@ -235,10 +234,13 @@ def places_for(model: GPT, *asked: int) -> Places:
 
 
 def free_memory(device) -> int:
-    """Bytes; where the system cannot say, 4 GB."""
+    """Bytes that can be had, those in which the system keeps files included; where it cannot say,
+    4 GB."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+        with open("/proc/meminfo") as file:  # Linux
+            said = dict(line.split(":") for line in file)
+        return int(said["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
         return 4 * 2**30

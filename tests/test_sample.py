@@ -2,6 +2,7 @@
 nor the company of other rows changes anything."""
 
 import gc
+import io
 import math
 import operator
 import warnings
@@ -407,6 +408,18 @@ def test_a_batch_is_cut_to_the_memory_there_is(monkeypatch):
     monkeypatch.setattr(places, "free_memory", lambda device: 60_000)
     assert same(generate(made, group_size=4), want)
     assert len(places.places_for(made, 1, 1, 1).row) < 8
+
+
+@pytest.mark.parametrize("said, free", [
+    ("MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable:    7000 kB\nCached: 6900 kB\n", 7_168_000),
+    ("MemTotal: 9000 kB\nMemFree: 100 kB\n", 2**32), (None, 2**32)], ids=["Linux", "old", "other"])
+def test_memory_in_which_the_system_keeps_files_is_free(said, free, monkeypatch):
+    def asked(path):
+        if said is None:
+            raise FileNotFoundError(path)
+        return io.StringIO(said)
+    monkeypatch.setattr(places, "open", asked, raising=False)
+    assert places.free_memory(torch.device("cpu")) == free
 
 
 def test_a_batch_is_cut_to_what_a_run_s_plan_leaves(monkeypatch):
