@@ -30,7 +30,7 @@ def group_advantages(rewards, group, scale_by_std: bool = True, leave_one_out: b
     in double, so that the order of the answers changes no bit; of the rewards' dtype."""
     given, rewards = rewards.dtype, rewards.double()  # sums are exact then, in whatever order
     zeros = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
-    counts = zeros.index_add(0, group, torch.ones_like(rewards)).clamp(min=1)
+    counts = zeros.index_add(0, group, torch.ones_like(rewards))
     least = zeros.scatter_reduce(0, group, rewards, "amin", include_self=False)
     rewards = rewards - least[group]  # equal rewards are now exactly 0, and so is all that follows
     centred = rewards - (zeros.index_add(0, group, rewards) / counts)[group]

@@ -91,6 +91,12 @@ def test_std_is_unbiased():
     assert found.tolist() == pytest.approx([-math.sqrt(0.5), math.sqrt(0.5)], abs=1e-5)
 
 
+def test_rewards_that_hardly_differ_are_not_blown_up():
+    found = grpo.group_advantages(torch.tensor([0.0, 1e-6]), torch.tensor([0, 0]))
+    want = 0.5 / (math.sqrt(0.5) + 1)
+    assert found.tolist() == pytest.approx([-want, want], rel=1e-3)
+
+
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1.1, 1 / 3, -0.7, 1e6 + 0.1])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 100])
@@ -136,6 +142,15 @@ def test_every_token_of_a_response_gets_its_advantage():
 
 
 # --- the loss
+
+def test_the_loss_is_the_surrogate_of_each_token():
+    gpt = policy()
+    batch = trained_batch(gpt, "token")
+    loss, _ = grpo.loss(gpt, None, batch, options())
+    logp = gpt.logp(batch.tokens, batch.mask).detach()
+    want = (batch.weights * ppo.surrogate(logp, batch.old_logp, batch.advantages, 0.2, 0.2)).sum()
+    assert abs(want) > 0.01 and float(loss.detach()) == pytest.approx(float(want), abs=1e-5)
+
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 def test_on_the_first_update_nothing_is_clipped(temperature):

@@ -111,6 +111,14 @@ def test_approx_kl_is_k3_of_the_old_policy():
     assert float(sums["approx_kl"]) == pytest.approx(want, rel=1e-4)
 
 
+def test_logp_diff_is_a_distance():
+    """Too likely and too unlikely do not make up for each other."""
+    batch = random_batch()
+    off = 0.3 * torch.sin(torch.arange(9.0))
+    _, sums = ppo.policy_loss(batch.old_logp + off, batch, options())
+    assert float(sums["logp_diff"]) == pytest.approx(float((off.abs() * batch.mask).sum()))
+
+
 # --- KL
 
 @pytest.mark.parametrize("r", [-1.0, -0.1, 0.0, 0.1, 1.0])
@@ -185,6 +193,11 @@ def test_a_row_without_tokens_still_counts_as_a_row(how):
     mask = torch.tensor([[0.0, 0, 0], [0, 1, 1], [0, 1, 0]])
     want = torch.tensor(weights_loop(mask.tolist(), how, 10))
     assert torch.allclose(ppo.token_weights(mask, how, 10), want)
+
+
+def test_the_only_token_has_all_the_weight():
+    for how in ("token", "sequence", "sum"):
+        assert ppo.token_weights(torch.tensor([[0.0, 1.0]]), how).tolist() == [[0, 1]]
 
 
 def test_constant_wants_the_most_tokens():
@@ -433,8 +446,10 @@ def test_whitening_is_over_the_mask_and_unbiased():
     assert ppo.whiten(torch.full((2, 3), 0.7), torch.ones(2, 3)).abs().max() < 1e-3
 
 
-def test_a_single_token_is_whitened_to_zero():
+def test_a_single_token_is_whitened_to_zero_and_two_are_not():
     assert ppo.whiten(torch.tensor([[3.0, 7.0]]), torch.tensor([[0.0, 1.0]])).tolist() == [[0, 0]]
+    found = ppo.whiten(torch.tensor([[3.0, 7.0]]), torch.ones(1, 2))
+    assert found.tolist() == [pytest.approx([-math.sqrt(0.5), math.sqrt(0.5)])]
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.2])
@@ -483,6 +498,15 @@ def test_rewards_are_paid_at_the_last_token_and_the_kl_on_each():
         assert plain[i, ~row].eq(0).all() and priced[i, ~row].eq(0).all()
         price = 0.5 * (batch.old_logp - batch.ref_logp)[i, row]
         assert torch.allclose(priced[i, row], plain[i, row] - price)
+    in_the_loss = ppo.token_rewards(batch, options(kl_coef=0.5, kl_in="loss"))
+    assert torch.equal(in_the_loss, plain)
+
+
+def test_steps_are_paid_where_they_end():
+    batch = random_batch()
+    paid = torch.sin(torch.arange(63.0)).view(7, 9) * batch.mask
+    found = ppo.token_rewards(replace(batch, step_rewards=paid), options())
+    assert torch.equal(found, paid)
 
 
 def test_returns_come_from_advantages_before_whitening():
@@ -615,6 +639,22 @@ def test_the_first_update_of_ppo(kind):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
     trained = [p for n, p in critic.named_parameters() if p.grad is not None]
     assert len(trained) == (len(list(critic.parameters())))
+
+
+def test_the_loss_of_ppo_is_the_policy_s_and_the_critic_s():
+    """Of a policy that has moved, and not of whitened advantages alone, whose sum is zero."""
+    policy, batch = small_policy(), random_batch()
+    critic = random_critic(policy, (True, True))
+    batch = scored(policy, critic, batch)
+    old = batch.old_logp - 0.3 * torch.sin(torch.arange(9.0)) * batch.mask
+    total, sums = ppo.loss(policy, critic, replace(batch, old_logp=old), options(value_coef=0.5))
+    gain = ppo.surrogate(batch.old_logp, old, batch.advantages)
+    values = critic(None, replace(batch, old_logp=old)).detach()
+    errors = ppo.value_loss(values, batch.values, batch.returns, 0.2)
+    want = [float((batch.weights * x).sum()) for x in (gain, errors)]
+    assert abs(want[0]) > 0.01
+    assert float(total.detach()) == pytest.approx(want[0] + 0.5 * want[1], rel=1e-4)
+    assert float(sums["value_loss"]) == pytest.approx(float((errors * batch.mask).sum()), rel=1e-4)
 
 
 @CRITICS
