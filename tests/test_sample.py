@@ -752,6 +752,14 @@ def test_uniform_numbers_differ_over_positions_and_rows():
     assert abs(float(lag)) < 0.08
 
 
+def test_mix_is_splitmix64():
+    """What its authors' code gives for the seed 1234567."""
+    states = [(1234567 + k * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63 for k in range(1, 6)]
+    assert [x % 2**64 for x in draw.mix(torch.tensor(states)).tolist()] == [
+        6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431,
+        16408922859458223821]
+
+
 def test_uniform_numbers_are_never_zero_nor_one():
     """mix(0) is 0, so without care a number is 0.0, which draws token 0 however unlikely it is."""
     unmix = torch.tensor([-0x9E3779B97F4A])  # what uniform adds to it is 0
