@@ -36,7 +36,7 @@ def reaches(text, target, numbers):
     ("18", 18), ("18.", 18), ("$18.00", 18), ("1,000", 1000), ("12,345,678", 12345678), ("-5", -5),
     ("+5", 5), ("50%", 50), ("0", 0), ("007", 7), (".5", Fraction(1, 2)), ("-$5", -5),
     ("1.50", Fraction(3, 2)), ("1/3", Fraction(1, 3)), ("-6/4", Fraction(-3, 2)), (" 7\n", 7),
-    ("9" * 40, int("9" * 40))])
+    ("18. ", 18), ("9" * 40, int("9" * 40))])
 def test_number_reads_the_forms_of_gsm8k_exactly(text, value):
     assert verify.number(text) == value
 
@@ -108,7 +108,8 @@ def test_extract_takes_the_one_answer(text, answer):
     "<think><answer>4</answer></think>", "<think>a</think><answer><think>4</think></answer>",
     "<think><answer>4</answer></think>4", "<answer>4</answer><think>a</think>",
     "<think><answer>4</answer></think><answer>5</answer>", "<ANSWER>4</ANSWER>",
-    "<think>a<answer>4</answer>",
+    "<think>a<answer>4</answer>", "<think>a</answer><answer>4</answer>",
+    "<think>a</think><think>b<answer>4</answer>",
     "<answer >4</answer>", "< answer>4</answer>", "<answer>4</answer >", "</answer>4<answer>"])
 def test_extract_finds_nothing_elsewhere(text):
     assert verify.extract(text) is None
@@ -341,7 +342,8 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
     (r"\boxed{5} and \boxed{6", "5"), (r"\boxed{5} \boxed{}", "5"), ("so\n#### 5", "5"),
     ("#### 4\n#### 5", "5"), ("<think>a</think><answer>5</answer>", "5"),
     (r"<think>\boxed{4}</think>\boxed{5}", "5"), (r"\boxed{5}<|im_end|>\boxed{6}", "5"),
-    (r"\boxed{5}</s>user: \boxed{6}", "5"), ("#### 5<|endoftext|>#### 6", "5")])
+    (r"\boxed{5}</s>user: \boxed{6}", "5"), ("#### 5<|endoftext|>#### 6", "5"),
+    ("####\n 5 \nand so on", "5"), ("#### 5</s>#### 6</s>#### 7", "5")])
 def test_answer_of_takes_the_last_complete_answer_of_the_final_part(text, answer):
     assert verify.answer_of(text) == answer
 
@@ -357,6 +359,7 @@ def test_answer_of_finds_nothing_elsewhere(text):
 def test_the_last_number_counts_only_if_asked():
     assert verify.answer_of("7 then 1,234.5.") is None
     assert verify.answer_of("7 then 1,234.5.", last_number=True) == "1,234.5"
+    assert verify.answer_of("7, 8 and 9", last_number=True) == "9"
     assert verify.answer_of("<think>7", last_number=True) is None
 
 
@@ -400,7 +403,8 @@ def test_language_share():
     assert verify.language_share("so 2 + 2 is four") == 1.0
     assert verify.language_share("so \u6240\u4ee5 it \u043e\u043d") == 0.5
     assert verify.language_share("\u6240\u4ee5 \u6240", script="CJK") == 1.0
-    assert verify.language_share("the cat sat", words={"the", "sat"}) == pytest.approx(2 / 3)
+    assert verify.language_share("is \u043end on") == pytest.approx(2 / 3)  # of both in a word
+    assert verify.language_share("The cat sat", words={"the", "sat"}) == pytest.approx(2 / 3)
     assert verify.language_share("1+1=2") == 1.0
 
 
