@@ -375,6 +375,23 @@ def test_against_the_oracle():
     assert oracle.measure([prm.Solution(PROBLEM, [], ids("x"), 0.0)], [[0.5]])["solutions"] == 0
 
 
+def test_what_is_measured_against_the_oracle_by_hand(monkeypatch):
+    read = [([0.8, 0.7, 1.0], [True] * 3), ([0.6, 0.25, 0.2], [True, False, False]),
+            ([0.5, 0.4, 0.15], [True, True, False]), ([0.9, 0.9, 0.25], [True, False, False]),
+            ([0.3, 0.6, 0.7], [False] * 3)]
+    monkeypatch.setattr(oracle, "judged", lambda *_: read)
+    found = oracle.measure([], [])
+    assert (found["solutions"], found["steps"]) == (5, 15)
+    assert found["auc"] == pytest.approx(44.5 / (7 * 8))
+    assert found["auc_to_first_error"] == pytest.approx(22.5 / (7 * 4))
+    assert found["accuracy"] == pytest.approx(11 / 15)
+    assert found["first_error_found"] == pytest.approx(2 / 4)    # not the third's and the fourth's
+    assert found["first_error_by_fall"] == pytest.approx(3 / 4)  # not the fourth's
+    assert found["calibration"] == [pytest.approx(row) for row in (
+        (0.15, 0, 1), (0.225, 0, 2), (0.7, 0, 1), (1, 1, 1))]
+    assert found["calibration_error"] == pytest.approx((0.15 + 2 * 0.225 + 0.7) / 5)
+
+
 def test_ways_to_take_steps_together():
     values = {name: how([0.5, 0.8, 0.9]) for name, how in prm.AGGREGATES.items()}
     assert values == pytest.approx({"product": 0.36, "min": 0.5, "last": 0.9})
