@@ -162,6 +162,9 @@ def test_prune_fills_up_with_equal_texts():
     assert one.samples == ["a", "a", "b", "b"]
     search.prune(one, ended, 4, False)
     assert one.samples == ["a", "b", "a", "b"] and len(ended) == len(one.scores) == 4
+    one.samples, one.scores = list("aaab"), [[0.9], [0.9], [0.9], [0.1]]
+    search.prune(one, ended, 4, False)
+    assert one.samples == ["a", "b", "a", "a"] and len(ended) == len(one.scores) == 4
 
 
 def test_looking_ahead_sees_what_a_step_leads_to():
