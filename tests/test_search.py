@@ -27,7 +27,7 @@ class Scripted:
 
     def __init__(self, scores=None, **script):
         self.script, self.scores = script, scores or {}
-        self.asked, self.greedy, self.longest = [], [], []
+        self.asked, self.greedy, self.longest, self.grown = [], [], [], []
 
     def judge(self, name, questions, texts, ended=True):
         """Of each step what the script says of its line; 0.5 of an unknown one."""
@@ -37,6 +37,7 @@ class Scripted:
     def steps(self, questions, begun, n, seeds, greedy=False):
         """The lines of the script's texts, one by one; row by row the next text."""
         grown = []
+        self.grown.append((n, greedy))
         for row in range(n * len(begun)):
             text = begun[row // n]
             fit = [t for t in self.script[questions[row // n]] if t.startswith(text)]
@@ -172,8 +173,10 @@ def test_looking_ahead_sees_what_a_step_leads_to():
     texts = [f"<think>a\nc{end}", f"<think>b\nd{end}"]
     scores = {"<think>a": 0.6, "<think>b": 0.7, "c" + end: 0.9, "d" + end: 0.1}
     for method, chosen in (("beam", 1), ("lookahead", 0)):
-        [one] = search.METHODS[method](Scripted(scores, a=texts), PROBLEMS[:1], 2, 0)
+        player = Scripted(scores, a=texts)
+        [one] = search.METHODS[method](player, PROBLEMS[:1], 2, 0)
         assert one.text == texts[chosen]
+    assert player.grown == [(2, False), (1, True), (2, False)]  # a look takes the likeliest tokens
     assert one.tokens == 2 + 2 + 2  # two first steps, a look ahead from each, two second steps
 
 
@@ -187,9 +190,10 @@ def test_more_beams_than_samples_are_refused():
 def test_the_tree_shows_what_is_shared_once():
     one = search.Found("", 0, ["a\nb</think>c", "a\nd", "a\nb</think>c"],
                        [[0.9, 0.5, 0.1], [0.9, 0.2], [0.9, 0.5, 0.1]])
-    plain = search.re.sub(r"\x1b\[\d+m", "", search.drawn(one))
-    assert plain.split("\n") == ["a  0.90  x3", "  b</think>  0.50  x2", "    c  0.10  x2",
-                                 "  d  0.20"]
+    red, yellow, green = (f"\x1b[{n}m" for n in (31, 33, 32))
+    assert search.drawn(one).replace("\x1b[0m", "").split("\n") == [
+        f"{green}a  0.90  x3", f"  {yellow}b</think>  0.50  x2", f"    {red}c  0.10  x2",
+        f"  {red}d  0.20"]
 
 
 def test_a_tree_that_nobody_judged_has_no_scores():
@@ -207,7 +211,11 @@ def test_the_bound_counts_a_problem_if_any_sample_is_right():
     player = Scripted(a=[says("9"), says("1")], b=[says("9"), says("8")])
     task = tasks.Arithmetic(1)
     assert search.evaluate_method(player, task, PROBLEMS, "verifier", 2, 0)[0]["accuracy"] == 0.5
-    assert search.evaluate_method(player, task, PROBLEMS, "vote", 2, 0)[0]["accuracy"] == 0.0
+    said, found = search.evaluate_method(player, task, PROBLEMS, "vote", 2, 0)
+    assert said["accuracy"] == 0.0 and len(found) == said["problems"] == 2
+    assert said["tokens_per_problem"] == 2 * 2  # of two samples each
+    search.evaluate_method(player, task, PROBLEMS, "greedy", 2, 0)
+    assert player.greedy == [False, False, True]
 
 
 @pytest.mark.parametrize("method", search.METHODS)
