@@ -99,6 +99,9 @@ def test_what_a_step_tells_of_its_answers():
         "accuracy": 0.25, "length": 5.0, "length_correct": 2.0, "length_wrong": 6.0,
         "truncated": 0.25, "zero_std_groups": 0.5, "entropy": 0.5, "working": 0.25,
         "self_check": 0.25, "tokens": 20})
+    rollout = types.SimpleNamespace(mask=mask[:2], entropy=mask[:2], truncated=torch.zeros(2))
+    found = evaluate.step_metrics(4, [rollout], rewards[1:3], texts[1:3], 2)  # one group, all wrong
+    assert found["zero_std_groups"] == 0 and found["length_correct"] is None
 
 
 def test_measure_tells_how_it_answers(monkeypatch):
@@ -109,15 +112,23 @@ def test_measure_tells_how_it_answers(monkeypatch):
     texts += ["<think>wait</think><answer>0</answer>"]
     texts += ["<think>easy</think><answer>5</answer>"] * 6
     rollout = types.SimpleNamespace(mask=torch.ones(10, 7), truncated=torch.arange(10) > 8)
-    monkeypatch.setattr(evaluate, "respond", lambda policy, some, n=1, **_: (
-        rollout, [t for t in texts[:len(some)] for _ in range(n)]))
-    result = evaluate.measure(None, tasks.Arithmetic(1), problems, 0, 7, n_pass=4, samples=4)
+    asked = []
+
+    def respond(policy, some, n=1, **how):
+        asked.append((len(some), n, how))
+        return rollout, texts if n == 1 else [  # of four samples one more is right each time
+            f"<answer>{i + (j < i)}</answer>" for i in range(len(some)) for j in range(n)]
+    monkeypatch.setattr(evaluate, "respond", respond)
+    result = evaluate.measure(None, tasks.Arithmetic(1), problems, 6, 7, n_pass=4, samples=4)
+    assert asked == [(10, 1, {"temperature": 0, "max_new_tokens": 7}),
+                     (10, 1, {"seed": 6, "max_new_tokens": 7}),
+                     (4, 4, {"seed": 7, "max_new_tokens": 7})]
     told = {name: (part["value"], part["n"]) for name, part in result.items()
             if isinstance(part, dict) and "n" in part}
     assert told == {"greedy": (0.3, 10), "sampled": (0.3, 10), "truncated": (0.1, 10),
                     "working": (0.3, 10), "self_check": (0.1, 10),
                     "accuracy_given_working": (2 / 3, 3), "accuracy_given_no_working": (1 / 7, 7)}
-    assert result["length"] == 7 and result["pass_at_k"] == {"1": 0.5, "4": 0.5}
+    assert result["length"] == 7 and result["pass_at_k"] == {"1": 0.375, "4": 0.75}
 
 
 def test_accuracy_is_also_told_by_kind():
@@ -127,6 +138,9 @@ def test_accuracy_is_also_told_by_kind():
     parts = evaluate.greedy_accuracy(model, task, problems, 3)["by_kind"]
     assert set(parts) == {tasks.SEEN, tasks.NEW}
     assert sum(part["n"] for part in parts.values()) == 30
+    task.correct = lambda problem, text: problem.kind == tasks.SEEN
+    parts = evaluate.greedy_accuracy(model, task, problems, 3)["by_kind"]
+    assert (parts[tasks.SEEN]["value"], parts[tasks.NEW]["value"]) == (1, 0)
 
 
 # --- the command line of sample.py
