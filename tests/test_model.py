@@ -170,6 +170,17 @@ def test_a_token_sees_no_later_one(kv_heads):
     assert ((a[:, 6:] - b[:, 6:]).abs().amax(-1) > 1e-3).all()  # each later one sees the change
 
 
+def test_what_writes_into_the_residual_stream_starts_smaller():
+    torch.manual_seed(0)
+    made = model.GPT(model.Config(300, layers=8))
+    for name, weight in made.named_parameters():
+        if weight.dim() == 2:
+            want = 0.02 / 4 if name.endswith(("out", "down")) else 0.02
+            assert float(weight.detach().std()) == pytest.approx(want, rel=0.02), name
+        else:
+            assert weight.eq(1).all(), name
+
+
 @HEADS
 def test_grouped_heads_share_their_keys(kv_heads):
     """GQA equals multi-head attention whose key and value heads are written out several times."""
