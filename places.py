@@ -242,5 +242,5 @@ def free_memory(device) -> int:
         with open("/proc/meminfo") as file:  # Linux
             said = dict(line.split(":") for line in file)
         return int(said["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
+    except (OSError, KeyError, ValueError):
         return 4 * 2**30

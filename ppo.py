@@ -238,9 +238,8 @@ def mean_of_others(rewards, group):
     """How the other answers to the same question did, (N,), of rewards (N,) and `group` (N,); 0 for
     an answer without others. No answer's own reward is in its value, so the gradient stays
     unbiased."""
-    zeros = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
-    total = zeros.index_add(0, group, rewards)[group]
-    return (total - rewards) / (torch.bincount(group)[group] - 1).clamp(min=1)
+    total, count = torch.bincount(group, rewards)[group], torch.bincount(group)[group]
+    return (total - rewards) / (count - 1).clamp(min=1)
 
 
 class Critic(nn.Module):

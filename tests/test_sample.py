@@ -412,7 +412,8 @@ def test_a_batch_is_cut_to_the_memory_there_is(monkeypatch):
 
 @pytest.mark.parametrize("said, free", [
     ("MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable:    7000 kB\nCached: 6900 kB\n", 7_168_000),
-    ("MemTotal: 9000 kB\nMemFree: 100 kB\n", 2**32), (None, 2**32)], ids=["Linux", "old", "other"])
+    ("MemTotal: 9000 kB\nMemFree: 100 kB\n", 2**32), ("total: used: free:\n", 2**32),
+    (None, 2**32)], ids=["Linux", "old", "odd", "other"])
 def test_memory_in_which_the_system_keeps_files_is_free(said, free, monkeypatch):
     def asked(path):
         if said is None:
