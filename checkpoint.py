@@ -272,7 +272,8 @@ def save_pretrained(model: gpt.GPT, folder, like=None) -> None:
     its config.json says is kept. Raises ValueError where the model is of no architecture, not one
     like `like`, or the folder is in use for something else."""
     folder, c = Path(folder), model.config
-    ours, theirs = hf_config(c, model.norm.dtype), {}
+    dtype = model.embedding.weight.dtype
+    ours, theirs = hf_config(c, dtype), {}
     if like is not None:
         theirs, config = read_config(Path(like))
         if replace(config, context=c.context) != c:
@@ -287,7 +288,8 @@ def save_pretrained(model: gpt.GPT, folder, like=None) -> None:
     # left out, ids of special tokens would mean 1 and 2
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     text = json.dumps(special | theirs | ours, indent=2).encode()
-    replace_file(folder / "model.safetensors", partial(write_safetensors, hf_tensors(model)))
+    tensors = {name: tensor.to(dtype) for name, tensor in hf_tensors(model).items()}
+    replace_file(folder / "model.safetensors", partial(write_safetensors, tensors))
     replace_file(folder / "config.json", lambda file: file.write(text))
     for path in (Path(like) / name for name in BESIDE if like is not None):
         if path.is_file():

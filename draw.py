@@ -11,6 +11,8 @@ repetition, min-p, everything else that makes the distribution another one than 
 
 import torch
 
+from engine import kernels
+
 
 def mix(x: torch.Tensor) -> torch.Tensor:
     """splitmix64's finalizer: int64 -> well-mixed int64, the same on every device."""
@@ -37,6 +39,8 @@ def draw(logits: torch.Tensor, u: torch.Tensor, temperature: float, top_k: int =
     for uniform numbers u (N,) and logits (N, V), or logits (P, V) of which place (N,) says whose
     each is. Temperature 0 is greedy, its log-prob and entropy those of the untempered distribution.
     With top_k or top_p, the distribution is that of what they keep of it."""
+    if temperature and not top_k and top_p == 1 and place is None and kernels.usable(logits):
+        return kernels.draw(logits, u, temperature)
     logits = logits.float()
     if temperature not in (0, 1):
         logits = logits / temperature

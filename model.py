@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from engine import kernels
+from engine.logprob import MOST_LOGITS, ChosenLogp, product
 from packing import Layout, place
 
-MOST_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # that `score` holds at a time: 128 MB, half a GB
 SHORT = 128  # up to so many queries plain attention is faster on a CPU than the fused kernel
 # Numbers below 1e-38, of which sharp attention has many, become 0: with them its products take some
 # CPUs three times as long. This holds for this thread and those it makes from here on, so it comes
@@ -64,25 +65,25 @@ class Config:
 
 
 class Window(NamedTuple):
-    """What a forward pass sees of a cache: keys and values (layers, N, K, S, d). It writes its own
-    into the last columns; or those of a single token at `column` (1,), which the replay of a CUDA
-    graph finds in memory, and then a mask hides the columns behind."""
+    """The part of a KV cache that a forward pass reads, and where the pass writes its own keys and
+    values: into the last T columns; or, with `index`, one token a row, each at its own column."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
-    column: torch.Tensor | None = None
+    keys: torch.Tensor                   # (layers, N, K, S, d)
+    values: torch.Tensor                 # (layers, N, K, S, d)
+    index: torch.Tensor | None = None       # (N K,) rows of all_keys[layer], all_values[layer]
+    all_keys: torch.Tensor | None = None    # (layers, rows, d), the whole cache
+    all_values: torch.Tensor | None = None  # (layers, rows, d)
+    lengths: torch.Tensor | None = None     # (N,) tokens read, where kernels.attend decodes
 
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
         """Writes k, v (N, K, T, d), or (N, K, d) of a single token. Returns the layer's keys and
         values (N, K, S, d)."""
         keys, values = self.keys[layer], self.values[layer]
-        for store, new in ((keys, k), (values, v)):
-            if new.dim() == 4:
-                store[:, :, -new.shape[2]:] = new
-            elif self.column is None:
-                store[:, :, -1] = new
-            else:
-                store.index_copy_(2, self.column, new[:, :, None])
+        if self.index is None:
+            keys[:, :, -k.shape[2]:], values[:, :, -k.shape[2]:] = k, v
+        else:
+            self.all_keys[layer].index_copy_(0, self.index, k.flatten(0, 1))
+            self.all_values[layer].index_copy_(0, self.index, v.flatten(0, 1))
         return keys, values
 
 
@@ -94,15 +95,31 @@ def roots(d: int, eps: float):
         return torch.tensor((eps * d) ** 0.5), torch.tensor(d**0.5)
 
 
-def rms_norm(x: torch.Tensor, gain: torch.Tensor, d: int, eps: float) -> torch.Tensor:
-    """x (..., d) over sqrt(its mean square + eps), times gain (d,): F.rms_norm; but on a CPU torch
-    has no kernel for that, and what it does instead takes twice as long, forward and back, as this
-    does. d is given, since while a step is recorded a shape is no number."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return F.rms_norm(x, (d,), gain, eps)
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x in dtype. Tensor.to of the same dtype is an operator too, which a recorded step repeats."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def rms_norm(x, gain, d: int, eps: float, dtype=torch.float32) -> torch.Tensor:
+    """x (..., d) over sqrt(its mean square + eps), times gain (d,): computed in fp32, returned as
+    dtype. On a CPU torch has no kernel for F.rms_norm, and what it does instead takes twice as
+    long, forward and back. d is given, since while a step is recorded a shape is no number."""
+    if kernels.usable(x):
+        return kernels.rms_norm(x, gain, eps, dtype)
+    x = cast(x, torch.float32)
+    if x.device.type != "cpu":
+        return cast(F.rms_norm(x, (d,), gain, eps), dtype)
     least, root = roots(d, eps)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x * (gain * root) / torch.hypot(length, least)
+    return cast(x * (gain * root) / torch.hypot(length, least), dtype)
+
+
+def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up (M, hidden), of both side by side (M, 2 hidden)."""
+    if kernels.usable(gate_up):
+        return kernels.swiglu(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, d: int) -> torch.Tensor:
@@ -153,9 +170,12 @@ def matrix(rows: int, columns: int) -> nn.Parameter:
 
 
 def add_product(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x + y @ weight, in one step where it has the same precision; under autocast the product is in
-    bfloat16, and x, the residual stream, stays in fp32."""
-    return torch.addmm(x, y, weight) if x.dtype == y.dtype else x + y @ weight
+    """x + y @ weight. x, the residual stream, is fp32 whatever the weights are."""
+    if y.dtype == weight.dtype == torch.float32:
+        return torch.addmm(x, y, weight)
+    if y.is_cuda and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cuda"):
+        return torch.addmm(x, y, weight, out_dtype=torch.float32)
+    return x + y @ weight
 
 
 class Attention(nn.Module):
@@ -171,19 +191,22 @@ class Attention(nn.Module):
                                     for _ in range(2))
 
     def forward(self, x, cos, sin, layout, layer, window, mask):
-        heads, groups = self.heads, self.kv_heads
+        heads, groups, d = self.heads, self.kv_heads, self.head
         qkv = x @ self.qkv if self.bias is None else torch.addmm(self.bias, x, self.qkv)
-        qkv = qkv.view(-1, heads + 2 * groups, self.head)                     # (M, H+2K, d)
+        qkv = qkv.view(-1, heads + 2 * groups, d)                             # (M, H+2K, d)
         qk, v = qkv.split((heads + groups, groups), dim=1)
         if self.q_norm is not None:
             q, k = qk.split((heads, groups), dim=1)
-            qk = torch.cat((rms_norm(q, self.q_norm, self.head, self.eps),
-                            rms_norm(k, self.k_norm, self.head, self.eps)), dim=1)
-        q, k = rotate(qk, cos, sin, self.head).split((heads, groups), dim=1)
+            qk = torch.cat((rms_norm(q, self.q_norm, d, self.eps, v.dtype),
+                            rms_norm(k, self.k_norm, d, self.eps, v.dtype)), dim=1)
+        if window is not None and window.lengths is not None:  # decoding on CUDA
+            return kernels.attend(*qk.split((heads, groups), dim=1), v, cos, sin,
+                                  window.keys[layer], window.values[layer], window.lengths)
+        q, k = cast(rotate(qk, cos, sin, d), v.dtype).split((heads, groups), dim=1)
         if layout is None:  # decoding, M = N
             k, v = window.append(layer, k, v)                                 # (N, K, S, d)
-            q = q.reshape(-1, groups, heads // groups, self.head)             # (N, K, G, d)
-            return attend(q, k, v, mask, self.head, 1).flatten(1)
+            q = q.reshape(-1, groups, heads // groups, d)                     # (N, K, G, d)
+            return attend(q, k, v, mask, d, 1).flatten(1)
         q, k, v = layout.spread(q), layout.spread(k), layout.spread(v)        # (N, heads, T, d)
         if window is not None:
             k, v = window.append(layer, k, v)
@@ -192,8 +215,8 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:  # query heads that share keys are further rows
             n, t = layout.rows.shape
-            q = q.reshape(n, groups, -1, self.head)                           # (N, K, G T, d)
-            y = attend(q, k, v, mask, self.head, t).reshape(n, heads, t, self.head)
+            q = q.reshape(n, groups, -1, d)                                   # (N, K, G T, d)
+            y = attend(q, k, v, mask, d, t).reshape(n, heads, t, d)
         return layout.pack(y.transpose(1, 2)).flatten(1)                      # (M, H d)
 
 
@@ -208,11 +231,11 @@ class Block(nn.Module):
         self.down = matrix(config.hidden, config.width)
 
     def forward(self, x, *how):
-        y = self.attention(rms_norm(x, self.norm1, self.width, self.eps), *how)
+        dtype = self.down.dtype
+        y = self.attention(rms_norm(x, self.norm1, self.width, self.eps, dtype), *how)
         x = add_product(x, y, self.attention.out)
-        x2 = rms_norm(x, self.norm2, self.width, self.eps)
-        gate, up = (x2 @ self.gate_up).chunk(2, dim=-1)
-        return add_product(x, F.silu(gate) * up, self.down)                   # gate, up (M, hidden)
+        y = rms_norm(x, self.norm2, self.width, self.eps, dtype)
+        return add_product(x, swiglu(y @ self.gate_up), self.down)
 
 
 class GPT(nn.Module):
@@ -234,13 +257,15 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=0.02 / (2 * config.layers) ** 0.5 if deep else 0.02)
 
     def cast(self, dtype: torch.dtype) -> "GPT":
-        """Weights in another precision, in place; the angles of RoPE stay in fp32."""
-        for weight in self.parameters():
-            weight.data = weight.data.to(dtype)
+        """Matrices and biases in another precision, in place. The gains of norms, the angles of
+        RoPE and the residual stream stay in fp32."""
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2 or name.endswith("bias"):
+                weight.data = weight.data.to(dtype)
         return self
 
     def forward(self, tokens, positions=None, window=None, mask=None, real=None) -> torch.Tensor:
-        """Hidden states (N, T, D) of tokens (N, T), after the last norm; `head` makes logits of
+        """Hidden states (N, T, D) of tokens (N, T), after the last norm; `logits` makes logits of
         them, so that a caller pays the vocabulary only where it needs it.
 
         positions (N, T) default to 0..T-1. mask (N, 1, T or 1, S) is True where a query may look;
@@ -267,17 +292,18 @@ class GPT(nn.Module):
             if mask is not None:  # query heads that share keys are further rows
                 groups = self.config.heads // self.config.kv_heads
                 mask = mask.expand(-1, -1, t, -1).repeat(1, 1, groups, 1)
-        x = self.embedding(tokens)                                                # (M, D)
+        x = cast(self.embedding(tokens), torch.float32)                           # (M, D)
+        dtype = self.head.weight.dtype
         if mask is not None:
-            mask = torch.where(mask, 0.0, -math.inf).to(x.dtype)
-        cos, sin = self.turns[positions].to(x.dtype).split(1, dim=1)              # (M, 1, d)
+            mask = cast(torch.where(mask, 0.0, -math.inf), dtype)
+        cos, sin = self.turns[positions].split(1, dim=1)                          # (M, 1, d)
         for layer, block in enumerate(self.blocks):
             how = cos, sin, layout, layer, window, mask
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, *how, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, *how)
-        x = rms_norm(x, self.norm, self.config.width, self.config.norm_eps)
+        x = rms_norm(x, self.norm, self.config.width, self.config.norm_eps, dtype)
         if layout is None:
             return x
         return x.view(n, t, -1) if real is None else x.index_select(0, layout.asked)
@@ -296,27 +322,37 @@ class GPT(nn.Module):
         from, or None. `states` are those of the method of that name, where they are at hand."""
         states = self.states(tokens, mask) if states is None else states
         chosen = tokens[:, 1:][mask[:, 1:].bool()]
-        rows = max(1, MOST_LOGITS[states.device.type] // self.head.weight.shape[0])
-        if len(states) <= rows:
-            logp, found = self.read(states, chosen, temperature, entropy)
-        else:  # a part at a time, its logits made again for the gradient: never all of them
-            parts = [checkpoint(self.read, *part, temperature, entropy, use_reentrant=False,
-                                preserve_rng_state=False)
-                     for part in zip(states.split(rows), chosen.split(rows), strict=True)]
-            logp, found = (torch.cat(x) if x[0] is not None else None
-                           for x in zip(*parts, strict=True))
+        device, vocab = states.device.type, len(self.head.weight)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) \
+            else states.dtype
+        plain = device == "cpu" and len(states) * vocab <= MOST_LOGITS["cpu"]
+        with torch.autocast(device, enabled=False):
+            logp, found = (self.read if plain else self.read_in_parts)(
+                states, chosen, temperature, entropy, dtype)
         return place(logp, mask), place(found, mask) if entropy else None
 
-    def read(self, states, chosen, temperature: float, entropy: bool):
+    def read(self, states, chosen, temperature: float, entropy: bool, dtype=None):
         """Log-probs (marked,) of the chosen tokens (marked,), drawn from states (marked, D), and
-        the entropies (marked,) or None: of softmax(logits / temperature) over the vocabulary, in
-        fp32."""
-        logits = self.head(states).float()                                    # (marked, V)
+        the entropies (marked,) or None: of softmax(logits / temperature) over the vocabulary. The
+        factors of the product are in dtype, all else in fp32."""
+        logits = self.logits(states, dtype)                                   # (marked, V)
         if temperature != 1:
             logits = logits / temperature
         every = logits.log_softmax(-1)
         logp = -F.nll_loss(every, chosen, reduction="none")
         return logp, -(every.exp() * every).sum(-1) if entropy else None
+
+    def read_in_parts(self, states, *how):
+        """The same as `read`, but no logits are kept for the gradient."""
+        return ChosenLogp.apply(states, self.head.weight, self.head.bias, *how)
+
+    def logits(self, states, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """fp32 logits (M, V) of hidden states (M, D), by a product in dtype (default: that of the
+        weights)."""
+        dtype = dtype or self.head.weight.dtype
+        if dtype == states.dtype == torch.float32:
+            return self.head(states)
+        return product(states, self.head.weight, self.head.bias, dtype)
 
     def logp(self, tokens, mask, temperature: float = 1.0):
         """The log-probs (N, T) of `score` alone."""

@@ -17,50 +17,51 @@ from typing import NamedTuple
 
 import torch
 
+from engine import kernels
 from model import GPT, Config, Window
 
-# How to decode on a kind of device: after how many steps to look who has ended (a look makes a GPU
-# wait) and, where that is each step, who has parted; the ratio of neighbouring batch sizes; to how
-# many columns the window is rounded up.
-HABITS = {"cpu": (1, 0.92, 1), "cuda": (16, 0.5, 128)}
 MOST_ROWS = 1024
 BUDGET = 2**60  # bytes of them at most: what a run's plan leaves for them (memory.py)
-SLACK = 32     # columns where no text stands are moved out once they are so many
+
+
+class Habits(NamedTuple):
+    """How to decode on a kind of device."""
+
+    look_every: int  # steps until the host looks who has ended (a look makes a GPU wait) and, where
+    #                  that is each step, who has parted
+    ratio: float     # of neighbouring batch sizes
+    graphs: bool     # a step is a graph: it finds all tensors where they were, whatever is in them
+
+
+HABITS = {"cpu": Habits(1, 0.92, False), "cuda": Habits(16, 0.5, True)}
 
 
 class Cache:
-    """Keys and values of what has been read: `length` columns of `capacity` are in use.
+    """Keys and values of what has been read, (layers, N, K, capacity, d): of each row from its
+    first column on. Allocated once and written in place."""
 
-    keys, values: (layers, N, K, capacity, d), allocated once and written in place. With blocks of
-    several columns a whole number of them is read, for a step that is a CUDA graph; `column` is
-    `length` as a tensor.
-    """
-
-    def __init__(self, config: Config, rows: int, capacity: int, device=None, dtype=None,
-                 block: int = 1):
+    def __init__(self, config: Config, rows: int, capacity: int, device=None, dtype=None):
         shape = (config.layers, rows, config.kv_heads, capacity, config.head)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.column = torch.zeros(1, dtype=torch.int64, device=device)
-        self.length, self.block = 0, block
+        # where each row and head begins among rows of d numbers (N, K)
+        self.begin = torch.arange(rows * config.kv_heads, device=device).view(rows, -1) * capacity
 
-    def advance(self, columns: int) -> None:
-        """After a forward pass has appended `columns` (negative: moved back)."""
-        self.length += columns
-        self.column += columns
-
-    def window(self, rows: int, new: int = 1) -> Window:
-        """For the forward pass that appends `new` columns to the first rows."""
-        end = min(-(-(self.length + new) // self.block) * self.block, self.keys.shape[3])
-        return Window(self.keys[:, :rows, :, :end], self.values[:, :rows, :, :end],
-                      self.column if self.block > 1 and new == 1 else None)
+    def window(self, rows: int, columns: int, lengths=None) -> Window:
+        """The first `columns` columns of the first rows, for a forward pass that writes the last T
+        of them; or, where the rows hold lengths (rows,) tokens each, one token behind these."""
+        keys, values = (x[:, :rows, :, :columns] for x in (self.keys, self.values))
+        if lengths is None:
+            return Window(keys, values)
+        index = (self.begin[:rows] + lengths[:, None]).flatten()
+        return Window(keys, values, index, self.keys.flatten(1, 3), self.values.flatten(1, 3))
 
 
 class View(NamedTuple):
     """What a step of decoding reads and writes, of M rows and the P places they stand in."""
 
-    start: torch.Tensor                  # (P,) the first column of a place's text
-    last: torch.Tensor                   # (P,) its last token
+    lengths: torch.Tensor                # (P,) tokens of a place's text that the cache holds
+    last: torch.Tensor                   # (P,) the text's last token, which it does not hold yet
     place: torch.Tensor | None           # (M,) where a row stands; None: row i in place i
     drawn: torch.Tensor                  # (M,) how many tokens it has drawn
     alive: torch.Tensor                  # (M,) whether it goes on
@@ -74,8 +75,9 @@ class View(NamedTuple):
     limit: torch.Tensor                  # () most tokens of a row
     keys: torch.Tensor | None = None     # of the cache, as in its Window
     values: torch.Tensor | None = None
-    column: torch.Tensor | None = None
-    now: torch.Tensor | None = None      # (1,) the cache's next column
+    begin: torch.Tensor | None = None    # (P, K) of the cache; None: kernels.attend finds its way
+    all_keys: torch.Tensor | None = None
+    all_values: torch.Tensor | None = None
     columns: torch.Tensor | None = None  # (S,) the window's; None: nothing in it is to be hidden
 
 
@@ -87,17 +89,18 @@ class Places:
         weight = model.embedding.weight
         device = weight.device
         ints = dict(dtype=torch.int64, device=device)
-        self.cache = Cache(model.config, places, capacity, device, weight.dtype,
-                           HABITS[device.type][2])
+        self.graphs = HABITS[device.type].graphs
+        self.cache = Cache(model.config, places, capacity, device, weight.dtype)
         self.columns = torch.arange(capacity, device=device)
         self.ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
         self.strings = None                                     # the automaton of stop strings
         self.limit = torch.zeros((), **ints)
         self.taken = self.used = 0                              # rows, and places they stand in
         self.apart = True                                       # does row i stand in place i?
-        self.ragged = False                                     # does any text start late?
-        # of each place: its text's first column and last token
-        self.start, self.last = torch.zeros(2, places, **ints)
+        self.longest = 0                                        # no text in use is longer
+        self.even = True                                        # are they all as long?
+        # of each place: its text's length and last token
+        self.lengths, self.last = torch.zeros(2, places, **ints)
         # of each row: its number, place, how many it has drawn, the state of its automaton
         self.row, self.place, self.drawn, self.state = torch.zeros(4, places, **ints)
         self.alive = torch.zeros(places, dtype=torch.bool, device=device)
@@ -110,37 +113,43 @@ class Places:
         if device.type == "cuda":
             self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
-    def begin(self, stops, strings, max_new_tokens: int, longest: int) -> None:
-        """Empties all places; prompts of at most `longest` tokens will end in that column."""
+    def begin(self, stops, strings, max_new_tokens: int) -> None:
+        """Empties all places."""
         self.alive.zero_()
         self.ends.zero_()
         self.ends[stops] = True
-        # a step may compute rows that nobody has filled: they see something, and know their place
-        # in an automaton of other stop strings
-        self.start.zero_()
+        # a step may compute rows that nobody has filled: they are short, and know their place in an
+        # automaton of other stop strings
+        self.lengths.zero_()
         self.state.zero_()
-        self.taken, self.used, self.apart = 0, 0, True
-        if strings is not self.strings and self.pool:  # a graph knows where they are
-            self.recorded, self.pool = {}, torch.cuda.graph_pool_handle()
+        self.taken, self.used, self.longest, self.apart, self.even = 0, 0, 0, True, True
         self.strings = strings
         self.limit.fill_(max_new_tokens)
-        self.cache.advance(longest - self.cache.length)
 
     def view(self, places: slice, rows: slice) -> View:
         """For `choose` alone."""
-        return View(self.start[places], self.last[places], None if self.apart else self.place[rows],
+        return View(self.lengths[places], self.last[places],
+                    None if self.apart else self.place[rows],
                     self.drawn[rows], self.alive[rows], self.uniform[rows], self.tokens[rows],
                     self.logp[rows], self.entropy[rows], self.state[rows], self.strings, self.ends,
                     self.limit)
 
     def next(self, places: int, rows: int) -> View:
         """For the next step, of the first places and rows."""
-        window, column = self.cache.window(places), self.cache.column
-        masked = self.ragged or self.cache.block > 1
-        columns = self.columns[:window.keys.shape[3]] if masked else None
-        return self.view(slice(places), slice(rows))._replace(
-            keys=window.keys, values=window.values, column=window.column, now=column,
-            columns=columns)
+        view, cache = self.view(slice(places), slice(rows)), self.cache
+        if kernels.usable(cache.keys):  # it reads of each text what is there
+            return view._replace(keys=cache.keys, values=cache.values)
+        end = len(self.columns) if self.graphs else self.longest + 1
+        window = cache.window(places, end)
+        hidden = self.graphs or not self.even
+        return view._replace(
+            keys=window.keys, values=window.values, begin=cache.begin[:places],
+            all_keys=cache.keys.flatten(1, 3), all_values=cache.values.flatten(1, 3),
+            columns=self.columns[:end] if hidden else None)
+
+    def advance(self) -> None:
+        """After a step."""
+        self.longest = min(self.longest + 1, len(self.columns) - 1)
 
     def living(self) -> int:
         """How many rows go on; here the host waits for the device."""
@@ -183,28 +192,19 @@ class Places:
         place = before.clone()
         place[~stays] = to = free.nonzero()[:, 0]
         if len(to):
-            source, end = before[~stays], self.cache.length
+            source, end = before[~stays], self.longest
             for layer in (*self.cache.keys, *self.cache.values):  # one at a time: it takes a copy
                 layer[to, :, :end] = layer[source, :, :end]
-            self.start[to] = self.start[source]
+            self.lengths[to] = self.lengths[source]
         self.last[place] = texts % vocab
         self.place[:self.taken] = 0                         # of those that have ended
         self.place[rows] = place[which]
 
-    def make_room(self, longest: int) -> None:
-        """Moves out the first columns where no text stands; the longest prompt must still fit in
-        what stays."""
-        cache, used = self.cache, self.used
-        first = cache.length - longest
-        if used:
-            first = min(first, int(self.start[:used].min()))
-        if first >= SLACK or not used:
-            for layer in (*cache.keys, *cache.values):
-                layer[:used, :, :cache.length - first] = (
-                    layer[:used, :, first:cache.length].clone())
-            self.start.sub_(first)
-            cache.advance(-first)
-        self.ragged = bool(self.start[:used].any())
+    def measure(self) -> None:
+        """Asks the device how long the texts are, after some have left or come in."""
+        lengths = self.lengths[:self.used]
+        self.longest = int(lengths.max()) if self.used else 0
+        self.even = bool((lengths == self.longest).all())
 
 
 KEPT = weakref.WeakKeyDictionary()  # model -> {precision and device: (what was asked for, Places)}

@@ -2,8 +2,8 @@
 
 For few rows that Python takes as long as the kernels do. On a CPU torch.jit notes which kernels a
 step calls, for whatever tensors it is given next; on CUDA a graph holds them with their addresses,
-so that there is one for each size of batch and window. A step that can be recorded works in place
-and never asks for a number, to decide by it.
+so that there is one for each size of batch and each automaton of stop strings. A step that can be
+recorded works in place and never asks for a number, to decide by it.
 Left out on purpose: torch.compile, whose seconds of compiling a run of minutes does not win back.
 """
 
@@ -26,14 +26,15 @@ def run(step, model, batch: Places, view: View, how) -> None:
     device = view.keys.device.type
     given = {name: x for name, x in zip(View._fields, view, strict=True) if x is not None}
     kind = (*given, how, model.embedding.weight.data_ptr())
-    kind += (len(view.drawn), len(view.columns)) if device == "cuda" else ()
+    if batch.graphs:
+        kind += len(view.drawn), 0 if view.strings is None else view.strings.data_ptr()
     known = batch.recorded.get(kind, 0)  # the record, or how many have run
     if callable(known):
         known(*given.values())
     elif known < AS_IT_IS[device]:
         step(model, view, how)
         batch.recorded[kind] = known + 1
-    elif device == "cuda":
+    elif batch.graphs:
         batch.recorded[kind] = capture(step, model, batch, view, how)
     else:
         batch.recorded[kind] = trace(Step(step, model, given, how), given)
@@ -45,7 +46,11 @@ def capture(step, model, batch: Places, view: View, how):
     with torch.cuda.graph(graph, pool=batch.pool, stream=batch.stream):
         step(model, view, how)
     graph.replay()
-    return lambda *_: graph.replay()
+    strings = view.strings  # kept, so that no other table comes to stand where it stood
+
+    def replay(*_, strings=strings):
+        graph.replay()
+    return replay
 
 
 class Step(torch.nn.Module):

@@ -2,10 +2,9 @@
 out.
 
 Rows stand in places (places.py), those of equal texts in one until they draw different tokens. A
-text is read once for all of its rows that come in together. All places write the same cache
-column at each step, so a prompt is placed to end there, whatever its length; what stands before its
-start is hidden by a mask. Rows that have ended make the batch smaller; once enough have, waiting
-ones come in.
+text is read once for all of its rows that come in together; its keys and values begin in the first
+column of the place's cache, and each step appends one column to each text. Rows that have ended
+make the batch smaller; once enough have, waiting ones come in.
 
     token[t] ~ softmax(logits[t-1] / temperature)         logp[t] = log of that softmax at token[t]
 
@@ -13,7 +12,8 @@ What a row draws depends on its own seed, prompt and position alone (draw.py). A
 stop token, or with a stop string, however that is cut into tokens: each token moves an automaton
 that has read the string so far. A decode step is recorded, and then replayed without Python
 (record.py). On CUDA the host asks only now and then who has ended, so that each row has a place of
-its own from the beginning.
+its own from the beginning; and of a text just the columns that are there are read
+(engine/kernels.py), where a CPU reads those of the longest and hides some by a mask.
 Left out on purpose: paged caches, speculative decoding, several GPUs.
 """
 
@@ -30,9 +30,9 @@ import record
 from draw import draw, mix, row_seeds, uniform
 from model import GPT, Window
 from packing import micro_batches
-from places import HABITS, MOST_ROWS, SLACK, Cache, Places, View, places_for
+from places import HABITS, MOST_ROWS, Cache, Places, View, places_for
 
-PREFILL = 4096  # tokens of prompts that are read at a time
+PREFILL = {"cpu": 4096, "cuda": 32768}  # tokens of prompts that are read at a time
 SHARED = 32     # of a common beginning that are read apart; fewer are not worth it
 REFILL = 0.5    # waiting rows come in when at most this share of the batch is left
 
@@ -129,17 +129,16 @@ def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int
     """Draws all rows: tokens, logp and entropy (N, max_new_tokens), how many are `drawn` (N,), and
     which are `truncated` (N,)."""
     device, n, longest = work.seeds.device, len(work.seeds), max(map(len, work.texts))
-    look_every, ratio, block = HABITS[device.type]
+    look_every, ratio, graphs = HABITS[device.type]
     together, look_every = look_every == 1, 1 if on_token else look_every
-    capacity = -(-(longest + max_new_tokens + SLACK + look_every) // block) * block
-    batch = places_for(model, min(n, max_rows), capacity, max_new_tokens)
-    batch.begin(stops, strings, max_new_tokens, longest)
+    batch = places_for(model, min(n, max_rows), longest + max_new_tokens, max_new_tokens)
+    batch.begin(stops, strings, max_new_tokens)
     out = {name: torch.zeros(n, max_new_tokens, dtype=getattr(batch, name).dtype, device=device)
            for name in ("tokens", "logp", "entropy")}
     out["drawn"] = torch.zeros(n, dtype=torch.int64, device=device)
     out["truncated"] = torch.zeros(n, dtype=torch.bool, device=device)
     most, admitted = min(n, max_rows, len(batch.row)), 0
-    sizes = [most if together else len(batch.row)]  # for graphs always the same ones
+    sizes = [len(batch.row) if graphs else most]  # for graphs always the same ones
     while sizes[-1] > 1:
         sizes.append(max(1, int(sizes[-1] * ratio)))
     while admitted < n or batch.taken:
@@ -156,14 +155,13 @@ def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int
         living = batch.living()
         shrink = not living or (
             any(living <= s < batch.taken for s in sizes)          # a smaller batch will do
-            or admitted < n and living <= REFILL * most            # others wait to come in
-            or batch.cache.length + look_every > capacity)         # no columns are left
+            or admitted < n and living <= REFILL * most)           # others wait to come in
         if shrink:
             batch.settle(out, living)
         if shrink or not batch.apart:
             batch.part()
         if shrink:
-            batch.make_room(longest)
+            batch.measure()
     return out
 
 
@@ -184,48 +182,42 @@ def check(config, prompts, group_size, max_new_tokens, temperature, top_k, top_p
 
 
 def prefill(model, texts, begun: Cache | None = None):
-    """Reads P texts, padded on the left to the longest; or what comes after their first b tokens,
+    """Reads P texts, padded on the right to the longest; or what comes after their first b tokens,
     where a cache of one row has read these. Returns their cache, of as many columns, and the hidden
-    states (P, D) of their last tokens. Padding sees itself, since a query that sees nothing gives
-    no number, and is seen by none."""
+    states (P, D) of their last tokens. Padding comes after all that is real, which does not see it.
+    """
     device, width = model.embedding.weight.device, max(map(len, texts))
     b = 0 if begun is None else begun.keys.shape[3]
-    padding = torch.tensor([[width - len(text)] for text in texts], device=device)
-    tokens = torch.tensor([[0] * (width - len(text)) + [*text[b:]] for text in texts],
+    tokens = torch.tensor([[*text[b:]] + [0] * (width - len(text)) for text in texts],
                           device=device)                                      # (P, width - b)
-    column = torch.arange(width, device=device)
-    real = (column < b) | (column >= b + padding)  # padding comes after what is begun
-    visible = (column <= column[b:, None]) & real[:, None]              # (P, width - b, width)
-    visible |= torch.eye(width, dtype=torch.bool, device=device)[b:]
+    last = torch.tensor([len(text) - b - 1 for text in texts], device=device)
     cache = Cache(model.config, len(texts), width, device, model.embedding.weight.dtype)
+    column, visible = torch.arange(width, device=device), None
     if begun is not None:
         cache.keys[..., :b, :], cache.values[..., :b, :] = begun.keys, begun.values
-    positions = (column[b:] - padding).clamp(min=0)
-    hidden = model(tokens, positions, cache.window(len(texts), width), visible[:, None])[:, -1]
-    if begun is not None:  # and now before it
-        source = torch.where(column < b + padding, column - padding, column).clamp(min=0)
-        for store in (cache.keys, cache.values):
-            store.copy_(store.gather(3, source[None, :, None, :, None].expand_as(store)))
-    return cache, hidden
+        visible = (column <= column[b:, None])[None, None]                    # (1, 1, T, width)
+    hidden = model(tokens, column[b:].expand(len(texts), -1), cache.window(len(texts), width),
+                   visible)
+    return cache, hidden[torch.arange(len(texts), device=device), last]
 
 
 def read(model, batch: Places, texts, stands) -> torch.Tensor:
     """Reads each of P texts once, and what all begin with, such as worked examples, once for all;
-    and copies its cache to the new places, so that it ends in the last column in use. stands (S,)
-    says whose text each of these holds. Returns the hidden states (P, D) of the texts' last tokens.
-    """
-    weight, end = model.embedding.weight, batch.cache.length
+    and copies its cache to the new places. stands (S,) says whose text each of these holds. Returns
+    the hidden states (P, D) of the texts' last tokens."""
+    weight = model.embedding.weight
     hidden = weight.new_empty(len(texts), weight.shape[1])
     b = min(len(commonprefix(texts)), min(map(len, texts)) - 1) if len(texts) > 1 else 0
     begun = prefill(model, [texts[0][:b]])[0] if b >= SHARED else None
-    for part in micro_batches(list(map(len, texts)), PREFILL):  # of like length: little is padding
+    # of like length: little is padding
+    for part in micro_batches(list(map(len, texts)), PREFILL[weight.device.type]):
         once, hidden[part] = prefill(model, [texts[i] for i in part], begun)
         rank = stands.new_full((len(texts),), -1)
         rank[part] = torch.arange(len(part), device=rank.device)
         source, width = rank[stands], once.keys.shape[3]
         to = batch.used + (source >= 0).nonzero()[:, 0]
         for store, found in ((batch.cache.keys, once.keys), (batch.cache.values, once.values)):
-            store[:, to, :, end - width:end] = found[:, source[source >= 0]]
+            store[:, to, :, :width] = found[:, source[source >= 0]]
     return hidden
 
 
@@ -246,12 +238,12 @@ def admit(model, batch: Places, work: Work, rows, together: bool) -> None:
     batch.uniform[at] = uniform(work.seeds[rows, None], position)
     batch.row[at], batch.place[at], batch.state[at] = rows, batch.used + place, work.states[text]
     batch.drawn[at], batch.alive[at] = 0, True
-    batch.start[new] = batch.cache.length - lengths[stands]
+    batch.lengths[new] = lengths[stands] - 1  # `choose` adds the one that it draws
     batch.taken, batch.used = at.stop, new.stop
     batch.apart = batch.apart and len(stands) == len(rows)
-    batch.ragged = bool(batch.start[:batch.used].any())
     view = batch.view(new, at)._replace(place=None if batch.apart else place)
     choose(model, view, hidden[stands], work.how)
+    batch.measure()
 
 
 def choose(model, view: View, hidden, how) -> None:
@@ -262,37 +254,39 @@ def choose(model, view: View, hidden, how) -> None:
     `last` is written where row i stands in place i; else Places.part writes it."""
     alive, drawn = view.alive, view.drawn
     u = view.uniform.gather(1, drawn[:, None])[:, 0]
-    found = draw(model.head(hidden), u, *how, place=view.place)
+    found = draw(model.logits(hidden), u, *how, place=view.place)
     for store, new in zip((view.tokens, view.logp, view.entropy), found, strict=True):
         store.scatter_(1, drawn[:, None], new[:, None])
-    if view.place is None:
-        view.last.copy_(found[0])
     drawn += alive
     if view.strings is not None:
         view.state.copy_(torch.where(alive, view.strings[found[0], view.state], view.state))
         alive &= view.state < view.strings.shape[1] - 1
     alive &= ~view.ends[found[0]] & (drawn < view.limit)
+    view.lengths.add_(1)
+    if view.place is None:
+        view.last.copy_(found[0])
+        view.lengths.mul_(alive)  # of an ended row nothing is read any more
 
 
 def step(model, view: View, how) -> None:
-    """Reads the places' last tokens, at the cache's next column `now`, and draws the rows' next
-    ones: all in place, and without asking for a number, so that it can be recorded. A text sees the
-    columns from its start to now; where `columns` is None those are all."""
-    mask = None
+    """Reads the places' last tokens and draws the rows' next ones: all in place, and without asking
+    for a number, so that it can be recorded. A text sees its own columns and its last token; where
+    `columns` is None and there is a window, those are all."""
+    window, mask = Window(view.keys, view.values, lengths=view.lengths), None
+    if view.begin is not None:
+        window = Window(view.keys, view.values, (view.begin + view.lengths[:, None]).flatten(),
+                        view.all_keys, view.all_values)
     if view.columns is not None:
-        seen = (view.columns >= view.start[:, None]) & (view.columns <= view.now)
-        mask = seen[:, None, None]                                            # (P, 1, 1, S)
-    position = (view.now - view.start).clamp(max=model.config.context - 1)    # of an ended row
-    hidden = model(view.last, position, Window(view.keys, view.values, view.column), mask)
+        mask = (view.columns <= view.lengths[:, None])[:, None, None]         # (P, 1, 1, S)
+    hidden = model(view.last, view.lengths, window, mask)
     choose(model, view, hidden, how)
 
 
 def advance(model, batch: Places, size: int, how) -> None:
-    """A step of decoding. On CUDA it is of `size` rows, each in its own place."""
-    cuda = batch.cache.keys.is_cuda
-    view = batch.next(size, size) if cuda else batch.next(batch.used, batch.taken)
+    """A step of decoding. Where it is a graph it is of `size` rows, each in its own place."""
+    view = batch.next(size, size) if batch.graphs else batch.next(batch.used, batch.taken)
     record.run(step, model, batch, view, how)
-    batch.cache.advance(1)
+    batch.advance()
 
 
 def assemble(texts, group_size, out, pad) -> Rollout:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bench/gpu.py has the tests that want a GPU
+os.environ["TRITON_INTERPRET"] = "1"     # Triton's kernels are run on the CPU (test_kernels.py)
 
 import torch  # noqa: E402
 

@@ -117,11 +117,10 @@ def test_cached_logits_equal_transformers(saved, case):
     cache, parts = places.Cache(model.config, 18, 60), []
     with torch.no_grad():
         parts.append(model(tokens[:, :50], window=cache.window(18, 50)))
-        cache.advance(50)
         for t in range(50, 60):
-            hidden = model(tokens[:, t], torch.full((18,), t), cache.window(18))
+            lengths = torch.full((18,), t)
+            hidden = model(tokens[:, t], lengths, cache.window(18, t + 1, lengths))
             parts.append(hidden[:, None])
-            cache.advance(1)
         assert close(model.head(torch.cat(parts, 1)), theirs(tokens).logits)
 
 
@@ -170,14 +169,16 @@ def test_there_and_back_is_the_same_to_the_last_bit(saved, case, dtype, tmp_path
     assert (again.head.weight is again.embedding.weight) == ("tied" in case)
     a, b = first.state_dict(), again.state_dict()
     assert a.keys() == b.keys()
-    assert all(x.dtype == dtype and torch.equal(x, b[name]) for name, x in a.items())
+    assert all(torch.equal(x.to(dtype), b[name].to(dtype)) for name, x in a.items())
+    assert {x.dtype for x in a.values() if x.dim() == 2} == {dtype}
+    assert {x.dtype for name, x in a.items() if "norm" in name} == {torch.float32}
 
 
 def test_bfloat16_is_kept_and_is_near_transformers(saved, tmp_path):
     theirs = copy.deepcopy(saved("qwen3")[1]).bfloat16()
     theirs.save_pretrained(tmp_path)
     model = checkpoint.load_pretrained(tmp_path)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters() if p.dim() == 2} == {torch.bfloat16}
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     with torch.no_grad():
         want, exact = theirs(ids()).logits.float(), saved("qwen3")[1](ids()).logits
