@@ -97,9 +97,9 @@ def answer(task, policy, n: int, rng, options, clock):
     return rollout, list(zip(asked, texts, rewards, strict=True))
 
 
-def reference_logp(reference, batch, options):
-    """Log-probs (N, T) of a batch under the reference."""
-    return per_token(lambda part: reference.logp(part.tokens, part.mask, options.temperature),
+def policy_logp(policy, batch, options):
+    """Log-probs (N, T) of a batch under a policy or the reference, computed as in training."""
+    return per_token(lambda part: policy.logp(part.tokens, part.mask, options.temperature),
                      batch, options)
 
 
@@ -135,8 +135,12 @@ def prepare(rollout, rewards, players, options, **more) -> ppo.Batch:
     if options.reward == "process":
         batch.step_rewards = step_rewards(rollout, options)
         batch.rewards = batch.step_rewards.sum(1)
+    if options.ratio == "sequence" and options.dtype == "bfloat16":
+        # the ratio of a response is clipped at 1 +- 0.0003, and two ways to round differ by more
+        batch.sampler_logp = batch.old_logp
+        batch.old_logp = policy_logp(policy, batch, options)
     if options.kl_coef:
-        batch.ref_logp = reference_logp(reference, batch, options)
+        batch.ref_logp = policy_logp(reference, batch, options)
     if critic is not None:
         batch.others = ppo.mean_of_others(batch.rewards, batch.group)
         batch.values = per_token(lambda part: critic(
@@ -190,6 +194,6 @@ def kl_to_reference(reference, batch, options, rows: int = 64) -> float:
     answers, or of all where they have been scored)."""
     if batch.ref_logp is None:
         batch = batch.rows(torch.arange(min(rows, len(batch.tokens)), device=batch.tokens.device))
-        batch.ref_logp = reference_logp(reference, batch, options)
+        batch.ref_logp = policy_logp(reference, batch, options)
     return float((ppo.kl(batch.old_logp, batch.ref_logp) * batch.mask).sum()
                  / batch.mask.sum().clamp(min=1))

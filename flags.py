@@ -34,7 +34,7 @@ ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
     "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
                       minibatches=8)),
 }
-AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "micro_tokens",
+AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every",
                 "max_attempts", "eval_samples")
 PRETRAINED_LR = 1e-5  # a pretrained model is spoiled by a rate that a tiny one needs
 
@@ -134,8 +134,8 @@ class Options:
     eval_samples: int = flag(64, "samples of each of a fifth of them, for pass@k")
     base_steps: int = flag(0, "steps of the base's training (default: the task's, up to three "
                            "times, until what it generates is good enough)")
-    micro_tokens: int = flag(2048, "tokens of a micro-batch: memory and, on a GPU, speed (8192 "
-                             "there); the gradient is the same")
+    micro_tokens: int = flag(2048, "tokens of a micro-batch: memory and, on a GPU, speed; the gradient "
+                             "is the same (default: 2048, on a GPU as many as fit, up to 32768)")
 
 
 def parse(argv) -> tuple[Options, bool]:
@@ -167,7 +167,7 @@ def parse(argv) -> tuple[Options, bool]:
     if known.init:
         parser.set_defaults(lr=PRETRAINED_LR)
     if known.device.startswith("cuda"):
-        parser.set_defaults(micro_tokens=8192)
+        parser.set_defaults(micro_tokens=0)  # see memory.micro_tokens
     args = vars(parser.parse_args(argv))
     if any([args.pop("top_p"), args.pop("top_k")]):
         parser.error("--top-p and --top-k are for evaluation: training scores the whole "

@@ -8,10 +8,13 @@ Bytes of a model of P parameters, trained in fp32 and computed in a precision of
     gathered 8 vocabulary width, with --shard: embedding and head are whole during an update
     critic 16 P (PPO)    cache 2 layers kv_heads head columns b a row; fewer rows are sampled at a
                          time where all else would not leave so much
-    activations of one micro-batch, of one block alone with --gradient-checkpointing; and logits
+    activations of one micro-batch, of one block alone with --gradient-checkpointing
+    logits of a part of it (engine/logprob.py), and their gradient
 
 Left out on purpose: what libraries and fragments take (a tenth is added for them).
 """
+
+from dataclasses import replace
 
 import torch
 
@@ -37,7 +40,9 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
                  + 4 * config.hidden + looks) + 4 * 2 * config.width
     kept = 4 * config.width * config.layers + block if options.gradient_checkpointing \
         else block * config.layers
-    logits = min(gpt.MOST_LOGITS[device], options.micro_tokens * config.vocab_size)
+    # on a CPU logits, their log-softmax and its gradient; else logits and a gradient in b bytes
+    logits = (12 if device == "cpu" else 4 + b) * min(
+        gpt.MOST_LOGITS[device], options.micro_tokens * config.vocab_size)
     rows = min(MOST_ROWS, max(options.prompts * options.group_size, options.eval_problems,
                               options.eval_problems // 5 * options.eval_samples))
     columns = min(config.context, options.max_new_tokens + 128)  # the prompt is a guess
@@ -48,13 +53,26 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
         "judge": 4 * p if options.judge else 0,
         "gathered": 8 * config.vocab_size * config.width if options.shard else 0,
         "cache": 2 * config.layers * config.kv_heads * config.head * b * rows * columns,
-        "activations": options.micro_tokens * kept, "logits": 3 * 4 * logits,
+        "activations": options.micro_tokens * kept, "logits": logits,
     }
+
+
+def micro_tokens(config: gpt.Config, options) -> int:
+    """Tokens of a micro-batch where the user has not said: 2048 on a CPU, whose caches want few;
+    on a GPU, whose kernels want many, as many up to 32768 as take a third of what is free."""
+    if not options.device.startswith("cuda"):
+        return 2048
+    free, tokens = free_memory(torch.device(options.device)), 32768
+    while tokens > 2048 and plan(config, replace(options, micro_tokens=tokens))["activations"] \
+            > free / 3:
+        tokens //= 2
+    return tokens
 
 
 def check(config: gpt.Config, options) -> str:
     """The plan in words; what it leaves is the sampler's. Raises UserError where it does not fit:
     the cache alone may be smaller."""
+    options.micro_tokens = options.micro_tokens or micro_tokens(config, options)
     bytes_of = plan(config, options)
     free = free_memory(torch.device(options.device))
     need = 1.1 * (sum(bytes_of.values()) - bytes_of["cache"])

@@ -25,15 +25,17 @@ class Layout:
     def __init__(self, tokens, real: torch.Tensor | None = None):
         self.rows, self.index = tokens, None
         if real is not None:
+            device, real = tokens.device, real.cpu()  # a GPU is slow to sort rows
             # sorted, so that what a row shares with any above it, it shares with the one above it
-            rows, row = torch.unique(tokens.where(real, -1), dim=0, return_inverse=True)
+            rows, row = torch.unique(tokens.cpu().where(real, -1), dim=0, return_inverse=True)
             same = (rows[1:] == rows[:-1]).cumprod(1).bool()
             new = (rows >= 0) & ~F.pad(same, (0, 0, 1, 0))                        # (N, T)
             new[:1, 0] = True  # attention wants one at least
             number = (new.flatten().cumsum(0) - 1).view_as(new)
             place = number.where(new, 0).cummax(0)[0]  # of the last new one in the column
-            self.rows, self.index = rows.clamp(min=0), new.flatten().nonzero()[:, 0]
-            self.place, self.asked = place.flatten(), place[row][real]
+            found = rows.clamp(min=0), new.flatten().nonzero()[:, 0], place.flatten(), \
+                place[row][real]
+            self.rows, self.index, self.place, self.asked = (x.to(device) for x in found)
 
     def pack(self, x):
         """(N, T, ...) -> (M, ...)"""

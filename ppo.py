@@ -38,7 +38,7 @@ class Batch:
 
     tokens: torch.Tensor                     # (N, T)
     mask: torch.Tensor                       # (N, T) 1.0 where the policy chose the token
-    old_logp: torch.Tensor                   # (N, T) as recorded by the sampler
+    old_logp: torch.Tensor                   # (N, T) as recorded by the sampler, or the trainer's
     group: torch.Tensor                      # (N,) which question was answered
     rewards: torch.Tensor                    # (N,)
     correct: torch.Tensor | None = None      # (N,) 1.0 or 0.0, whatever was paid for
@@ -51,6 +51,7 @@ class Batch:
     step_rewards: torch.Tensor | None = None  # (N, T) of a process reward model, at step ends
     others: torch.Tensor | None = None       # (N,) mean reward of the other answers to the question
     copies: torch.Tensor | None = None       # (N,) how many equal rows this one stands for
+    sampler_logp: torch.Tensor | None = None  # (N, T) the sampler's, where old_logp is another
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The rows of index, cut to the longest of them."""
@@ -174,7 +175,8 @@ def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
         per_token = per_token - options.entropy_coef * entropy
     with torch.no_grad():
         low, high = clipped(*terms)
-        values = (low, high, kl(batch.old_logp, logp), (logp - batch.old_logp).abs())
+        sampled = batch.old_logp if batch.sampler_logp is None else batch.sampler_logp
+        values = (low, high, kl(batch.old_logp, logp), (logp - sampled).abs())
         sums = {name: batch.total(x) for name, x in zip(METRICS, values, strict=True)}
     return (batch.weights * per_token).sum(), sums | {"tokens": batch.total(batch.mask)}
 

@@ -33,7 +33,7 @@ SLIP = 0.3         # chance, in a checked step, that the first try is wrong
 DRILL_STYLES = {"direct": 0.03, "short": 0.07, "long": 0.80, "check": 0.10}
 DRILL = 0.75       # share of the training steps that see clean drill, before the corpus as it is
 BATCH_TOKENS = 3000
-MICRO_TOKENS = {"cpu": 1024, "cuda": 8192}  # of a micro-batch: of like length, or in one go
+MICRO_TOKENS = {"cpu": 1024, "cuda": 32768}  # of a micro-batch: of like length, or in one go
 INSTEAD = "easy"   # what stands in the place of working; so greedy decoding answers at once
 
 
@@ -205,11 +205,17 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for p in group["params"]:
-                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
-                mean.lerp_(p.grad, 1 - group["momentum"])
-                ahead = p.grad.lerp(mean, group["momentum"])  # Nesterov
-                p.add_(orthogonal(ahead), alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+            stacks = {}  # on a GPU all of one shape at once: there a launch costs more than it does
+            for i, p in enumerate(group["params"]):
+                stacks.setdefault(tuple(p.shape) if p.is_cuda else i, []).append(p)
+            for stack in stacks.values():
+                grad, state = torch.stack([p.grad for p in stack]), self.state[stack[0]]
+                mean = state.setdefault("mean", torch.zeros_like(grad))
+                mean.lerp_(grad, 1 - group["momentum"])
+                ahead = grad.lerp(mean, group["momentum"])  # Nesterov
+                rate = group["lr"] * 0.2 * max(stack[0].shape) ** 0.5
+                for p, change in zip(stack, orthogonal(ahead), strict=True):
+                    p.add_(change, alpha=-rate)
 
 
 def muon_and_adam(model, blocks, lr: float, other_lr: float) -> list[torch.optim.Optimizer]:
@@ -220,16 +226,17 @@ def muon_and_adam(model, blocks, lr: float, other_lr: float) -> list[torch.optim
             torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def orthogonal(matrix):
-    """The nearest matrix with singular values near 1, by five Newton-Schulz steps with the quintic
-    of Keller Jordan's Muon (kellerjordan.github.io/posts/muon)."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+def orthogonal(matrices):
+    """Of each matrix (B, m, n) the nearest with singular values near 1, by five Newton-Schulz steps
+    with the quintic of Keller Jordan's Muon (kellerjordan.github.io/posts/muon)."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(5):
-        s = x @ x.T
-        x = 3.4445 * x + (-4.7750 * s + 2.0315 * s @ s) @ x
-    return x.T if tall else x
+        s = x @ x.mT
+        polynomial = torch.baddbmm(s, s, s, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
+    return x.mT if tall else x
 
 
 def train(model: GPT, task, steps: int, seed: int, progress=lambda loss: None) -> None:

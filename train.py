@@ -228,7 +228,8 @@ def start(run: Path, task, options):
         critic.to(options.device)
         groups.append({"params": list(critic.parameters())})
     players = Players(policy, reference, critic, sampler)
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0,
+                                  fused=options.device.startswith("cuda"))
     if saved:
         reference.load_state_dict(saved["reference"])
         parallel.load_moments(optimizer, saved["optimizer"])

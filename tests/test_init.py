@@ -215,6 +215,21 @@ def test_bfloat16_computes_and_float32_is_trained(folder):
                        players.policy.embedding.weight.bfloat16())
 
 
+def test_gspo_in_bfloat16_begins_within_its_clip(folder):
+    """The ratio of a response is cut off 0.0003 from 1; the sampler's log-probs, rounded otherwise
+    than the trainer's, are further away than that."""
+    model = checkpoint.load_pretrained(folder)
+    for name, weight in model.named_parameters():  # a random model's log-probs hardly differ
+        weight.data *= 5 if weight.dim() == 2 and "embedding" not in name else 1
+    checkpoint.save_pretrained(model, folder, like=folder)
+    assert run(folder, "--dtype", "bfloat16", "--algo", "gspo", "--group-size", "16", "--steps",
+               "1") == 0
+    [first] = [json.loads(line) for line in
+               (folder.parent / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert first["logp_diff"] > 1e-3  # the sampler's
+    assert first["clipfrac_low"] + first["clipfrac_high"] < 0.02 and first["grad_norm"] > 0
+
+
 def test_answers_of_a_run_end_at_the_tag(folder):
     tokenizer.use(folder, "{question}\n", [256, 258], [prompts.END])
     policy = checkpoint.load_pretrained(folder)

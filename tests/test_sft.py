@@ -304,19 +304,27 @@ def test_padded_marks_responses_and_their_end_only():
 def test_orthogonal_gives_singular_values_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     for scale in (1e-3, 1.0, 1e3):
-        values = torch.linalg.svdvals(sft.orthogonal(matrix * scale))
+        values = torch.linalg.svdvals(sft.orthogonal(matrix[None] * scale)[0])
         assert 0.6 < float(values.min()) and float(values.max()) < 1.3
 
 
 def test_orthogonal_keeps_the_directions():
     u, s, v = torch.linalg.svd(torch.randn(8, 20, generator=torch.Generator().manual_seed(0)),
                                full_matrices=False)
-    aligned = u.T @ sft.orthogonal(u @ s.diag() @ v) @ v.T
+    aligned = u.T @ sft.orthogonal((u @ s.diag() @ v)[None])[0] @ v.T
     assert torch.allclose(aligned, aligned.diag().diag(), atol=1e-4)
 
 
 def test_orthogonal_of_zero_is_zero():
-    assert sft.orthogonal(torch.zeros(3, 4)).eq(0).all()
+    assert sft.orthogonal(torch.zeros(2, 3, 4)).eq(0).all()
+
+
+def test_orthogonal_takes_each_matrix_by_itself():
+    """As Muon gives it all of one shape at once on a GPU."""
+    matrices = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0)) * 10
+    together = sft.orthogonal(matrices)
+    for one, matrix in zip(together, matrices, strict=True):
+        assert torch.allclose(one, sft.orthogonal(matrix[None])[0], atol=1e-5)
 
 
 def test_muon_takes_a_step_of_the_same_size_whatever_the_gradient():
