@@ -79,6 +79,8 @@ class Options:
     gradient_checkpointing: bool = flag(False, "keep the blocks' inputs alone and compute the rest "
                                         "again in the backward pass: less memory, a quarter more "
                                         "time")
+    compile: bool = flag(False, "compile the blocks with torch.compile for the update: half a "
+                         "minute at the first one, faster from then on")
     shard: bool = flag(False, "weights, gradients and moments in pieces, one a process of torchrun")
     reward: str = flag("correct", "correct (and 0.1 for the form), sign (1 or -1), or a lesson: "
                        "format pays for tags, random for nothing, claim for saying all is checked; "
@@ -134,8 +136,9 @@ class Options:
     eval_samples: int = flag(64, "samples of each of a fifth of them, for pass@k")
     base_steps: int = flag(0, "steps of the base's training (default: the task's, up to three "
                            "times, until what it generates is good enough)")
-    micro_tokens: int = flag(2048, "tokens of a micro-batch: memory and, on a GPU, speed; the gradient "
-                             "is the same (default: 2048, on a GPU as many as fit, up to 32768)")
+    micro_tokens: int = flag(2048, "tokens of a micro-batch: memory and, on a GPU, speed; the "
+                             "gradient is the same (default: 2048, on a GPU as many as fit, up to "
+                             "32768)")
 
 
 def parse(argv) -> tuple[Options, bool]:
@@ -303,6 +306,8 @@ def validate(options: Options) -> tasks.Task:
         options.base_seed = options.seed
     validate_algorithm(options)
     validate_init(options, task)
+    if options.shard and options.compile:
+        raise UserError("--compile and --shard do not go together")
     if options.shard and (parallel.world() == 1 or uses(options.algo, "ppo")):
         raise UserError("--shard needs several processes (torchrun --nproc-per-node N train.py "
                         "...) and an algorithm without a critic")

@@ -48,7 +48,7 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
     columns = min(config.context, options.max_new_tokens + 128)  # the prompt is a guess
     return {
         "weights": 4 * p // parts, "gradients": 4 * p // parts, "moments": 8 * p // parts,
-        "reference": b * p, "sampler": b * p if options.shard or b == 2 else 0,
+        "reference": b * p, "sampler": b * p if options.shard or options.compile or b == 2 else 0,
         "casts": 2 * p if b == 2 else 0, "critic": 16 * p if own else 0,
         "judge": 4 * p if options.judge else 0,
         "gathered": 8 * config.vocab_size * config.width if options.shard else 0,

@@ -24,7 +24,7 @@ import parallel
 import tensors
 import tokenizer
 
-FREE = ("micro_tokens", "gradient_checkpointing")  # may be others when a run goes on
+FREE = ("micro_tokens", "gradient_checkpointing", "compile")  # may be others when a run goes on
 
 
 class UserError(Exception):

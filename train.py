@@ -208,6 +208,13 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
     return policy if parallel.world() == 1 else gpt.from_state(tensors.load(path), options.device)
 
 
+def compile_blocks(policy) -> None:
+    """Fuses what stands between the products of a block, for the update. Compiling takes half a
+    minute, at the first update; shapes may differ from then on."""
+    for block in policy.blocks:
+        block.compile(dynamic=True)
+
+
 def start(run: Path, task, options):
     """The Players, the optimizer and the state: of the run's checkpoint, or of a base and its
     measurement."""
@@ -218,8 +225,10 @@ def start(run: Path, task, options):
     policy.checkpointing = options.gradient_checkpointing
     precision = getattr(torch, options.dtype)
     reference, critic, sampler = copy.deepcopy(policy).cast(precision), None, policy
-    if options.shard or precision != torch.float32:
+    if options.shard or options.compile or precision != torch.float32:
         sampler = copy.deepcopy(policy).cast(precision)
+    if options.compile:
+        compile_blocks(policy)
     if options.shard:
         parallel.shard(policy)
     groups = [{"params": list(policy.parameters())}]

