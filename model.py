@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from engine import kernels
-from engine.logprob import MOST_LOGITS, ChosenLogp, product
+from engine import kernels, products
+from engine.logprob import MOST_LOGITS, ChosenLogp
 from packing import Layout, place
 
 SHORT = 128  # up to so many queries plain attention is faster on a CPU than the fused kernel
@@ -170,12 +170,11 @@ def matrix(rows: int, columns: int) -> nn.Parameter:
 
 
 def add_product(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x + y @ weight. x, the residual stream, is fp32 whatever the weights are."""
-    if y.dtype == weight.dtype == torch.float32:
-        return torch.addmm(x, y, weight)
-    if y.is_cuda and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cuda"):
-        return torch.addmm(x, y, weight, out_dtype=torch.float32)
-    return x + y @ weight
+    """x + y @ weight. x, the residual stream, is fp32 whatever the weights are; where no gradient
+    is wanted it may be written over."""
+    if y.dtype != weight.dtype or torch.is_grad_enabled() and y.dtype != torch.float32:
+        return x + y @ weight
+    return products.add_product(x, y, weight)
 
 
 class Attention(nn.Module):
@@ -352,7 +351,7 @@ class GPT(nn.Module):
         dtype = dtype or self.head.weight.dtype
         if dtype == states.dtype == torch.float32:
             return self.head(states)
-        return product(states, self.head.weight, self.head.bias, dtype)
+        return products.product(states, self.head.weight, self.head.bias, dtype)
 
     def logp(self, tokens, mask, temperature: float = 1.0):
         """The log-probs (N, T) of `score` alone."""

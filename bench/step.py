@@ -153,8 +153,8 @@ def compare(policy, new, fixed):
 def an_update(policy, options, rows, width, given):
     """What makes an update of a policy on random rows of `width` tokens, of which `given` are the
     prompt's, and the products (FLOP) that it cannot do without."""
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-9)
     device = policy.embedding.weight.device
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-9, fused=device.type == "cuda")
     mask = (torch.arange(width, device=device) >= given).float().expand(rows, width)
     tokens = torch.randint(0, policy.config.vocab_size, (rows, width), device=device)
     row = torch.arange(rows, device=device)

@@ -15,23 +15,9 @@ and all that follows are fp32. Shapes: M tokens, D width, V vocabulary.
 import torch
 
 from engine import kernels
+from engine.products import add_product, product
 
-MOST_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # in memory at a time: 128 MB, half a GB
-
-
-def product(x, weight, bias, dtype: torch.dtype) -> torch.Tensor:
-    """x (M, D) times the transpose of weight (V, D), and bias (V,) or None added: in fp32 (M, V),
-    of factors in dtype."""
-    if x.dtype != dtype or weight.dtype != dtype:
-        x, weight = x.to(dtype), weight.to(dtype)
-    if dtype == torch.float32:
-        y = x @ weight.T
-    elif x.is_cuda:
-        y = torch.mm(x, weight.T, out_dtype=torch.float32)
-    else:  # a CPU's product of bf16 would round to bf16
-        y = x.float() @ weight.float().T
-    return y if bias is None else y + bias
-
+MOST_LOGITS = {"cpu": 2**25, "cuda": 2**28}  # in memory at a time: 128 MB, 1 GB
 
 def measure(logits, chosen, temperature: float, entropy: bool):
     """Log-probs of chosen (M,), log-sum-exps (M,) and entropies (M,) (or zeros) of softmax(logits
@@ -71,8 +57,9 @@ class ChosenLogp(torch.autograd.Function):
         ctx.temperature, ctx.dtype, found = temperature, dtype, []
         ctx.rows = max(1, MOST_LOGITS[states.device.type] // len(weight))
         ctx.set_materialize_grads(False)
+        rounded = weight.to(dtype)  # once for all parts
         for x, y in zip(states.split(ctx.rows), chosen.split(ctx.rows), strict=True):
-            found.append(measure(product(x, weight, bias, dtype), y, temperature, entropy))
+            found.append(measure(product(x, rounded, bias, dtype), y, temperature, entropy))
         logp, lse, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
         ctx.save_for_backward(states, weight, bias, chosen, lse, entropies)
         return logp, entropies
@@ -80,16 +67,17 @@ class ChosenLogp(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_logp, grad_entropy):
         states, weight, bias, chosen, lse, entropy = ctx.saved_tensors
-        grad_states, grad_weight = torch.empty_like(states), torch.zeros_like(weight)
+        rounded, grad_states = weight.to(ctx.dtype), torch.empty_like(states)
+        grad_weight = torch.zeros_like(weight)
         grad_bias = None if bias is None else torch.zeros_like(bias)
         grad_logp = torch.zeros_like(lse) if grad_logp is None else grad_logp
         for first in range(0, len(states), ctx.rows):
             at = slice(first, first + ctx.rows)
-            grad = gradient(product(states[at], weight, bias, ctx.dtype), chosen[at],
+            grad = gradient(product(states[at], rounded, bias, ctx.dtype), chosen[at],
                             ctx.temperature, lse[at], entropy[at], grad_logp[at],
                             grad_entropy[at] if grad_entropy is not None else None, ctx.dtype)
-            grad_states[at] = grad @ weight.to(ctx.dtype)                      # grad (m, V)
-            grad_weight += product(grad.T, states[at].T, None, ctx.dtype)
+            grad_states[at] = grad @ rounded                                   # grad (m, V)
+            grad_weight = add_product(grad_weight, grad.T, states[at].to(ctx.dtype))
             if bias is not None:
                 grad_bias += grad.float().sum(0)
         return grad_states, grad_weight, grad_bias, None, None, None, None
