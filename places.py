@@ -218,7 +218,7 @@ def places_for(model: GPT, *asked: int) -> Places:
     had, places = KEPT.pop(model, {}).get(kind, ((0, 0, 0), None))
     asked = tuple(map(max, asked, had))
     if asked != had:
-        recorded = {} if weight.is_cuda or places is None else places.recorded
+        recorded = {} if places is None or places.graphs else places.recorded
         places = None  # so that its memory is free
         if weight.is_cuda:
             torch.cuda.empty_cache()

@@ -112,7 +112,7 @@ if triton:
         most = tl.full([BLOCK], -1e30, tl.float32)
         total = tl.zeros([BLOCK], tl.float32)
         weighted = tl.zeros([BLOCK], tl.float32)
-        for start in range(0, V, BLOCK):
+        for start in tl.range(0, V, BLOCK, num_stages=4):  # loads run ahead
             z = tl.load(logits + row * V + start + lane, mask=start + lane < V, other=-1e30)
             z = z.to(tl.float32) / temperature
             higher = tl.maximum(most, z)

@@ -5,6 +5,7 @@ import gc
 import io
 import math
 import operator
+import random
 import warnings
 import weakref
 from dataclasses import fields
@@ -25,6 +26,8 @@ import tokenizer
 
 STOP, PAD = 28, 29
 PROMPTS = [[1, 2, 3, 4, 5, 6], [7], [8, 9, 10], [3, 1, 4, 1]]
+PIECES = [b"a", b"b", b"c", b"ab", b"bc", b"ca", b"abc", b"cab", b"bca", b"aa"] * 3
+PIECES[STOP] = PIECES[PAD] = b""
 CPU, GPU = places.HABITS["cpu"], places.HABITS["cuda"]
 HEADS = pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["MHA", "GQA", "MQA"])
 
@@ -366,8 +369,6 @@ def test_several_stops():
     assert out.truncated.tolist() == [token not in (5, 9) for token in last]
 
 
-PIECES = [b"a", b"b", b"c", b"ab", b"bc", b"ca", b"abc", b"cab", b"bca", b"aa"] * 3
-PIECES[STOP] = PIECES[PAD] = b""
 
 
 def text(ids):
@@ -466,6 +467,38 @@ def test_graphs_are_of_few_sizes_whatever_the_number_of_rows(monkeypatch):
     for group_size in (1, 3, 5, 6, 7):
         generate(made, group_size=group_size, max_rows=25)
     assert sizes <= {32, 16, 8, 4, 2, 1} and len(sizes) > 3
+
+
+def test_graphs_do_what_the_plain_steps_do_whatever_comes_between(monkeypatch):
+    """One model, many calls: other rows, lengths, temperatures and stop tables; weights that change
+    in place, buffers that are made again. Thousands of replays on the tensors of the capture."""
+    made, plain = gpt(stop=0.5), gpt(stop=0.5)
+    rng, replays = random.Random(0), []
+    tables = [None, *(tokenizer.stop_table(PIECES, strings)
+                      for strings in (["abcab"], ["bbb", "caca"], ["aab"]))]
+
+    def frozen(step, model, batch, view, how):  # cheaper than `emulated`
+        step(model, view, how)
+        return lambda *given: replays.append(1) or step(model, view, how)
+    for call in range(60):
+        prompts = [[rng.randrange(28) for _ in range(rng.randint(1, 9))]
+                   for _ in range(rng.randint(1, 8))]
+        how = dict(group_size=rng.randint(1, 5), max_new_tokens=rng.randint(1, 36), seed=call,
+                   temperature=rng.choice((0.0, 0.7, 1.0)), strings=rng.choice(tables),
+                   max_rows=rng.choice((3, 9, 40)))
+        if call % 7 == 6:
+            with torch.no_grad():
+                for weights in (made, plain):
+                    for weight in weights.parameters():
+                        weight.mul_(1.02)
+        if call == 40:  # larger buffers than before: the graphs of the old ones are gone
+            prompts, how = [[1] * 10] * 3, how | dict(group_size=30, max_rows=90)
+        want = generate(plain, prompts, **how)
+        with pytest.MonkeyPatch.context() as patch:
+            behave(GPU._replace(look_every=rng.choice((2, 4, 16))), patch)
+            patch.setattr(record, "capture", frozen)
+            assert same(generate(made, prompts, **how), want), (call, how)
+    assert len(replays) > 1000
 
 
 def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
