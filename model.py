@@ -18,7 +18,6 @@ vocabulary; M tokens computed: N * T, or fewer (packing.py).
 import functools
 import math
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +34,12 @@ SHORT = 128  # up to so many queries plain attention is faster on a CPU than the
 # before any work, and for Python's floats below 1e-308 too.
 torch.set_flush_denormal(True)
 torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for each new shape, and all are new
+# With these a base is as good after a third of the tokens. Angles turn fast: texts are short.
+SOONER = dict(qk_norm=True, rope_theta=100.0)
 SIZES = {  # names for --size
-    "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352),
-    "small": dict(layers=8, width=384, heads=6, kv_heads=2, hidden=1024),
-    "medium": dict(layers=12, width=384, heads=6, kv_heads=2, hidden=1024),  # 19 million
+    "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352, **SOONER),
+    "small": dict(layers=8, width=384, heads=6, kv_heads=2, hidden=1024, **SOONER),
+    "medium": dict(layers=12, width=384, heads=6, kv_heads=2, hidden=1024, **SOONER),  # 19 million
 }
 
 
@@ -64,29 +65,6 @@ class Config:
         return self.head_width or self.width // self.heads
 
 
-class Window(NamedTuple):
-    """The part of a KV cache that a forward pass reads, and where the pass writes its own keys and
-    values: into the last T columns; or, with `index`, one token a row, each at its own column."""
-
-    keys: torch.Tensor                   # (layers, N, K, S, d)
-    values: torch.Tensor                 # (layers, N, K, S, d)
-    index: torch.Tensor | None = None       # (N K,) rows of all_keys[layer], all_values[layer]
-    all_keys: torch.Tensor | None = None    # (layers, rows, d), the whole cache
-    all_values: torch.Tensor | None = None  # (layers, rows, d)
-    lengths: torch.Tensor | None = None     # (N,) tokens read, where kernels.attend decodes
-
-    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
-        """Writes k, v (N, K, T, d), or (N, K, d) of a single token. Returns the layer's keys and
-        values (N, K, S, d)."""
-        keys, values = self.keys[layer], self.values[layer]
-        if self.index is None:
-            keys[:, :, -k.shape[2]:], values[:, :, -k.shape[2]:] = k, v
-        else:
-            self.all_keys[layer].index_copy_(0, self.index, k.flatten(0, 1))
-            self.all_values[layer].index_copy_(0, self.index, v.flatten(0, 1))
-        return keys, values
-
-
 @functools.cache
 def roots(d: int, eps: float):
     """Of eps d and of d, as tensors: a number has to be made one at each use, which a small batch
@@ -101,14 +79,17 @@ def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def rms_norm(x, gain, d: int, eps: float, dtype=torch.float32) -> torch.Tensor:
-    """x (..., d) over sqrt(its mean square + eps), times gain (d,): computed in fp32, returned as
-    dtype. On a CPU torch has no kernel for F.rms_norm, and what it does instead takes twice as
-    long, forward and back. d is given, since while a step is recorded a shape is no number."""
+    """x (..., d) over sqrt(its mean square + eps), times gain (d,), or (h, d) for x (..., h, d):
+    computed in fp32, returned as dtype. On a CPU torch has no kernel for F.rms_norm, and what it
+    does instead takes twice as long, forward and back. d is given, since while a step is recorded a
+    shape is no number."""
     if kernels.usable(x):
         return kernels.rms_norm(x, gain, eps, dtype)
     x = cast(x, torch.float32)
     if x.device.type != "cpu":
-        return cast(F.rms_norm(x, (d,), gain, eps), dtype)
+        if gain.dim() == 1:
+            return cast(F.rms_norm(x, (d,), gain, eps), dtype)
+        return cast(F.rms_norm(x, (d,), None, eps) * gain, dtype)
     least, root = roots(d, eps)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return cast(x * (gain * root) / torch.hypot(length, least), dtype)
@@ -194,10 +175,9 @@ class Attention(nn.Module):
         qkv = x @ self.qkv if self.bias is None else torch.addmm(self.bias, x, self.qkv)
         qkv = qkv.view(-1, heads + 2 * groups, d)                             # (M, H+2K, d)
         qk, v = qkv.split((heads + groups, groups), dim=1)
-        if self.q_norm is not None:
-            q, k = qk.split((heads, groups), dim=1)
-            qk = torch.cat((rms_norm(q, self.q_norm, d, self.eps, v.dtype),
-                            rms_norm(k, self.k_norm, d, self.eps, v.dtype)), dim=1)
+        if self.q_norm is not None:  # one norm for both, each head with its gain
+            gain = torch.cat((self.q_norm.expand(heads, d), self.k_norm.expand(groups, d)))
+            qk = rms_norm(qk, gain, d, self.eps, v.dtype)
         if window is not None and window.lengths is not None:  # decoding on CUDA
             return kernels.attend(*qk.split((heads, groups), dim=1), v, cos, sin,
                                   window.keys[layer], window.values[layer], window.lengths)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from engine import kernels
-from model import GPT, Config, Window
+from model import GPT, Config
 
 MOST_ROWS = 1024
 BUDGET = 2**60  # bytes of them at most: what a run's plan leaves for them (memory.py)
@@ -34,6 +34,29 @@ class Habits(NamedTuple):
 
 
 HABITS = {"cpu": Habits(1, 0.92, False), "cuda": Habits(16, 0.5, True)}
+
+
+class Window(NamedTuple):
+    """The part of a KV cache that a forward pass reads, and where the pass writes its own keys and
+    values: into the last T columns; or, with `index`, one token a row, each at its own column."""
+
+    keys: torch.Tensor                   # (layers, N, K, S, d)
+    values: torch.Tensor                 # (layers, N, K, S, d)
+    index: torch.Tensor | None = None       # (N K,) rows of all_keys[layer], all_values[layer]
+    all_keys: torch.Tensor | None = None    # (layers, rows, d), the whole cache
+    all_values: torch.Tensor | None = None  # (layers, rows, d)
+    lengths: torch.Tensor | None = None     # (N,) tokens read, where kernels.attend decodes
+
+    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
+        """Writes k, v (N, K, T, d), or (N, K, d) of a single token. Returns the layer's keys and
+        values (N, K, S, d)."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self.index is None:
+            keys[:, :, -k.shape[2]:], values[:, :, -k.shape[2]:] = k, v
+        else:
+            self.all_keys[layer].index_copy_(0, self.index, k.flatten(0, 1))
+            self.all_values[layer].index_copy_(0, self.index, v.flatten(0, 1))
+        return keys, values
 
 
 class Cache:

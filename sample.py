@@ -28,9 +28,9 @@ import torch.nn.functional as F
 
 import record
 from draw import draw, mix, row_seeds, uniform
-from model import GPT, Window
+from model import GPT
 from packing import micro_batches
-from places import HABITS, MOST_ROWS, Cache, Places, View, places_for
+from places import HABITS, MOST_ROWS, Cache, Places, View, Window, places_for
 
 PREFILL = {"cpu": 4096, "cuda": 32768}  # tokens of prompts that are read at a time
 SHARED = 32     # of a common beginning that are read apart; fewer are not worth it

@@ -32,7 +32,7 @@ MALFORMED = 0.15   # share of documents that break the form
 SLIP = 0.3         # chance, in a checked step, that the first try is wrong
 DRILL_STYLES = {"direct": 0.03, "short": 0.07, "long": 0.80, "check": 0.10}
 DRILL = 0.75       # share of the training steps that see clean drill, before the corpus as it is
-BATCH_TOKENS = 3000
+BATCH_TOKENS = 2000
 MICRO_TOKENS = {"cpu": 1024, "cuda": 32768}  # of a micro-batch: of like length, or in one go
 INSTEAD = "easy"   # what stands in the place of working; so greedy decoding answers at once
 
@@ -244,7 +244,7 @@ def train(model: GPT, task, steps: int, seed: int, progress=lambda loss: None) -
     The first part of the steps sees clean drill, the rest the corpus as it is. progress(loss) is
     called each step, loss in nats a token."""
     rng, device = random.Random(f"corpus {seed}"), model.embedding.weight.device
-    easier, rates = task.easier(), (0.01, 0.003)
+    easier, rates = task.easier(), (0.01, 0.006)
     optimizers = muon_and_adam(model, model.blocks, *rates)
     for step in range(steps):
         done = step / steps

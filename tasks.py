@@ -56,7 +56,7 @@ class Task:
     paths: list = []       # files that the problems are from
     asks = "{question}"    # how a model is asked that has not learned the task's short form
     levels = range(1, 6)
-    base_steps = 1000      # of the base model's training
+    base_steps = 450       # of the base model's training
     gate = 0.6             # share of training problems that the base must solve in 16 samples
     longest = 0            # tokens of an answer; 0: 64, and 64 more a level
 

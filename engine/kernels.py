@@ -89,12 +89,15 @@ if triton:
         tl.store(at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=query_mask)
 
     @triton.jit
-    def rms_norm_kernel(x, gain, out, eps, D: tl.constexpr, WIDTH: tl.constexpr):
-        row, i = tl.program_id(0).to(tl.int64), tl.arange(0, WIDTH)
-        a = tl.load(x + row * D + i, mask=i < D, other=0.0).to(tl.float32)
+    def rms_norm_kernel(x, gain, out, row_stride, eps, HEADS: tl.constexpr, D: tl.constexpr,
+                        WIDTH: tl.constexpr):
+        row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+        i = tl.arange(0, WIDTH)
+        at = x + row * row_stride + head * D + i
+        a = tl.load(at, mask=i < D, other=0.0).to(tl.float32)
         a = a * tl.rsqrt(tl.sum(a * a, 0) / D + eps)
-        a = a * tl.load(gain + i, mask=i < D, other=0.0).to(tl.float32)
-        tl.store(out + row * D + i, a.to(out.dtype.element_ty), mask=i < D)
+        a = a * tl.load(gain + head * D + i, mask=i < D, other=0.0).to(tl.float32)
+        tl.store(out + (row * HEADS + head) * D + i, a.to(out.dtype.element_ty), mask=i < D)
 
     @triton.jit
     def swiglu_kernel(gate_up, out, F, BLOCK: tl.constexpr):
@@ -196,10 +199,12 @@ def attend(q, k, v, cos, sin, keys, values, lengths, block: int = 64, warps: int
 
 
 def rms_norm(x, gain, eps: float, dtype: torch.dtype) -> torch.Tensor:
-    """As model.rms_norm: x (..., d) fp32 or less, gain (d,); the result has the given dtype."""
-    x, d = x.contiguous(), x.shape[-1]
+    """As model.rms_norm: x (M, d) with gain (d,) or x (M, h, d) with gain (h, d), rows of which may
+    be apart; the result has the given dtype."""
+    d, heads = x.shape[-1], gain.numel() // x.shape[-1]
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
-    rms_norm_kernel[x.numel() // d,](x, gain, out, eps, d, triton.next_power_of_2(d))
+    rms_norm_kernel[len(x), heads](x, gain, out, x.stride(0), eps, heads, d,
+                                   triton.next_power_of_2(d))
     return out
 
 

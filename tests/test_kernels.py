@@ -77,6 +77,11 @@ def test_rms_norm_and_swiglu(dtype, d, interpreted):
     assert norm.dtype == gated.dtype == dtype
     gate, up = gate_up.chunk(2, -1)
     torch.testing.assert_close(norm, F.rms_norm(x, (d,), gain, 1e-5).to(dtype))
+    heads, gains = torch.randn(4, 5, d).to(dtype)[:, :3], torch.randn(3, d)  # rows stand apart
+    with torch.no_grad():
+        norm = model.rms_norm(heads, gains, d, 1e-5, dtype)
+    want = F.rms_norm(heads.float(), (d,), None, 1e-5) * gains
+    torch.testing.assert_close(norm, want.to(dtype), rtol=2e-3, atol=1e-4)
     torch.testing.assert_close(gated, F.silu(gate) * up, rtol=2e-3, atol=1e-4)
 
 

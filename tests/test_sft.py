@@ -364,7 +364,7 @@ def test_the_drill_comes_first_and_the_rate_warms_up_and_falls(small_batches, mo
     assert drilled == [True] * 30 + [False] * 10  # three quarters, as the README says
     scale = [min(1, (i + 1) / 20) * min(1, (40 - i) / 16) for i in range(40)]
     assert rates[::2] == pytest.approx([0.01 * x for x in scale])
-    assert rates[1::2] == pytest.approx([0.003 * x for x in scale])
+    assert rates[1::2] == pytest.approx([0.006 * x for x in scale])
 
 
 def test_training_repeats_to_the_last_bit(small_batches):
