@@ -23,6 +23,7 @@ import verify
 from draw import row_seeds
 from sample import generate, join
 
+ROWS = 4096  # of answers for pass@k that are in memory at a time
 EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
 SELF_CHECK = re.compile(r"\b(?:check|wait)\b")
 
@@ -103,10 +104,13 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
         "accuracy_given_working": share(r for r, w in zip(right, works, strict=True) if w),
         "accuracy_given_no_working": share(r for r, w in zip(right, works, strict=True) if not w),
     }
-    some = problems[:n_pass]
-    _, texts = respond(policy, some, samples, seed=seed + 1, max_new_tokens=max_new_tokens)
-    counts = [sum(task.correct(p, t) for t in texts[i * samples:(i + 1) * samples])
-              for i, p in enumerate(some)]
+    counts, at_once = [], max(1, ROWS // samples)
+    for first in range(0, len(problems[:n_pass]), at_once):
+        some = problems[:n_pass][first:first + at_once]
+        _, texts = respond(policy, some, samples, seed=seed + 1 + first,
+                           max_new_tokens=max_new_tokens)
+        counts += [sum(task.correct(p, t) for t in texts[i * samples:(i + 1) * samples])
+                   for i, p in enumerate(some)]
     result["pass_at_k"] = {
         str(k): sum(verify.pass_at_k(samples, c, k) for c in counts) / len(counts)
         for k in (1, 4, 16, 64) if k <= samples}

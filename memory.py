@@ -22,7 +22,7 @@ import model as gpt
 import parallel
 import places
 from flags import uses
-from places import MOST_ROWS, free_memory
+from places import HABITS, free_memory
 from runs import UserError, parameters
 
 
@@ -43,7 +43,7 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
     # on a CPU logits, their log-softmax and its gradient; else logits and a gradient in b bytes
     logits = (12 if device == "cpu" else 4 + b) * min(
         gpt.MOST_LOGITS[device], options.micro_tokens * config.vocab_size)
-    rows = min(MOST_ROWS, max(options.prompts * options.group_size, options.eval_problems,
+    rows = min(HABITS[device].rows, max(options.prompts * options.group_size, options.eval_problems,
                               options.eval_problems // 5 * options.eval_samples))
     columns = min(config.context, options.max_new_tokens + 128)  # the prompt is a guess
     return {

@@ -22,9 +22,13 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # they take 45 MB
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.tensor import DTensor, distribute_tensor
+else:
+    DTensor = FSDPModule = ()  # nothing is one
 
 
 def rank() -> int:

@@ -12,6 +12,8 @@ are taken and the first places used; rows that have ended leave when the batch n
 Left out on purpose: sharing what texts of one prompt have in common in the cache (paged attention).
 """
 
+import math
+import mmap
 import weakref
 from typing import NamedTuple
 
@@ -20,7 +22,6 @@ import torch
 from engine import kernels
 from model import GPT, Config
 
-MOST_ROWS = 1024
 BUDGET = 2**60  # bytes of them at most: what a run's plan leaves for them (memory.py)
 
 
@@ -31,9 +32,10 @@ class Habits(NamedTuple):
     #                  that is each step, who has parted
     ratio: float     # of neighbouring batch sizes
     graphs: bool     # a step is a graph: it finds all tensors where they were, whatever is in them
+    rows: int        # that are decoded at once, at most
 
 
-HABITS = {"cpu": Habits(1, 0.92, False), "cuda": Habits(16, 0.5, True)}
+HABITS = {"cpu": Habits(1, 0.92, False, 512), "cuda": Habits(16, 0.5, True, 1024)}
 
 
 class Window(NamedTuple):
@@ -65,8 +67,7 @@ class Cache:
 
     def __init__(self, config: Config, rows: int, capacity: int, device=None, dtype=None):
         shape = (config.layers, rows, config.kv_heads, capacity, config.head)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.keys, self.values = (zeros(shape, device, dtype) for _ in range(2))
         # where each row and head begins among rows of d numbers (N, K)
         self.begin = torch.arange(rows * config.kv_heads, device=device).view(rows, -1) * capacity
 
@@ -78,6 +79,16 @@ class Cache:
             return Window(keys, values)
         index = (self.begin[:rows] + lengths[:, None]).flatten()
         return Window(keys, values, index, self.keys.flatten(1, 3), self.values.flatten(1, 3))
+
+
+def zeros(shape: tuple, device, dtype) -> torch.Tensor:
+    """torch.zeros; but on a CPU memory is taken where it is first written to, and most texts are
+    far shorter than the cache allows."""
+    if torch.device(device or "cpu").type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    like = torch.empty(0, dtype=dtype)
+    memory = mmap.mmap(-1, max(1, math.prod(shape) * like.element_size()))
+    return torch.frombuffer(memory, dtype=like.dtype, count=math.prod(shape)).view(shape)
 
 
 class View(NamedTuple):

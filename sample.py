@@ -30,9 +30,9 @@ import record
 from draw import draw, mix, row_seeds, uniform
 from model import GPT
 from packing import micro_batches
-from places import HABITS, MOST_ROWS, Cache, Places, View, Window, places_for
+from places import HABITS, Cache, Places, View, Window, places_for
 
-PREFILL = {"cpu": 4096, "cuda": 32768}  # tokens of prompts that are read at a time
+PREFILL = {"cpu": 1024, "cuda": 32768}  # tokens of prompts that are read at a time
 SHARED = 32     # of a common beginning that are read apart; fewer are not worth it
 REFILL = 0.5    # waiting rows come in when at most this share of the batch is left
 
@@ -86,13 +86,14 @@ class Work:
 
 def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 96,
              temperature: float = 1.0, seed=0, *, stop, pad: int, strings=None, prefixes=None,
-             top_k: int = 0, top_p: float = 1.0, max_rows: int = MOST_ROWS,
+             top_k: int = 0, top_p: float = 1.0, max_rows: int = 0,
              on_token=None) -> Rollout:
     """Samples group_size responses to each prompt, up to and with a token of `stop` (an id or
     several), or with the token that completes a stop string: strings (V, S) says to which state a
     token moves the automaton from each of S, of which the last is the end (tokenizer.stop_table).
 
-    At most max_rows rows are decoded at once, fewer where memory would not hold them. seed: an int,
+    At most max_rows rows (0: 512 on a CPU, 1024 on a GPU) are decoded at once, fewer where memory
+    would not hold them. seed: an int,
     or a list with the own seed of each row. prefixes: for each prompt the beginning of its
     response, to be continued; it is not in the mask, and what follows is drawn as if it had been
     drawn before. on_token(id) is called for each token of a single row. Raises ValueError for no
@@ -129,7 +130,8 @@ def decode(model, work: Work, max_new_tokens: int, stops, strings, max_rows: int
     """Draws all rows: tokens, logp and entropy (N, max_new_tokens), how many are `drawn` (N,), and
     which are `truncated` (N,)."""
     device, n, longest = work.seeds.device, len(work.seeds), max(map(len, work.texts))
-    look_every, ratio, graphs = HABITS[device.type]
+    look_every, ratio, graphs, most = HABITS[device.type]
+    max_rows = max_rows or most
     together, look_every = look_every == 1, 1 if on_token else look_every
     batch = places_for(model, min(n, max_rows), longest + max_new_tokens, max_new_tokens)
     batch.begin(stops, strings, max_new_tokens)

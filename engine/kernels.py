@@ -18,13 +18,17 @@ several programs, prompts shared by the rows of a group, fp8.
 Shapes: N rows, K key/value heads, G query heads a key/value head, d width of a head, V vocabulary.
 """
 
+import os
+
 import torch
 
-try:  # comes with PyTorch's CUDA builds for Linux
-    import triton
-    import triton.language as tl
-except ImportError:
-    triton = None
+triton = None
+if torch.cuda.is_available() or "TRITON_INTERPRET" in os.environ:
+    try:  # comes with PyTorch's CUDA builds for Linux
+        import triton
+        import triton.language as tl
+    except ImportError:
+        pass
 
 INTERPRETED = False  # tests run the kernels on a CPU with TRITON_INTERPRET=1
 LOG2E = 1.4426950408889634

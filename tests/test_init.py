@@ -399,11 +399,11 @@ def test_what_the_plan_leaves_is_the_sampler_s(monkeypatch):
 
 
 def test_evaluations_are_in_the_plan_of_the_cache():
-    options = flags.Options(dtype="float32", max_new_tokens=64, eval_problems=1000)
+    options = flags.Options(dtype="float32", max_new_tokens=64, eval_problems=1000, prompts=16)
     config = flags.config_of(options)
     whole = memory.plan(config, options)["cache"]
     options.eval_problems = 4
-    assert whole == 2 * memory.plan(config, options)["cache"]  # 1,024 rows, and a step's 512
+    assert whole == 2 * memory.plan(config, options)["cache"]  # 512 rows, and a step's 256
 
 
 def test_a_toy_run_after_a_real_one_speaks_its_own_tokens(folder, tmp_path):
