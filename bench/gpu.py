@@ -234,6 +234,7 @@ def tell(args, text: str) -> None:
 
 def measure(args, what: str, limit: int, settings: dict) -> None:
     """Runs one measurement in a process of its own, tells its lines as they come."""
+    limit = min(limit, args.limit or limit)
     given = vars(args) | settings | {"limit": limit, "only": what}
     process = subprocess.Popen([sys.executable, __file__], text=True, stdout=subprocess.PIPE,
                                env=os.environ | {"GPU_BENCH": json.dumps(given, default=str),
@@ -264,6 +265,7 @@ def main():
     parser.add_argument("--commit", default="unknown", help="to be written down")
     parser.add_argument("--micro-tokens", type=int, default=16384, help="of the update")
     parser.add_argument("--only", default="", help="only measurements of this name")
+    parser.add_argument("--limit", type=int, default=0, help="seconds of a measurement at most")
     parser.add_argument("--init", default="", help="folder of SmolLM2")
     parser.add_argument("--data", default="", help="gsm8k_train.jsonl")
     parser.add_argument("--eval-data", default="", help="gsm8k_test.jsonl")
