@@ -136,8 +136,8 @@ class Options:
     eval_samples: int = flag(64, "samples of each of a fifth of them, for pass@k")
     base_steps: int = flag(0, "steps of the base's training (default: the task's, up to three "
                            "times, until what it generates is good enough)")
-    micro_tokens: int = flag(2048, "tokens of a micro-batch: memory and, on a GPU, speed; the "
-                             "gradient is the same (default: 2048, on a GPU as many as fit, up to "
+    micro_tokens: int = flag(1024, "tokens of a micro-batch: memory and, on a GPU, speed; the "
+                             "gradient is the same (default: 1024, on a GPU as many as fit, up to "
                              "32768)")
 
 

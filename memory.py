@@ -58,10 +58,10 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
 
 
 def micro_tokens(config: gpt.Config, options) -> int:
-    """Tokens of a micro-batch where the user has not said: 2048 on a CPU, whose caches want few;
+    """Tokens of a micro-batch where the user has not said: 1024 on a CPU, whose memory is small;
     on a GPU, whose kernels want many, as many up to 32768 as take a third of what is free."""
     if not options.device.startswith("cuda"):
-        return 2048
+        return 1024
     free, tokens = free_memory(torch.device(options.device)), 32768
     while tokens > 2048 and plan(config, replace(options, micro_tokens=tokens))["activations"] \
             > free / 3:

@@ -416,7 +416,7 @@ def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
 def test_micro_batches_are_larger_on_a_gpu():
     sizes = [flags.parse([*some])[0].micro_tokens for some in (
         ["--device", "cpu"], ["--device", "cuda:1"], ["--device", "cuda", "--micro-tokens", "99"])]
-    assert sizes == [2048, 0, 99]  # 0: memory.micro_tokens says
+    assert sizes == [1024, 0, 99]  # 0: memory.micro_tokens says
 
 
 def test_each_algorithm_has_its_own_defaults_and_any_flag_overrules_them():
