@@ -5,23 +5,19 @@ lengths, so that each is a mean over independent problems and has a Wilson inter
 problem give pass@k. Left out on purpose: voting and search, which spend more compute per problem.
 """
 
-import argparse
-import codecs
 import json
 import re
-import sys
 from pathlib import Path
 
 import torch
 
 import model as gpt
-import parallel
 import tasks
-import tensors
 import tokenizer
 import verify
-from draw import row_seeds
-from sample import generate, join
+from engine.rng import row_seeds
+from engine.sampler import generate, join
+from infra import distributed, tensors
 
 ROWS = 4096  # of answers for pass@k that are in memory at a time
 EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
@@ -47,7 +43,7 @@ def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tok
     mark. Of several processes each samples its share, and all get the whole. `more` goes to
     sample.generate."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    sampling = generate if parallel.world() == 1 else generate_shared
+    sampling = generate if distributed.world() == 1 else generate_shared
     rollout = sampling(policy, prompts, group_size, max_new_tokens, temperature, seed,
                        **ending(policy), **more)
     return rollout, [tokenizer.text_of(ids) for ids in rollout.responses()]
@@ -55,12 +51,12 @@ def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tok
 
 def generate_shared(policy, prompts, group_size, max_new_tokens, temperature, seed, *, pad, **more):
     """sample.generate by several processes: each row has the seed that it has in one process."""
-    part, rollout = parallel.mine(prompts), None
+    part, rollout = distributed.mine(prompts), None
     if prompts[part]:
         rows = torch.arange(part.start * group_size, part.stop * group_size)
         rollout = generate(policy, prompts[part], group_size, max_new_tokens, temperature,
                            row_seeds(rows, seed).tolist(), pad=pad, **more).to("cpu")
-    return join(parallel.everyone(rollout), pad).to(policy.embedding.weight.device)
+    return join(distributed.everyone(rollout), pad).to(policy.embedding.weight.device)
 
 
 def ending(policy, *more: str) -> dict:
@@ -123,7 +119,7 @@ def report(policy, task, options, when: str) -> dict:
     result = measure(policy, task, problems, options.seed, options.max_new_tokens,
                      max(1, len(problems) // 5), options.eval_samples)
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
-    say = parallel.say
+    say = distributed.say
     say(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "
         "held-out problems")
     say(f"{when}: " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items()))
@@ -211,46 +207,3 @@ def problems_of(path: str, settings: dict) -> list[tasks.Problem]:
         raise ValueError(f"--problems scores written answers, and a run of --task "
                          f"{settings['task']} answers with something else")
     return tasks.read_jsonl(path)
-
-
-def main(argv=None) -> int:
-    """The command line of sample.py: one question, answered as it is written, or a file of
-    problems, scored."""
-    parser = argparse.ArgumentParser("sample.py", description="Asks a trained run.")
-    parser.add_argument("question", nargs="?", help='such as "47*6+85=?"')
-    parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
-    parser.add_argument("--problems", help="JSONL of question and answer: prints one JSON line")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--top-k", type=int, default=0, help="the likeliest tokens alone; 0: all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="the fewest tokens that hold this "
-                        "share of the probability")
-    parser.add_argument("--max-new-tokens", type=int, help="default: as in training")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
-        if (args.question is None) == (args.problems is None):
-            raise ValueError("give either a question or --problems FILE")
-        policy, settings = trained(args.run)
-        longest, how = settings["max_new_tokens"], dict(top_k=args.top_k, top_p=args.top_p)
-        if args.max_new_tokens is not None:
-            longest = args.max_new_tokens
-        if args.question is not None:
-            reader = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be 4 tokens
-
-            def show(token):
-                if token not in tokenizer.STOPS:
-                    print(reader.decode(tokenizer.decode_bytes([token])), end="", flush=True)
-            generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
-                     args.seed, on_token=show, **ending(policy), **how)
-            print(reader.decode(b"", final=True))
-            return 0
-        problems = problems_of(args.problems, settings)
-        rollout, texts = respond(policy, problems, 1, args.temperature, args.seed, longest, **how)
-    except (ValueError, OSError) as error:
-        print(f"sample.py: {error}", file=sys.stderr)
-        return 2
-    result = share(verify.written_correct(p, t) for p, t in zip(problems, texts, strict=True))
-    print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
-                      "length": float(rollout.mask.sum(1).mean()),
-                      "truncated": float(rollout.truncated.float().mean())}))
-    return 0

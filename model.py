@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from engine import kernels, products
 from engine.logprob import MOST_LOGITS, ChosenLogp
-from packing import Layout, place
+from engine.packing import Layout, place
 
 SHORT = 128  # up to so many queries plain attention is faster on a CPU than the fused kernel
 # Numbers below 1e-38, of which sharp attention has many, become 0: with them its products take some

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import evaluate
 import prm
 import tokenizer
-from sample import generate
+from engine.sampler import generate
 
 
 @dataclass

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from packing import place
+from engine.packing import place
 
 
 @dataclass

@@ -40,15 +40,13 @@ from torch import nn
 from tqdm import tqdm
 
 import evaluate
-import oracle
-import packing
-import places
-import runs
 import tasks
-import tensors
 import tokenizer
-from sample import generate
+from engine import packing, slots
+from engine.sampler import generate
+from infra import run_dir, tensors
 from sft import muon_and_adam, padded
+from tasks import oracle
 
 FLOOR = -20.0  # keeps one token from being everything; at -6 too many had no gradient
 STEP_END = re.compile(rb"\n|</think>")
@@ -256,7 +254,7 @@ def main(argv=None) -> int:
 
 def make(args, policy, task, longest: int) -> dict:
     """Labels, trains and measures; writes prm.pt and prm.json."""
-    runs.keep_freed_memory()
+    run_dir.keep_freed_memory()
     clock = [time.perf_counter()]
 
     def lap() -> float:
@@ -270,7 +268,7 @@ def make(args, policy, task, longest: int) -> dict:
               "tokens_for_labels": tokens, "seconds_label": lap(),
               "labels": oracle.label_noise(solutions, args.completions)}
     held_out = solve(policy, task, task.held_out(args.eval_problems), 8, longest, args.seed + 2)
-    places.KEPT.pop(policy, None)  # the sampler's memory, which the judges need
+    slots.KEPT.pop(policy, None)  # the sampler's memory, which the judges need
     lap()
     judges = {}
     for name in ("prm", "orm"):
@@ -282,7 +280,7 @@ def make(args, policy, task, longest: int) -> dict:
         lap()
     tensors.save(Path(args.run) / "prm.pt", {name: judge.state_dict()
                                              for name, judge in judges.items()})
-    runs.write_json(Path(args.run) / "prm.json", result)
+    run_dir.write_json(Path(args.run) / "prm.json", result)
     return result
 
 

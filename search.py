@@ -34,12 +34,12 @@ from pathlib import Path
 
 import torch
 
-import answers
 import evaluate
 import prm
 import tokenizer
 import verify
-from draw import row_seeds
+from engine.rng import row_seeds
+from grading import answers
 from player import Found, Player
 
 ANSWER = "</think><answer>"  # both: the tokens of a real model reach across the two tags, and after

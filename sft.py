@@ -19,12 +19,12 @@ import random
 
 import torch
 
-import chain
 import tokenizer
 import verify
+from engine.packing import micro_batches
 from evaluate import respond
 from model import GPT
-from packing import micro_batches
+from tasks import chain
 
 STYLES = {"direct": 0.55, "short": 0.18, "long": 0.17, "check": 0.10}
 WRONG = 0.15       # share of documents with a mistake that nobody corrects

@@ -21,8 +21,8 @@ import numpy as np
 import tiktoken
 import torch
 
-import bpe
-import gsm
+from infra import bpe
+from tasks import gsm
 
 PATTERN = r" ?[A-Za-z]+|(?s:.)"  # a word with its leading space, or any one character
 SPECIALS = ["<think>", "</think>", "<answer>", "</answer>", "<|endoftext|>", "<|pad|>"]

@@ -24,22 +24,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import checkpoint
 import evaluate
-import memory
 import model as gpt
-import packing
-import parallel
 import ppo
-import runs
 import sft
 import tasks
-import tensors
 import tokenizer
 import verify
 from collect import Clock, Players, collect, computing, kl_to_reference
-from flags import ALGORITHMS, Options, config_of, parse, uses, validate
-from runs import UserError
+from config import ALGORITHMS, Options, config_of, parse, uses, validate
+from engine import packing
+from infra import checkpoint, distributed, memory, run_dir, tensors
+from infra.run_dir import UserError
 
 
 def update(players, optimizer, batch, options, rng) -> dict:
@@ -56,20 +52,20 @@ def update(players, optimizer, batch, options, rng) -> dict:
             # a row without advantage has no gradient: do not compute it (unless yours has one)
             useful = part.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
         lengths = [lengths[i] for i in useful]
-        micros = packing.micro_batches(lengths, parallel.portion(options.micro_tokens, lengths))
-        for rows, counts in parallel.turns(micros):
-            if not counts and not parallel.in_pieces(policy):
+        micros = packing.micro_batches(lengths, distributed.portion(options.micro_tokens, lengths))
+        for rows, counts in distributed.turns(micros):
+            if not counts and not distributed.in_pieces(policy):
                 continue
             micro = part.rows(torch.tensor([useful[i] for i in rows], device=part.mask.device))
             with computing(options):
                 loss, sums = algo.loss(policy, critic, micro, options)
-            parallel.backward(loss if counts else 0 * loss, policy)
+            distributed.backward(loss if counts else 0 * loss, policy)
             for name, value in {"loss": loss.detach(), **sums}.items() if counts else ():
                 stats[name] += value.double()
         stats = Counter({name: float(x) for name, x in stats.items()})  # here the host waits
         if micros:
-            parallel.add_up_gradients(p for g in optimizer.param_groups for p in g["params"])
-            stats = parallel.add_up_counts(stats)
+            distributed.add_up_gradients(p for g in optimizer.param_groups for p in g["params"])
+            stats = distributed.add_up_counts(stats)
         norms = {"grad_norm": norm_of(policy)}
         if critic is not None:
             norms["grad_norm_critic"] = norm_of(critic)
@@ -94,7 +90,7 @@ def update(players, optimizer, batch, options, rng) -> dict:
 
 def norm_of(model) -> float:
     """The norm of the gradient, which is then cut to at most 1."""
-    return float(parallel.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+    return float(distributed.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
 
 
 def progress(state: dict, options) -> float:
@@ -115,8 +111,8 @@ def reinforce(run: Path, task, players, optimizer, state: dict, options) -> None
     held_out = task.held_out(options.eval_problems)[:200]
     task = tasks.mixed(task, options.train_levels)
     bar = tqdm(total=None if options.token_budget else options.steps, initial=state["step"],
-               desc=options.algo, unit="step", disable=parallel.rank() > 0)
-    with bar, runs.Stop() as stop:
+               desc=options.algo, unit="step", disable=distributed.rank() > 0)
+    with bar, run_dir.Stop() as stop:
         while progress(state, options) < 1:
             began, clock, step = time.perf_counter(), Clock(), state["step"]
             rng = random.Random(f"{options.seed} {step}")
@@ -142,17 +138,17 @@ def reinforce(run: Path, task, players, optimizer, state: dict, options) -> None
                 metrics["eval_accuracy"] = evaluate.greedy_accuracy(
                     players.sampler, task, held_out, options.max_new_tokens)["value"]
             state["seconds_rl"] += time.perf_counter() - began
-            runs.append(run / "metrics.jsonl", [metrics])
+            run_dir.append(run / "metrics.jsonl", [metrics])
             bar.update()
             bar.set_postfix(show(metrics))
             if "eval_accuracy" in metrics:
-                runs.append(run / "samples.jsonl", [
+                run_dir.append(run / "samples.jsonl", [
                     {"step": step + 1, "question": problem.question, "text": text,
                      "reward": reward.total, **reward.parts}
                     for problem, text, reward in sampled[::max(1, len(sampled) // 16)]])
-            asked = any(parallel.everyone(stop.requested))
+            asked = any(distributed.everyone(stop.requested))
             if "eval_accuracy" in metrics or asked:
-                runs.save_run(run, players, optimizer, state)
+                run_dir.save_run(run, players, optimizer, state)
             if asked:
                 raise KeyboardInterrupt
 
@@ -167,7 +163,7 @@ def show(metrics: dict) -> dict:
 def made_by(task, base_steps: int) -> str:
     """A digest of the code and data that make a base. What verify.reward pays makes none, so that
     a reward of your own needs no new one."""
-    modules = (tokenizer, tasks, tasks.chain, tasks.data, tasks.gsm, tasks.programs, verify, gpt,
+    modules = (tokenizer, tasks, tasks.chain, tasks.files, tasks.gsm, tasks.code, verify, gpt,
                packing, sft, sys.modules[type(task).__module__])
     paths = [*dict.fromkeys(Path(m.__file__) for m in modules), *map(Path, task.paths)]
     code = b"".join(path.read_bytes() for path in paths) + f"{base_steps}".encode()
@@ -183,14 +179,14 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
         return checkpoint.load_pretrained(options.init, options.device, torch.float32)
     path = folder / (f"base-{options.task}-{options.level}-{options.size}-{options.base_seed}-"
                      f"{made_by(task, options.base_steps)}.pt")
-    if parallel.first(path.exists):  # asked once: another process may be about to write it
-        parallel.say(f"base model: {path}")
+    if distributed.first(path.exists):  # asked once: another process may be about to write it
+        distributed.say(f"base model: {path}")
         return gpt.from_state(tensors.load(path), options.device)
     torch.manual_seed(options.base_seed)
     policy = gpt.GPT(config_of(options))
     policy.to(options.device)
     with tqdm(total=options.base_steps, desc="base model", unit="step",
-              disable=parallel.rank() > 0) as bar:
+              disable=distributed.rank() > 0) as bar:
         def progress(loss):
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
@@ -204,8 +200,10 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
             bar.total += options.base_steps
             bar.write(f"the base solves {solved:.0%} of its problems in 16 samples, not yet "
                       f"{task.gate:.0%}: training goes on")
-    parallel.first(lambda: tensors.save(path, gpt.to_state(policy)))
-    return policy if parallel.world() == 1 else gpt.from_state(tensors.load(path), options.device)
+    distributed.first(lambda: tensors.save(path, gpt.to_state(policy)))
+    if distributed.world() == 1:
+        return policy
+    return gpt.from_state(tensors.load(path), options.device)
 
 
 def compile_blocks(policy) -> None:
@@ -230,7 +228,7 @@ def start(run: Path, task, options):
     if options.compile:
         compile_blocks(policy)
     if options.shard:
-        parallel.shard(policy)
+        distributed.shard(policy)
     groups = [{"params": list(policy.parameters())}]
     if uses(options.algo, "ppo"):
         critic = ppo.Critic(policy, options.critic == "own", options.critic_hints)
@@ -241,20 +239,20 @@ def start(run: Path, task, options):
                                   fused=options.device.startswith("cuda"))
     if saved:
         reference.load_state_dict(saved["reference"])
-        parallel.load_moments(optimizer, saved["optimizer"])
+        distributed.load_moments(optimizer, saved["optimizer"])
         if critic is not None:
             critic.load_state_dict(saved["critic"])
         state = saved["state"]
-        parallel.say(f"resuming after step {state['step']}")
+        distributed.say(f"resuming after step {state['step']}")
     else:
         state = {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef,
                  "seconds_base": time.perf_counter() - began}
         began = time.perf_counter()
         state["before"] = evaluate.report(sampler, task, options, "before")
         state["seconds_eval"] = time.perf_counter() - began
-        runs.save_run(run, players, optimizer, state)
+        run_dir.save_run(run, players, optimizer, state)
     for log in ("metrics.jsonl", "samples.jsonl"):
-        parallel.first(lambda log=log: runs.forget_after(run / log, state["step"]))
+        distributed.first(lambda log=log: run_dir.forget_after(run / log, state["step"]))
     return players, optimizer, state
 
 
@@ -264,13 +262,13 @@ def finish(run: Path, task, players, optimizer, state: dict, options) -> None:
     state["after"] = evaluate.report(players.sampler, task, options, "after")
     state["seconds_eval"] += time.perf_counter() - began
     summary = evaluate.summarize(options, state) | {
-        "peak_rss_mb": runs.peak_rss_mb(), "processes": parallel.world(),
+        "peak_rss_mb": run_dir.peak_rss_mb(), "processes": distributed.world(),
         "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])}
     if options.device.startswith("cuda"):
         summary["peak_gpu_mb"] = torch.cuda.max_memory_reserved() / 2**20
-    if parallel.rank() > 0:
+    if distributed.rank() > 0:
         return
-    runs.write_json(run / "summary.json", summary)
+    run_dir.write_json(run / "summary.json", summary)
     if options.init:
         checkpoint.save_pretrained(players.sampler, run / "model", like=options.init)
         print(f"\nthe policy, for transformers and others: {run}/model")
@@ -284,20 +282,20 @@ def finish(run: Path, task, players, optimizer, state: dict, options) -> None:
 
 def main(argv=None) -> int:
     options, resume = parse(argv)
-    runs.keep_freed_memory()
+    run_dir.keep_freed_memory()
     code, words = 0, ""
     try:
-        options.device = parallel.start(options.device)
+        options.device = distributed.start(options.device)
         task = validate(options)
         config = config_of(options)
         said = memory.check(config, options)
         if options.init:
-            parallel.say(said)
-        run = parallel.first(lambda: runs.open_run(options, config, resume))
+            distributed.say(said)
+        run = distributed.first(lambda: run_dir.open_run(options, config, resume))
         if options.init:
-            parallel.first(lambda: runs.keep_tokens(run, options.init))
+            distributed.first(lambda: run_dir.keep_tokens(run, options.init))
         if options.task == "file" and options.size == "tiny" and not options.init:
-            parallel.say("a tiny model scores near nothing on problems in free text such as "
+            distributed.say("a tiny model scores near nothing on problems in free text such as "
                          "GSM8K's")
         players, optimizer, state = start(run, task, options)
         reinforce(run, task, players, optimizer, state, options)
@@ -309,15 +307,15 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         code, words = 130, "\nstopped; go on with the same command and --resume"
     except RuntimeError as error:
-        if not parallel.left_alone(error):
+        if not distributed.left_alone(error):
             raise
         code, words = 1, (f"train.py: another process has died, and this one cannot go on without "
                           f"it; the last checkpoint is kept, --resume goes on from there ({error})")
-    if words and (parallel.rank() == 0 or code == 1):
+    if words and (distributed.rank() == 0 or code == 1):
         print(words, file=sys.stderr)
-    parallel.stop()
+    distributed.stop()
     return code
 
 
 if __name__ == "__main__":
-    parallel.leave(main())
+    distributed.leave(main())

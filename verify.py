@@ -25,8 +25,8 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
-import sandbox
-from answers import equal
+from grading import sandbox
+from grading.answers import equal
 
 FORMAT_WEIGHT = 0.1
 MAX_CHARS = 4096   # no honest answer is longer, and every check is linear in it

@@ -23,7 +23,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-import flags  # noqa: E402
+import config  # noqa: E402
 import train  # noqa: E402
 
 SEEDS = range(5)
@@ -94,9 +94,9 @@ def timed(folder: Path, best: dict, rounds: int = 5) -> dict:
     training: one process, the algorithms taking turns."""
     games, seconds = {}, {}
     for algo, setting in best.items():
-        options, _ = flags.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
+        options, _ = config.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
                                   "--seed", "0", *COMMON, *setting.split()])
-        task = flags.validate(options)
+        task = config.validate(options)
         games[algo] = options, task, train.start(Path(options.out), task, options)
     for i in range(rounds):
         for algo, (options, task, (players, optimizer, _)) in games.items():

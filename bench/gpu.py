@@ -31,12 +31,11 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import model as gpt  # noqa: E402
-import places  # noqa: E402
-import sample  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, cpu, seconds, version_of  # noqa: E402
 from bench.step import an_update  # noqa: E402
-from flags import parse  # noqa: E402
+from config import parse  # noqa: E402
+from engine import sampler, slots  # noqa: E402
 
 SHAPES = {  # random weights in the shapes of real models
     "SmolLM2-135M": dict(vocab_size=49152, layers=30, width=576, heads=9, kv_heads=3, hidden=1536),
@@ -81,7 +80,7 @@ def decode(args):
     prompts = torch.randint(0, 1000, (rows, prompt)).tolist()
 
     def run(count):
-        return sample.generate(policy, prompts, 1, count, seed=0, stop=[], pad=0, max_rows=rows)
+        return sampler.generate(policy, prompts, 1, count, seed=0, stop=[], pad=0, max_rows=rows)
     capture = seconds(lambda: [run(new), run(new)], device)  # the second call captures the rest
     rounds = 3 if capture < 20 else 1  # a slow GPU
     prefill = median_seconds(lambda: run(1), device, rounds)
@@ -92,7 +91,7 @@ def decode(args):
     floor = (tokens * 2 * c.layers * c.kv_heads * c.head * b / speed
              + max(b * weights / speed, 2 * weights * rows / peak))
     step = (whole - prefill) / (new - 1)
-    at_once = len(places.places_for(policy, 1, 1, 1).row)  # fewer where memory is short
+    at_once = len(slots.places_for(policy, 1, 1, 1).row)  # fewer where memory is short
     yield (f"| {args.shape} | {rows}, {at_once} | {rows * new / whole:,.0f} | {step * 1e3:.2f} ms "
            f"| {floor / step:.0%} of {floor * 1e3:.2f} ms ({speed / 1e9:,.0f} GB/s, "
            f"{peak / 1e12:.0f} TFLOP/s) | {prefill:.2f} s | {max(0, capture - 2 * whole):.1f} s |")

@@ -7,12 +7,9 @@ import re
 
 import torch
 
-import places
-import record
-import sample
 import tokenizer
 from bench.gpu import made
-from engine import kernels
+from engine import graphs, kernels, sampler, slots
 
 STOP, PAD = 28, 29
 
@@ -57,17 +54,17 @@ def lines(args):
     policy, prompts = small_world(device)
 
     def generate(policy=policy, **more):
-        return sample.generate(policy, prompts, 8, 150, seed=3, **how | more)
+        return sampler.generate(policy, prompts, 8, 150, seed=3, **how | more)
     first = generate()
     whole = first.responses()
     again = generate().responses()   # by now all are graphs
-    [(_, batch)] = places.KEPT[policy].values()
-    graphs = sum(map(callable, batch.recorded.values()))
-    yield line("the same again, graphs captured", whole == again, f"{graphs} graphs, "
+    [(_, batch)] = slots.KEPT[policy].values()
+    captured = sum(map(callable, batch.recorded.values()))
+    yield line("the same again, graphs captured", whole == again, f"{captured} graphs, "
                     f"{'with' if kernels.triton else 'without'} Triton")
-    kept, record.AS_IT_IS[device] = record.AS_IT_IS[device], math.inf
+    kept, graphs.AS_IT_IS[device] = graphs.AS_IT_IS[device], math.inf
     plain = generate(copy.deepcopy(policy)).responses()
-    record.AS_IT_IS[device] = kept
+    graphs.AS_IT_IS[device] = kept
     yield line("the same without graphs", whole == plain)
     triton, kernels.triton = kernels.triton, None
     plain = generate(copy.deepcopy(policy)).responses()
@@ -91,7 +88,7 @@ def lines(args):
                         f"{sum(map(int.__ne__, lengths, map(len, want)))} rows cut")
     far = off(policy, first).max()
     yield line("fp32 log-probs are the trainer's to 1e-4", far < 1e-4, f"at most {far:.1e}")
-    greedy = sample.generate(policy, prompts, 1, 40, 0, **how).responses()
+    greedy = sampler.generate(policy, prompts, 1, 40, 0, **how).responses()
     yield line("greedy equals an uncached loop",
                     greedy == [uncached(policy, p, 40) for p in prompts])
     other = generate(small_world("cpu")[0]).responses()

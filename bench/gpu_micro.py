@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-import draw as drawing
-import sample
 import train
 from bench.gpu import SHAPES, made
 from bench.step import an_update
-from engine import kernels
+from engine import kernels, sampler
+from engine import rng as drawing
 
 BF16 = torch.bfloat16
 ROUNDS = 20
@@ -93,7 +92,7 @@ def where_a_step_goes(shape, rows):
     prompts = torch.randint(0, 1000, (rows, 128)).tolist()
 
     def run():
-        sample.generate(policy, prompts, 1, 100, seed=0, stop=[], pad=0, max_rows=rows)
+        sampler.generate(policy, prompts, 1, 100, seed=0, stop=[], pad=0, max_rows=rows)
     run()
     yield from top(run)
 

@@ -27,17 +27,21 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import checkpoint  # noqa: E402
 import model as gpt  # noqa: E402
-import places  # noqa: E402
-import record  # noqa: E402
-import runs  # noqa: E402
-import sample  # noqa: E402
 import sft  # noqa: E402
 import tasks  # noqa: E402
-import tensors  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
+from engine import (
+    graphs,  # noqa: E402
+    sampler,  # noqa: E402
+    slots,  # noqa: E402
+)
+from infra import (
+    checkpoint,  # noqa: E402
+    run_dir,  # noqa: E402
+    tensors,  # noqa: E402
+)
 
 ALONE = "sample.py, nothing shared"
 
@@ -127,7 +131,7 @@ def simple_loop(model, prompts, new, how):
 def floor(model, rows, width, new):
     """Seconds of the matrix products and cache reads alone, of `new` - 1 decode steps."""
     c = model.config
-    cache = places.Cache(c, rows, width + new)
+    cache = slots.Cache(c, rows, width + new)
     cache.keys.normal_(), cache.values.normal_()
     x, hidden = torch.randn(rows, c.width), torch.randn(rows, c.hidden)
     q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, c.head)
@@ -169,18 +173,18 @@ def seconds(run, device="cpu") -> float:
 
 
 def ours(model, prompts, group_size, new, stop=None):
-    out = sample.generate(model, prompts, group_size, new, seed=0, pad=tokenizer.PAD,
+    out = sampler.generate(model, prompts, group_size, new, seed=0, pad=tokenizer.PAD,
                           stop=[stop] if stop else [])
     return int(out.mask.sum())
 
 
 def unrecorded(model, prompts, new):
     """The same with nothing shared, and every step as it is."""
-    usual, record.AS_IT_IS = record.AS_IT_IS, {"cpu": math.inf}
+    usual, graphs.AS_IT_IS = graphs.AS_IT_IS, {"cpu": math.inf}
     try:
         return ours(model, prompts, 1, new)
     finally:
-        record.AS_IT_IS = usual
+        graphs.AS_IT_IS = usual
 
 
 def decoding(policy, prompts, new, rounds=9) -> tuple[float, float]:
@@ -195,7 +199,7 @@ def decoding(policy, prompts, new, rounds=9) -> tuple[float, float]:
 
 
 def entropy_of(policy, prompts) -> float:
-    out = sample.generate(policy, prompts, 16, 192, stop=tokenizer.EOT, pad=tokenizer.PAD)
+    out = sampler.generate(policy, prompts, 16, 192, stop=tokenizer.EOT, pad=tokenizer.PAD)
     return float(out.entropy.sum() / out.mask.sum())
 
 
@@ -260,7 +264,7 @@ def begin(doc, title, script, packages):
     args = parser.parse_args()
     import transformers
     transformers.logging.set_verbosity_error()
-    runs.keep_freed_memory()  # as in training; the others have it too
+    run_dir.keep_freed_memory()  # as in training; the others have it too
     command = f"python bench/{script}" + (" --run RUN" if args.run else "")
     return args, policy_of(args.run), heading(title, command, packages)
 
@@ -271,14 +275,14 @@ def main():
     draw = tasks.Arithmetic().draw(random.Random(0), 2000)
     prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
     prompts = list(map(list, dict.fromkeys(map(tuple, prompts))))[:256]
-    trace, took = record.trace, []
+    trace, took = graphs.trace, []
 
     def timed(*args):
         began = time.perf_counter()
         made = trace(*args)
         took.append(time.perf_counter() - began)
         return made
-    record.trace = timed
+    graphs.trace = timed
     lines.append(f"The policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} nats a "
                  "token.")
     rates, other = {}, copy.deepcopy(policy)

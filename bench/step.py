@@ -1,4 +1,4 @@
-"""How fast one step of GRPO is (sample, verify, update), against TRL's GRPOTrainer on a CPU.
+"""How fast one step of GRPO is (sampler, verify, update), against TRL's GRPOTrainer on a CPU.
 
     python bench/step.py [--run runs/NAME] [--write]
 
@@ -21,13 +21,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import grpo  # noqa: E402
 import model as gpt  # noqa: E402
-import packing  # noqa: E402
 import ppo  # noqa: E402
-import sample  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, begin, seconds, write  # noqa: E402
+from engine import (
+    packing,  # noqa: E402
+    sampler,  # noqa: E402
+)
 
 PROMPTS, GROUP, ROUNDS = 32, 16, 5
 
@@ -67,7 +69,7 @@ def our_step(policy, optimizer, task, problems, options, fixed):
     """Seconds of sampling, verifying and updating; then tokens, and the two counts of `flops`."""
     marks = [time.perf_counter()]
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    rollout = sample.generate(policy, prompts, GROUP, options.max_new_tokens, 1.0, 0,
+    rollout = sampler.generate(policy, prompts, GROUP, options.max_new_tokens, 1.0, 0,
                               stop=[] if fixed else tokenizer.EOT, pad=tokenizer.PAD)
     texts = [text_of(ids) for ids in rollout.responses()]
     marks.append(time.perf_counter())

@@ -26,13 +26,13 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 from compare import keep, shown, write_section  # noqa: E402
 
-import chain  # noqa: E402
 import evaluate  # noqa: E402
 import prm  # noqa: E402
-import runs  # noqa: E402
 import search  # noqa: E402
 import tasks  # noqa: E402
 import verify  # noqa: E402
+from infra import run_dir  # noqa: E402
+from tasks import chain  # noqa: E402
 
 SEEDS, PROBLEMS, MOST = range(3), 500, 64
 CHOOSERS = ["vote", "orm", "prm", "prm-product", "prm-last", "weighted", "weighted-orm", "verifier"]
@@ -319,7 +319,7 @@ PARTS = {"search": search_all, "force": forced_all, "trees": trees_all, "pass": 
 
 def measure(work: Path, seed: int, kind: str) -> None:
     """A part of one seed, into work/KIND-SEED.jsonl."""
-    runs.keep_freed_memory()
+    run_dir.keep_freed_memory()
     began = time.perf_counter()
     rows = PARTS[kind](work, seed)
     rows[0] |= {"part": kind, "seconds_all": time.perf_counter() - began}

@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import verify  # noqa: E402
-from answers import equal  # noqa: E402
 from bench.sample import heading, write  # noqa: E402
+from grading.answers import equal  # noqa: E402
 
 FRAC = re.compile(r"\\d?frac\{(-?\d+)\}\{(\d+)\}")
 ROOT = re.compile(r"\\sqrt\{(\d+)\}")

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as pre
 
-import bpe
+from infra import bpe
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("DATA_DIR", ROOT.parent / "shared" / "data"))

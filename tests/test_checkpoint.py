@@ -11,12 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import bpe
-import checkpoint
 import model as gpt
-import places
-import sample
-import tensors
+from engine import sampler, slots
+from infra import bpe, checkpoint, tensors
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -114,7 +111,7 @@ def test_logits_equal_transformers(saved, case):
 def test_cached_logits_equal_transformers(saved, case):
     path, theirs = saved(case)
     model, tokens = checkpoint.load_pretrained(path), ids(18)  # enough rows for the plain products
-    cache, parts = places.Cache(model.config, 18, 60), []
+    cache, parts = slots.Cache(model.config, 18, 60), []
     with torch.no_grad():
         parts.append(model(tokens[:, :50], window=cache.window(18, 50)))
         for t in range(50, 60):
@@ -128,7 +125,7 @@ def test_cached_logits_equal_transformers(saved, case):
 def test_ragged_greedy_sampling_equals_transformers(saved, case):
     path, theirs = saved(case)
     prompts = [ids()[0, :n].tolist() for n in (3, 40, 1, 11)]
-    found = sample.generate(checkpoint.load_pretrained(path), prompts, 1, 20, 0, stop=[], pad=PAD)
+    found = sampler.generate(checkpoint.load_pretrained(path), prompts, 1, 20, 0, stop=[], pad=PAD)
     tokens = torch.tensor([[PAD] * (40 - len(p)) + p for p in prompts])
     seen = torch.tensor([[0] * (40 - len(p)) + [1] * len(p) for p in prompts])
     want = theirs.generate(tokens, attention_mask=seen, do_sample=False, max_new_tokens=20,
@@ -612,7 +609,7 @@ def test_the_real_smollm2_equals_transformers():
     tokens = torch.tensor([prompt])
     with torch.no_grad():
         assert torch.allclose(logits(model, tokens), theirs(tokens).logits, atol=2e-4)
-    found = sample.generate(model, [prompt], 1, 20, 0, stop=speaks.specials["<|im_end|>"], pad=PAD)
+    found = sampler.generate(model, [prompt], 1, 20, 0, stop=speaks.specials["<|im_end|>"], pad=PAD)
     want = theirs.generate(tokens, do_sample=False, max_new_tokens=20)[0, len(prompt):].tolist()
     assert found.responses()[0] == want[:len(found.responses()[0])]
     assert "Paris" in speaks.decode(found.responses()[0])

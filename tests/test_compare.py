@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import ablate_dapo, compare
-from flags import ALGORITHMS, parse, validate
+from config import ALGORITHMS, parse, validate
 
 
 def row(accuracies, **changes):

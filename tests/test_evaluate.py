@@ -10,11 +10,12 @@ import torch
 
 import evaluate
 import model as gpt
+import sample
 import search
 import tasks
-import tensors
 import tokenizer
 import verify
+from infra import tensors
 from model import GPT, Config
 
 
@@ -161,7 +162,7 @@ def run(tmp_path_factory):
 
 
 def asked(capsys, *args):
-    assert evaluate.main(list(map(str, args))) == 0
+    assert sample.main(list(map(str, args))) == 0
     return capsys.readouterr().out
 
 
@@ -179,7 +180,7 @@ def test_a_character_of_several_tokens_is_shown_whole(run, capsys, monkeypatch):
     def writes(*_, on_token, **__):
         for token in [*tokenizer.encode_plain("é漢1"), *tokenizer.encode_plain("é")[:1]]:
             on_token(token)
-    monkeypatch.setattr(evaluate, "generate", writes)
+    monkeypatch.setattr(sample, "generate", writes)
     assert asked(capsys, "--run", run, "1+1=?") == "é漢1\ufffd\n"
 
 
@@ -198,7 +199,7 @@ def test_a_file_of_problems_is_scored(run, tmp_path, capsys):
     (["x", "--max-new-tokens", "0"], "max_new"), (["x", "--max-new-tokens", "-1"], "max_new"),
     (["x", "--top-p", "2"], "top_p"), (["x", "--top-k", "-1"], "top_k")])
 def test_bad_input_is_one_sentence(run, flags, named, capsys):
-    assert evaluate.main(["--run", str(run), *flags]) == 2
+    assert sample.main(["--run", str(run), *flags]) == 2
     said = capsys.readouterr().err
     assert named in said and said.count("\n") == 1
 
@@ -212,7 +213,7 @@ def test_a_damaged_run_is_one_sentence(run, name, content, named, tmp_path, caps
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
-    assert evaluate.main(["--run", str(tmp_path), "1+1=?"]) == 2
+    assert sample.main(["--run", str(tmp_path), "1+1=?"]) == 2
     said = capsys.readouterr().err
     assert named in said and said.count("\n") == 1
 
@@ -224,6 +225,6 @@ def test_what_is_no_number_is_not_scored_as_one(run, task, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(settings | {"task": task}))
     path = tmp_path / "some.jsonl"
     path.write_text('{"question": "1+1=?", "answer": "2"}\n')
-    for main in (evaluate.main, search.main):
+    for main in (sample.main, search.main):
         assert main(["--run", str(tmp_path), "--problems", str(path)]) == 2
         assert f"--task {task}" in capsys.readouterr().err

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 import grpo
 import model
-import packing
 import ppo
-import sample
+from engine import packing, sampler
 
 STOP, PAD = 18, 19
 AGGREGATIONS = ["token", "sequence", "sum", "constant"]
@@ -38,7 +37,7 @@ def policy(seed=0):
 
 def rollout(gpt, temperature=1.0, groups=3, size=4, seed=2):
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9]][:groups]
-    return sample.generate(gpt, prompts, size, 8, temperature, seed, stop=STOP, pad=PAD)
+    return sampler.generate(gpt, prompts, size, 8, temperature, seed, stop=STOP, pad=PAD)
 
 
 def prepared(out, rewards, opts=None):

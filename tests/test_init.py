@@ -7,21 +7,17 @@ import shutil
 import pytest
 import torch
 
-import bpe
-import checkpoint
-import draw
+import config
 import evaluate
-import flags
-import memory
 import model as gpt
-import places
 import prm
-import prompts
-import sample
 import search
 import tasks
 import tokenizer
 import train
+from engine import rng, sampler, slots
+from infra import bpe, checkpoint, memory
+from tasks import prompts
 
 SMALL = ("--task arithmetic --level 1 --prompts 2 --group-size 4 --minibatches 1 --steps 2 "
          "--eval-every 1 --eval-problems 4 --eval-samples 4 --max-new-tokens 12 "
@@ -81,7 +77,7 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
     assert "memory, GB: weights" in out and "run/model" in out
     made = folder.parent / "run"
     policy, settings = evaluate.trained(str(made))
-    assert settings["lr"] == flags.PRETRAINED_LR and settings["prompt"] == "r1"
+    assert settings["lr"] == config.PRETRAINED_LR and settings["prompt"] == "r1"
     assert tokenizer.STOPS == [256, 258] and tokenizer.STRINGS == [prompts.END]
     assert tokenizer.decode(tokenizer.encode_prompt("1+1=?")).endswith(
         "User: Compute 1+1=?\nAssistant:")
@@ -150,7 +146,7 @@ def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, 
     player = search.Player(policy, 30)
     whole = [text for some in player.complete(questions, n, 5) for text, _ in some]
     assert sum("7" in text for text in whole) > 5 and sum("\n" in text for text in whole) > 5
-    seeds = draw.row_seeds(torch.arange(2 * n), 5).tolist()
+    seeds = rng.row_seeds(torch.arange(2 * n), 5).tolist()
     texts, over = [""] * 2 * n, [False] * 2 * n
     asked = [q for q in questions for _ in range(n)]
     while live := [i for i in range(2 * n) if not over[i]]:
@@ -203,7 +199,7 @@ def test_bfloat16_computes_and_float32_is_trained(folder):
     assert checkpoint.load_pretrained(made / "model").head.weight.dtype == torch.bfloat16
     [first, *_] = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
     assert 0 < first["logp_diff"] < 0.05  # sampled and trained on in two roundings
-    players, _, _ = train.start(made, tasks.Arithmetic(1), flags.parse(
+    players, _, _ = train.start(made, tasks.Arithmetic(1), config.parse(
         [*SMALL, "--init", str(folder), "--out", str(made), "--dtype", "bfloat16"])[0])
     assert players.sampler is not players.policy
     with torch.no_grad():
@@ -290,24 +286,24 @@ def test_a_typed_tag_stays_text(folder):
 # --- memory
 
 def test_the_plan_counts_what_a_model_holds():
-    options = flags.Options(dtype="float32", max_new_tokens=64)
-    config = flags.config_of(options)
-    plan = memory.plan(config, options)
-    parameters = sum(p.numel() for p in gpt.GPT(config).parameters())
+    options = config.Options(dtype="float32", max_new_tokens=64)
+    shape = config.config_of(options)
+    plan = memory.plan(shape, options)
+    parameters = sum(p.numel() for p in gpt.GPT(shape).parameters())
     assert plan["weights"] == plan["gradients"] == 4 * parameters
     assert plan["moments"] == 8 * parameters and plan["sampler"] == plan["critic"] == 0
-    cache = places.Cache(config, 512, 64 + 128)
+    cache = slots.Cache(shape, 512, 64 + 128)
     assert plan["cache"] == 2 * cache.keys.numel() * 4
     options.dtype, options.gradient_checkpointing = "bfloat16", True
-    small = memory.plan(config, options)
+    small = memory.plan(shape, options)
     assert small["sampler"] == small["reference"] == 2 * parameters
     assert small["activations"] < plan["activations"] / 2
 
 
 def test_the_activations_are_about_what_autograd_keeps():
-    options = flags.Options(dtype="float32", micro_tokens=256)
-    config = gpt.Config(64, layers=3, width=128, heads=4, kv_heads=2, hidden=352)
-    made, kept = gpt.GPT(config), {}
+    options = config.Options(dtype="float32", micro_tokens=256)
+    shape = gpt.Config(64, layers=3, width=128, heads=4, kv_heads=2, hidden=352)
+    made, kept = gpt.GPT(shape), {}
 
     def keep(x):
         if not isinstance(x, torch.nn.Parameter):
@@ -317,7 +313,7 @@ def test_the_activations_are_about_what_autograd_keeps():
         made(torch.randint(0, 64, (4, 64)))
     weights = {p.untyped_storage().data_ptr() for p in made.parameters()}
     bytes_kept = sum(n for at, n in kept.items() if at not in weights)
-    assert 0.6 < memory.plan(config, options)["activations"] / bytes_kept < 1.6
+    assert 0.6 < memory.plan(shape, options)["activations"] / bytes_kept < 1.6
 
 
 # --- slips
@@ -390,25 +386,25 @@ def test_too_little_memory_is_said_before_the_run(folder, capsys, monkeypatch):
 def test_what_the_plan_leaves_is_the_sampler_s(monkeypatch):
     monkeypatch.setattr(memory.places, "BUDGET", 0)
     monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
-    options = flags.Options(dtype="float32", max_new_tokens=64, device="cpu")
-    config = flags.config_of(options)
-    memory.check(config, options)
-    parts = memory.plan(config, options)
+    options = config.Options(dtype="float32", max_new_tokens=64, device="cpu")
+    shape = config.config_of(options)
+    memory.check(shape, options)
+    parts = memory.plan(shape, options)
     assert memory.places.BUDGET == pytest.approx(
         10**9 - 1.1 * (sum(parts.values()) - parts["cache"]), abs=2)
 
 
 def test_evaluations_are_in_the_plan_of_the_cache():
-    options = flags.Options(dtype="float32", max_new_tokens=64, eval_problems=1000, prompts=16)
-    config = flags.config_of(options)
-    whole = memory.plan(config, options)["cache"]
+    options = config.Options(dtype="float32", max_new_tokens=64, eval_problems=1000, prompts=16)
+    shape = config.config_of(options)
+    whole = memory.plan(shape, options)["cache"]
     options.eval_problems = 4
-    assert whole == 2 * memory.plan(config, options)["cache"]  # 512 rows, and a step's 256
+    assert whole == 2 * memory.plan(shape, options)["cache"]  # 512 rows, and a step's 256
 
 
 def test_a_toy_run_after_a_real_one_speaks_its_own_tokens(folder, tmp_path):
     tokenizer.use(folder, "x {question}", [256], [prompts.END])
-    flags.validate(flags.parse([*SMALL, "--out", str(tmp_path)])[0])
+    config.validate(config.parse([*SMALL, "--out", str(tmp_path)])[0])
     assert tokenizer.encode_prompt("1+1=?") == tokenizer.encoding.encode_ordinary("1+1=?\n")
     assert tokenizer.STRINGS == [] and tokenizer.PAD != tokenizer.EOT
-    assert sample.after(None, [[1, 2]], "cpu").tolist() == [0]
+    assert sampler.after(None, [[1, 2]], "cpu").tolist() == [0]

@@ -5,13 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import draw
 import model
-import places
-import record
-import sample
 import tokenizer
-from engine import kernels, logprob
+from engine import graphs, kernels, logprob, rng, sampler, slots
 
 needs_triton = pytest.mark.skipif(kernels.triton is None, reason="needs triton")
 # the interpreter multiplies the bits of bfloat16, so float16 stands for it here
@@ -91,9 +87,9 @@ def test_rms_norm_and_swiglu(dtype, d, interpreted):
 def test_draw_draws_what_the_plain_form_draws(vocab, temperature, interpreted):
     torch.manual_seed(0)
     logits, u = 3 * torch.randn(64, vocab), torch.rand(64)
-    want = draw.draw(logits, u, temperature)
+    want = rng.draw(logits, u, temperature)
     with torch.no_grad():
-        found = draw.draw(logits, u, temperature)
+        found = rng.draw(logits, u, temperature)
     assert (found[0] == want[0]).float().mean() > 0.98 and found[0].dtype == torch.int64
     same = found[0] == want[0]
     torch.testing.assert_close(found[1][same], want[1][same], atol=1e-5, rtol=1e-5)
@@ -107,7 +103,7 @@ def test_the_ends_of_the_unit_interval_draw_tokens_that_exist(interpreted):
     logits = torch.full((3, 5000), -300.0)
     logits[:, 100] = logits[:, 4500] = 0.0
     with torch.no_grad():
-        token, logp, _ = draw.draw(logits, torch.tensor([2**-24, 1 - 2**-24, 1.0]), 1.0)
+        token, logp, _ = rng.draw(logits, torch.tensor([2**-24, 1 - 2**-24, 1.0]), 1.0)
     assert token[:2].tolist() == [100, 4500] and token[2] in (100, 4500)
     assert logp.tolist() == pytest.approx([-0.6931] * 3, abs=1e-4)
 
@@ -175,14 +171,14 @@ def test_the_sampler_draws_the_same_with_kernels(kind, dtype, monkeypatch):
     table = tokenizer.stop_table([bytes([97 + i]) for i in range(30)], ["ab", "c"])
 
     def generate():
-        return sample.generate(made, [[1, 2, 3, 4, 5, 6], [7]], 3, 9, 1.0, 3, stop=STOP, pad=PAD,
+        return sampler.generate(made, [[1, 2, 3, 4, 5, 6], [7]], 3, 9, 1.0, 3, stop=STOP, pad=PAD,
                                max_rows=4, strings=table)
     want = generate()
-    places.KEPT.clear()
+    slots.KEPT.clear()
     monkeypatch.setattr(kernels, "INTERPRETED", True)
-    monkeypatch.setitem(places.HABITS, "cpu", places.HABITS["cuda"]._replace(look_every=2))
-    monkeypatch.setitem(record.AS_IT_IS, "cpu", 1)
-    monkeypatch.setattr(record, "capture", lambda step, model, batch, view, how: (
+    monkeypatch.setitem(slots.HABITS, "cpu", slots.HABITS["cuda"]._replace(look_every=2))
+    monkeypatch.setitem(graphs.AS_IT_IS, "cpu", 1)
+    monkeypatch.setattr(graphs, "capture", lambda step, model, batch, view, how: (
         step(model, view, how), lambda *_: step(model, view, how))[1])
     found = generate()
     if dtype == torch.float32:

@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
-import packing
-import places
-import tensors
 import tokenizer
-from engine import logprob
+from engine import logprob, packing, slots
+from infra import tensors
 
 CONFIG = model.Config(30, context=40, layers=2, width=32, heads=4, kv_heads=2, hidden=48)
 HEADS = pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["MHA", "GQA", "MQA"])
@@ -309,7 +307,7 @@ def test_numbers_too_small_to_matter_are_none():
 @HEADS
 def test_cached_equals_uncached(kv_heads):
     made, ids = gpt(kv_heads=kv_heads), tokens()
-    cache = places.Cache(made.config, 3, 10)
+    cache = slots.Cache(made.config, 3, 10)
     with torch.no_grad():
         parts = [made(ids[:, :4], window=cache.window(3, 4))]
         for t in range(4, 10):

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import parallel
-import runs
-import sample
 import train
+from engine import sampler
+from infra import distributed, run_dir
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--base-steps 3 --prompts 4 --group-size 4 --minibatches 1 --eval-problems 6 "
@@ -88,14 +87,14 @@ def test_a_critic_too(alone):
 @pytest.fixture(scope="module")
 def stopped(alone):
     """A run of two steps by one process, and a copy of it as it was after the first."""
-    whole, half, save = alone / "whole", alone / "half", runs.save_run
+    whole, half, save = alone / "whole", alone / "half", run_dir.save_run
 
     def save_and_copy(run, players, optimizer, state):
         save(run, players, optimizer, state)
         if state["step"] == 1:
             shutil.copytree(run, half)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "save_run", save_and_copy)
+        patch.setattr(run_dir, "save_run", save_and_copy)
         assert train.main([*SMALL, "--steps", "2", "--eval-every", "1", "--out", str(whole)]) == 0
     return whole, half
 
@@ -138,12 +137,12 @@ def test_a_process_that_dies_ends_the_run(alone):
 def test_shares_are_neighbours_and_make_the_whole(monkeypatch):
     for n in (0, 1, 3, 8, 9):
         for world in (1, 2, 4):
-            monkeypatch.setattr(parallel, "world", lambda world=world: world)
+            monkeypatch.setattr(distributed, "world", lambda world=world: world)
             parts, turns = [], []
             for rank in range(world):
-                monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
-                parts += list(range(n))[parallel.mine(range(n))]
-                turns.append(parallel.turns(list(range(n))))
+                monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+                parts += list(range(n))[distributed.mine(range(n))]
+                turns.append(distributed.turns(list(range(n))))
             assert parts == list(range(n))
             assert len({len(t) for t in turns}) == 1  # as many for each
             assert sorted(x for t in turns for x, counts in t if counts) == list(range(n))
@@ -152,9 +151,9 @@ def test_shares_are_neighbours_and_make_the_whole(monkeypatch):
 def test_joined_rollouts():
     def rollout(n, t, start):
         x = torch.arange(n * t).view(n, t) + start
-        return sample.Rollout(x, x * 0.1, x * 0.2, torch.ones(n, t), torch.arange(n) // 2,
+        return sampler.Rollout(x, x * 0.1, x * 0.2, torch.ones(n, t), torch.arange(n) // 2,
                               torch.arange(n) % 2 == 0)
-    both = sample.join([rollout(4, 3, 0), None, rollout(2, 5, 100)], 99)
+    both = sampler.join([rollout(4, 3, 0), None, rollout(2, 5, 100)], 99)
     assert both.tokens.shape == (6, 5) and both.tokens[0].tolist() == [0, 1, 2, 99, 99]
     assert both.group.tolist() == [0, 0, 1, 1, 2, 2]
     assert both.responses()[4] == [100, 101, 102, 103, 104] and both.responses()[0] == [0, 1, 2]

@@ -7,19 +7,18 @@ import random
 import pytest
 import torch
 
-import chain
 import collect
+import config
 import evaluate
-import flags
 import model as gpt
-import oracle
-import places
 import ppo
 import prm
 import tasks
-import tensors
 import tokenizer
 import train
+from engine import slots
+from infra import tensors
+from tasks import chain, oracle
 
 
 def tiny(seed=0):
@@ -303,7 +302,7 @@ def test_what_all_prompts_begin_with_does_not_fill_a_batch(monkeypatch):
 def test_judges_are_taught_in_the_memory_of_the_sampler(run, monkeypatch):
     kept, teach = [], prm.teach
     monkeypatch.setattr(prm, "teach", lambda policy, *more: (
-        kept.append(policy in places.KEPT), teach(policy, *more))[1])
+        kept.append(policy in slots.KEPT), teach(policy, *more))[1])
     assert prm.main(["--run", str(run), *COMMAND]) == 0
     assert kept == [False, False]
 
@@ -422,7 +421,7 @@ def test_steps_are_paid_at_their_last_tokens(monkeypatch):
                 for i, (_, response) in enumerate(pairs)]
     monkeypatch.setattr(collect, "judge_of", lambda *_: None)
     monkeypatch.setattr(prm, "scores", scores)
-    options = flags.Options(judge="somewhere", device="cpu")
+    options = config.Options(judge="somewhere", device="cpu")
     paid = collect.step_rewards(rollout, options)
     assert [p for p, _ in asked] == [tokenizer.encode_prompt(q)
                                      for q in ("1 +1 =?",) * 2 + (QUESTION,) * 2]

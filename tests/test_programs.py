@@ -4,16 +4,16 @@ import random
 
 import pytest
 
-import programs
 import tasks
 import verify
+from tasks import code
 
 LEVELS = pytest.mark.parametrize("level", [1, 2])
 
 
 def specs(level, n=400):
     rng = random.Random(level)
-    return [programs.draw(rng, level) for _ in range(n)]
+    return [code.draw(rng, level) for _ in range(n)]
 
 
 def function(text):
@@ -26,27 +26,27 @@ def function(text):
 @LEVELS
 def test_the_program_does_what_is_expected(level):
     for spec in specs(level):
-        made = function(programs.program(spec))
-        for args, expected in programs.tests(spec, random.Random(0)):
-            assert made(*args) == expected, (spec, programs.program(spec))
+        made = function(code.program(spec))
+        for args, expected in code.tests(spec, random.Random(0)):
+            assert made(*args) == expected, (spec, code.program(spec))
 
 
 @LEVELS
 def test_a_hasty_reader_is_often_wrong(level):
     wrong = 0
     for spec in specs(level):
-        made = function(programs.program(spec, brackets=False))
+        made = function(code.program(spec, brackets=False))
         wrong += any(made(*args) != expected
-                     for args, expected in programs.tests(spec, random.Random(0)))
+                     for args, expected in code.tests(spec, random.Random(0)))
     assert 0.05 < wrong / 400 < 0.6
 
 
 def test_the_example_of_the_docstring():
     spec = (None, (("plus", 3), ("times", 2)), None)
-    assert programs.question(spec) == "f(x): plus 3, times 2"
-    assert programs.working(spec) == ["x+3", "(x+3)*2"]
-    assert programs.program(spec) == "def f(x): return (x+3)*2"
-    assert programs.program(spec, brackets=False) == "def f(x): return x+3*2"
+    assert code.question(spec) == "f(x): plus 3, times 2"
+    assert code.working(spec) == ["x+3", "(x+3)*2"]
+    assert code.program(spec) == "def f(x): return (x+3)*2"
+    assert code.program(spec, brackets=False) == "def f(x): return x+3*2"
 
 
 @LEVELS

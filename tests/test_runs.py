@@ -6,35 +6,35 @@ import signal
 
 import pytest
 
-import runs
+from infra import run_dir
 
 
 def test_replace_leaves_the_old_file_when_it_is_interrupted(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
-    runs.write_json(path, {"a": 1})
+    run_dir.write_json(path, {"a": 1})
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        runs.write_json(path, {"a": 2})
+        run_dir.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_a_log_forgets_what_came_after_the_checkpoint_and_half_a_line(tmp_path):
     log = tmp_path / "metrics.jsonl"
-    runs.append(log, [{"step": i} for i in range(1, 6)])
+    run_dir.append(log, [{"step": i} for i in range(1, 6)])
     with open(log, "a") as file:
         file.write('{"step": 6, "rew')  # killed while writing
-    runs.forget_after(log, 3)
+    run_dir.forget_after(log, 3)
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3]
-    runs.forget_after(tmp_path / "none.jsonl", 3)
+    run_dir.forget_after(tmp_path / "none.jsonl", 3)
 
 
 def test_the_first_signal_waits_and_the_second_does_not():
     before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
-    with runs.Stop() as stop:
+    with run_dir.Stop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):

@@ -17,18 +17,15 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import draw
 import model
-import places
-import record
-import sample
 import tokenizer
+from engine import graphs, rng, sampler, slots
 
 STOP, PAD = 28, 29
 PROMPTS = [[1, 2, 3, 4, 5, 6], [7], [8, 9, 10], [3, 1, 4, 1]]
 PIECES = [b"a", b"b", b"c", b"ab", b"bc", b"ca", b"abc", b"cab", b"bca", b"aa"] * 3
 PIECES[STOP] = PIECES[PAD] = b""
-CPU, GPU = places.HABITS["cpu"], places.HABITS["cuda"]
+CPU, GPU = slots.HABITS["cpu"], slots.HABITS["cuda"]
 HEADS = pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["MHA", "GQA", "MQA"])
 
 
@@ -36,8 +33,8 @@ def emulated(step, model, batch, view, how):
     """record.capture for a device without CUDA graphs. As a graph does, what it returns computes on
     the very tensors, with the very numbers, shapes and weights' addresses of the step that it was
     made from, whatever it is given."""
-    given = {name: x for name, x in zip(places.View._fields, view, strict=True) if x is not None}
-    module = record.Step(step, model, given, how)
+    given = {name: x for name, x in zip(slots.View._fields, view, strict=True) if x is not None}
+    module = graphs.Step(step, model, given, how)
     traced = torch.jit.trace(module, tuple(given.values()), check_trace=False)
 
     def replay(*_):
@@ -48,10 +45,10 @@ def emulated(step, model, batch, view, how):
 
 def behave(habits, monkeypatch):
     """As a device of these habits does, whose graphs are emulated."""
-    monkeypatch.setitem(places.HABITS, "cpu", habits)
+    monkeypatch.setitem(slots.HABITS, "cpu", habits)
     if habits.graphs:
-        monkeypatch.setattr(record, "capture", emulated)
-        monkeypatch.setitem(record.AS_IT_IS, "cpu", record.AS_IT_IS["cuda"])
+        monkeypatch.setattr(graphs, "capture", emulated)
+        monkeypatch.setitem(graphs.AS_IT_IS, "cpu", graphs.AS_IT_IS["cuda"])
 
 
 def gpt(kv_heads=2, stop=0.0, seed=0):
@@ -70,7 +67,7 @@ def gpt(kv_heads=2, stop=0.0, seed=0):
 
 def generate(made, prompts=PROMPTS, group_size=1, max_new_tokens=12, temperature=1.0, seed=3,
              **more):
-    return sample.generate(made, prompts, group_size, max_new_tokens, temperature, seed, stop=STOP,
+    return sampler.generate(made, prompts, group_size, max_new_tokens, temperature, seed, stop=STOP,
                            pad=PAD, **more)
 
 
@@ -89,7 +86,7 @@ def sampling_loop(made, prompt, row_seed, max_new_tokens, temperature):
     with torch.no_grad():
         for t in range(max_new_tokens):
             logits = made.head(made(torch.tensor([ids])))[:, -1]
-            token, _, _ = sample.draw(logits, sample.uniform(row_seed[None], t), temperature)
+            token, _, _ = sampler.draw(logits, sampler.uniform(row_seed[None], t), temperature)
             ids.append(int(token))
             if ids[-1] == STOP:
                 break
@@ -97,7 +94,7 @@ def sampling_loop(made, prompt, row_seed, max_new_tokens, temperature):
 
 
 def seeds(n, seed):
-    return draw.mix(draw.row_seeds(torch.arange(n), seed))
+    return rng.mix(rng.row_seeds(torch.arange(n), seed))
 
 
 def same(a, b):
@@ -123,14 +120,14 @@ def test_greedy_equals_transformers_generate(kv_heads, monkeypatch):
     """Ragged prompts, rows that end early, and more rows than places."""
     pytest.importorskip("transformers")
     from bench.sample import as_llama
-    monkeypatch.setattr(sample, "REFILL", 0.9)
+    monkeypatch.setattr(sampler, "REFILL", 0.9)
     made = gpt(kv_heads)
     made.head.bias = None  # Llama has none
     rng = torch.Generator().manual_seed(1)
     prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in (3, 9, 1, 6, 12, 2, 5)]
-    free = sample.generate(made, prompts, 1, 20, 0, stop=[], pad=PAD).responses()
+    free = sampler.generate(made, prompts, 1, 20, 0, stop=[], pad=PAD).responses()
     stop = next(t for t in free[0][3:] if any(t in r[5:] for r in free[1:]))
-    found = sample.generate(made, prompts, 1, 20, 0, stop=stop, pad=PAD, max_rows=3).responses()
+    found = sampler.generate(made, prompts, 1, 20, 0, stop=stop, pad=PAD, max_rows=3).responses()
     width = max(map(len, prompts))
     out = as_llama(made).generate(
         torch.tensor([[PAD] * (width - len(p)) + p for p in prompts]), do_sample=False,
@@ -170,8 +167,8 @@ def test_the_size_of_the_batch_changes_nothing(max_rows):
 
 def test_retirement_happens_and_changes_nothing(monkeypatch):
     """The oracle samples each row alone, where nothing can take another's place."""
-    made, calls, original = gpt(stop=1.8), [], places.Places.settle
-    monkeypatch.setattr(places.Places, "settle", lambda *a: calls.append(1) or original(*a))
+    made, calls, original = gpt(stop=1.8), [], slots.Places.settle
+    monkeypatch.setattr(slots.Places, "settle", lambda *a: calls.append(1) or original(*a))
     found = generate(made, group_size=8).responses()
     assert len(calls) > 2
     assert found == [sampling_loop(made, PROMPTS[i // 8], s, 12, 1.0)
@@ -182,10 +179,10 @@ def test_retirement_happens_and_changes_nothing(monkeypatch):
 @pytest.mark.parametrize("habits", [CPU, GPU._replace(look_every=4), GPU], ids=str)
 def test_waiting_rows_take_the_places_of_ended_ones(habits, refill, monkeypatch):
     """With few places, on a CPU's habits and on a GPU's, nothing that is drawn changes."""
-    made, admitted, original = gpt(stop=1.8), [], sample.admit
+    made, admitted, original = gpt(stop=1.8), [], sampler.admit
     behave(habits, monkeypatch)
-    monkeypatch.setattr(sample, "REFILL", refill)
-    monkeypatch.setattr(sample, "admit", lambda *a: (
+    monkeypatch.setattr(sampler, "REFILL", refill)
+    monkeypatch.setattr(sampler, "admit", lambda *a: (
         admitted.append(a[1].taken), original(*a)))
     found = generate(made, group_size=8, max_rows=6)
     assert len(admitted) > 4
@@ -198,10 +195,10 @@ def test_waiting_rows_take_the_places_of_ended_ones(habits, refill, monkeypatch)
 @pytest.mark.parametrize("max_rows", [5, 100])
 def test_prompts_are_read_a_part_at_a_time(habits, max_rows, monkeypatch):
     behave(habits, monkeypatch)
-    made, parts, original = gpt(stop=1.8), [], sample.prefill
+    made, parts, original = gpt(stop=1.8), [], sampler.prefill
     want = generate(made, group_size=3, max_rows=max_rows)
-    monkeypatch.setitem(sample.PREFILL, "cpu", 8)
-    monkeypatch.setattr(sample, "prefill", lambda model, texts, begun: (
+    monkeypatch.setitem(sampler.PREFILL, "cpu", 8)
+    monkeypatch.setattr(sampler, "prefill", lambda model, texts, begun: (
         parts.append([len(text) for text in texts]), original(model, texts, begun))[1])
     assert same(generate(made, group_size=3, max_rows=max_rows), want)
     assert max_rows == 5 or parts == [[6], [4, 3], [1]]
@@ -217,14 +214,14 @@ def test_what_all_prompts_begin_with_is_read_once(kv_heads, ends, habits, monkey
     made, read, forward = gpt(kv_heads, stop=1.0), [], model.GPT.forward
     begun = [11, 3, 5, 2, 9, 9, 1, 20, 21, 4, 6, 2]
     prompts = [begun + end for end in ends]
-    monkeypatch.setitem(sample.PREFILL, "cpu", 40)
+    monkeypatch.setitem(sampler.PREFILL, "cpu", 40)
     monkeypatch.setattr(model.GPT, "forward", lambda self, tokens, *more: (
         read.append(tokens.numel() if tokens.dim() == 2 else 0), forward(self, tokens, *more))[1])
     for max_rows in (5, 100):
         found, counts = [], []
         for shared in (1000, 8):
             read.clear()
-            monkeypatch.setattr(sample, "SHARED", shared)
+            monkeypatch.setattr(sampler, "SHARED", shared)
             found.append(generate(made, prompts, 4, max_rows=max_rows))
             counts.append(sum(read))
         assert same(*found) and found[0].mask.sum() > 4 * len(prompts)
@@ -235,8 +232,8 @@ def test_what_all_prompts_begin_with_is_read_once(kv_heads, ends, habits, monkey
 
 def watch_steps(monkeypatch):
     """(places, rows) of each step that is yet to come."""
-    steps, original = [], sample.step
-    monkeypatch.setattr(sample, "step", lambda model, view, how: (
+    steps, original = [], sampler.step
+    monkeypatch.setattr(sampler, "step", lambda model, view, how: (
         steps.append((len(view.lengths), len(view.drawn))), original(model, view, how)))
     return steps
 
@@ -257,7 +254,7 @@ def test_equal_texts_are_read_once(habits, max_rows, monkeypatch):
     """Also where one is a prompt and the other a prompt with a given beginning, of which the second
     has begun the stop string; each still draws with its own seed, from its own position on."""
     behave(habits, monkeypatch)
-    made, texts, original = gpt(stop=0.5), [], sample.prefill
+    made, texts, original = gpt(stop=0.5), [], sampler.prefill
     table = tokenizer.stop_table(PIECES, ["ab", "bca"])
     whole, part, other = [3, 4, 5, PIECES.index(b"b")], [3, 4, 5], [7, 8, 9]
     prompts, prefixes = [whole, other, whole, part], [[], [], [], whole[3:]]
@@ -266,7 +263,7 @@ def test_equal_texts_are_read_once(habits, max_rows, monkeypatch):
                      **how).responses() for i, (p, b) in enumerate(zip(prompts, prefixes,
                                                                        strict=True))]
     steps = watch_steps(monkeypatch)
-    monkeypatch.setattr(sample, "prefill", lambda model, some, begun: (
+    monkeypatch.setattr(sampler, "prefill", lambda model, some, begun: (
         texts.extend(map(list, some)), original(model, some, begun))[1])
     found = generate(made, prompts, 8, seed=list(range(32)), prefixes=prefixes, **how)
     assert found.responses() == [ids for rows in want for ids in rows]
@@ -302,18 +299,18 @@ class Unasked(TorchDispatchMode):
 @pytest.mark.parametrize("how", [(1.0, 0, 1.0), (0, 0, 1.0), (0.7, 5, 0.9)], ids=str)
 def test_a_step_of_a_gpu_asks_nothing_of_the_host(how, kind, dtype, monkeypatch):
     """Else no CUDA graph could be made of it. The device "meta" stands in for one."""
-    monkeypatch.setitem(sample.HABITS, "meta", sample.HABITS["cuda"])
-    monkeypatch.setattr(places, "free_memory", lambda device: 10**9)
+    monkeypatch.setitem(sampler.HABITS, "meta", sampler.HABITS["cuda"])
+    monkeypatch.setattr(slots, "free_memory", lambda device: 10**9)
     with torch.device("meta"):
         made = model.GPT(model.Config(30, layers=2, width=32, heads=4, kv_heads=2, hidden=48,
                                       **kind)).cast(dtype)
         table = tokenizer.stop_table([bytes([97 + i]) for i in range(30)], ["ab"]).to("meta")
     with torch.inference_mode():
-        batch = places.places_for(made, 16, 256, 20)
+        batch = slots.places_for(made, 16, 256, 20)
         batch.begin([STOP], table, 20)
         with Unasked():
             for size in (16, 4):
-                sample.step(made, batch.next(size, size), how)
+                sampler.step(made, batch.next(size, size), how)
         with pytest.raises(RuntimeError):
             batch.living()
 
@@ -324,7 +321,7 @@ def test_rows_that_nobody_fills_know_their_place_in_another_automaton():
     long, short = (tokenizer.stop_table([bytes([97 + i]) for i in range(30)], strings)
                    for strings in (["abcdefghijklm", "aab"], ["b"]))
     generate(made, group_size=8, strings=long)
-    batch = places.places_for(made, 1, 1, 1)
+    batch = slots.places_for(made, 1, 1, 1)
     with torch.inference_mode():
         batch.state.fill_(long.shape[1] - 1)  # as one may have been left
     generate(made, [PROMPTS[0]], strings=short)
@@ -355,7 +352,7 @@ def test_a_given_beginning_is_continued_as_if_it_had_been_drawn():
     whole = generate(made, group_size=2, max_new_tokens=10)
     cut = [r[:4] for r in whole.responses()]
     rest = generate(made, [PROMPTS[i // 2] for i in range(8)], max_new_tokens=6,
-                    prefixes=cut, seed=draw.row_seeds(torch.arange(8), 3).tolist())
+                    prefixes=cut, seed=rng.row_seeds(torch.arange(8), 3).tolist())
     assert rest.responses() == [r[4:] for r in whole.responses()]
     assert torch.equal(rest.tokens, whole.tokens)
     assert rest.mask.sum() == 8 * 6
@@ -363,7 +360,7 @@ def test_a_given_beginning_is_continued_as_if_it_had_been_drawn():
 
 def test_several_stops():
     made = gpt(stop=-1e4)
-    out = sample.generate(made, PROMPTS, 4, 30, 1.0, 3, stop=[5, STOP, 9], pad=PAD)
+    out = sampler.generate(made, PROMPTS, 4, 30, 1.0, 3, stop=[5, STOP, 9], pad=PAD)
     last = [r[-1] for r in out.responses()]
     assert {5, 9} <= set(last) and not any({5, 9} & set(r[:-1]) for r in out.responses())
     assert out.truncated.tolist() == [token not in (5, 9) for token in last]
@@ -411,8 +408,8 @@ def test_beginnings_of_different_lengths_move_the_automaton_each_by_its_own_toke
         states.append(0)
         for token in prefix:
             states[-1] = int(table[token, states[-1]])
-    assert sample.after(table, begun, "cpu").tolist() == states and len(set(states)) > 3
-    assert sample.after(None, begun, "cpu").tolist() == [0] * 6
+    assert sampler.after(table, begun, "cpu").tolist() == states and len(set(states)) > 3
+    assert sampler.after(None, begun, "cpu").tolist() == [0] * 6
 
 
 def test_a_stop_string_may_end_with_the_last_token_there_is_room_for():
@@ -426,9 +423,9 @@ def test_a_stop_string_may_end_with_the_last_token_there_is_room_for():
 
 def test_a_batch_is_cut_to_the_memory_there_is(monkeypatch):
     made, want = gpt(stop=1.8), generate(gpt(stop=1.8), group_size=4)
-    monkeypatch.setattr(places, "free_memory", lambda device: 40_000)
+    monkeypatch.setattr(slots, "free_memory", lambda device: 40_000)
     assert same(generate(made, group_size=4), want)
-    assert len(places.places_for(made, 1, 1, 1).row) < 8
+    assert len(slots.places_for(made, 1, 1, 1).row) < 8
 
 
 @pytest.mark.parametrize("said, free", [
@@ -440,29 +437,29 @@ def test_memory_in_which_the_system_keeps_files_is_free(said, free, monkeypatch)
         if said is None:
             raise FileNotFoundError(path)
         return io.StringIO(said)
-    monkeypatch.setattr(places, "open", asked, raising=False)
-    assert places.free_memory(torch.device("cpu")) == free
+    monkeypatch.setattr(slots, "open", asked, raising=False)
+    assert slots.free_memory(torch.device("cpu")) == free
 
 
 def test_a_batch_is_cut_to_what_a_run_s_plan_leaves(monkeypatch):
-    monkeypatch.setattr(places, "BUDGET", 40_000)
+    monkeypatch.setattr(slots, "BUDGET", 40_000)
     made = gpt(stop=1.8)
     assert same(generate(made, group_size=4), generate(gpt(stop=1.8), group_size=4))
-    assert len(places.places_for(made, 1, 1, 1).row) < 8
+    assert len(slots.places_for(made, 1, 1, 1).row) < 8
 
 
 def test_graphs_are_of_few_sizes_whatever_the_number_of_rows(monkeypatch):
     """Dynamic sampling asks for another number in each step; and what is computed without being
     anybody's sees something, else it would be no number."""
     behave(GPU, monkeypatch)
-    made, sizes, original = gpt(stop=1.8), set(), sample.advance
+    made, sizes, original = gpt(stop=1.8), set(), sampler.advance
 
     def watched(model, batch, size, how):
         assert size >= batch.taken and size <= len(batch.row)
         assert (batch.lengths[:size] < len(batch.columns)).all()
         sizes.add(size)
         original(model, batch, size, how)
-    monkeypatch.setattr(sample, "advance", watched)
+    monkeypatch.setattr(sampler, "advance", watched)
     generate(made, [[1] * 30] * 4, group_size=8)
     for group_size in (1, 3, 5, 6, 7):
         generate(made, group_size=group_size, max_rows=25)
@@ -496,13 +493,13 @@ def test_graphs_do_what_the_plain_steps_do_whatever_comes_between(monkeypatch):
         want = generate(plain, prompts, **how)
         with pytest.MonkeyPatch.context() as patch:
             behave(GPU._replace(look_every=rng.choice((2, 4, 16))), patch)
-            patch.setattr(record, "capture", frozen)
+            patch.setattr(graphs, "capture", frozen)
             assert same(generate(made, prompts, **how), want), (call, how)
     assert len(replays) > 1000
 
 
 def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
-    made, calls, original = gpt(stop=1.8), [], sample.step
+    made, calls, original = gpt(stop=1.8), [], sampler.step
     want = generate(gpt(stop=1.8), group_size=4)
 
     def interrupted(*args):
@@ -510,7 +507,7 @@ def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
         if len(calls) == 5:
             raise KeyboardInterrupt
         return original(*args)
-    monkeypatch.setattr(sample, "step", interrupted)
+    monkeypatch.setattr(sampler, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(made, group_size=8, seed=77)
     assert same(generate(made, group_size=4), want)
@@ -519,11 +516,11 @@ def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
 def test_buffers_are_kept_between_calls_and_follow_the_model():
     made = gpt()
     first = generate(made)
-    kept = places.places_for(made, 1, 1, 1)
+    kept = slots.places_for(made, 1, 1, 1)
     assert same(generate(made, PROMPTS[:2]), generate(gpt(), PROMPTS[:2]))
-    assert places.places_for(made, 1, 1, 1) is kept
+    assert slots.places_for(made, 1, 1, 1) is kept
     generate(made, group_size=9)
-    assert places.places_for(made, 1, 1, 1) is not kept
+    assert slots.places_for(made, 1, 1, 1) is not kept
     with torch.no_grad():
         made.embedding.weight.add_(0.5)
     assert not same(first, generate(made))
@@ -537,7 +534,7 @@ def test_any_batch_equals_its_rows_alone(lengths, group_size, steps, max_rows, s
     made, rng = gpt(stop=stop), torch.Generator().manual_seed(seed)
     prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in lengths]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(record.AS_IT_IS, "cpu", after)
+        patch.setitem(graphs.AS_IT_IS, "cpu", after)
         found = generate(made, prompts, group_size, steps, seed=seed, max_rows=max_rows).responses()
     row = seed % len(found)
     assert found[row] == sampling_loop(made, prompts[row // group_size],
@@ -547,11 +544,11 @@ def test_any_batch_equals_its_rows_alone(lengths, group_size, steps, max_rows, s
 # --- recorded steps
 
 def record_from(steps, monkeypatch):
-    monkeypatch.setitem(record.AS_IT_IS, "cpu", steps)
+    monkeypatch.setitem(graphs.AS_IT_IS, "cpu", steps)
 
 
 def records(made):
-    [(_, batch)] = places.KEPT[made].values()
+    [(_, batch)] = slots.KEPT[made].values()
     return list(batch.recorded.values())
 
 
@@ -616,10 +613,10 @@ def test_records_outlive_the_buffers_they_were_made_with(monkeypatch):
     record_from(0, monkeypatch)
     made = gpt(stop=0.5)
     generate(made)
-    before, kept = records(made), places.places_for(made, 1, 1, 1)
+    before, kept = records(made), slots.places_for(made, 1, 1, 1)
     want = generate(gpt(stop=0.5), group_size=30)
     assert identical(generate(made, group_size=30), want)
-    assert places.places_for(made, 1, 1, 1) is not kept
+    assert slots.places_for(made, 1, 1, 1) is not kept
     assert all(map(operator.is_, before, records(made)))
 
 
@@ -774,8 +771,8 @@ def critical(freedom, z=3.72):
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0])
 def test_draws_follow_the_softmax(temperature):
     n, logits = 100_000, torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, -0.5, 1.5, 0.2])
-    u = sample.uniform(seeds(n, 11), 4)
-    token, logp, _ = sample.draw(logits.expand(n, -1), u, temperature)
+    u = sampler.uniform(seeds(n, 11), 4)
+    token, logp, _ = sampler.draw(logits.expand(n, -1), u, temperature)
     p = (logits / temperature).softmax(-1)
     counts = torch.bincount(token, minlength=8)
     assert float(((counts - n * p) ** 2 / (n * p)).sum()) < critical(7)
@@ -786,11 +783,11 @@ def test_draws_follow_the_softmax(temperature):
 def test_uniform_numbers_are_uniform(by):
     n = 20_000
     if by == "row":
-        u = sample.uniform(seeds(n, 0), 3)
+        u = sampler.uniform(seeds(n, 0), 3)
     elif by == "position":
-        u = torch.cat([sample.uniform(seeds(20, 5), t) for t in range(n // 20)])
+        u = torch.cat([sampler.uniform(seeds(20, 5), t) for t in range(n // 20)])
     else:
-        u = torch.cat([sample.uniform(seeds(4, s), 0) for s in range(n // 4)])
+        u = torch.cat([sampler.uniform(seeds(4, s), 0) for s in range(n // 4)])
     assert 0 <= float(u.min()) and float(u.max()) < 1
     assert abs(float(u.mean()) - 0.5) < 4 * (1 / 12 / n) ** 0.5
     assert abs(float(u.var()) - 1 / 12) < 4 * (1 / 180 / n) ** 0.5
@@ -799,7 +796,7 @@ def test_uniform_numbers_are_uniform(by):
 
 
 def test_uniform_numbers_differ_over_positions_and_rows():
-    u = torch.stack([sample.uniform(seeds(50, 1), t) for t in range(50)])
+    u = torch.stack([sampler.uniform(seeds(50, 1), t) for t in range(50)])
     assert len(u.unique()) > 2490
     lag = torch.corrcoef(torch.stack([u[:-1].flatten(), u[1:].flatten()]))[0, 1]
     assert abs(float(lag)) < 0.08
@@ -808,7 +805,7 @@ def test_uniform_numbers_differ_over_positions_and_rows():
 def test_mix_is_splitmix64():
     """What its authors' code gives for the seed 1234567."""
     states = [(1234567 + k * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63 for k in range(1, 6)]
-    assert [x % 2**64 for x in draw.mix(torch.tensor(states)).tolist()] == [
+    assert [x % 2**64 for x in rng.mix(torch.tensor(states)).tolist()] == [
         6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431,
         16408922859458223821]
 
@@ -816,14 +813,14 @@ def test_mix_is_splitmix64():
 def test_uniform_numbers_are_never_zero_nor_one():
     """mix(0) is 0, so without care a number is 0.0, which draws token 0 however unlikely it is."""
     unmix = torch.tensor([-0x9E3779B97F4A])  # what uniform adds to it is 0
-    assert sample.uniform(unmix, 0).tolist() == [2**-24]
-    u = sample.uniform(seeds(2**20, 0), 0)
+    assert sampler.uniform(unmix, 0).tolist() == [2**-24]
+    u = sampler.uniform(seeds(2**20, 0), 0)
     assert 0 < float(u.min()) < 1e-5 and 1 - 1e-5 < float(u.max()) < 1
 
 
 def test_the_ends_of_the_unit_interval_draw_tokens_that_exist():
     logits = torch.tensor([[-200.0, 0.0, 1.0, -200.0]]).expand(2, -1)
-    token, _, _ = sample.draw(logits, torch.tensor([0.0, 1 - 2**-24]), 1.0)
+    token, _, _ = sampler.draw(logits, torch.tensor([0.0, 1 - 2**-24]), 1.0)
     assert token.tolist() == [1, 2]
 
 
@@ -833,10 +830,10 @@ def test_rows_that_share_their_logits_draw_as_if_each_had_its_own(how, scale):
     g = torch.Generator().manual_seed(0)
     logits = scale * torch.randn(700, 50, generator=g)
     place = torch.randint(0, 700, (4000,), generator=g)
-    u = sample.uniform(seeds(4000, 1), 0)
+    u = sampler.uniform(seeds(4000, 1), 0)
     u[:500], u[500:1000] = 2**-24, 1 - 2**-24
-    shared = sample.draw(logits, u, *how, place=place)
-    for a, b in zip(shared, sample.draw(logits[place], u, *how), strict=True):
+    shared = sampler.draw(logits, u, *how, place=place)
+    for a, b in zip(shared, sampler.draw(logits[place], u, *how), strict=True):
         assert torch.allclose(a, b)
 
 
@@ -846,7 +843,7 @@ def test_probabilities_that_sum_to_less_than_one_draw_no_impossible_token(place)
     for n in range(50, 150):  # likely tokens; whether their sum is below 1 is a matter of rounding
         logits = torch.cat((torch.zeros(1, n), torch.full((1, 6), -1e4)), 1)
         short += bool(logits.log_softmax(-1).exp().cumsum(-1)[0, -1] < 1 - 2**-24)
-        token, logp, _ = sample.draw(logits, torch.tensor([1 - 2**-24]), 1.0, place=place)
+        token, logp, _ = sampler.draw(logits, torch.tensor([1 - 2**-24]), 1.0, place=place)
         assert token < n and logp > -10
     assert short
 
@@ -856,20 +853,20 @@ def test_a_sum_that_rounds_above_one_does_not_reach_the_next_row():
     p = torch.full((3, 2048), 1 / 2048)
     p[1] += 3e-10
     place, u = torch.tensor([0, 1, 2, 1]), torch.tensor([0.0, 1 - 2**-24, 0.0, 0.0])
-    assert draw.invert(p.cumsum(-1), u, place).tolist() == [0, 2047, 0, 0]
+    assert rng.invert(p.cumsum(-1), u, place).tolist() == [0, 2047, 0, 0]
     assert p[1].cumsum(-1)[-1] > 1
 
 
 def test_draw_is_greedy_at_temperature_zero():
     logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
-    token, logp, _ = sample.draw(logits, torch.tensor([0.0, 0.99]), 0)
+    token, logp, _ = sampler.draw(logits, torch.tensor([0.0, 0.99]), 0)
     assert token.tolist() == [1, 0]
     assert torch.allclose(logp, logits.log_softmax(-1).amax(-1))
 
 
 @pytest.mark.parametrize("logits, entropy", [([0.0] * 8, 2.0794415), ([50.0, 0.0, 0.0], 0.0)])
 def test_entropy_of_known_distributions(logits, entropy):
-    found = sample.draw(torch.tensor([logits]), torch.tensor([0.5]), 1.0)[2]
+    found = sampler.draw(torch.tensor([logits]), torch.tensor([0.5]), 1.0)[2]
     assert float(found) == pytest.approx(entropy, abs=1e-5)
 
 
@@ -879,7 +876,7 @@ def test_top_k_and_top_p_keep_the_likeliest_and_renormalise(top_k, top_p, kept):
     """p = .6 .25 .1 .05, in another order; top_p counts shares of what top_k has left."""
     p = torch.tensor([0.1, 0.6, 0.05, 0.25])
     n = 20_000
-    token, logp, entropy = sample.draw(p.log().expand(n, -1), sample.uniform(seeds(n, 1), 0), 1.0,
+    token, logp, entropy = sampler.draw(p.log().expand(n, -1), sampler.uniform(seeds(n, 1), 0), 1.0,
                                        top_k, top_p)
     q = torch.zeros(4)
     chosen = [1, 3, 0, 2][:kept]
@@ -894,8 +891,8 @@ def test_top_p_counts_shares_of_the_tempered_distribution():
     """p = .6 .25 .1 .05 at temperature 2: at temperature 1 the first alone would hold .83."""
     p = torch.tensor([0.1, 0.6, 0.05, 0.25])
     n = 2000
-    token, logp, _ = sample.draw(2 * p.log().expand(n, -1), sample.uniform(seeds(n, 1), 0), 2.0, 0,
-                                 0.65)
+    u = sampler.uniform(seeds(n, 1), 0)
+    token, logp, _ = sampler.draw(2 * p.log().expand(n, -1), u, 2.0, 0, 0.65)
     assert set(token.tolist()) == {1, 3}
     assert torch.allclose(logp, (p / 0.85).log()[token], atol=1e-5)
 
@@ -903,7 +900,7 @@ def test_top_p_counts_shares_of_the_tempered_distribution():
 def test_top_p_counts_shares_of_what_top_k_left():
     """Of .6 .25 .1, .87 is less than the first two hold; of all four it is more."""
     p = torch.tensor([0.1, 0.6, 0.05, 0.25])
-    token, _, _ = sample.draw(p.log().expand(2000, -1), sample.uniform(seeds(2000, 1), 0), 1.0, 3,
+    token, _, _ = sampler.draw(p.log().expand(2000, -1), sampler.uniform(seeds(2000, 1), 0), 1.0, 3,
                               0.87)
     assert set(token.tolist()) == {1, 3}
 

@@ -18,8 +18,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import sandbox
 from bench.sandbox import mutants
+from grading import sandbox
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the sandbox refuses Windows")
 ROOT = Path(__file__).parents[1]

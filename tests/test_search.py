@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import chain
 import evaluate
 import player
 import prm
@@ -14,6 +13,7 @@ import search
 import tasks
 import tokenizer
 import train
+from tasks import chain
 
 
 def says(answer, thought="t"):

@@ -10,13 +10,13 @@ from fractions import Fraction
 import pytest
 import torch
 
-import chain
 import evaluate
 import model
 import sft
 import tasks
 import tokenizer
 import verify
+from tasks import chain
 
 LEVELS = pytest.mark.parametrize("level", range(1, 6))
 EQUATION = re.compile(r"([^=]*[-+*/][^=]*)=(-?[0-9]+)")

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import chain
-import gsm
 import tasks
 import verify
+from tasks import chain, gsm
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 real_data = pytest.mark.skipif(not (DATA / "gsm8k_train.jsonl").exists(), reason="no shared/data")

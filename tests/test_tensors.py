@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-import tensors
+from infra import tensors
 
 
 class Bomb:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gsm
 import tokenizer
+from tasks import gsm
 
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 TEXTS = st.one_of(

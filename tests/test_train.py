@@ -19,14 +19,14 @@ import pytest
 import torch
 
 import collect
-import flags
+import config
 import grpo
 import model as gpt
 import ppo
 import tasks
-import tensors
 import train
 import verify
+from infra import tensors
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
@@ -285,7 +285,7 @@ def test_reference_log_probs_are_the_references():
     mask = torch.ones(4, 9)
     mask[:, :3] = 0
     batch = ppo.Batch(torch.randint(0, 30, (4, 9)), mask, -2 * mask, torch.arange(4), mask[:, 0])
-    options = flags.Options(temperature=0.8)
+    options = config.Options(temperature=0.8)
     found = collect.policy_logp(reference, batch, options).detach()
     want = reference.logp(batch.tokens, mask, 0.8).detach()
     assert torch.allclose(found, want, atol=1e-5) and (found - batch.old_logp).abs().max() > 0.1
@@ -401,7 +401,7 @@ def test_runs_of_other_rewards_and_models_have_folders_of_their_own():
              "--reward claim --seed 2": "grpo-arithmetic-2-claim",
              "--init some/smollm2/ --task gsm": "grpo-gsm-0-smollm2", "--out x": "x"}
     for words, name in names.items():
-        assert flags.parse(words.split())[0].out.removeprefix("runs/") == name
+        assert config.parse(words.split())[0].out.removeprefix("runs/") == name
 
 
 def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
@@ -409,36 +409,37 @@ def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", named.append)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "zeros", lambda *_, device: there)
-        flags.validate(flags.parse(["--device", "cuda:1"])[0])
+        config.validate(config.parse(["--device", "cuda:1"])[0])
     assert named == [there.device]
 
 
 def test_micro_batches_are_larger_on_a_gpu():
-    sizes = [flags.parse([*some])[0].micro_tokens for some in (
+    sizes = [config.parse([*some])[0].micro_tokens for some in (
         ["--device", "cpu"], ["--device", "cuda:1"], ["--device", "cuda", "--micro-tokens", "99"])]
     assert sizes == [1024, 0, 99]  # 0: memory.micro_tokens says
 
 
 def test_each_algorithm_has_its_own_defaults_and_any_flag_overrules_them():
-    options, _ = flags.parse(["--algo", "dapo"])
+    options, _ = config.parse(["--algo", "dapo"])
     assert options.clip_high == 0.28 and options.dynamic_sampling and options.reward == "sign"
-    options, _ = flags.parse(["--algo=dapo", "--clip-high", "0.2", "--no-dynamic-sampling"])
+    options, _ = config.parse(["--algo=dapo", "--clip-high", "0.2", "--no-dynamic-sampling"])
     assert options.clip_high == 0.2 and not options.dynamic_sampling
-    assert flags.parse([])[0] == flags.parse(["--algo", "grpo"])[0]
-    for algo, (module, defaults) in flags.ALGORITHMS.items():
+    assert config.parse([])[0] == config.parse(["--algo", "grpo"])[0]
+    for algo, (module, defaults) in config.ALGORITHMS.items():
         assert {"prepare", "loss"} <= set(dir(module)), algo
-        assert set(defaults) <= {f.name for f in fields(flags.Options)}
+        assert set(defaults) <= {f.name for f in fields(config.Options)}
 
 
 def test_a_new_algorithm_that_imports_ppo_has_its_critic_and_its_flags(tmp_path, monkeypatch):
     own = types.ModuleType("own")
     own.ppo, own.prepare, own.loss = ppo, ppo.prepare, ppo.loss
-    monkeypatch.setitem(flags.ALGORITHMS, "own", (own, flags.ALGORITHMS["ppo"][1] | dict(lam=0.9)))
+    changed = config.ALGORITHMS["ppo"][1] | dict(lam=0.9)
+    monkeypatch.setitem(config.ALGORITHMS, "own", (own, changed))
     assert run(tmp_path / "a", "--algo", "own", "--critic", "head", "--steps", "2") == 0
     assert all(line["value_loss"] >= 0 for line in metrics(tmp_path / "a"))
     own = types.ModuleType("own")
     own.prepare, own.loss = ppo.prepare, ppo.loss
-    monkeypatch.setitem(flags.ALGORITHMS, "own", (own, {}))
+    monkeypatch.setitem(config.ALGORITHMS, "own", (own, {}))
     assert run(tmp_path / "b", "--algo", "own", "--critic", "head") == 2
     assert run(tmp_path / "b", "--algo", "own", "--no-dynamic-sampling", "--overlong", "mask") == 2
 
@@ -543,7 +544,7 @@ def test_levels_of_a_file_are_refused(tmp_path, capsys):
 def test_help_says_each_default_once(capsys):
     for algo, high in (("grpo", "0.2"), ("dapo", "0.28")):
         with pytest.raises(SystemExit):
-            flags.parse(["--algo", algo, "--help"])
+            config.parse(["--algo", algo, "--help"])
         said = " ".join(capsys.readouterr().out.split())
         parts = re.split(r" (?=--[a-z])", said)
         assert all(part.count("(default") <= 1 for part in parts) and len(parts) > 50
@@ -576,9 +577,9 @@ def test_a_file_is_evaluated_whole(tmp_path):
     path = tmp_path / "f.jsonl"
     path.write_text("".join(json.dumps({"question": f"{i}+1?", "answer": str(i + 1)}) + "\n"
                             for i in range(300)))
-    options, _ = flags.parse(["--task", "file", "--data", str(path)])
-    task = flags.validate(options)
+    options, _ = config.parse(["--task", "file", "--data", str(path)])
+    task = config.validate(options)
     assert options.eval_problems == len(task.eval) == len(task.held_out(options.eval_problems)) > 9
-    options, _ = flags.parse([])
-    flags.validate(options)
+    options, _ = config.parse([])
+    config.validate(options)
     assert options.eval_problems == 1000

@@ -24,7 +24,14 @@ from pathlib import Path
 import torch
 
 import model as gpt
-from tensors import DTYPES, json_object, load, read_safetensors, replace_file, write_safetensors
+from infra.tensors import (
+    DTYPES,
+    json_object,
+    load,
+    read_safetensors,
+    replace_file,
+    write_safetensors,
+)
 
 MODELS = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")

@@ -19,17 +19,17 @@ from dataclasses import replace
 import torch
 
 import model as gpt
-import parallel
-import places
-from flags import uses
-from places import HABITS, free_memory
-from runs import UserError, parameters
+from config import uses
+from engine import slots
+from engine.slots import HABITS, free_memory
+from infra import distributed
+from infra.run_dir import UserError, parameters
 
 
 def plan(config: gpt.Config, options) -> dict[str, int]:
     """Bytes by what they are for, on one device."""
     p, b = parameters(config), 2 if options.dtype == "bfloat16" else 4
-    parts = parallel.world() if options.shard else 1
+    parts = distributed.world() if options.shard else 1
     own = uses(options.algo, "ppo") and options.critic == "own"
     # what a token leaves in a block for the backward pass: two norms, q, k, v and their turned
     # copies, k and v for every head, attention, gate and up, their product, two sums; on a CPU also
@@ -82,5 +82,5 @@ def check(config: gpt.Config, options) -> str:
     if need > free:
         raise UserError(f"too little memory ({said}): try --gradient-checkpointing, a smaller "
                         "--micro-tokens, --dtype bfloat16, or --shard on several GPUs")
-    places.BUDGET = free - int(need)
+    slots.BUDGET = free - int(need)
     return said

@@ -14,8 +14,8 @@ out on purpose: sums and integrals, vectors by arrows, logic, rounding.
 import math
 from fractions import Fraction
 
-from algebra import Algebra, CannotTell, Infinity, Shape, plain, same, variable
-from spelling import FUNCTIONS, GREEK, KNOWN, tokens_of
+from grading.algebra import Algebra, CannotTell, Infinity, Shape, plain, same, variable
+from grading.lexer import FUNCTIONS, GREEK, KNOWN, tokens_of
 
 MAX_DEPTH = 24  # of brackets
 UNITS = dict(item.split(":") for item in (

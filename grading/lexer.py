@@ -6,7 +6,7 @@ without a look at what it means. A token is a number, a letter, a `\\command`, a
 
 import re
 
-from algebra import CannotTell
+from grading.algebra import CannotTell
 
 MAX_CHARS = 600     # of an answer
 SPACE = re.compile(r"\\[,;:! ]|\\q?quad(?![A-Za-z])|\\(?:left|right|displaystyle)(?![A-Za-z])"

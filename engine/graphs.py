@@ -12,7 +12,7 @@ import warnings
 
 import torch
 
-from places import Places, View
+from engine.slots import Places, View
 
 # How many steps of a kind run before one is recorded. On a CPU recording takes 30 ms, which some
 # hundred replays of one row win back; torch.jit is no longer kept up, but works on Python 3.14 too.

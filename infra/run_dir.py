@@ -20,9 +20,8 @@ from pathlib import Path
 import torch
 
 import model as gpt
-import parallel
-import tensors
 import tokenizer
+from infra import distributed, tensors
 
 FREE = ("micro_tokens", "gradient_checkpointing", "compile")  # may be others when a run goes on
 
@@ -77,7 +76,7 @@ def write_json(path: Path, content) -> None:
 
 def append(path: Path, lines) -> None:
     """Adds lines to a log, on the disk; of several processes the first does."""
-    if parallel.rank() > 0:
+    if distributed.rank() > 0:
         return
     with open(path, "a") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -119,8 +118,8 @@ def save_run(run: Path, players, optimizer, state) -> None:
         "state": state}
     if players.critic is not None:
         content["critic"] = players.critic.state_dict()
-    content = parallel.whole(content, host=True)
-    parallel.first(lambda: tensors.save(run / "checkpoint.pt", content))
+    content = distributed.whole(content, host=True)
+    distributed.first(lambda: tensors.save(run / "checkpoint.pt", content))
 
 
 def peak_rss_mb() -> float | None:

@@ -11,7 +11,7 @@ Shapes: solutions are those of prm.py; found, of each of them, a score a step.
 
 import torch
 
-import chain
+from tasks import chain
 
 
 def auc(scores: list[float], truths: list[bool]) -> float | None:

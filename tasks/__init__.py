@@ -15,11 +15,8 @@ import random
 import re
 from dataclasses import dataclass
 
-import chain
-import data
-import gsm
-import programs
 import verify
+from tasks import chain, code, files, gsm
 
 LIMIT = 999  # results stay in three digits
 
@@ -246,11 +243,11 @@ class Code(Task):
     levels = range(1, 3)
 
     def propose(self, rng, held_out):
-        spec = programs.draw(rng, self.level)
-        question = programs.question(spec)
-        return Problem(question, programs.program(spec), hasty=programs.program(spec, False),
-                       solution="\n".join(programs.working(spec)),
-                       tests=programs.tests(spec, random.Random(question)))
+        spec = code.draw(rng, self.level)
+        question = code.question(spec)
+        return Problem(question, code.program(spec), hasty=code.program(spec, False),
+                       solution="\n".join(code.working(spec)),
+                       tests=code.tests(spec, random.Random(question)))
 
 
 class File(Task):
@@ -265,9 +262,9 @@ class File(Task):
         super().__init__(level)
         if not path:
             raise ValueError("--task file needs --data PATH, a JSONL file of question and answer, "
-                             f"or one of {', '.join(data.SETS)}")
-        if path in data.SETS:
-            path, official = data.get(path)
+                             f"or one of {', '.join(files.SETS)}")
+        if path in files.SETS:
+            path, official = files.get(path)
             eval_path = eval_path or official
         self.paths = [p for p in (path, eval_path) if p]
         problems = read_jsonl(path)
@@ -296,9 +293,9 @@ class File(Task):
 
 
 def read_jsonl(path: str) -> list[Problem]:
-    """The problems of a file. Raises ValueError as data.rows does."""
+    """The problems of a file. Raises ValueError as files.rows does."""
     return [Problem(question, answer, solution=solution)
-            for question, answer, solution in data.rows(path)]
+            for question, answer, solution in files.rows(path)]
 
 
 TASKS = {"arithmetic": Arithmetic, "countdown": Countdown, "gsm": Gsm, "chain": Chain, "wait": Wait,

@@ -13,16 +13,15 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
 import dapo
 import grpo
 import model as gpt
-import parallel
 import ppo
-import prompts
 import tasks
 import tokenizer
-from runs import UserError
+from infra import checkpoint, distributed
+from infra.run_dir import UserError
+from tasks import prompts
 
 ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
     "grpo": (grpo, {}),
@@ -308,7 +307,7 @@ def validate(options: Options) -> tasks.Task:
     validate_init(options, task)
     if options.shard and options.compile:
         raise UserError("--compile and --shard do not go together")
-    if options.shard and (parallel.world() == 1 or uses(options.algo, "ppo")):
+    if options.shard and (distributed.world() == 1 or uses(options.algo, "ppo")):
         raise UserError("--shard needs several processes (torchrun --nproc-per-node N train.py "
                         "...) and an algorithm without a critic")
     context = config_of(options).context
