@@ -144,7 +144,8 @@ def prepare(rollout, rewards, players, options, **more) -> ppo.Batch:
     if critic is not None:
         batch.others = ppo.mean_of_others(batch.rewards, batch.group)
         batch.values = per_token(lambda part: critic(
-            None if critic.trunk else policy.states(part.tokens, part.mask), part), batch, options)
+            None if critic.trunk else policy.hidden_states(part.tokens, part.mask), part),
+            batch, options)
     return ALGORITHMS[options.algo][0].prepare(batch, options, **more)
 
 

@@ -15,8 +15,9 @@ import model as gpt
 import tasks
 import tokenizer
 import verify
+from engine.request import concat_rollouts
 from engine.rng import row_seeds
-from engine.sampler import generate, join
+from engine.sampler import generate
 from infra import distributed, tensors
 
 ROWS = 4096  # of answers for pass@k that are in memory at a time
@@ -56,14 +57,14 @@ def generate_shared(policy, prompts, group_size, max_new_tokens, temperature, se
         rows = torch.arange(part.start * group_size, part.stop * group_size)
         rollout = generate(policy, prompts[part], group_size, max_new_tokens, temperature,
                            row_seeds(rows, seed).tolist(), pad=pad, **more).to("cpu")
-    return join(distributed.everyone(rollout), pad).to(policy.embedding.weight.device)
+    return concat_rollouts(distributed.everyone(rollout), pad).to(policy.embedding.weight.device)
 
 
 def ending(policy, *more: str) -> dict:
     """What ends a response, for sample.generate; and `more` texts that do."""
     weight = policy.embedding.weight
     return dict(stop=tokenizer.STOPS, pad=tokenizer.PAD,
-                strings=tokenizer.stop_strings(len(weight), weight.device, *more))
+                stop_table=tokenizer.stop_strings(len(weight), weight.device, *more))
 
 
 def share(flags) -> dict:

@@ -55,7 +55,7 @@ def prepare(batch: Batch, options) -> Batch:
 
 def loss(policy, critic, batch: Batch, options):
     """The loss of a micro-batch of the policy, and its share of the metrics; there is no critic."""
-    logp, entropy = policy.score(batch.tokens, batch.mask, options.temperature,
+    logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature,
                                  entropy=bool(options.entropy_coef))
     ratio_logp = None
     if options.ratio == "sequence":

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.packing import place
+from engine.packing import scatter_to_mask
 
 
 @dataclass
@@ -262,14 +262,14 @@ class Critic(nn.Module):
     def forward(self, states, batch: Batch):
         """Values (N, T); states (marked, D) are the policy's and may be None for an own network."""
         if self.trunk is not None:
-            states = self.trunk.states(batch.tokens, batch.mask)
+            states = self.trunk.hidden_states(batch.tokens, batch.mask)
         if self.hints:
             others = batch.others[:, None, None].expand(*batch.mask.shape, 1)
             told = torch.cat((likelihood(batch.old_logp, batch.mask), others), dim=-1)
             told = told[:, 1:][batch.mask[:, 1:].bool()]
             states = torch.cat((states, HINT_SCALE * told), dim=1)
         with torch.autocast(states.device.type, enabled=False):  # bfloat16 has three digits
-            return place(self.head(states.float()).squeeze(1), batch.mask)
+            return scatter_to_mask(self.head(states.float()).squeeze(1), batch.mask)
 
 
 # --- what train.py calls
@@ -298,13 +298,13 @@ def loss(policy, critic, batch: Batch, options):
     """The loss of a micro-batch of policy and critic, and its share of the metrics."""
     warm_up = batch.advantages is None
     with torch.set_grad_enabled(not warm_up):
-        states = policy.states(batch.tokens, batch.mask)
+        states = policy.hidden_states(batch.tokens, batch.mask)
     values = critic(states, batch)
     errors = value_loss(values, batch.values, batch.returns, options.value_clip)
     total = options.value_coef * (batch.weights * errors).sum()
     sums = {"tokens": batch.total(batch.mask), "value_loss": batch.total(errors.detach())}
     if not warm_up:
-        logp, entropy = policy.score(batch.tokens, batch.mask, options.temperature, states,
+        logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature, states,
                                      bool(options.entropy_coef))
         policy_part, policy_sums = policy_loss(logp, batch, options, entropy)
         total, sums = total + policy_part, sums | policy_sums

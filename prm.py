@@ -130,11 +130,11 @@ class Judge(nn.Module):
     def forward(self, tokens, mask, marks):
         """Logits (marked,) row by row; tokens, mask of the responses and marks are (N, T)."""
         real = mask.flip(1).cumsum(1).flip(1) > 0
-        hidden = self.trunk(tokens, real=real)                                # (M, D)
+        hidden = self.trunk.packed(tokens, real)                          # (M, D)
         before = F.pad(mask[:, 1:] > 0, (0, 1))        # the state at t says what comes at t + 1
-        logp = -F.cross_entropy(self.trunk.head(hidden[before[real]]).float(),
+        logp = -F.cross_entropy(self.trunk.lm_head(hidden[before[real]]).float(),
                                 tokens[:, 1:][mask[:, 1:] > 0], reduction="none")
-        least = packing.place(logp, mask).cummin(1)[0].clamp(min=FLOOR)       # (N, T)
+        least = packing.scatter_to_mask(logp, mask).cummin(1)[0].clamp(min=FLOOR)       # (N, T)
         return self.head(hidden[marks[real]]).squeeze(1) + self.surprise * least[marks]
 
 
@@ -268,7 +268,7 @@ def make(args, policy, task, longest: int) -> dict:
               "tokens_for_labels": tokens, "seconds_label": lap(),
               "labels": oracle.label_noise(solutions, args.completions)}
     held_out = solve(policy, task, task.held_out(args.eval_problems), 8, longest, args.seed + 2)
-    slots.KEPT.pop(policy, None)  # the sampler's memory, which the judges need
+    slots.release_slots(policy)  # the sampler's memory, which the judges need
     lap()
     judges = {}
     for name in ("prm", "orm"):

@@ -82,21 +82,24 @@ def simple_loop(model, prompts, new, how):
     c, reps = model.config, model.config.heads // model.config.kv_heads
     keys, values = [None] * c.layers, [None] * c.layers
     if how in ("static", "window"):
-        shape = (n, c.kv_heads, width + new, c.head)
+        shape = (n, c.kv_heads, width + new, c.head_dim)
         keys, values = ([torch.zeros(shape) for _ in range(c.layers)] for _ in range(2))
     done = 0
 
     def forward(ids):
         nonlocal done
         t = ids.shape[1]
-        cos, sin = model.turns[done:done + t].unbind(1)
+        cos, sin = model.rope_cache[done:done + t].unbind(1)
         x = model.embedding(ids)
         for i, block in enumerate(model.blocks):
             a = block.attention
             qkv = gpt.rms_norm(x, block.norm1, c.width, c.norm_eps) @ a.qkv
-            qkv = qkv.view(n, t, -1, a.head).transpose(1, 2)
+            qkv = qkv.view(n, t, -1, a.head_dim).transpose(1, 2)
             q, k, v = qkv.split((a.heads, a.kv_heads, a.kv_heads), 1)
-            q, k = (gpt.rotate(x, cos, sin, a.head) for x in (q, k))
+            if a.q_norm is not None:
+                q, k = (gpt.rms_norm(x, gain, a.head_dim, c.norm_eps)
+                        for x, gain in ((q, a.q_norm), (k, a.k_norm)))
+            q, k = (gpt.rotate(x, cos, sin, a.head_dim) for x in (q, k))
             mask = None
             if how == "cached":
                 keys[i] = k if keys[i] is None else torch.cat((keys[i], k), 2)
@@ -116,7 +119,7 @@ def simple_loop(model, prompts, new, how):
             x = x + (torch.nn.functional.silu(gate) * up) @ block.down
         if how != "naive":
             done += t
-        return model.head(gpt.rms_norm(x[:, -1], model.norm, c.width, c.norm_eps))
+        return model.lm_head(gpt.rms_norm(x[:, -1], model.norm, c.width, c.norm_eps))
 
     logits = forward(tokens)
     for t in range(new):
@@ -131,10 +134,10 @@ def simple_loop(model, prompts, new, how):
 def floor(model, rows, width, new):
     """Seconds of the matrix products and cache reads alone, of `new` - 1 decode steps."""
     c = model.config
-    cache = slots.Cache(c, rows, width + new)
+    cache = slots.SlotCache(c, rows, width + new)
     cache.keys.normal_(), cache.values.normal_()
     x, hidden = torch.randn(rows, c.width), torch.randn(rows, c.hidden)
-    q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, c.head)
+    q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
     began = time.perf_counter()
     for end in range(width + 1, width + new):
         for i, block in enumerate(model.blocks):
@@ -144,7 +147,7 @@ def floor(model, rows, width, new):
             x @ block.attention.out
             x @ block.gate_up
             hidden @ block.down
-        model.head(x)
+        model.lm_head(x)
     return time.perf_counter() - began
 
 
@@ -180,11 +183,11 @@ def ours(model, prompts, group_size, new, stop=None):
 
 def unrecorded(model, prompts, new):
     """The same with nothing shared, and every step as it is."""
-    usual, graphs.AS_IT_IS = graphs.AS_IT_IS, {"cpu": math.inf}
+    usual, graphs.WARMUP_STEPS = graphs.WARMUP_STEPS, {"cpu": math.inf}
     try:
         return ours(model, prompts, 1, new)
     finally:
-        graphs.AS_IT_IS = usual
+        graphs.WARMUP_STEPS = usual
 
 
 def decoding(policy, prompts, new, rounds=9) -> tuple[float, float]:

@@ -49,7 +49,7 @@ def update_flop(policy, lengths, chosen, tokens=None) -> int:
     them pass the blocks (all, where no two begin alike) and `chosen` the head."""
     blocks = sum(p.numel() for p in policy.blocks.parameters())
     tokens = int(lengths.sum()) if tokens is None else tokens
-    return 6 * (blocks * tokens + policy.head.weight.numel() * int(chosen)
+    return 6 * (blocks * tokens + policy.lm_head.weight.numel() * int(chosen)
                 + policy.config.layers * policy.config.width * int((lengths**2).sum()))
 
 
@@ -61,8 +61,8 @@ def flops(policy, batch) -> tuple[int, int]:
     rows = rows.rows(rows.kinds()[0])
     lengths = torch.tensor(rows.lengths()) - 1  # the last token is never read
     read = rows.tokens[:, :-1]
-    layout = packing.Layout(read, torch.arange(read.shape[1]) < lengths[:, None])
-    return update_flop(policy, lengths, rows.mask.sum(), len(layout.index)), alone
+    packed = packing.Packed(read, torch.arange(read.shape[1]) < lengths[:, None])
+    return update_flop(policy, lengths, rows.mask.sum(), len(packed.tokens)), alone
 
 
 def our_step(policy, optimizer, task, problems, options, fixed):

@@ -49,7 +49,7 @@ def hf_tensors(model: gpt.GPT) -> dict:
     """{name: tensor} as Hugging Face names, cuts and orients them, each a view of the model's own
     memory."""
     c, named = model.config, {"model.embed_tokens.weight": model.embedding.weight}
-    qkv = [c.heads * c.head, c.kv_heads * c.head, c.kv_heads * c.head]
+    qkv = [c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim]
     for i, block in enumerate(model.blocks):
         at, a = f"model.layers.{i}.", block.attention
         named[f"{at}input_layernorm.weight"] = block.norm1
@@ -68,7 +68,7 @@ def hf_tensors(model: gpt.GPT) -> dict:
         named[f"{at}mlp.down_proj.weight"] = block.down.T
     named["model.norm.weight"] = model.norm
     if not c.tied:
-        named["lm_head.weight"] = model.head.weight
+        named["lm_head.weight"] = model.lm_head.weight
     return {name: tensor.detach() for name, tensor in named.items()}
 
 
@@ -92,7 +92,7 @@ def hf_config(config: gpt.Config, dtype: torch.dtype = torch.float32) -> dict:
         "architectures": [name], "model_type": MODELS[name], "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context, "num_hidden_layers": config.layers,
         "hidden_size": config.width, "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads, "head_dim": config.head,
+        "num_key_value_heads": config.kv_heads, "head_dim": config.head_dim,
         "intermediate_size": config.hidden, "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps, "tie_word_embeddings": config.tied,
         "rope_theta": config.rope_theta, "rope_scaling": scaling if config.rope_scaling else None,
@@ -263,10 +263,10 @@ def load_pretrained(folder, device="cpu", dtype: torch.dtype | None = None) -> g
                          "which to load them")
     model.cast(dtype or found["model.norm.weight"].dtype)
     if config.tied:
-        model.head.weight = None  # to_empty would make two of it
+        model.lm_head.weight = None  # to_empty would make two of it
     model.to_empty(device=device)
     if config.tied:
-        model.head.weight = model.embedding.weight
+        model.lm_head.weight = model.embedding.weight
     model.turns = gpt.rope_table(config).to(device)
     for name, tensor in hf_tensors(model).items():
         tensor.copy_(found[name])

@@ -20,8 +20,8 @@ import torch
 
 import model as gpt
 from config import uses
-from engine import slots
-from engine.slots import HABITS, free_memory
+from engine import attention, slots
+from engine.slots import DECODE_CONFIGS, free_memory
 from infra import distributed
 from infra.run_dir import UserError, parameters
 
@@ -35,16 +35,17 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
     # copies, k and v for every head, attention, gate and up, their product, two sums; on a CPU also
     # what it looks at
     device = torch.device(options.device or "cpu").type
-    looks = config.heads * gpt.SHORT if device == "cpu" else 0
-    block = b * (4 * config.width + (5 * config.heads + 4 * config.kv_heads) * config.head
+    looks = config.heads * attention.SHORT if device == "cpu" else 0
+    block = b * (4 * config.width + (5 * config.heads + 4 * config.kv_heads) * config.head_dim
                  + 4 * config.hidden + looks) + 4 * 2 * config.width
     kept = 4 * config.width * config.layers + block if options.gradient_checkpointing \
         else block * config.layers
     # on a CPU logits, their log-softmax and its gradient; else logits and a gradient in b bytes
     logits = (12 if device == "cpu" else 4 + b) * min(
-        gpt.MOST_LOGITS[device], options.micro_tokens * config.vocab_size)
-    rows = min(HABITS[device].rows, max(options.prompts * options.group_size, options.eval_problems,
-                              options.eval_problems // 5 * options.eval_samples))
+        gpt.MAX_LOGITS[device], options.micro_tokens * config.vocab_size)
+    rows = min(DECODE_CONFIGS[device].max_rows, max(
+        options.prompts * options.group_size, options.eval_problems,
+        options.eval_problems // 5 * options.eval_samples))
     columns = min(config.context, options.max_new_tokens + 128)  # the prompt is a guess
     return {
         "weights": 4 * p // parts, "gradients": 4 * p // parts, "moments": 8 * p // parts,
@@ -52,7 +53,7 @@ def plan(config: gpt.Config, options) -> dict[str, int]:
         "casts": 2 * p if b == 2 else 0, "critic": 16 * p if own else 0,
         "judge": 4 * p if options.judge else 0,
         "gathered": 8 * config.vocab_size * config.width if options.shard else 0,
-        "cache": 2 * config.layers * config.kv_heads * config.head * b * rows * columns,
+        "cache": 2 * config.layers * config.kv_heads * config.head_dim * b * rows * columns,
         "activations": options.micro_tokens * kept, "logits": logits,
     }
 
@@ -82,5 +83,5 @@ def check(config: gpt.Config, options) -> str:
     if need > free:
         raise UserError(f"too little memory ({said}): try --gradient-checkpointing, a smaller "
                         "--micro-tokens, --dtype bfloat16, or --shard on several GPUs")
-    slots.BUDGET = free - int(need)
+    slots.MEMORY_BUDGET = free - int(need)
     return said

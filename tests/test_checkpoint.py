@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import model as gpt
-from engine import sampler, slots
+import sample
+from engine import sampler
 from infra import bpe, checkpoint, tensors
 
 transformers = pytest.importorskip("transformers")
@@ -78,7 +79,7 @@ def ids(n=2, t=60):
 
 def logits(model, tokens):
     with torch.no_grad():
-        return model.head(model(tokens))
+        return model.lm_head(model(tokens))
 
 
 def close(a, b):
@@ -111,14 +112,12 @@ def test_logits_equal_transformers(saved, case):
 def test_cached_logits_equal_transformers(saved, case):
     path, theirs = saved(case)
     model, tokens = checkpoint.load_pretrained(path), ids(18)  # enough rows for the plain products
-    cache, parts = slots.Cache(model.config, 18, 60), []
+    cache, parts = sample.KVCache(model.config, 18, 60), []
     with torch.no_grad():
-        parts.append(model(tokens[:, :50], window=cache.window(18, 50)))
-        for t in range(50, 60):
-            lengths = torch.full((18,), t)
-            hidden = model(tokens[:, t], lengths, cache.window(18, t + 1, lengths))
-            parts.append(hidden[:, None])
-        assert close(model.head(torch.cat(parts, 1)), theirs(tokens).logits)
+        for first, last in ((0, 50), *((t, t + 1) for t in range(50, 60))):
+            parts.append(model(tokens[:, first:last], cache.append(last - first)))
+            cache.lengths = cache.lengths + last - first
+        assert close(model.lm_head(torch.cat(parts, 1)), theirs(tokens).logits)
 
 
 @every
@@ -162,8 +161,8 @@ def test_there_and_back_is_the_same_to_the_last_bit(saved, case, dtype, tmp_path
     first = checkpoint.load_pretrained(saved(case)[0], dtype=dtype)
     checkpoint.save_pretrained(first, tmp_path)
     again = checkpoint.load_pretrained(tmp_path)  # the file's precision
-    assert again.config == first.config and again.turns.dtype == torch.float32
-    assert (again.head.weight is again.embedding.weight) == ("tied" in case)
+    assert again.config == first.config and again.rope_cache.dtype == torch.float32
+    assert (again.lm_head.weight is again.embedding.weight) == ("tied" in case)
     a, b = first.state_dict(), again.state_dict()
     assert a.keys() == b.keys()
     assert all(torch.equal(x.to(dtype), b[name].to(dtype)) for name, x in a.items())
@@ -247,16 +246,16 @@ def test_the_angles_of_a_real_llama():
     theirs = transformers.LlamaConfig(head_dim=64, rope_theta=5e5, rope_scaling=LLAMA_3_2)
     want = ROPE_INIT_FUNCTIONS["llama3"](theirs)[0]
     theta, scaling = checkpoint.rope(dict(rope_theta=5e5, rope_scaling=LLAMA_3_2))
-    found = gpt.rates(gpt.Config(60, head_width=64, rope_theta=theta, rope_scaling=scaling))
+    found = gpt.inv_freq(gpt.Config(60, head_dim=64, rope_theta=theta, rope_scaling=scaling))
     assert torch.allclose(found, want, rtol=1e-6, atol=0)
 
 
 def test_context(saved, folder):
     short = checkpoint.load_pretrained(folder)
-    assert short.config.context == short.turns.shape[0] == 64
+    assert short.config.context == short.rope_cache.shape[0] == 64
     edit(folder / "config.json", max_position_embeddings=131072)
     long = checkpoint.load_pretrained(folder)
-    assert long.config.context == long.turns.shape[0] == checkpoint.CONTEXT
+    assert long.config.context == long.rope_cache.shape[0] == checkpoint.CONTEXT
     assert close(logits(short, ids()), logits(long, ids()))
 
 
@@ -270,7 +269,7 @@ def test_a_loaded_model_copies_trains_and_saves_as_ours(saved, tmp_path):
     other = copy.deepcopy(model)
     other.logp(ids(), torch.ones(2, 60)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in other.parameters())
-    assert other.head.weight is other.embedding.weight is not model.embedding.weight
+    assert other.lm_head.weight is other.embedding.weight is not model.embedding.weight
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -287,7 +286,7 @@ def test_a_model_made_here_is_a_llama_there(tied, tmp_path):
 
 
 def test_the_views_cover_the_model_once():
-    c = gpt.Config(VOCAB, 64, 2, 32, 4, 2, 48, head_width=12, tied=False)
+    c = gpt.Config(VOCAB, 64, 2, 32, 4, 2, 48, head_dim=12, tied=False)
     for changes in ({}, dict(qkv_bias=True), dict(qk_norm=True)):
         model = gpt.GPT(gpt.Config(**vars(c) | changes))
         for view in checkpoint.hf_tensors(model).values():
@@ -438,7 +437,7 @@ def test_a_tied_head_may_be_written_but_not_differ(saved, tmp_path):
     good = {name: x.clone() for name, x in checkpoint.read_safetensors(file).items()}
     embedding = good["model.embed_tokens.weight"]
     write(file, good | {"lm_head.weight": embedding})
-    assert torch.equal(checkpoint.load_pretrained(path).head.weight, embedding)
+    assert torch.equal(checkpoint.load_pretrained(path).lm_head.weight, embedding)
     write(file, good | {"lm_head.weight": embedding + 1})
     with pytest.raises(ValueError, match="lm_head.weight is not"):
         checkpoint.load_pretrained(path)

@@ -79,7 +79,7 @@ def test_greedy_answers_are_the_likeliest_tokens():
         ids = tokenizer.encode_prompt(problem.question)
         prompt = len(ids)
         while len(ids) < prompt + 6 and ids[-1] not in tokenizer.STOPS:
-            ids.append(int(model.head(model(torch.tensor([ids])))[0, -1].argmax()))
+            ids.append(int(model.lm_head(model(torch.tensor([ids])))[0, -1].argmax()))
         assert text == tokenizer.decode([i for i in ids[prompt:] if i not in tokenizer.STOPS])
 
 
@@ -154,7 +154,7 @@ def run(tmp_path_factory):
     made = GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
                       hidden=32, tied=False))
     with torch.no_grad():
-        made.head.weight.mul_(9)
+        made.lm_head.weight.mul_(9)
     tensors.save(folder / "checkpoint.pt", gpt.to_state(made))
     (folder / "config.json").write_text(json.dumps(
         dict(task="arithmetic", level=2, data="", eval_data="", max_new_tokens=12)))

@@ -15,7 +15,8 @@ import search
 import tasks
 import tokenizer
 import train
-from engine import rng, sampler, slots
+from engine import rng, slots
+from engine.request import states_after
 from infra import bpe, checkpoint, memory
 from tasks import prompts
 
@@ -84,7 +85,7 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
     again = checkpoint.load_pretrained(made / "model")
     tokens = torch.randint(0, 256, (2, 20))
     with torch.no_grad():
-        assert torch.equal(again.head(again(tokens)), policy.head(policy(tokens)))
+        assert torch.equal(again.lm_head(again(tokens)), policy.lm_head(policy(tokens)))
     first = checkpoint.load_pretrained(folder)
     assert not torch.equal(first.embedding.weight, policy.embedding.weight)
     assert bpe.from_json(made / "model").n_vocab == 259
@@ -196,7 +197,7 @@ def test_bfloat16_computes_and_float32_is_trained(folder):
     saved = torch.load(made / "checkpoint.pt")
     assert {x.dtype for x in saved["model"].values()} == {torch.float32}
     assert {x.dtype for x in saved["reference"].values() if x.dim() == 2} == {torch.bfloat16}
-    assert checkpoint.load_pretrained(made / "model").head.weight.dtype == torch.bfloat16
+    assert checkpoint.load_pretrained(made / "model").lm_head.weight.dtype == torch.bfloat16
     [first, *_] = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
     assert 0 < first["logp_diff"] < 0.05  # sampled and trained on in two roundings
     players, _, _ = train.start(made, tasks.Arithmetic(1), config.parse(
@@ -241,7 +242,7 @@ def test_answers_of_a_run_end_at_the_tag(folder):
         return logits
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt.GPT, "forward", spell)
-        patch.setattr(policy.head, "forward", head)
+        patch.setattr(policy.lm_head, "forward", head)
         rollout, [text] = evaluate.respond(policy, [tasks.Problem("2+3=?", "5")], temperature=0)
     assert text == "<answer>5</answer>" and not rollout.truncated[0]
 
@@ -292,7 +293,7 @@ def test_the_plan_counts_what_a_model_holds():
     parameters = sum(p.numel() for p in gpt.GPT(shape).parameters())
     assert plan["weights"] == plan["gradients"] == 4 * parameters
     assert plan["moments"] == 8 * parameters and plan["sampler"] == plan["critic"] == 0
-    cache = slots.Cache(shape, 512, 64 + 128)
+    cache = slots.SlotCache(shape, 512, 64 + 128)
     assert plan["cache"] == 2 * cache.keys.numel() * 4
     options.dtype, options.gradient_checkpointing = "bfloat16", True
     small = memory.plan(shape, options)
@@ -407,4 +408,4 @@ def test_a_toy_run_after_a_real_one_speaks_its_own_tokens(folder, tmp_path):
     config.validate(config.parse([*SMALL, "--out", str(tmp_path)])[0])
     assert tokenizer.encode_prompt("1+1=?") == tokenizer.encoding.encode_ordinary("1+1=?\n")
     assert tokenizer.STRINGS == [] and tokenizer.PAD != tokenizer.EOT
-    assert sampler.after(None, [[1, 2]], "cpu").tolist() == [0]
+    assert states_after(None, [[1, 2]], "cpu").tolist() == [0]

@@ -12,6 +12,7 @@ import torch
 
 import train
 from engine import sampler
+from engine.request import concat_rollouts
 from infra import distributed, run_dir
 
 ROOT = Path(__file__).parents[1]
@@ -153,7 +154,7 @@ def test_joined_rollouts():
         x = torch.arange(n * t).view(n, t) + start
         return sampler.Rollout(x, x * 0.1, x * 0.2, torch.ones(n, t), torch.arange(n) // 2,
                               torch.arange(n) % 2 == 0)
-    both = sampler.join([rollout(4, 3, 0), None, rollout(2, 5, 100)], 99)
+    both = concat_rollouts([rollout(4, 3, 0), None, rollout(2, 5, 100)], 99)
     assert both.tokens.shape == (6, 5) and both.tokens[0].tolist() == [0, 1, 2, 99, 99]
     assert both.group.tolist() == [0, 0, 1, 1, 2, 2]
     assert both.responses()[4] == [100, 101, 102, 103, 104] and both.responses()[0] == [0, 1, 2]

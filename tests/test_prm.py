@@ -16,7 +16,6 @@ import prm
 import tasks
 import tokenizer
 import train
-from engine import slots
 from infra import tensors
 from tasks import chain, oracle
 
@@ -212,7 +211,7 @@ def test_a_judge_is_causal_and_its_reading_is_the_least_likely_token_so_far():
     judge = judge_of()
     prompt, response = pairs[0]
     tokens = torch.tensor([prompt + response])
-    logp = judge.trunk(tokens)[0] @ judge.trunk.head.weight.T
+    logp = judge.trunk(tokens)[0] @ judge.trunk.lm_head.weight.T
     logp = logp.log_softmax(-1)[:-1].gather(1, tokens[0, 1:, None])[:, 0]
     states = judge.trunk(tokens)[0]
     for end, said in zip(ends[0], judge(*prm.inputs(pairs[:1], ends[:1], "cpu")), strict=True):
@@ -228,11 +227,12 @@ def test_a_judge_is_causal_and_its_reading_is_the_least_likely_token_so_far():
 def test_no_token_is_told_as_less_likely_than_the_floor():
     pairs, ends = batch()
     judge = prm.Judge(tiny())  # its head says 0: what is left is the reading
-    torch.nn.init.normal_(judge.trunk.head.weight, std=100)
+    torch.nn.init.normal_(judge.trunk.lm_head.weight, std=100)
     said = judge(*prm.inputs(pairs, ends, "cpu"))
     assert torch.equal(said, torch.full_like(said, prm.FLOOR))
     said.sum().backward()
-    assert judge.surprise.grad == len(said) * prm.FLOOR and not judge.trunk.head.weight.grad.any()
+    assert judge.surprise.grad == len(said) * prm.FLOOR
+    assert not judge.trunk.lm_head.weight.grad.any()
 
 
 def test_the_loss_is_cross_entropy_at_step_ends_alone():
@@ -302,7 +302,7 @@ def test_what_all_prompts_begin_with_does_not_fill_a_batch(monkeypatch):
 def test_judges_are_taught_in_the_memory_of_the_sampler(run, monkeypatch):
     kept, teach = [], prm.teach
     monkeypatch.setattr(prm, "teach", lambda policy, *more: (
-        kept.append(policy in slots.KEPT), teach(policy, *more))[1])
+        kept.append("slot_pool" in policy.__dict__), teach(policy, *more))[1])
     assert prm.main(["--run", str(run), *COMMAND]) == 0
     assert kept == [False, False]
 
