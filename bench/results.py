@@ -144,10 +144,26 @@ def curves(folders: dict, lines: dict) -> list[str]:
                                            for label, cell in lines.items()])
 
 
+HEALTHY = {  # metric: digits, for a table of a run that learns
+    "reward": 2, "accuracy": 2, "format": 2, "truncated": 3, "length": 0, "entropy": 3, "kl": 3,
+    "zero_std_groups": 2, "groups_with_gradient": 2, "clipfrac_low": 4, "clipfrac_high": 4,
+    "approx_kl": 4, "grad_norm": 2}
+
+
+def metrics_table(folder: str, steps: list[int]) -> list[str]:
+    """Metrics of a run, a row per name in metrics.jsonl, a column per step."""
+    lines = {line["step"]: line for line in read_jsonl(RUNS / folder / "metrics.jsonl")}
+    rows = [[f"`{name}`", *(f"{lines[step][name]:.{digits}f}" for step in steps)]
+            for name, digits in HEALTHY.items()]
+    return markdown_table(["metrics of seed 0 at step", *map(str, steps)], rows)
+
+
 def run_sections(sources: dict) -> list[str]:
     """The sections of all run folders."""
     lines = []
-    lines += section(*sources["arithmetic"], run_table(runs_of("grpo-arithmetic-*"), RUN_LINES))
+    lines += section(*sources["arithmetic"], [
+        *run_table(runs_of("grpo-arithmetic-*"), RUN_LINES),
+        *metrics_table("grpo-arithmetic-0", [1, 2, 3, 5, 10, 20, 30, 40])])
     lines += section(*sources["random"], run_table(runs_of("grpo-arithmetic-*-random"), RUN_LINES))
     claims, steps = runs_of("grpo-arithmetic-*-claim"), [1, 5, 10, 20, 40]
     at = ", ".join(map(str, steps))
