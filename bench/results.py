@@ -40,9 +40,9 @@ How to read the tables:
 - An arrow stands between the value before and the value after reinforcement learning.
 - Greedy accuracy is measured on all held-out problems. pass@k is measured with 64 samples of each
   of a fifth of them, at temperature 1. All other shares come from one sample a problem.
-- The default run and the GPU tables have the present model. All other tables are older than
-  commit ecbceec. That commit gave the model QK norms and a lower RoPE base, and cut the training
-  of the default base from 1,000 to 450 steps.
+- The sections "The default run" and "GPU" have the present model. All others are older than commit
+  ecbceec. That commit gave the model QK norms and a lower RoPE base, and cut the training of the
+  default base from 1,000 to 450 steps.
 - All machines are shared. Seconds vary by a third and more from hour to hour.
 """
 
