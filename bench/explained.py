@@ -1,6 +1,6 @@
 """How much of the variance of the returns a critic could explain, for a trained policy.
 
-    python bench/explained.py --run runs/NAME [--write]        an arithmetic run; a minute
+    python bench/explained.py --run runs/NAME [--write FILE.json]      an arithmetic run; a minute
 
 Four answers of 1,536 training problems each. A critic may know the problem's difficulty (the mean
 of the other three answers), how likely the text so far was (what ppo.Critic is told), or, as an
@@ -23,7 +23,7 @@ import ppo  # noqa: E402
 import sft  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
-from bench.sample import heading, write  # noqa: E402
+from bench.sample import new_report, write  # noqa: E402
 
 PROBLEMS, ANSWERS = 1536, 4
 
@@ -60,7 +60,7 @@ def fitted(features, returns, train, steps: int = 800) -> torch.Tensor:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--run", required=True)
-    parser.add_argument("--write", action="store_true", help="into bench/RESULTS.md")
+    parser.add_argument("--write", type=Path, help="a JSON file, such as bench/runs/NAME.json")
     args = parser.parse_args()
     try:
         policy, settings = evaluate.trained(args.run)
@@ -88,14 +88,16 @@ def main():
     returns = right[:, None] * mask
     half = (torch.arange(len(right)) < len(right) // 2)[:, None]
     train, test = (mask > 0) & half, (mask > 0) & ~half
-    lines = heading("What a critic could explain", "python bench/explained.py --run RUN", [])
-    lines += [f"Arithmetic, {len(right)} answers of a {settings['algo']} run of "
-              f"{settings['steps']} steps, {float(right.mean()):.1%} right.", "",
-              "| what is known of a state | explained variance |", "|---|---|"]
+    report = new_report("What a critic could explain", "python bench/explained.py --run RUN", [])
+    rows = []
     for name, features in known.items():
-        found = ppo.explained_variance(fitted(features, returns, train), returns, test.float())
-        lines.append(f"| {name} | {found:.2f} |")
-    write(lines, args.write)
+        values = fitted(features, returns, train)
+        rows.append([name, f"{ppo.explained_variance(values, returns, test.float()):.2f}"])
+    report["tables"].append({
+        "caption": f"Arithmetic, {len(right)} answers of a {settings['algo']} run of "
+                   f"{settings['steps']} steps, {float(right.mean()):.1%} right.",
+        "columns": ["what is known of a state", "explained variance"], "rows": rows})
+    write(report, args.write)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How fast sample.py is, on this machine: against transformers, against simpler loops, and against
 the machine's own floor.
 
-    python bench/sample.py [--run runs/NAME] [--write]
+    python bench/sample.py [--run runs/NAME] [--write FILE.json]
 
 One process, the same weights and prompts, the competitors alternating, medians of five. A token
 counts when it belongs to a response, up to and with its end. --run takes a trained policy for the
@@ -13,6 +13,7 @@ the matrix products and the cache reads of the latter's decode steps, timed alon
 
 import argparse
 import copy
+import json
 import math
 import platform
 import random
@@ -32,6 +33,7 @@ import sft  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
+from bench.results import report_lines  # noqa: E402
 from engine import (
     graphs,  # noqa: E402
     sampler,  # noqa: E402
@@ -217,22 +219,23 @@ def policy_of(run):
     return made
 
 
-def table(title, rates, base):
-    lines = [f"\n{title}\n", "| | tokens a second | ratio |", "|---|---|---|"]
-    return lines + [f"| {name} | {rate:,.0f} | {rate / rates[base]:.2f} |"
-                    for name, rate in rates.items()]
+def table(caption, rates, base) -> dict:
+    """Tokens a second of the competitors, and as multiples of one of them."""
+    return {"caption": caption, "columns": ["", "tokens a second", "ratio"],
+            "rows": [[name, f"{rate:,.0f}", f"{rate / rates[base]:.2f}"]
+                     for name, rate in rates.items()]}
 
 
-def heading(title, command, packages, precision="fp32"):
-    """Title, command, commit, machine and versions."""
+def new_report(title, command, packages, precision="fp32") -> dict:
+    """A report for bench/results.py, as yet without tables: title, command, commit, machine."""
     try:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
                                 text=True).stdout.strip()
     except OSError:
         commit = "unknown (there is no git)"
     versions = ", ".join(f"{name} {version_of(name)}" for name in ["torch", *packages])
-    return [f"\n## {title}\n", f"`{command}`, commit {commit}, {torch.get_num_threads()} CPU "
-            f"threads, {cpu()}, {versions}{precision and f'; {precision}'}.\n"]
+    return {"title": title, "command": command, "commit": commit, "tables": [],
+            "machine": f"{torch.get_num_threads()} CPU threads, {cpu()}, {versions}, {precision}"}
 
 
 def version_of(package) -> str:
@@ -251,29 +254,29 @@ def cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def write(lines, to_file: bool):
-    """Prints a section that `heading` begins, and puts it into bench/RESULTS.md."""
-    print("\n".join(lines))
-    if to_file:
-        from bench.compare import write_section
-        write_section(lines[0].strip("\n# "), lines[1:])
+def write(report: dict, path: Path | None) -> None:
+    """Prints a report as Markdown, and writes it to a JSON file if there is a path."""
+    print("\n".join(report_lines(report)))
+    if path:
+        path.write_text(json.dumps([report], indent=1, ensure_ascii=False) + "\n")
 
 
 def begin(doc, title, script, packages):
-    """Reads the command line; returns it, the policy to measure and the section's heading."""
+    """Reads the command line; returns it, the policy to measure and a new report."""
     parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
     parser.add_argument("--run", help="a trained run's folder")
-    parser.add_argument("--write", action="store_true", help="into bench/RESULTS.md")
+    parser.add_argument("--write", type=Path, help="a JSON file, such as bench/runs/NAME.json")
     args = parser.parse_args()
     import transformers
     transformers.logging.set_verbosity_error()
     run_dir.keep_freed_memory()  # as in training; the others have it too
     command = f"python bench/{script}" + (" --run RUN" if args.run else "")
-    return args, policy_of(args.run), heading(title, command, packages)
+    return args, policy_of(args.run), new_report(title, command, packages)
 
 
 def main():
-    args, policy, lines = begin(__doc__, "Sampling", "sample.py", ["transformers"])
+    args, policy, report = begin(__doc__, "Sampling", "sample.py", ["transformers"])
+    tables = report["tables"]
     llama = as_llama(policy)
     draw = tasks.Arithmetic().draw(random.Random(0), 2000)
     prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
@@ -286,8 +289,8 @@ def main():
         took.append(time.perf_counter() - began)
         return made
     graphs.trace = timed
-    lines.append(f"The policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} nats a "
-                 "token.")
+    report["machine"] += (f"; the policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} "
+                          "nats a token")
     rates, other = {}, copy.deepcopy(policy)
     for rows in (1, 16, 256):
         some, group = prompts[:max(1, rows // 16)], min(rows, 16)
@@ -297,28 +300,31 @@ def main():
             ALONE: partial(ours, policy, prompts[:rows], 1, 64),
             "sample.py": partial(ours, policy, some, group, 64)})
         prefill, share = decoding(policy, prompts[:rows], 64)
-        lines += table(f"Batch {rows}, 64 new tokens, end of text off. With nothing shared "
-                       f"sample.py reads the prompts in {1e3 * prefill:.1f} ms, and decodes at "
-                       f"{share:.0%} of the floor.", rates[rows], "transformers generate")
+        tables.append(table(
+            f"Batch {rows}, 64 new tokens, no stop token. Nothing shared: prompts "
+            f"{1e3 * prefill:.1f} ms, decoding at {share:.0%} of the floor.", rates[rows],
+            "transformers generate"))
     some = prompts[:16]
     each = [p for p in some for _ in range(16)]
-    lines += table("Batch 256, lengths of a trained policy, at most 192.", medians({
+    tables.append(table("Batch 256, lengths of a trained policy, at most 192.", medians({
         "transformers generate": lambda: transformers_generate(llama, each, 192, True),
         ALONE: lambda: ours(policy, prompts, 1, 192, tokenizer.EOT),
-        "sample.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}), "transformers generate")
+        "sample.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}),
+        "transformers generate"))
     loops = {how: lambda how=how: simple_loop(policy, each, 64, how)
              for how in ("naive", "cached", "static", "window")}
-    lines += table("What each technique brings: batch 256, 64 new tokens. naive reads all again; "
-                   "cached concatenates; static preallocates and masks; window reads used columns "
-                   "only; sample.py also leaves grouped heads unexpanded; then its steps are "
-                   "recorded; and then samples share what they have in common.",
-                   medians(loops | {"sample.py, nothing shared, nothing recorded":
-                                    lambda: unrecorded(other, prompts, 64),
-                                    ALONE: lambda: ours(policy, prompts, 1, 64),
-                                    "sample.py": lambda: ours(policy, some, 16, 64)}), "naive")
-    lines += ["", f"{len(took)} kinds of step were recorded, each in "
-              f"{1e3 * statistics.median(took):.0f} ms, which is in none of the figures."]
-    write(lines, args.write)
+    ladder = medians(loops | {
+        "sample.py, nothing shared, nothing recorded": lambda: unrecorded(other, prompts, 64),
+        ALONE: lambda: ours(policy, prompts, 1, 64),
+        "sample.py": lambda: ours(policy, some, 16, 64)})
+    tables.append(table(
+        "What each technique brings: batch 256, 64 new tokens. naive computes the whole text again "
+        "for each token; cached concatenates keys and values; static preallocates the cache and "
+        "masks unused columns; window reads the used columns only; sample.py also keeps grouped "
+        "heads unexpanded, then records its steps, then shares equal texts. To record a step takes "
+        f"{1e3 * statistics.median(took):.0f} ms, {len(took)} times, in none of the rates.",
+        ladder, "naive"))
+    write(report, args.write)
 
 
 if __name__ == "__main__":
