@@ -1,14 +1,13 @@
-"""How fast sample.py is, on this machine: against transformers, against simpler loops, and against
-the machine's own floor.
+"""How fast the two samplers are on this machine, against transformers, simpler loops and the floor
+of the machine.
 
     python bench/sample.py [--run runs/NAME] [--write FILE.json]
 
-One process, the same weights and prompts, the competitors alternating, medians of five. A token
-counts when it belongs to a response, up to and with its end. --run takes a trained policy for the
-rows with the end of text on (else the prompts' own base is trained for a minute). sample.py runs
-twice: as it is, where samples of a prompt share what they have in common, which is the more the
-surer the policy is; and with every row a prompt of its own, so that nothing is shared. The floor is
-the matrix products and the cache reads of the latter's decode steps, timed alone.
+One process, the same weights and prompts; the competitors alternate; medians of five. A token
+counts when it belongs to a response, its stop token included. --run gives a trained policy for the
+rows with stop tokens; else a base is trained for a minute. engine/sampler.py runs twice: as it is,
+where equal texts of a group share a slot, and with one response per prompt, so that nothing is
+shared. The floor is the time of the matrix products and cache reads of the decode steps alone.
 """
 
 import argparse
@@ -29,6 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import model as gpt  # noqa: E402
+import sample  # noqa: E402
 import sft  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
@@ -45,7 +45,7 @@ from infra import (
     tensors,  # noqa: E402
 )
 
-ALONE = "sample.py, nothing shared"
+ALONE = "engine/sampler.py, nothing shared"
 
 
 def as_llama(model):
@@ -78,7 +78,7 @@ def simple_loop(model, prompts, new, how):
     """What a reader would write first, for prompts of one length, nothing ever ends. how: "naive"
     reads the whole text for every token; "cached" appends to a cache by concatenation; "static"
     writes into a preallocated cache and masks its unused columns; "window" reads only the used
-    ones. All three expand the shared heads; sample.py does not."""
+    ones. All expand the shared heads; the samplers of this repository do not."""
     tokens = torch.tensor(prompts)
     n, width = tokens.shape
     c, reps = model.config, model.config.heads // model.config.kv_heads
@@ -181,6 +181,12 @@ def ours(model, prompts, group_size, new, stop=None):
     out = sampler.generate(model, prompts, group_size, new, seed=0, pad=tokenizer.PAD,
                           stop=[stop] if stop else [])
     return int(out.mask.sum())
+
+
+def plain(model, prompts, new):
+    """The plain sampler of sample.py, one row per prompt, no stop token."""
+    return int(sample.generate(model, prompts, 1, new, seed=0, pad=tokenizer.PAD,
+                               stop=[]).mask.sum())
 
 
 def unrecorded(model, prompts, new):
@@ -298,7 +304,8 @@ def main():
         rates[rows] = medians({
             "transformers generate": partial(transformers_generate, llama, each, 64, False),
             ALONE: partial(ours, policy, prompts[:rows], 1, 64),
-            "sample.py": partial(ours, policy, some, group, 64)})
+            "sample.py": partial(plain, policy, prompts[:rows], 64),
+            "engine/sampler.py": partial(ours, policy, some, group, 64)})
         prefill, share = decoding(policy, prompts[:rows], 64)
         tables.append(table(
             f"Batch {rows}, 64 new tokens, no stop token. Nothing shared: prompts "
@@ -309,19 +316,21 @@ def main():
     tables.append(table("Batch 256, lengths of a trained policy, at most 192.", medians({
         "transformers generate": lambda: transformers_generate(llama, each, 192, True),
         ALONE: lambda: ours(policy, prompts, 1, 192, tokenizer.EOT),
-        "sample.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}),
+        "engine/sampler.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}),
         "transformers generate"))
     loops = {how: lambda how=how: simple_loop(policy, each, 64, how)
              for how in ("naive", "cached", "static", "window")}
     ladder = medians(loops | {
-        "sample.py, nothing shared, nothing recorded": lambda: unrecorded(other, prompts, 64),
+        "sample.py": lambda: plain(policy, prompts, 64),
+        f"{ALONE}, nothing recorded": lambda: unrecorded(other, prompts, 64),
         ALONE: lambda: ours(policy, prompts, 1, 64),
-        "sample.py": lambda: ours(policy, some, 16, 64)})
+        "engine/sampler.py": lambda: ours(policy, some, 16, 64)})
     tables.append(table(
         "What each technique brings: batch 256, 64 new tokens. naive computes the whole text again "
         "for each token; cached concatenates keys and values; static preallocates the cache and "
-        "masks unused columns; window reads the used columns only; sample.py also keeps grouped "
-        "heads unexpanded, then records its steps, then shares equal texts. To record a step takes "
+        "masks unused columns; window reads the used ones only; sample.py is static with grouped "
+        "heads unexpanded; engine/sampler.py reads a window, records its steps, shares equal "
+        "texts. To record a step takes "
         f"{1e3 * statistics.median(took):.0f} ms, {len(took)} times, in none of the rates.",
         ladder, "naive"))
     write(report, args.write)
