@@ -23,8 +23,8 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-import config  # noqa: E402
 import train  # noqa: E402
+from infra import cli  # noqa: E402
 
 SEEDS = range(5)
 TUNING_SEED = 100
@@ -38,8 +38,9 @@ GRID = {  # what is tried for each: four settings
              "--lr 4e-4 --clip-low 0.003 --clip-high 0.004",
              "--lr 4e-4 --clip-low 0.03 --clip-high 0.04",
              "--lr 8e-4 --clip-low 0.0003 --clip-high 0.0004"],
-    "ppo": ["--lr 4e-4 --lam 1 --minibatches 4", "--lr 8e-4 --lam 1 --minibatches 4",
-            "--lr 4e-4 --lam 0.95 --minibatches 4", "--lr 4e-4 --lam 1 --minibatches 8"],
+    "ppo": ["--lr 4e-4 --gae-lambda 1 --minibatches 4", "--lr 8e-4 --gae-lambda 1 --minibatches 4",
+            "--lr 4e-4 --gae-lambda 0.95 --minibatches 4",
+            "--lr 4e-4 --gae-lambda 1 --minibatches 8"],
 }
 CURVE = ("step", "tokens", "eval_accuracy", "accuracy", "entropy", "length", "truncated",
          "groups_with_gradient", "explained_variance", "clipfrac_high", "kl")
@@ -94,9 +95,9 @@ def timed(folder: Path, best: dict, rounds: int = 5) -> dict:
     training: one process, the algorithms taking turns."""
     games, seconds = {}, {}
     for algo, setting in best.items():
-        options, _ = config.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
-                                  "--seed", "0", *COMMON, *setting.split()])
-        task = config.validate(options)
+        options, _ = cli.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
+                                "--seed", "0", *COMMON, *setting.split()])
+        task = cli.validate(options)
         games[algo] = options, task, train.start(Path(options.out), task, options)
     for i in range(rounds):
         for algo, (options, task, (players, optimizer, _)) in games.items():

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from bench import ablate_dapo, compare
-from config import ALGORITHMS, parse, validate
+from config import ALGORITHMS
+from infra.cli import parse, validate
 
 
 def row(accuracies, **changes):
