@@ -41,7 +41,7 @@ class Players(NamedTuple):
             with torch.no_grad():
                 for copy, weight in zip(self.sampler.parameters(), self.policy.parameters(),
                                         strict=True):
-                    copy.copy_(distributed.whole(weight.detach()))
+                    copy.copy_(distributed.full_tensor(weight.detach()))
 
 
 def computing(options):
@@ -58,13 +58,13 @@ def per_token(f, batch, options):
     one = batch.rows(first)
     with torch.no_grad(), computing(options):
         lengths = one.lengths()
-        for rows, counts in distributed.turns(packing.micro_batches(
-                lengths, distributed.portion(options.micro_tokens, lengths))):
+        for rows, counts in distributed.local_batches(packing.micro_batches(
+                lengths, distributed.local_token_budget(options.micro_tokens, lengths))):
             part = one.rows(torch.tensor(rows, device=first.device))
             values = f(part)
             if counts:
                 found[first[rows], :part.mask.shape[1]] = values.float()
-    distributed.add_up(found)
+    distributed.all_reduce(found)
     return found[first[kind]]
 
 
@@ -90,9 +90,9 @@ def answer(task, policy, n: int, rng, options, clock):
     clock.mark("seconds_sample")
     asked = [problems[g] for g in rollout.group.tolist()]
     kind = "correct" if options.reward == "process" else options.reward  # the judge comes later
-    rewards = distributed.each(lambda answer: task.score(answer[0], answer[1], kind, answer[2]),
-                            [(problem, text, rng.random())
-                             for problem, text in zip(asked, texts, strict=True)])
+    rewards = distributed.parallel_map(
+        lambda answer: task.score(answer[0], answer[1], kind, answer[2]),
+        [(problem, text, rng.random()) for problem, text in zip(asked, texts, strict=True)])
     clock.mark("seconds_verify")
     return rollout, list(zip(asked, texts, rewards, strict=True))
 

@@ -22,6 +22,8 @@ import grpo
 from grpo import loss  # noqa: F401
 from ppo import Batch
 
+dapo_options = True
+
 
 def informative(correct, group):
     """Which rows (N,) belong to a group of which some answers are right and some wrong. It looks at
@@ -42,7 +44,8 @@ def prepare(batch: Batch, options) -> Batch:
     """The batch with advantages: only of informative groups, and without truncated answers, if the
     options say so."""
     if options.overlong == "soft":
-        penalty = overlong_penalty(batch.mask.sum(1), options.max_new_tokens, options.overlong_zone)
+        penalty = overlong_penalty(batch.mask.sum(1), options.max_new_tokens,
+                                   options.overlong_buffer)
         batch = replace(batch, rewards=batch.rewards + penalty)
     if options.dynamic_sampling:
         batch = batch.rows(informative(batch.correct, batch.group).nonzero()[:, 0])

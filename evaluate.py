@@ -18,7 +18,7 @@ import verify
 from engine.request import concat_rollouts
 from engine.rng import row_seeds
 from engine.sampler import generate
-from infra import distributed, tensors
+from infra import distributed, run_dir
 
 ROWS = 4096  # of answers for pass@k that are in memory at a time
 EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
@@ -44,7 +44,7 @@ def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tok
     mark. Of several processes each samples its share, and all get the whole. `more` goes to
     sample.generate."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    sampling = generate if distributed.world() == 1 else generate_shared
+    sampling = generate if distributed.world_size() == 1 else generate_shared
     rollout = sampling(policy, prompts, group_size, max_new_tokens, temperature, seed,
                        **ending(policy), **more)
     return rollout, [tokenizer.text_of(ids) for ids in rollout.responses()]
@@ -52,12 +52,12 @@ def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tok
 
 def generate_shared(policy, prompts, group_size, max_new_tokens, temperature, seed, *, pad, **more):
     """sample.generate by several processes: each row has the seed that it has in one process."""
-    part, rollout = distributed.mine(prompts), None
+    part, rollout = distributed.local_slice(prompts), None
     if prompts[part]:
         rows = torch.arange(part.start * group_size, part.stop * group_size)
         rollout = generate(policy, prompts[part], group_size, max_new_tokens, temperature,
                            row_seeds(rows, seed).tolist(), pad=pad, **more).to("cpu")
-    return concat_rollouts(distributed.everyone(rollout), pad).to(policy.embedding.weight.device)
+    return concat_rollouts(distributed.all_gather(rollout), pad).to(policy.embedding.weight.device)
 
 
 def ending(policy, *more: str) -> dict:
@@ -120,7 +120,7 @@ def report(policy, task, options, when: str) -> dict:
     result = measure(policy, task, problems, options.seed, options.max_new_tokens,
                      max(1, len(problems) // 5), options.eval_samples)
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
-    say = distributed.say
+    say = distributed.print_rank0
     say(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "
         "held-out problems")
     say(f"{when}: " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items()))
@@ -193,7 +193,7 @@ def trained(run: str, device: str = "") -> tuple[gpt.GPT, dict]:
 
 def policy_of(run: str, device: str) -> gpt.GPT:
     """The policy of a run's folder alone; the process speaks on as before."""
-    return gpt.from_state(tensors.load(Path(run) / "checkpoint.pt"), device)
+    return gpt.from_state(run_dir.load_checkpoint(run), device)
 
 
 def task_of(settings: dict) -> tasks.Task:

@@ -31,6 +31,8 @@ from torch import nn
 
 from engine.packing import scatter_to_mask
 
+needs_critic = True
+
 
 @dataclass
 class Batch:
@@ -122,20 +124,25 @@ def clipped(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float 
     return (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
 
 
+KL = {"k1": lambda r: -r, "k2": lambda r: r * r / 2, "k3": lambda r: torch.expm1(r) - r}
+
+
 def kl(logp, ref_logp, kind: str = "k3"):
     """Estimates per token of KL(policy || reference) from tokens of the policy: (N, T), nats.
 
     k1 = -r, unbiased and noisy; k2 = r^2 / 2, biased, its gradient is that of the KL; k3 = e^r - 1
     - r, unbiased and never negative; with r = ref_logp - logp. Raises KeyError for another kind.
     """
-    r = ref_logp - logp
-    return {"k1": -r, "k2": r * r / 2, "k3": torch.expm1(r) - r}[kind]
+    return KL[kind](ref_logp - logp)
 
 
 def adapted(kl_coef: float, kl: float, target: float) -> float:
     """The KL's weight for the next step, at most a fifth larger or smaller, so that the KL tends to
     its target (1909.08593, which moves a tenth as fast)."""
     return kl_coef * (1 + min(0.2, max(-0.2, kl / target - 1)))
+
+
+AGGREGATIONS = ("sequence", "token", "sum", "constant")
 
 
 def token_weights(mask, how: str, max_tokens: int = 0):
@@ -289,8 +296,8 @@ def prepare(batch: Batch, options, warm_up: bool = False) -> Batch:
     there are no advantages, and the policy stands still."""
     rewards = token_rewards(batch, options)
     parts = rewards, batch.values, batch.mask, options.gamma
-    returns = gae(*parts, 1.0 if warm_up else options.critic_lam) + batch.values * batch.mask
-    advantages = None if warm_up else whiten(gae(*parts, options.lam), batch.mask)
+    returns = gae(*parts, 1.0 if warm_up else options.critic_gae_lambda) + batch.values * batch.mask
+    advantages = None if warm_up else whiten(gae(*parts, options.gae_lambda), batch.mask)
     return replace(batch, advantages=advantages, returns=returns)
 
 

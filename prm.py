@@ -254,7 +254,7 @@ def main(argv=None) -> int:
 
 def make(args, policy, task, longest: int) -> dict:
     """Labels, trains and measures; writes prm.pt and prm.json."""
-    run_dir.keep_freed_memory()
+    run_dir.tune_malloc()
     clock = [time.perf_counter()]
 
     def lap() -> float:

@@ -74,7 +74,7 @@ def use_toy() -> None:
 
 
 def use_of(run) -> None:
-    """Speaks as a run does (runs.keep_tokens)."""
+    """Speaks as a run does (run_dir.save_tokenizer)."""
     if (Path(run) / "prompt.json").exists():
         use(run, **json.loads((Path(run) / "prompt.json").read_text()))
     else:

@@ -32,9 +32,10 @@ import tasks
 import tokenizer
 import verify
 from collect import Clock, Players, collect, computing, kl_to_reference
-from config import ALGORITHMS, Options, config_of, parse, uses, validate
+from config import ALGORITHMS, Options, needs_critic
 from engine import packing
 from infra import checkpoint, distributed, memory, run_dir, tensors
+from infra.cli import config_of, parse, validate
 from infra.run_dir import UserError
 
 
@@ -52,9 +53,10 @@ def update(players, optimizer, batch, options, rng) -> dict:
             # a row without advantage has no gradient: do not compute it (unless yours has one)
             useful = part.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
         lengths = [lengths[i] for i in useful]
-        micros = packing.micro_batches(lengths, distributed.portion(options.micro_tokens, lengths))
-        for rows, counts in distributed.turns(micros):
-            if not counts and not distributed.in_pieces(policy):
+        micros = packing.micro_batches(
+            lengths, distributed.local_token_budget(options.micro_tokens, lengths))
+        for rows, counts in distributed.local_batches(micros):
+            if not counts and not distributed.is_sharded(policy):
                 continue
             micro = part.rows(torch.tensor([useful[i] for i in rows], device=part.mask.device))
             with computing(options):
@@ -64,8 +66,8 @@ def update(players, optimizer, batch, options, rng) -> dict:
                 stats[name] += value.double()
         stats = Counter({name: float(x) for name, x in stats.items()})  # here the host waits
         if micros:
-            distributed.add_up_gradients(p for g in optimizer.param_groups for p in g["params"])
-            stats = distributed.add_up_counts(stats)
+            distributed.all_reduce_gradients(p for g in optimizer.param_groups for p in g["params"])
+            stats = distributed.all_reduce_counts(stats)
         norms = {"grad_norm": norm_of(policy)}
         if critic is not None:
             norms["grad_norm_critic"] = norm_of(critic)
@@ -90,7 +92,7 @@ def update(players, optimizer, batch, options, rng) -> dict:
 
 def norm_of(model) -> float:
     """The norm of the gradient, which is then cut to at most 1."""
-    return float(distributed.whole(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+    return float(distributed.full_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
 
 
 def progress(state: dict, options) -> float:
@@ -112,7 +114,7 @@ def reinforce(run: Path, task, players, optimizer, state: dict, options) -> None
     task = tasks.mixed(task, options.train_levels)
     bar = tqdm(total=None if options.token_budget else options.steps, initial=state["step"],
                desc=options.algo, unit="step", disable=distributed.rank() > 0)
-    with bar, run_dir.Stop() as stop:
+    with bar, run_dir.GracefulStop() as stop:
         while progress(state, options) < 1:
             began, clock, step = time.perf_counter(), Clock(), state["step"]
             rng = random.Random(f"{options.seed} {step}")
@@ -130,7 +132,7 @@ def reinforce(run: Path, task, players, optimizer, state: dict, options) -> None
             metrics |= clock
             if options.kl_target:
                 state["kl_coef"] = ppo.adapted(state["kl_coef"], metrics["kl"], options.kl_target)
-            if options.renew_reference and (step + 1) % options.renew_reference == 0:
+            if options.ref_update_interval and (step + 1) % options.ref_update_interval == 0:
                 players.reference.load_state_dict(players.sampler.state_dict())
             state["step"] = step + 1
             state["tokens_sampled"] += metrics["tokens"]
@@ -146,7 +148,7 @@ def reinforce(run: Path, task, players, optimizer, state: dict, options) -> None
                     {"step": step + 1, "question": problem.question, "text": text,
                      "reward": reward.total, **reward.parts}
                     for problem, text, reward in sampled[::max(1, len(sampled) // 16)]])
-            asked = any(distributed.everyone(stop.requested))
+            asked = any(distributed.all_gather(stop.requested))
             if "eval_accuracy" in metrics or asked:
                 run_dir.save_run(run, players, optimizer, state)
             if asked:
@@ -167,7 +169,7 @@ def made_by(task, base_steps: int) -> str:
                packing, sft, sys.modules[type(task).__module__])
     paths = [*dict.fromkeys(Path(m.__file__) for m in modules), *map(Path, task.paths)]
     code = b"".join(path.read_bytes() for path in paths) + f"{base_steps}".encode()
-    code = re.sub(rb"\ndef reward\(.*?\n\n\n", b"", code, flags=re.DOTALL)
+    code = re.sub(rb"\n(?:def reward\(|REWARDS = ).*?\n\n(?=\n)", b"", code, flags=re.DOTALL)
     return hashlib.blake2b(code, digest_size=4).hexdigest()
 
 
@@ -179,8 +181,8 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
         return checkpoint.load_pretrained(options.init, options.device, torch.float32)
     path = folder / (f"base-{options.task}-{options.level}-{options.size}-{options.base_seed}-"
                      f"{made_by(task, options.base_steps)}.pt")
-    if distributed.first(path.exists):  # asked once: another process may be about to write it
-        distributed.say(f"base model: {path}")
+    if distributed.on_rank0(path.exists):  # asked once: another process may be about to write it
+        distributed.print_rank0(f"base model: {path}")
         return gpt.from_state(tensors.load(path), options.device)
     torch.manual_seed(options.base_seed)
     policy = gpt.GPT(config_of(options))
@@ -200,8 +202,8 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
             bar.total += options.base_steps
             bar.write(f"the base solves {solved:.0%} of its problems in 16 samples, not yet "
                       f"{task.gate:.0%}: training goes on")
-    distributed.first(lambda: tensors.save(path, gpt.to_state(policy)))
-    if distributed.world() == 1:
+    distributed.on_rank0(lambda: tensors.save(path, gpt.to_state(policy)))
+    if distributed.world_size() == 1:
         return policy
     return gpt.from_state(tensors.load(path), options.device)
 
@@ -217,7 +219,7 @@ def start(run: Path, task, options):
     """The Players, the optimizer and the state: of the run's checkpoint, or of a base and its
     measurement."""
     path, began = run / "checkpoint.pt", time.perf_counter()
-    saved = tensors.load(path) if path.exists() else None
+    saved = run_dir.load_checkpoint(run) if path.exists() else None
     policy = gpt.from_state(saved, options.device) if saved else base_model(options, task,
                                                                             run.parent)
     policy.checkpointing = options.gradient_checkpointing
@@ -230,7 +232,7 @@ def start(run: Path, task, options):
     if options.shard:
         distributed.shard(policy)
     groups = [{"params": list(policy.parameters())}]
-    if uses(options.algo, "ppo"):
+    if needs_critic(options.algo):
         critic = ppo.Critic(policy, options.critic == "own", options.critic_hints)
         critic.to(options.device)
         groups.append({"params": list(critic.parameters())})
@@ -243,7 +245,7 @@ def start(run: Path, task, options):
         if critic is not None:
             critic.load_state_dict(saved["critic"])
         state = saved["state"]
-        distributed.say(f"resuming after step {state['step']}")
+        distributed.print_rank0(f"resuming after step {state['step']}")
     else:
         state = {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef,
                  "seconds_base": time.perf_counter() - began}
@@ -252,7 +254,7 @@ def start(run: Path, task, options):
         state["seconds_eval"] = time.perf_counter() - began
         run_dir.save_run(run, players, optimizer, state)
     for log in ("metrics.jsonl", "samples.jsonl"):
-        distributed.first(lambda log=log: run_dir.forget_after(run / log, state["step"]))
+        distributed.on_rank0(lambda log=log: run_dir.truncate_log(run / log, state["step"]))
     return players, optimizer, state
 
 
@@ -262,7 +264,7 @@ def finish(run: Path, task, players, optimizer, state: dict, options) -> None:
     state["after"] = evaluate.report(players.sampler, task, options, "after")
     state["seconds_eval"] += time.perf_counter() - began
     summary = evaluate.summarize(options, state) | {
-        "peak_rss_mb": run_dir.peak_rss_mb(), "processes": distributed.world(),
+        "peak_rss_mb": run_dir.peak_rss_mb(), "processes": distributed.world_size(),
         "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])}
     if options.device.startswith("cuda"):
         summary["peak_gpu_mb"] = torch.cuda.max_memory_reserved() / 2**20
@@ -282,7 +284,7 @@ def finish(run: Path, task, players, optimizer, state: dict, options) -> None:
 
 def main(argv=None) -> int:
     options, resume = parse(argv)
-    run_dir.keep_freed_memory()
+    run_dir.tune_malloc()
     code, words = 0, ""
     try:
         options.device = distributed.start(options.device)
@@ -290,13 +292,13 @@ def main(argv=None) -> int:
         config = config_of(options)
         said = memory.check(config, options)
         if options.init:
-            distributed.say(said)
-        run = distributed.first(lambda: run_dir.open_run(options, config, resume))
+            distributed.print_rank0(said)
+        run = distributed.on_rank0(lambda: run_dir.open_run(options, config, resume))
         if options.init:
-            distributed.first(lambda: run_dir.keep_tokens(run, options.init))
+            distributed.on_rank0(lambda: run_dir.save_tokenizer(run, options.init))
         if options.task == "file" and options.size == "tiny" and not options.init:
-            distributed.say("a tiny model scores near nothing on problems in free text such as "
-                         "GSM8K's")
+            distributed.print_rank0("a tiny model scores near nothing on problems in free text "
+                                    "such as GSM8K's")
         players, optimizer, state = start(run, task, options)
         reinforce(run, task, players, optimizer, state, options)
         finish(run, task, players, optimizer, state, options)
@@ -307,7 +309,7 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         code, words = 130, "\nstopped; go on with the same command and --resume"
     except RuntimeError as error:
-        if not distributed.left_alone(error):
+        if not distributed.is_peer_failure(error):
             raise
         code, words = 1, (f"train.py: another process has died, and this one cannot go on without "
                           f"it; the last checkpoint is kept, --resume goes on from there ({error})")
@@ -318,4 +320,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    distributed.leave(main())
+    distributed.exit_process(main())

@@ -20,9 +20,9 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import config  # noqa: E402
 import train  # noqa: E402
 from bench.stats import CURVE, ROOT, RUNS, write_jsonl  # noqa: E402
+from infra import cli  # noqa: E402
 
 SEEDS = range(5)
 TUNING_SEED = 100
@@ -36,8 +36,9 @@ GRID = {  # what is tried for each: four settings
              "--lr 4e-4 --clip-low 0.003 --clip-high 0.004",
              "--lr 4e-4 --clip-low 0.03 --clip-high 0.04",
              "--lr 8e-4 --clip-low 0.0003 --clip-high 0.0004"],
-    "ppo": ["--lr 4e-4 --lam 1 --minibatches 4", "--lr 8e-4 --lam 1 --minibatches 4",
-            "--lr 4e-4 --lam 0.95 --minibatches 4", "--lr 4e-4 --lam 1 --minibatches 8"],
+    "ppo": ["--lr 4e-4 --gae-lambda 1 --minibatches 4", "--lr 8e-4 --gae-lambda 1 --minibatches 4",
+            "--lr 4e-4 --gae-lambda 0.95 --minibatches 4",
+            "--lr 4e-4 --gae-lambda 1 --minibatches 8"],
 }
 
 
@@ -90,9 +91,9 @@ def timed(folder: Path, best: dict, rounds: int = 5) -> dict:
     training: one process, the algorithms taking turns."""
     games, seconds = {}, {}
     for algo, setting in best.items():
-        options, _ = config.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
-                                  "--seed", "0", *COMMON, *setting.split()])
-        task = config.validate(options)
+        options, _ = cli.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
+                                "--seed", "0", *COMMON, *setting.split()])
+        task = cli.validate(options)
         games[algo] = options, task, train.start(Path(options.out), task, options)
     for i in range(rounds):
         for algo, (options, task, (players, optimizer, _)) in games.items():

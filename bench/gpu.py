@@ -34,8 +34,8 @@ import model as gpt  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, cpu, seconds, version_of  # noqa: E402
 from bench.step import an_update  # noqa: E402
-from config import parse  # noqa: E402
 from engine import sampler, slots  # noqa: E402
+from infra.cli import parse  # noqa: E402
 
 SHAPES = {  # random weights in the shapes of real models
     "SmolLM2-135M": dict(vocab_size=49152, layers=30, width=576, heads=9, kv_heads=3, hidden=1536),

@@ -42,7 +42,6 @@ from engine import (
 from infra import (
     checkpoint,  # noqa: E402
     run_dir,  # noqa: E402
-    tensors,  # noqa: E402
 )
 
 ALONE = "engine/sampler.py, nothing shared"
@@ -218,7 +217,7 @@ def policy_of(run):
     """A trained policy: of a run, or a base trained for a minute, whose answers have like
     lengths."""
     if run:
-        return gpt.from_state(tensors.load(Path(run) / "checkpoint.pt"))
+        return gpt.from_state(run_dir.load_checkpoint(run))
     torch.manual_seed(0)
     made = gpt.GPT(train.config_of(train.Options()))
     sft.train(made, tasks.Arithmetic(), 250, 0)
@@ -275,7 +274,7 @@ def begin(doc, title, script, packages):
     args = parser.parse_args()
     import transformers
     transformers.logging.set_verbosity_error()
-    run_dir.keep_freed_memory()  # as in training; the others have it too
+    run_dir.tune_malloc()  # as in training; the others have it too
     command = f"python bench/{script}" + (" --run RUN" if args.run else "")
     return args, policy_of(args.run), new_report(title, command, packages)
 

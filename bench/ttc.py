@@ -166,7 +166,7 @@ PARTS = {"search": search_all, "force": forced_all, "trees": trees_all, "pass": 
 
 def measure(work: Path, seed: int, kind: str) -> None:
     """A part of one seed, into work/KIND-SEED.jsonl."""
-    run_dir.keep_freed_memory()
+    run_dir.tune_malloc()
     began = time.perf_counter()
     rows = PARTS[kind](work, seed)
     rows[0] |= {"part": kind, "seconds_all": time.perf_counter() - began}

@@ -14,7 +14,7 @@ import torch
 import model as gpt
 import sample
 from engine import sampler
-from infra import bpe, checkpoint, tensors
+from infra import bpe, checkpoint, run_dir, tensors
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -235,9 +235,9 @@ def published(kind, vocab, width, layers, heads, kv_heads, hidden, **more):
                sliding_window=None, use_sliding_window=False, max_window_layers=28), 596_049_920)])
 def test_published_configs(config, parameters):
     with torch.device("meta"):
-        model = gpt.GPT(checkpoint.config_of(config))
+        model = gpt.GPT(checkpoint.parse_config(config))
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert model.config.context == min(config["max_position_embeddings"], checkpoint.CONTEXT)
+    assert model.config.context == min(config["max_position_embeddings"], checkpoint.MAX_CONTEXT)
 
 
 def test_the_angles_of_a_real_llama():
@@ -245,7 +245,7 @@ def test_the_angles_of_a_real_llama():
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     theirs = transformers.LlamaConfig(head_dim=64, rope_theta=5e5, rope_scaling=LLAMA_3_2)
     want = ROPE_INIT_FUNCTIONS["llama3"](theirs)[0]
-    theta, scaling = checkpoint.rope(dict(rope_theta=5e5, rope_scaling=LLAMA_3_2))
+    theta, scaling = checkpoint.parse_rope(dict(rope_theta=5e5, rope_scaling=LLAMA_3_2))
     found = gpt.inv_freq(gpt.Config(60, head_dim=64, rope_theta=theta, rope_scaling=scaling))
     assert torch.allclose(found, want, rtol=1e-6, atol=0)
 
@@ -255,7 +255,7 @@ def test_context(saved, folder):
     assert short.config.context == short.rope_cache.shape[0] == 64
     edit(folder / "config.json", max_position_embeddings=131072)
     long = checkpoint.load_pretrained(folder)
-    assert long.config.context == long.rope_cache.shape[0] == checkpoint.CONTEXT
+    assert long.config.context == long.rope_cache.shape[0] == checkpoint.MAX_CONTEXT
     assert close(logits(short, ids()), logits(long, ids()))
 
 
@@ -383,7 +383,7 @@ def test_a_save_that_fails_leaves_the_old_file(folder, monkeypatch):
     (dict(rope_parameters={"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
     (dict(rope_parameters={"full_attention": {"rope_theta": 1e4}}), "full_attention"),
     (dict(rope_parameters={"rope_theta": -1}), "rope_theta is -1"),
-    (dict(rope_parameters=LLAMA3 | {"factor": None}), "lacks, factor"),
+    (dict(rope_parameters=LLAMA3 | {"factor": None}), "lacks factor"),
     (dict(rope_parameters=LLAMA3 | {"factor": "8"}), "factor is '8'"),
     (dict(rope_parameters=LLAMA3 | {"low_freq_factor": 4.0}), "low_freq_factor"),
     (dict(rope_parameters=LLAMA3, rope_scaling=LLAMA3), "both given"),
@@ -415,8 +415,9 @@ def test_weights_that_do_not_fit_are_named(folder):
         with pytest.raises(ValueError, match=match):
             checkpoint.load_pretrained(folder)
     q = "model.layers.1.self_attn.q_proj.weight"
-    refused({"model.extra": torch.ones(2)}, "model.extra, for which the GPT has no place")
-    refused({q: torch.ones(32, 16)}, f"{q} has the shape .32, 16., not .32, 32.")
+    refused({"model.extra": torch.ones(2)}, "the GPT has no place for model.extra")
+    refused({q: torch.ones(32, 16)},
+            f"{q} has the shape .32, 16., but config.json makes it .32, 32.")
     refused({q: good[q].bfloat16()}, "several precisions")
     write(path, {name: x for name, x in good.items() if name != q})
     with pytest.raises(ValueError, match=f"no {q}"):
@@ -479,8 +480,8 @@ def entry(dtype="F32", shape=(2,), data_offsets=(0, 8)):
 EIGHT = b"12345678"
 BAD = {
     "empty": (b"", "too few"), "short": (b"1234567", "too few"),
-    "no header": (EIGHT, "a header of"), "beyond": (raw({}, length=3), "a header of 3"),
-    "absurd": (raw({}, length=2**63), "a header of"),
+    "no header": (EIGHT, "its header has"), "beyond": (raw({}, length=3), "its header has 3"),
+    "absurd": (raw({}, length=2**63), "its header has"),
     "not JSON": (raw(b"{nonsense}"), "JSON"), "not UTF-8": (raw(b'{"\xff": 1}'), "JSON"),
     "list": (raw([]), "no object"), "deep": (raw(b"[" * 100_000), "JSON"),
     "twice": (raw(b'{"a": 1, "a": 2}'), "stands twice"),
@@ -496,9 +497,9 @@ BAD = {
     "negative": (raw({"a": entry(data_offsets=[-8, 0])}, EIGHT), "data_offsets"),
     "reversed": (raw({"a": entry(data_offsets=[8, 0])}, EIGHT), "data_offsets"),
     "three": (raw({"a": entry(data_offsets=[0, 8, 8])}, EIGHT), "data_offsets"),
-    "size": (raw({"a": entry(shape=[3])}, EIGHT), "8 bytes, which F32 in the shape .3. does not"),
-    "beyond data": (raw({"a": entry()}, b"1234"), "long, where"),
-    "left over": (raw({"a": entry()}, EIGHT + b"9"), "long, where"),
+    "size": (raw({"a": entry(shape=[3])}, EIGHT), "8 bytes, but F32 in the shape .3. takes 12"),
+    "beyond data": (raw({"a": entry()}, b"1234"), "long, but"),
+    "left over": (raw({"a": entry()}, EIGHT + b"9"), "long, but"),
     "gap": (raw({"a": entry(data_offsets=[8, 16])}, EIGHT * 2), "begins at byte 8"),
     "overlap": (raw({"a": entry(), "b": entry(data_offsets=[4, 12])}, EIGHT * 2), "'b' begins"),
 }
@@ -578,7 +579,8 @@ def test_a_run_is_exported(tmp_path, capsys):
     torch.manual_seed(0)
     made = gpt.GPT(gpt.Config(VOCAB, 64, 2, 32, 4, 2, 48))
     (tmp_path / "run").mkdir()
-    tensors.save(tmp_path / "run" / "checkpoint.pt", gpt.to_state(made) | {"state": {"step": 3}})
+    state = gpt.to_state(made) | {"format": run_dir.FORMAT}
+    tensors.save(tmp_path / "run" / "checkpoint.pt", state)
     assert checkpoint.main(["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     back = checkpoint.load_pretrained(tmp_path / "out")
     assert back.config == made.config and torch.equal(back(ids()), made(ids()))

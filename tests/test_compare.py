@@ -3,7 +3,8 @@
 import json
 
 from bench import ablate_dapo, compare, stats
-from config import ALGORITHMS, parse, validate
+from config import ALGORITHMS
+from infra.cli import parse, validate
 
 
 def test_every_setting_is_one_that_train_accepts():

@@ -14,7 +14,7 @@ import verify
 
 def options(**changes):
     return SimpleNamespace(**dict(
-        overlong="none", overlong_zone=4, max_new_tokens=10, dynamic_sampling=False, kl_coef=0.0,
+        overlong="none", overlong_buffer=4, max_new_tokens=10, dynamic_sampling=False, kl_coef=0.0,
         kl_in="loss", scale_by_std=True, leave_one_out=False) | changes)
 
 

@@ -15,7 +15,7 @@ import search
 import tasks
 import tokenizer
 import verify
-from infra import tensors
+from infra import run_dir, tensors
 from model import GPT, Config
 
 
@@ -155,7 +155,7 @@ def run(tmp_path_factory):
                       hidden=32, tied=False))
     with torch.no_grad():
         made.lm_head.weight.mul_(9)
-    tensors.save(folder / "checkpoint.pt", gpt.to_state(made))
+    tensors.save(folder / "checkpoint.pt", gpt.to_state(made) | {"format": run_dir.FORMAT})
     (folder / "config.json").write_text(json.dumps(
         dict(task="arithmetic", level=2, data="", eval_data="", max_new_tokens=12)))
     return folder

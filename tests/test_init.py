@@ -17,7 +17,7 @@ import tokenizer
 import train
 from engine import rng, slots
 from engine.request import states_after
-from infra import bpe, checkpoint, memory
+from infra import bpe, checkpoint, cli, memory, run_dir
 from tasks import prompts
 
 SMALL = ("--task arithmetic --level 1 --prompts 2 --group-size 4 --minibatches 1 --steps 2 "
@@ -35,7 +35,8 @@ def speak_as_before():
 def pretrained(path, merges=(), gain=1.0):
     """A random model of Llama's kind that speaks single bytes, three tags and merged pairs."""
     torch.manual_seed(0)
-    vocab = {text: i for i, text in enumerate([*bpe.byte_level(), *(a + b for a, b in merges)])}
+    texts = [*bpe.unicode_to_byte(), *(a + b for a, b in merges)]
+    vocab = {text: i for i, text in enumerate(texts)}
     size = len(vocab)
     tags = [dict(id=size + i, content=tag, single_word=False, lstrip=False, rstrip=False,
                  normalized=False, special=True) for i, tag in enumerate(TAGS)]
@@ -176,14 +177,14 @@ def test_a_judge_reads_no_end_of_text_after_a_stop_string(folder, monkeypatch):
 def test_it_resumes_to_the_last_bit(folder):
     assert run(folder) == 0
     whole = torch.load(folder.parent / "run" / "checkpoint.pt")
-    half, save = folder.parent / "half", train.runs.save_run
+    half, save = folder.parent / "half", run_dir.save_run
 
     def save_and_copy(path, players, optimizer, state):
         save(path, players, optimizer, state)
         if state["step"] == 1:
             shutil.copytree(path, half)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.runs, "save_run", save_and_copy)
+        patch.setattr(run_dir, "save_run", save_and_copy)
         assert train.main([*SMALL, "--init", str(folder), "--out",
                            str(folder.parent / "other")]) == 0
     assert train.main([*SMALL, "--init", str(folder), "--out", str(half), "--resume"]) == 0
@@ -200,7 +201,7 @@ def test_bfloat16_computes_and_float32_is_trained(folder):
     assert checkpoint.load_pretrained(made / "model").lm_head.weight.dtype == torch.bfloat16
     [first, *_] = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
     assert 0 < first["logp_diff"] < 0.05  # sampled and trained on in two roundings
-    players, _, _ = train.start(made, tasks.Arithmetic(1), config.parse(
+    players, _, _ = train.start(made, tasks.Arithmetic(1), cli.parse(
         [*SMALL, "--init", str(folder), "--out", str(made), "--dtype", "bfloat16"])[0])
     assert players.sampler is not players.policy
     with torch.no_grad():
@@ -288,15 +289,15 @@ def test_a_typed_tag_stays_text(folder):
 
 def test_the_plan_counts_what_a_model_holds():
     options = config.Options(dtype="float32", max_new_tokens=64)
-    shape = config.config_of(options)
-    plan = memory.plan(shape, options)
+    shape = cli.config_of(options)
+    plan = memory.estimate(shape, options)
     parameters = sum(p.numel() for p in gpt.GPT(shape).parameters())
     assert plan["weights"] == plan["gradients"] == 4 * parameters
     assert plan["moments"] == 8 * parameters and plan["sampler"] == plan["critic"] == 0
     cache = slots.SlotCache(shape, 512, 64 + 128)
     assert plan["cache"] == 2 * cache.keys.numel() * 4
     options.dtype, options.gradient_checkpointing = "bfloat16", True
-    small = memory.plan(shape, options)
+    small = memory.estimate(shape, options)
     assert small["sampler"] == small["reference"] == 2 * parameters
     assert small["activations"] < plan["activations"] / 2
 
@@ -314,7 +315,7 @@ def test_the_activations_are_about_what_autograd_keeps():
         made(torch.randint(0, 64, (4, 64)))
     weights = {p.untyped_storage().data_ptr() for p in made.parameters()}
     bytes_kept = sum(n for at, n in kept.items() if at not in weights)
-    assert 0.6 < memory.plan(shape, options)["activations"] / bytes_kept < 1.6
+    assert 0.6 < memory.estimate(shape, options)["activations"] / bytes_kept < 1.6
 
 
 # --- slips
@@ -385,27 +386,27 @@ def test_too_little_memory_is_said_before_the_run(folder, capsys, monkeypatch):
 
 
 def test_what_the_plan_leaves_is_the_sampler_s(monkeypatch):
-    monkeypatch.setattr(memory.places, "BUDGET", 0)
+    monkeypatch.setattr(memory.slots, "MEMORY_BUDGET", 0)
     monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
     options = config.Options(dtype="float32", max_new_tokens=64, device="cpu")
-    shape = config.config_of(options)
+    shape = cli.config_of(options)
     memory.check(shape, options)
-    parts = memory.plan(shape, options)
-    assert memory.places.BUDGET == pytest.approx(
+    parts = memory.estimate(shape, options)
+    assert memory.slots.MEMORY_BUDGET == pytest.approx(
         10**9 - 1.1 * (sum(parts.values()) - parts["cache"]), abs=2)
 
 
 def test_evaluations_are_in_the_plan_of_the_cache():
     options = config.Options(dtype="float32", max_new_tokens=64, eval_problems=1000, prompts=16)
-    shape = config.config_of(options)
-    whole = memory.plan(shape, options)["cache"]
+    shape = cli.config_of(options)
+    whole = memory.estimate(shape, options)["cache"]
     options.eval_problems = 4
-    assert whole == 2 * memory.plan(shape, options)["cache"]  # 512 rows, and a step's 256
+    assert whole == 2 * memory.estimate(shape, options)["cache"]  # 512 rows, and a step's 256
 
 
 def test_a_toy_run_after_a_real_one_speaks_its_own_tokens(folder, tmp_path):
     tokenizer.use(folder, "x {question}", [256], [prompts.END])
-    config.validate(config.parse([*SMALL, "--out", str(tmp_path)])[0])
+    cli.validate(cli.parse([*SMALL, "--out", str(tmp_path)])[0])
     assert tokenizer.encode_prompt("1+1=?") == tokenizer.encoding.encode_ordinary("1+1=?\n")
     assert tokenizer.STRINGS == [] and tokenizer.PAD != tokenizer.EOT
     assert states_after(None, [[1, 2]], "cpu").tolist() == [0]

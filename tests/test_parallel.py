@@ -138,12 +138,12 @@ def test_a_process_that_dies_ends_the_run(alone):
 def test_shares_are_neighbours_and_make_the_whole(monkeypatch):
     for n in (0, 1, 3, 8, 9):
         for world in (1, 2, 4):
-            monkeypatch.setattr(distributed, "world", lambda world=world: world)
+            monkeypatch.setattr(distributed, "world_size", lambda world=world: world)
             parts, turns = [], []
             for rank in range(world):
                 monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-                parts += list(range(n))[distributed.mine(range(n))]
-                turns.append(distributed.turns(list(range(n))))
+                parts += list(range(n))[distributed.local_slice(range(n))]
+                turns.append(distributed.local_batches(list(range(n))))
             assert parts == list(range(n))
             assert len({len(t) for t in turns}) == 1  # as many for each
             assert sorted(x for t in turns for x, counts in t if counts) == list(range(n))

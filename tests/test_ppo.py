@@ -19,7 +19,8 @@ def options(**changes):
     return SimpleNamespace(**dict(
         clip_low=0.2, clip_high=0.2, dual_clip=0.0, kl_coef=0.0, kl="k3", kl_in="loss",
         entropy_coef=0.0, epochs=1, minibatches=1, aggregate="token", max_new_tokens=10,
-        temperature=1.0, gamma=1.0, lam=0.95, critic_lam=1.0, value_clip=0.2, value_coef=1.0)
+        temperature=1.0, gamma=1.0, gae_lambda=0.95, critic_gae_lambda=1.0, value_clip=0.2,
+        value_coef=1.0)
         | changes)
 
 
@@ -511,12 +512,12 @@ def test_steps_are_paid_where_they_end():
 
 def test_returns_come_from_advantages_before_whitening():
     batch = random_batch()
-    made = ppo.prepare(batch, options(lam=0.7, critic_lam=0.7))
+    made = ppo.prepare(batch, options(gae_lambda=0.7, critic_gae_lambda=0.7))
     rewards = ppo.token_rewards(batch, options())
     raw = ppo.gae(rewards, batch.values, batch.mask, 1.0, 0.7)
     assert torch.allclose(made.returns, (raw + batch.values) * batch.mask, atol=1e-6)
     assert torch.allclose(made.advantages, ppo.whiten(raw, batch.mask), atol=1e-6)
-    monte_carlo = ppo.prepare(batch, options(lam=0.7)).returns
+    monte_carlo = ppo.prepare(batch, options(gae_lambda=0.7)).returns
     assert torch.allclose(monte_carlo, batch.rewards[:, None] * batch.mask, atol=1e-5)
 
 
@@ -661,7 +662,7 @@ def test_the_loss_of_ppo_is_the_policy_s_and_the_critic_s():
 def test_in_the_warm_up_only_the_critic_learns(kind):
     policy, batch = small_policy(), random_batch()
     critic = random_critic(policy, kind)
-    batch = ppo.prepare(scored(policy, critic, batch), options(critic_lam=0.0), warm_up=True)
+    batch = ppo.prepare(scored(policy, critic, batch), options(critic_gae_lambda=0.0), warm_up=True)
     assert torch.allclose(batch.returns, batch.rewards[:, None] * batch.mask, atol=1e-5)
     batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
     ppo.loss(policy, critic, batch, options())[0].backward()

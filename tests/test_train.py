@@ -26,7 +26,7 @@ import ppo
 import tasks
 import train
 import verify
-from infra import tensors
+from infra import cli, tensors
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
@@ -260,19 +260,19 @@ def test_the_learning_rate_warms_up_and_decays_to_a_tenth():
 
 
 def test_the_kl_is_to_the_reference_which_can_be_renewed(tmp_path, monkeypatch):
-    saved, asked = train.runs.save_run, []
+    saved, asked = train.run_dir.save_run, []
 
     def looked_at(path, players, optimizer, state):
         asked.append((state["step"], *(copy.deepcopy(p.state_dict()) for p in players[:2])))
         saved(path, players, optimizer, state)
-    monkeypatch.setattr(train.runs, "save_run", looked_at)
+    monkeypatch.setattr(train.run_dir, "save_run", looked_at)
     same = lambda a, b: all(torch.equal(a[k], b[k]) for k in a)  # noqa: E731
     assert run(tmp_path / "kept", "--lr", "0.01", "--kl-coef", "0.1") == 0
     lines, (begin, *_, end) = metrics(tmp_path / "kept"), asked
     assert same(begin[2], end[2]) and same(begin[1], end[2]) and not same(*end[1:])
     assert lines[0]["kl"] < 1e-6 and lines[-1]["kl"] > 1e-4
     asked.clear()
-    assert run(tmp_path / "renewed", "--lr", "0.01", "--renew-reference", "2") == 0
+    assert run(tmp_path / "renewed", "--lr", "0.01", "--ref-update-interval", "2") == 0
     assert all(same(policy, reference) for step, policy, reference in asked)
     _, second, third, *_ = metrics(tmp_path / "renewed")
     assert second["kl"] > 1e-4 and third["kl"] < 1e-6 and len(asked) == 4
@@ -302,7 +302,7 @@ def test_several_updates_a_step_move_the_ratio(tmp_path):
 
 
 ALGORITHMS = {
-    "drgrpo": ["--kl-coef", "0.05", "--kl-target", "0.001", "--renew-reference", "2"],
+    "drgrpo": ["--kl-coef", "0.05", "--kl-target", "0.001", "--ref-update-interval", "2"],
     "rloo": ["--kl-coef", "0.05", "--kl-in", "reward", "--kl", "k1"],
     "gspo": ["--entropy-coef", "0.01"], "dapo": ["--train-levels", "1,3"],
     "dapo mask": ["--overlong", "mask"],
@@ -323,14 +323,14 @@ def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, mo
         assert max(line["prompts_sampled"] for line in lines) > 2
     if name.startswith("ppo"):
         assert all("explained_variance" in line and line["grad_norm_critic"] > 0 for line in lines)
-    append = train.runs.append
+    append = train.run_dir.append
 
     def interrupted(path, new):
         append(path, new)
         if path.name == "metrics.jsonl" and new[0]["step"] == 3:
             raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr(train.runs, "append", interrupted)
+        patch.setattr(train.run_dir, "append", interrupted)
         assert run(tmp_path / "cut", *flags) == 130
     assert run(tmp_path / "cut", *flags, "--resume") == 0
     same_run(tmp_path / "whole", tmp_path / "cut")
@@ -401,7 +401,7 @@ def test_runs_of_other_rewards_and_models_have_folders_of_their_own():
              "--reward claim --seed 2": "grpo-arithmetic-2-claim",
              "--init some/smollm2/ --task gsm": "grpo-gsm-0-smollm2", "--out x": "x"}
     for words, name in names.items():
-        assert config.parse(words.split())[0].out.removeprefix("runs/") == name
+        assert cli.parse(words.split())[0].out.removeprefix("runs/") == name
 
 
 def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
@@ -409,31 +409,31 @@ def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", named.append)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "zeros", lambda *_, device: there)
-        config.validate(config.parse(["--device", "cuda:1"])[0])
+        cli.validate(cli.parse(["--device", "cuda:1"])[0])
     assert named == [there.device]
 
 
 def test_micro_batches_are_larger_on_a_gpu():
-    sizes = [config.parse([*some])[0].micro_tokens for some in (
+    sizes = [cli.parse([*some])[0].micro_tokens for some in (
         ["--device", "cpu"], ["--device", "cuda:1"], ["--device", "cuda", "--micro-tokens", "99"])]
-    assert sizes == [1024, 0, 99]  # 0: memory.micro_tokens says
+    assert sizes == [1024, 0, 99]  # 0: memory.py chooses
 
 
 def test_each_algorithm_has_its_own_defaults_and_any_flag_overrules_them():
-    options, _ = config.parse(["--algo", "dapo"])
+    options, _ = cli.parse(["--algo", "dapo"])
     assert options.clip_high == 0.28 and options.dynamic_sampling and options.reward == "sign"
-    options, _ = config.parse(["--algo=dapo", "--clip-high", "0.2", "--no-dynamic-sampling"])
+    options, _ = cli.parse(["--algo=dapo", "--clip-high", "0.2", "--no-dynamic-sampling"])
     assert options.clip_high == 0.2 and not options.dynamic_sampling
-    assert config.parse([])[0] == config.parse(["--algo", "grpo"])[0]
+    assert cli.parse([])[0] == cli.parse(["--algo", "grpo"])[0]
     for algo, (module, defaults) in config.ALGORITHMS.items():
         assert {"prepare", "loss"} <= set(dir(module)), algo
         assert set(defaults) <= {f.name for f in fields(config.Options)}
 
 
-def test_a_new_algorithm_that_imports_ppo_has_its_critic_and_its_flags(tmp_path, monkeypatch):
+def test_a_new_algorithm_says_that_it_needs_a_critic(tmp_path, monkeypatch):
     own = types.ModuleType("own")
-    own.ppo, own.prepare, own.loss = ppo, ppo.prepare, ppo.loss
-    changed = config.ALGORITHMS["ppo"][1] | dict(lam=0.9)
+    own.needs_critic, own.prepare, own.loss = True, ppo.prepare, ppo.loss
+    changed = config.ALGORITHMS["ppo"][1] | dict(gae_lambda=0.9)
     monkeypatch.setitem(config.ALGORITHMS, "own", (own, changed))
     assert run(tmp_path / "a", "--algo", "own", "--critic", "head", "--steps", "2") == 0
     assert all(line["value_loss"] >= 0 for line in metrics(tmp_path / "a"))
@@ -448,7 +448,7 @@ def test_a_reward_of_your_own_needs_no_new_base(tmp_path, monkeypatch):
     code, task = Path(verify.__file__).read_text(), tasks.Arithmetic()
     monkeypatch.setattr(verify, "__file__", str(tmp_path / "verify.py"))
     names = []
-    for old, new in (("", ""), ('"sign": 2', '"short": -len(text), "sign": 3'),
+    for old, new in (("", ""), ('"sign": lambda', '"short": lambda *_: 0.0, "sign": lambda'),
                      ("def well_formed", "def formed"), ("\n    return Reward(", "\n    return (")):
         assert old in code
         (tmp_path / "verify.py").write_text(code.replace(old, new))
@@ -487,13 +487,13 @@ BAD = {
     "group's std with a critic": (["--algo", "ppo", "--scale-by-std"], "--scale-by-std"),
     "whole responses with a critic": (["--algo", "ppo", "--ratio", "sequence"], "--ratio"),
     "leave one out and a std": (["--leave-one-out"], "--no-scale-by-std"),
-    "lambda": (["--algo", "ppo", "--lam", "1.1"], "--lam"),
+    "lambda": (["--algo", "ppo", "--gae-lambda", "1.1"], "--gae-lambda"),
     "gamma": (["--algo", "ppo", "--gamma", "-0.1"], "--gamma"),
     "clip": (["--clip-low", "-0.1"], "--clip-low"),
     "dual clip": (["--dual-clip", "0.5"], "--dual-clip"),
     "minibatches": (["--minibatches", "3"], "--minibatches 3"),
     "a target without a KL": (["--kl-target", "0.1"], "--kl-coef"),
-    "overlong zone": (["--algo", "dapo", "--overlong-zone", "25"], "--overlong-zone 25"),
+    "overlong zone": (["--algo", "dapo", "--overlong-buffer", "25"], "--overlong-buffer 25"),
     "levels": (["--train-levels", "1,9"], "--train-levels 1,9"),
     "no levels": (["--train-levels", "1,x"], "--train-levels 1,x: levels look like"),
     "an abbreviation": (["--alg", "dapo"], "--alg"),
@@ -544,7 +544,7 @@ def test_levels_of_a_file_are_refused(tmp_path, capsys):
 def test_help_says_each_default_once(capsys):
     for algo, high in (("grpo", "0.2"), ("dapo", "0.28")):
         with pytest.raises(SystemExit):
-            config.parse(["--algo", algo, "--help"])
+            cli.parse(["--algo", algo, "--help"])
         said = " ".join(capsys.readouterr().out.split())
         parts = re.split(r" (?=--[a-z])", said)
         assert all(part.count("(default") <= 1 for part in parts) and len(parts) > 50
@@ -577,9 +577,9 @@ def test_a_file_is_evaluated_whole(tmp_path):
     path = tmp_path / "f.jsonl"
     path.write_text("".join(json.dumps({"question": f"{i}+1?", "answer": str(i + 1)}) + "\n"
                             for i in range(300)))
-    options, _ = config.parse(["--task", "file", "--data", str(path)])
-    task = config.validate(options)
+    options, _ = cli.parse(["--task", "file", "--data", str(path)])
+    task = cli.validate(options)
     assert options.eval_problems == len(task.eval) == len(task.held_out(options.eval_problems)) > 9
-    options, _ = config.parse([])
-    config.validate(options)
+    options, _ = cli.parse([])
+    cli.validate(options)
     assert options.eval_problems == 1000
