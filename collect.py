@@ -85,8 +85,9 @@ def answer(task, policy, n: int, rng, options, clock):
     """Answers of the policy to n problems, scored: the Rollout, and (problem, text, Reward) of
     each."""
     problems = task.draw(rng, n)
-    rollout, texts = evaluate.respond(policy, problems, options.group_size, options.temperature,
-                                      rng.getrandbits(62), options.max_new_tokens)
+    rollout, texts = evaluate.sample_responses(
+        policy, problems, options.group_size, options.temperature, rng.getrandbits(62),
+        options.max_new_tokens)
     clock.mark("seconds_sample")
     asked = [problems[g] for g in rollout.group.tolist()]
     kind = "correct" if options.reward == "process" else options.reward  # the judge comes later
@@ -106,7 +107,7 @@ def policy_logp(policy, batch, options):
 @functools.cache
 def judge_of(run: str, device: str):
     """The process reward model of a run."""
-    return prm.load(run, evaluate.policy_of(run, device))["prm"]
+    return prm.load(run, evaluate.load_policy(run, device))["prm"]
 
 
 def step_rewards(rollout, options):

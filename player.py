@@ -42,12 +42,12 @@ class Player:
             self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
             longest or self.longest, 0.0 if greedy else self.temperature, seed,
             prefixes=[tokenizer.encode(text) for text in begun],
-            **evaluate.ending(self.policy, *stops))
+            **evaluate.stop_conditions(self.policy, *stops))
         made = []
         for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True):
-            if tokenizer.stopped(begun[g]):
+            if tokenizer.has_stop_string(begun[g]):
                 ids = []
-            text = tokenizer.text_of(ids)
+            text = tokenizer.decode_response(ids)
             made.append((begun[g] + (text.partition(stop)[0] if stop else text), len(ids)))
         return [made[i * n:(i + 1) * n] for i in range(len(questions))]
 
@@ -56,7 +56,7 @@ class Player:
         ended)], row by row. The line's end is part of the text. seeds: of each row its own; a step
         draws what the row would have drawn had it never stopped."""
         ids = [self.written.get(key, []) for key in zip(questions, begun, strict=True)]
-        lines, how = tokenizer.line_ends(), evaluate.ending(self.policy)
+        lines, how = tokenizer.newline_tokens(), evaluate.stop_conditions(self.policy)
         rollout = generate(
             self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
             max(1, self.longest - min(map(len, ids))), 0.0 if greedy else self.temperature, seeds,
@@ -66,8 +66,8 @@ class Player:
             room = self.longest - len(ids[row // n])
             new = new[:room]
             every = ids[row // n] + new
-            text = tokenizer.text_of(every)
-            over = new[-1] not in lines or len(new) >= room or tokenizer.stopped(text)
+            text = tokenizer.decode_response(every)
+            over = new[-1] not in lines or len(new) >= room or tokenizer.has_stop_string(text)
             grown.append((text, len(new), over))
             if not over:
                 self.written[questions[row // n], text] = every
@@ -80,5 +80,5 @@ class Player:
         ended = [ended] * len(texts) if isinstance(ended, bool) else ended
         return prm.scores(self.judges[name], [
             (tokenizer.encode_prompt(q), tokenizer.encode(text)
-             + [tokenizer.EOT] * (end and not tokenizer.stopped(text)))
+             + [tokenizer.EOT] * (end and not tokenizer.has_stop_string(text)))
             for q, text, end in zip(questions, texts, ended, strict=True)])

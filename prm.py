@@ -73,7 +73,7 @@ class Solution:
 
     @property
     def text(self) -> str:
-        return tokenizer.text_of(self.ids)
+        return tokenizer.decode_response(self.ids)
 
     def soft(self, n: int = 0) -> list[float]:
         """Of each step the share of its (first n) completions that reach the answer."""
@@ -83,7 +83,7 @@ class Solution:
 
 def solve(policy, task, problems, n: int, longest: int, seed: int) -> list[Solution]:
     """The different ones of n sampled solutions of each problem."""
-    rollout, texts = evaluate.respond(policy, problems, n, 1.0, seed, longest)
+    rollout, texts = evaluate.sample_responses(policy, problems, n, 1.0, seed, longest)
     different = {(g, tuple(ids)): text for g, ids, text in zip(
         rollout.group.tolist(), rollout.responses(), texts, strict=True)}
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
@@ -104,8 +104,8 @@ def label(policy, task, solutions: list[Solution], n: int, longest: int, seed: i
     if not keys:
         raise ValueError("the solutions have no steps to label: none has a line end")
     rollout = generate(policy, [list(prompt) for prompt, _ in keys], n, longest, 1.0, seed,
-                       prefixes=[list(b) for _, b in keys], **evaluate.ending(policy))
-    outcomes = [float(task.correct(began[keys[g]], tokenizer.text_of([*keys[g][1], *ids])))
+                       prefixes=[list(b) for _, b in keys], **evaluate.stop_conditions(policy))
+    outcomes = [float(task.correct(began[keys[g]], tokenizer.decode_response([*keys[g][1], *ids])))
                 for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
     for i, key in enumerate(keys):
         began[key] = outcomes[i * n:(i + 1) * n]
@@ -238,12 +238,12 @@ def main(argv=None) -> int:
         for name in ("problems", "solutions", "completions", "epochs", "eval_problems"):
             if getattr(args, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        policy, settings = evaluate.trained(args.run)
+        policy, settings = evaluate.load_run(args.run)
         if args.lr is None:
             args.lr = 1e-4 if settings.get("init") else 1e-3
         if not 0 < args.lr < math.inf:
             raise ValueError("--lr must be a number above 0")
-        task = evaluate.task_of(settings)
+        task = evaluate.load_task(settings)
         result = make(args, policy, task, settings["max_new_tokens"])
     except (ValueError, OSError) as error:
         print(f"prm.py: {error}", file=sys.stderr)

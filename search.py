@@ -208,7 +208,7 @@ def think(player, problems, puts: list[str], longest: int, seed: int) -> list[Fo
         made = player.complete(questions, 1, seed, begun, stop="</think>", greedy=True,
                                longest=longest)
         spent = [a + tokens for a, [(_, tokens)] in zip(spent, made, strict=True)]
-        begun = [text if tokenizer.stopped(text) else text + put for [(text, _)] in made]
+        begun = [text if tokenizer.has_stop_string(text) else text + put for [(text, _)] in made]
     made = player.complete(questions, 1, seed, begun, greedy=True, longest=32)
     return [Found(text, tokens + before, [text])
             for [(text, tokens)], before in zip(made, spent, strict=True)]
@@ -243,7 +243,7 @@ def evaluate_method(player, task, problems, method: str, n: int, seed: int):
                  for p, one in zip(problems, found, strict=True)]
     else:
         right = [task.correct(p, one.text) for p, one in zip(problems, found, strict=True)]
-    share = evaluate.share(right)
+    share = evaluate.proportion(right)
     return {"method": method, "n": n, "accuracy": share["value"], "ci": share["ci"],
             "problems": len(problems), "seconds": round(seconds, 2),
             "tokens_per_problem": sum(one.tokens for one in found) / len(problems),
@@ -290,9 +290,9 @@ def main(argv=None) -> int:
         if args.n < 1 or args.count < 1 or args.beams < 0 or not args.temperature > 0:
             raise ValueError("--n and --count must be at least 1, --temperature above 0, --beams "
                              "not negative")
-        policy, settings = evaluate.trained(args.run)
-        task = evaluate.task_of(settings)
-        problems = (evaluate.problems_of(args.problems, settings) if args.problems
+        policy, settings = evaluate.load_run(args.run)
+        task = evaluate.load_task(settings)
+        problems = (evaluate.read_problems(args.problems, settings) if args.problems
                     else task.held_out(args.count))
         judges = prm.load(args.run, policy) if (Path(args.run) / "prm.pt").exists() else {}
         player = Player(policy, settings["max_new_tokens"], args.temperature, judges,

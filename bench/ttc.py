@@ -79,7 +79,7 @@ def player_of(name: str, run: Path, seed: int, *flags, judged: bool = False) -> 
              "--eval-samples", 4, *flags, *["--resume"] * (run / "config.json").exists())
     if judged and not (run / "prm.pt").exists():
         call("prm.py", "--run", run, "--seed", seed)
-    policy, settings = evaluate.trained(str(run))
+    policy, settings = evaluate.load_run(str(run))
     return search.Player(policy, settings["max_new_tokens"],
                          judges=prm.load(str(run), policy) if judged else None)
 
@@ -146,7 +146,7 @@ def pass_at_k(player, seed: int, name: str) -> list[dict]:
     problems = task.held_out(PROBLEMS)
     counts = {"pass_at_k": [0] * len(problems), "worked_at_k": [0] * len(problems)}
     for part in range(4):  # 64 at a time, to keep memory small
-        _, texts = evaluate.respond(player.policy, problems, KS[-1] // 4,
+        _, texts = evaluate.sample_responses(player.policy, problems, KS[-1] // 4,
                                     seed=1000 * seed + part, max_new_tokens=player.longest)
         for i, text in enumerate(texts):
             at = i // (KS[-1] // 4)

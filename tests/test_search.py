@@ -55,7 +55,7 @@ class Scripted:
             texts = self.script[question]
             if begun is not None and begun[i]:
                 more = "more" if stop else "7</answer>"
-                text = begun[i] + more * (not tokenizer.stopped(begun[i]))
+                text = begun[i] + more * (not tokenizer.has_stop_string(begun[i]))
                 made.append([(text, 5)] * n)
             elif stop:
                 made.append([(texts[0].partition("</think>")[0][:longest or None], 3)] * n)
@@ -302,7 +302,7 @@ CHOOSE = [name for name in search.METHODS if name not in ("greedy", "force", "fo
 
 
 def test_one_sample_of_every_method_is_the_same_sample(judged):
-    policy, settings = search.evaluate.trained(str(judged))
+    policy, settings = search.evaluate.load_run(str(judged))
     player = search.Player(policy, 32, judges=prm.load(str(judged), policy))
     problems = tasks.Arithmetic(2).held_out(20)
     want = [f.text for f in search.sampled(player, problems, 1, 3)]
