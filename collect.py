@@ -113,16 +113,7 @@ def judge_of(run: str, device: str):
 def step_rewards(rollout, options):
     """What the judge says of each step, (N, T), at the step's last token (Math-Shepherd's step-wise
     PPO)."""
-    starts = rollout.mask.argmax(1).tolist()
-    prompts = [row[:start] for row, start in zip(rollout.tokens.tolist(), starts, strict=True)]
-    responses = rollout.responses()
-    found = prm.scores(judge_of(options.judge, options.device),
-                       list(zip(prompts, responses, strict=True)))
-    rewards = torch.zeros_like(rollout.mask)
-    for row, (start, ids, scores) in enumerate(zip(starts, responses, found, strict=True)):
-        at = [start + end for end in prm.step_ends(ids)]
-        rewards[row, at] = torch.tensor(scores, device=rewards.device)
-    return rewards
+    return prm.step_rewards(judge_of(options.judge, options.device), rollout)
 
 
 def prepare(rollout, rewards, players, options, **more) -> ppo.Batch:

@@ -126,7 +126,7 @@ def test_a_pretrained_policy_votes(folder, capsys):
     tokenizer.STRINGS[:] = ["7"]  # else a random policy meets none
     tokenizer.stop_strings.cache_clear()
     problems = tasks.Arithmetic(1).held_out(3)
-    found = search.vote(search.Player(policy, settings["max_new_tokens"]), problems, 40, 7)
+    found = search.vote(search.Completer(policy, settings["max_new_tokens"]), problems, 40, 7)
     _, texts = evaluate.sample_responses(policy, problems, 40, 1.0, 7, settings["max_new_tokens"])
     assert [text for one in found for text in one.samples] == texts
     assert sum(text.endswith("7") for text in texts) > 3
@@ -143,15 +143,15 @@ def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, 
     monkeypatch.setattr(tokenizer, "STRINGS", ["7"])
     tokenizer.stop_strings.cache_clear()
     questions, n = ["1+1=?", "2*3=?"], 20
-    player = search.Player(policy, 30)
+    player = search.Completer(policy, 30)
     whole = [text for some in player.complete(questions, n, 5) for text, _ in some]
     assert sum("7" in text for text in whole) > 5 and sum("\n" in text for text in whole) > 5
     seeds = rng.row_seeds(torch.arange(2 * n), 5).tolist()
     texts, over = [""] * 2 * n, [False] * 2 * n
     asked = [q for q in questions for _ in range(n)]
     while live := [i for i in range(2 * n) if not over[i]]:
-        grown = player.steps([asked[i] for i in live], [texts[i] for i in live], 1,
-                             [seeds[i] for i in live])
+        grown = player.next_steps([asked[i] for i in live], [texts[i] for i in live], 1,
+                                  [seeds[i] for i in live])
         for i, (text, tokens, ended) in zip(live, grown, strict=True):
             assert text.startswith(texts[i]) and tokens >= 1
             assert text[len(texts[i]):].count("\n") == 1 or ended
@@ -166,9 +166,9 @@ def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, 
 def test_a_judge_reads_no_end_of_text_after_a_stop_string(folder, monkeypatch):
     assert run(folder, "--steps", "0") == 0
     policy, _ = evaluate.load_run(str(folder.parent / "run"))
-    monkeypatch.setattr(prm, "scores", lambda judge, pairs: [ids[-1] for _, ids in pairs])
-    player = search.Player(policy, 30, judges={"prm": None})
-    assert player.judge("prm", ["1"] * 3, ["a</answer>", "a", "a"], [True, True, False]) == [
+    monkeypatch.setattr(prm, "score_steps", lambda judge, pairs: [ids[-1] for _, ids in pairs])
+    player = search.Completer(policy, 30, reward_models={"prm": None})
+    assert player.score("prm", ["1"] * 3, ["a</answer>", "a", "a"], [True, True, False]) == [
         tokenizer.encode(">")[0], tokenizer.EOT, tokenizer.encode("a")[0]]
 
 
