@@ -206,9 +206,9 @@ def validate_init(options: Options, task) -> None:
                             "plain question alone")
         return tokenizer.use_toy()
     try:
-        template = prompts.template(options.prompt, task.asks,
+        template = prompts.template(options.prompt, task.prompt_template,
                                     prompts.examples(task, options.few_shot))
-        tokenizer.use(options.init, template, prompts.ends_of(options.init),
+        tokenizer.use(options.init, template, prompts.end_token_ids(options.init),
                       [] if options.prompt == "plain" else [prompts.END])
         config = checkpoint.look(options.init)[0].config
     except (ValueError, OSError) as error:
@@ -292,7 +292,7 @@ def validate(options: Options) -> tasks.Task:
         if there.is_cuda:
             torch.cuda.set_device(there.device)  # the current one is what torch measures
         task = tasks.TASKS[options.task](options.level, options.data, options.eval_data)
-        tasks.mixed(task, options.train_levels)
+        tasks.mix_levels(task, options.train_levels)
         task.held_out(1)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
@@ -316,7 +316,7 @@ def validate(options: Options) -> tasks.Task:
     if options.max_new_tokens + 64 > context:
         raise UserError(f"--max-new-tokens {options.max_new_tokens} does not fit the context of "
                         f"{context}")
-    for problem in task.all() or task.held_out(20):  # those of a task are much alike
+    for problem in task.all_problems() or task.held_out(20):  # those of a task are much alike
         try:
             prompt = len(tokenizer.encode_prompt(problem.question))
             solution = 0 if options.init else len(tokenizer.encode(problem.solution)) + 64

@@ -78,9 +78,9 @@ def greedy_accuracy(policy, task, problems, max_new_tokens: int) -> dict:
     three answers to look at."""
     _, texts = respond(policy, problems, temperature=0, max_new_tokens=max_new_tokens)
     right = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
-    kinds = sorted({p.kind for p in problems} - {""})
+    kinds = sorted({p.category for p in problems} - {""})
     return share(right) | {"examples": texts[:3], "by_kind": {
-        kind: share(r for r, p in zip(right, problems, strict=True) if p.kind == kind)
+        kind: share(r for r, p in zip(right, problems, strict=True) if p.category == kind)
         for kind in kinds}}
 
 

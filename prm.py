@@ -43,10 +43,11 @@ import evaluate
 import tasks
 import tokenizer
 from engine import packing, slots
+from engine.muon import muon_and_adam
 from engine.sampler import generate
 from infra import run_dir, tensors
-from sft import muon_and_adam, padded
-from tasks import oracle
+from sft import padded
+from tasks import step_metrics
 
 FLOOR = -20.0  # keeps one token from being everything; at -6 too many had no gradient
 STEP_END = re.compile(rb"\n|</think>")
@@ -260,13 +261,13 @@ def make(args, policy, task, longest: int) -> dict:
     def lap() -> float:
         clock.append(time.perf_counter())
         return round(clock[-1] - clock[-2], 1)
-    problems = task.draw(random.Random(f"prm {args.seed}"), args.problems)
+    problems = task.sample(random.Random(f"prm {args.seed}"), args.problems)
     solutions = solve(policy, task, problems, args.solutions, longest, args.seed)
     print(f"{len(solutions)} different solutions; their steps are labelled", file=sys.stderr)
     tokens = label(policy, task, solutions, args.completions, longest, args.seed + 1)
     result = {"solutions": len(solutions), "steps": sum(len(s.reached) for s in solutions),
               "tokens_for_labels": tokens, "seconds_label": lap(),
-              "labels": oracle.label_noise(solutions, args.completions)}
+              "labels": step_metrics.label_noise(solutions, args.completions)}
     held_out = solve(policy, task, task.held_out(args.eval_problems), 8, longest, args.seed + 2)
     slots.KEPT.pop(policy, None)  # the sampler's memory, which the judges need
     lap()
@@ -275,8 +276,8 @@ def make(args, policy, task, longest: int) -> dict:
         judges[name] = teach(policy, solutions, args.epochs, args.seed, name == "orm", args.lr)
         result[f"seconds_{name}"] = lap()
         found = scores(judges[name], [(s.prompt, s.ids) for s in held_out])
-        outcomes = oracle.auc([p[-1] for p in found], [s.correct > 0 for s in held_out])
-        result[name] = oracle.measure(held_out, found) | {"auc_of_outcomes": outcomes}
+        outcomes = step_metrics.roc_auc([p[-1] for p in found], [s.correct > 0 for s in held_out])
+        result[name] = step_metrics.score_quality(held_out, found) | {"auc_of_outcomes": outcomes}
         lap()
     tensors.save(Path(args.run) / "prm.pt", {name: judge.state_dict()
                                              for name, judge in judges.items()})

@@ -210,7 +210,7 @@ def policy_of(run):
         return gpt.from_state(tensors.load(Path(run) / "checkpoint.pt"))
     torch.manual_seed(0)
     made = gpt.GPT(train.config_of(train.Options()))
-    sft.train(made, tasks.Arithmetic(), 250, 0)
+    sft.train(made, sft.corpus_batches(tasks.Arithmetic(), 0), 250)
     return made
 
 
@@ -272,7 +272,7 @@ def begin(doc, title, script, packages):
 def main():
     args, policy, lines = begin(__doc__, "Sampling", "sample.py", ["transformers"])
     llama = as_llama(policy)
-    draw = tasks.Arithmetic().draw(random.Random(0), 2000)
+    draw = tasks.Arithmetic().sample(random.Random(0), 2000)
     prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
     prompts = list(map(list, dict.fromkeys(map(tuple, prompts))))[:256]
     trace, took = graphs.trace, []

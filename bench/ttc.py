@@ -61,7 +61,7 @@ class Replay(search.Player):
 
 
 def difficulty(problem) -> int:
-    return min(4, sum(chain.belief(x, op, y)[1] > 0 for x, op, y, _ in problem.steps))
+    return min(4, sum(chain.fact_as_told(x, op, y)[1] > 0 for x, op, y, _ in problem.steps))
 
 
 def call(script: str, *arguments) -> None:
@@ -85,13 +85,13 @@ def player_of(name: str, run: Path, seed: int, *flags, judged: bool = False) -> 
 
 
 def row(result, found, task, problems, seed) -> dict:
-    """A line of ttc.jsonl: a method's result, the share that is worked out (chain.worked), and its
-    accuracy by difficulty."""
+    """A line of ttc.jsonl: a method's result, the share that is worked out
+    (chain.correct_with_working), and its accuracy by difficulty."""
     right, worked = defaultdict(list), 0
     for problem, one in zip(problems, found, strict=True):
         texts = one.samples if result["method"] == "verifier" else [one.text]
         right[difficulty(problem)].append(any(task.correct(problem, text) for text in texts))
-        worked += any(chain.worked(problem, text) for text in texts)
+        worked += any(chain.correct_with_working(problem, text) for text in texts)
     return {"kind": "search", "seed": seed, **result, "worked": worked / len(problems),
             "by_difficulty": {k: [sum(right[k]), len(right[k])] for k in sorted(right)}}
 
@@ -151,7 +151,7 @@ def pass_at_k(player, seed: int, name: str) -> list[dict]:
         for i, text in enumerate(texts):
             at = i // (KS[-1] // 4)
             counts["pass_at_k"][at] += task.correct(problems[at], text)
-            counts["worked_at_k"][at] += chain.worked(problems[at], text)
+            counts["worked_at_k"][at] += chain.correct_with_working(problems[at], text)
     found = []
     for level in ("all", *range(5)):
         some = [i for i, p in enumerate(problems) if level in ("all", difficulty(p))]
