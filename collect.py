@@ -84,16 +84,15 @@ class Clock(Counter):
 def answer(task, policy, n: int, rng, options, clock):
     """Answers of the policy to n problems, scored: the Rollout, and (problem, text, Reward) of
     each."""
-    problems = task.draw(rng, n)
-    rollout, texts = evaluate.sample_responses(
-        policy, problems, options.group_size, options.temperature, rng.getrandbits(62),
-        options.max_new_tokens)
+    problems = task.sample(rng, n)
+    rollout, texts = evaluate.respond(policy, problems, options.group_size, options.temperature,
+                                      rng.getrandbits(62), options.max_new_tokens)
     clock.mark("seconds_sample")
     asked = [problems[g] for g in rollout.group.tolist()]
-    kind = "correct" if options.reward == "process" else options.reward  # the judge comes later
-    rewards = distributed.parallel_map(
-        lambda answer: task.score(answer[0], answer[1], kind, answer[2]),
-        [(problem, text, rng.random()) for problem, text in zip(asked, texts, strict=True)])
+    rows, size = list(zip(texts, rollout.responses(), strict=True)), options.group_size
+    rewards = distributed.parallel_map(lambda row: task.score(*row), [
+        (problem, text, options.reward, rng.random(), ids, rows[i // size * size:][:size])
+        for i, (problem, (text, ids)) in enumerate(zip(asked, rows, strict=True))])
     clock.mark("seconds_verify")
     return rollout, list(zip(asked, texts, rewards, strict=True))
 

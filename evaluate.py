@@ -91,9 +91,9 @@ def greedy_accuracy(policy, task, problems, max_new_tokens: int) -> dict:
     task has several. "examples" holds the first three responses."""
     _, texts = sample_responses(policy, problems, temperature=0, max_new_tokens=max_new_tokens)
     correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
-    kinds = sorted({p.kind for p in problems} - {""})
+    kinds = sorted({p.category for p in problems} - {""})
     return proportion(correct) | {"examples": texts[:3], "by_kind": {
-        kind: proportion(c for c, p in zip(correct, problems, strict=True) if p.kind == kind)
+        kind: proportion(c for c, p in zip(correct, problems, strict=True) if p.category == kind)
         for kind in kinds}}
 
 

@@ -43,9 +43,10 @@ import evaluate
 import tasks
 import tokenizer
 from engine import packing, slots
+from engine.muon import muon_and_adam
 from engine.sampler import generate
 from infra import run_dir, tensors
-from sft import muon_and_adam, padded
+from sft import padded
 from tasks import oracle
 
 MIN_LOGP = -20.0  # bounds the influence of one token; at -6 too many tokens had no gradient
@@ -284,7 +285,7 @@ def make_reward_models(args, policy, task, max_new_tokens: int) -> dict:
         return round(times[-1] - times[-2], 1)
 
     # training data: solutions of training problems and the labels of their steps
-    problems = task.draw(random.Random(f"prm {args.seed}"), args.problems)
+    problems = task.sample(random.Random(f"prm {args.seed}"), args.problems)
     solutions = sample_solutions(policy, task, problems, args.solutions, max_new_tokens, args.seed)
     print(f"{len(solutions)} distinct solutions; labelling their steps", file=sys.stderr)
     tokens = label_steps(policy, task, solutions, args.completions, max_new_tokens, args.seed + 1)

@@ -111,7 +111,7 @@ def reinforce(run: Path, task, players, optimizer, state: dict, options) -> None
     """The loop: sample, verify, advantage, loss, step, measure. `state` is what a checkpoint holds
     beside the weights; state["step"] steps are done."""
     held_out = task.held_out(options.eval_problems)[:200]
-    task = tasks.mixed(task, options.train_levels)
+    task = tasks.mix_levels(task, options.train_levels)
     bar = tqdm(total=None if options.token_budget else options.steps, initial=state["step"],
                desc=options.algo, unit="step", disable=distributed.rank() > 0)
     with bar, run_dir.GracefulStop() as stop:
@@ -165,8 +165,8 @@ def show(metrics: dict) -> dict:
 def made_by(task, base_steps: int) -> str:
     """A digest of the code and data that make a base. What verify.reward pays makes none, so that
     a reward of your own needs no new one."""
-    modules = (tokenizer, tasks, tasks.chain, tasks.files, tasks.gsm, tasks.code, verify, gpt,
-               packing, sft, sys.modules[type(task).__module__])
+    modules = (tokenizer, tasks.base, tasks.corpus, verify, gpt, packing, sft,
+               sys.modules[type(task).__module__])
     paths = [*dict.fromkeys(Path(m.__file__) for m in modules), *map(Path, task.paths)]
     code = b"".join(path.read_bytes() for path in paths) + f"{base_steps}".encode()
     code = re.sub(rb"\n(?:def reward\(|REWARDS = ).*?\n\n(?=\n)", b"", code, flags=re.DOTALL)
@@ -193,15 +193,16 @@ def base_model(options: Options, task, folder: Path) -> gpt.GPT:
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
         for round in range(3):  # gated on what it generates, not on its loss
-            sft.train(policy, task, options.base_steps, options.base_seed + 1000 * round, progress)
+            sft.train(policy, sft.corpus_batches(task, options.base_seed + 1000 * round),
+                      options.base_steps, progress=progress)
             if options.base_steps != task.base_steps:  # the user wants so many and no more
                 break
             solved = sft.solved_in_16(policy, task)
-            if solved >= task.gate:
+            if solved >= task.min_base_pass16:
                 break
             bar.total += options.base_steps
             bar.write(f"the base solves {solved:.0%} of its problems in 16 samples, not yet "
-                      f"{task.gate:.0%}: training goes on")
+                      f"{task.min_base_pass16:.0%}: training goes on")
     distributed.on_rank0(lambda: tensors.save(path, gpt.to_state(policy)))
     if distributed.world_size() == 1:
         return policy

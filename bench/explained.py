@@ -20,10 +20,13 @@ import argparse  # noqa: E402
 
 import evaluate  # noqa: E402
 import ppo  # noqa: E402
-import sft  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
-from bench.sample import new_report, write  # noqa: E402
+from bench.sample import (  # noqa: E402
+    new_report,
+    write,
+)
+from tasks import corpus  # noqa: E402
 
 PROBLEMS, ANSWERS = 1536, 4
 
@@ -31,7 +34,7 @@ PROBLEMS, ANSWERS = 1536, 4
 def left_the_working(problem, ids: list[int]) -> list[bool]:
     """Of each token of a response whether it, or one before it, is another than in the long
     working of the corpus."""
-    lines, _ = sft.working(random.Random(0), problem.steps, "long", wrong=False)
+    lines, _ = corpus.write_steps(random.Random(0), problem.steps, "long", wrong=False)
     right = tokenizer.encode("<think>" + "\n".join(lines) + f"</think><answer>{problem.answer}"
                              "</answer>") + [tokenizer.EOT]
     same = next((i for i, pair in enumerate(zip(ids, right, strict=False)) if pair[0] != pair[1]),
@@ -67,7 +70,7 @@ def main():
     except (ValueError, OSError) as error:
         parser.error(str(error))
     task = tasks.Arithmetic(settings["level"])
-    problems = task.draw(random.Random(5), PROBLEMS)
+    problems = task.sample(random.Random(5), PROBLEMS)
     rollout, texts = evaluate.sample_responses(policy, problems, ANSWERS, 1.0, 1,
                                                settings["max_new_tokens"])
     mask = rollout.mask

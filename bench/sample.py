@@ -220,7 +220,7 @@ def policy_of(run):
         return gpt.from_state(run_dir.load_checkpoint(run))
     torch.manual_seed(0)
     made = gpt.GPT(train.config_of(train.Options()))
-    sft.train(made, tasks.Arithmetic(), 250, 0)
+    sft.train(made, sft.corpus_batches(tasks.Arithmetic(), 0), 250)
     return made
 
 
@@ -283,7 +283,7 @@ def main():
     args, policy, report = begin(__doc__, "Sampling", "sample.py", ["transformers"])
     tables = report["tables"]
     llama = as_llama(policy)
-    draw = tasks.Arithmetic().draw(random.Random(0), 2000)
+    draw = tasks.Arithmetic().sample(random.Random(0), 2000)
     prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
     prompts = list(map(list, dict.fromkeys(map(tuple, prompts))))[:256]
     trace, took = graphs.trace, []

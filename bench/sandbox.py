@@ -1,14 +1,16 @@
-"""What the sandbox holds and what it costs: layers, one check's time, HumanEval, mutants, leaks.
+"""Measures the sandbox: active layers, the time of one check, HumanEval, mutants, leaks.
 
     python bench/sandbox.py [--data DIR] [--checks 1000]
 
-HumanEval's own solutions should pass; with one mutation of their syntax tree each, they should
-fail. Every mutant counts, and those that pass are printed, to be looked at: some change nothing.
+HumanEval's own solutions should pass. With one mutation of their syntax tree each, they should
+fail. Every mutant counts; those that pass are printed, because some mutations change nothing.
 """
 
 import argparse
 import ast
+import builtins
 import copy
+import functools
 import gzip
 import json
 import os
@@ -17,11 +19,75 @@ import statistics
 import sys
 import threading
 import time
+import types
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from grading import sandbox  # noqa: E402
+
+# --- test code with asserts, as in HumanEval and MBPP
+
+@functools.lru_cache
+def layers() -> dict[str, bool]:
+    """Which layers are active on this system, tried once in a child without a program."""
+    with sandbox.session("", "", 1.0, 256, False) as child:
+        return {layer: layer in child.layers for layer in sandbox.LAYERS}
+
+
+def run_asserts(program: str, entry: str, test: str, setup: str = "", *, seconds: float = 5.0,
+                memory_mb: int = 256, strict: bool = False) -> bool:
+    """Whether test code passes that calls `entry` and asserts, as HumanEval's and MBPP's does.
+
+    `setup` and `test` come with the data set, so they are trusted and run here in the parent, with
+    every expected value. `entry` is replaced by a function that asks the confined program and
+    returns plain built-in values, so that no `==` in an assert is the program's. The check fails on
+    a failed assert or any other exception, on a failed call, and where the program was never
+    called. The `random` of the tests is a generator of their own with a fixed seed; the caller's
+    generator does not change."""
+    own = random.Random(0)
+    module = types.SimpleNamespace(
+        **{name: getattr(own, name) for name in dir(own) if name[0] != "_"}, Random=random.Random)
+    space = {"__name__": "tests", "__builtins__": vars(builtins) | {
+        "__import__": lambda name, *more: module if name == "random" else __import__(name, *more)}}
+
+    with sandbox.session(program, entry, seconds, memory_mb, strict) as child:
+        outcomes = []
+
+        def candidate(*args):
+            outcomes.append(child.call(*args))
+            if outcomes[-1].kind != "value":
+                raise AssertionError(outcomes[-1])
+            return outcomes[-1].value
+
+        try:
+            exec(compile(setup, "setup", "exec", optimize=0), space)
+            space[entry] = candidate
+            exec(compile(test, "test", "exec", optimize=0), space)  # python -O would drop asserts
+        except sandbox.SandboxError:
+            raise
+        except Exception:
+            return False
+        return bool(outcomes) and all(outcome.kind == "value" for outcome in outcomes)
+
+
+def check_humaneval(problem: dict, completion: str, **limits) -> bool:
+    """Whether a completion of a HumanEval problem (a row of its file) passes; see `run_asserts`."""
+    entry = problem["entry_point"]
+    return run_asserts(problem["prompt"] + completion, entry,
+                       f"{problem['test']}\ncheck({entry})\n", problem["prompt"], **limits)
+
+
+def check_many(jobs: list, workers: int = os.cpu_count() or 1) -> list:
+    """The results, in order, of functions without arguments, such as
+    `functools.partial(passes, ...)`, with so many running at once. Threads are enough, because the
+    children do the work."""
+    with ThreadPoolExecutor(workers) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
+
+
+# --- mutants
 
 SWAPS = {ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq,
          ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot,
@@ -31,10 +97,11 @@ SWAPS = {ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast
 
 
 class Mutation(ast.NodeTransformer):
-    """Changes the `place`-th of the nodes that can be changed; `seen` counts them."""
+    """Changes one node: the one with this index among the nodes that can be changed. `seen` counts
+    these nodes."""
 
-    def __init__(self, place: int):
-        self.place, self.seen = place, 0
+    def __init__(self, index: int):
+        self.index, self.seen = index, 0
 
     def visit(self, node):
         node = self.generic_visit(node)
@@ -42,12 +109,12 @@ class Mutation(ast.NodeTransformer):
         if change is None:
             return node
         self.seen += 1
-        return change if self.seen == self.place + 1 else node
+        return change if self.seen == self.index + 1 else node
 
 
 def changed(node):
-    """A copy of the node with one change, or None where there is none to make: an operator
-    swapped, a constant altered, a condition turned round, a `not` or a call dropped."""
+    """A copy of the node with one change: an operator swapped, a constant altered, a condition
+    negated, a `not` or a call dropped. None for a node that cannot be changed."""
     new = copy.copy(node)
     if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
         new.ops = [SWAPS[type(node.ops[0])](), *node.ops[1:]]
@@ -75,24 +142,26 @@ def changed(node):
 
 
 def mutants(problem: dict):
-    """Completions of a HumanEval problem: its solution with one change each, in order. They define
-    the function anew, after the prompt's."""
+    """Completions of a HumanEval problem: its solution with one change each, in order. Each defines
+    the function again, after the definition in the prompt."""
     entry = problem["entry_point"]
     tree = ast.parse(problem["prompt"] + problem["canonical_solution"])
     [function] = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == entry]
-    function.body = function.body[1:] or function.body  # less the docstring
+    function.body = function.body[1:] or function.body  # without the docstring
     function.returns = None
     for argument in function.args.args:
         argument.annotation = None
     count = Mutation(-1)
     count.visit(copy.deepcopy(function))
-    for place in range(count.seen):
-        other = ast.fix_missing_locations(Mutation(place).visit(copy.deepcopy(function)))
+    for index in range(count.seen):
+        other = ast.fix_missing_locations(Mutation(index).visit(copy.deepcopy(function)))
         yield "    pass\n" + ast.unparse(other) + "\n"
 
 
-def census() -> tuple[int, int, int]:
-    """Child processes of this one, dead or alive, its open files, its threads."""
+# --- measurements
+
+def count_resources() -> tuple[int, int, int]:
+    """The child processes of this process, zombies included, its open files, its threads."""
     own, children = str(os.getpid()), 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -103,8 +172,8 @@ def census() -> tuple[int, int, int]:
     return children, len(os.listdir("/proc/self/fd")), threading.active_count()
 
 
-def strays() -> int:
-    """Sandboxed processes anywhere on the machine."""
+def count_sandboxed() -> int:
+    """Sandboxed processes on the whole machine."""
     found = 0
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -119,11 +188,12 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("DATA_DIR", Path(__file__).parents[1] /
                                                          "../shared/data"), type=Path)
     parser.add_argument("--checks", type=int, default=1000)
-    parser.add_argument("--mutants", type=int, default=1, help="of each problem")
+    parser.add_argument("--mutants", type=int, default=1, help="mutants per problem")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    print("layers", sandbox.layers())
+    print("layers", layers())
 
+    # the time of one check
     one = partial(sandbox.passes, "def f(x):\n    return x + 1", "f", [((1,), 2)])
     times = []
     for _ in range(50):
@@ -132,28 +202,30 @@ def main() -> None:
         times.append(1e3 * (time.perf_counter() - start))
     print(f"one check: median {statistics.median(times):.1f} ms, worst of 50 {max(times):.1f} ms")
 
+    # HumanEval and its mutants
     data = options.data / "HumanEval.jsonl.gz"
     if data.exists():
         humaneval([json.loads(line) for line in gzip.open(data)], options)
     else:
-        print(f"no {data}: --data names the folder of HumanEval.jsonl.gz")
+        print(f"there is no {data}; name the folder of HumanEval.jsonl.gz by --data")
 
     if sys.platform == "linux":
         leaks(one, options.checks)
 
 
 def humaneval(problems, options) -> None:
+    """Prints how many solutions pass and how many mutants fail."""
     start = time.perf_counter()
-    verdicts = sandbox.check_many([partial(sandbox.check_humaneval, p, p["canonical_solution"],
-                                           seconds=30.0) for p in problems], options.workers)
+    verdicts = check_many([partial(check_humaneval, p, p["canonical_solution"], seconds=30.0)
+                           for p in problems], options.workers)
     print(f"HumanEval's solutions: {sum(verdicts)} of {len(problems)} pass, "
           f"{time.perf_counter() - start:.1f} s")
     rng, chosen = random.Random(0), []
     for p in problems:
-        all_of_it = list(mutants(p))
-        chosen += [(p, m) for m in rng.sample(all_of_it, min(options.mutants, len(all_of_it)))]
-    verdicts = sandbox.check_many([partial(sandbox.check_humaneval, *pair, seconds=3.0)
-                                   for pair in chosen], options.workers)
+        candidates = list(mutants(p))
+        chosen += [(p, m) for m in rng.sample(candidates, min(options.mutants, len(candidates)))]
+    verdicts = check_many([partial(check_humaneval, *pair, seconds=3.0) for pair in chosen],
+                          options.workers)
     print(f"mutants: {len(chosen) - sum(verdicts)} of {len(chosen)} fail "
           f"({1 - sum(verdicts) / len(chosen):.1%}); those that pass:")
     for (p, mutant), passed in zip(chosen, verdicts, strict=True):
@@ -162,18 +234,19 @@ def humaneval(problems, options) -> None:
 
 
 def leaks(one, checks: int) -> None:
+    """Prints what is left on the machine after many checks, some of them of hostile programs."""
     one()
-    before = *census(), len(os.listdir(sandbox.tempfile.gettempdir())), strays()
+    before = *count_resources(), len(os.listdir(sandbox.tempfile.gettempdir())), count_sandboxed()
     jobs = [one, partial(sandbox.passes, "def f(x): exit()", "f", [((1,), 2)]),
             partial(sandbox.passes, "import os\ndef f(x): os.fork()", "f", [((1,), 2)]),
             partial(sandbox.passes, "def f(x): return 'x' * 10**7", "f", [((1,), 2)])]
     start = time.perf_counter()
-    sandbox.check_many([jobs[i % 4] for i in range(checks)], 4)
+    check_many([jobs[i % 4] for i in range(checks)], 4)
     seconds = time.perf_counter() - start
-    after = *census(), len(os.listdir(sandbox.tempfile.gettempdir())), strays()
+    after = *count_resources(), len(os.listdir(sandbox.tempfile.gettempdir())), count_sandboxed()
     print(f"{checks} checks from 4 threads: {seconds:.1f} s, {1e3 * seconds / checks:.1f} ms each")
-    for name, x, y in zip(("children", "open files", "threads", "temporary files", "strays"),
-                          before, after, strict=True):
+    names = "children", "open files", "threads", "temporary files", "sandboxed processes"
+    for name, x, y in zip(names, before, after, strict=True):
         print(f"  {name}: {x} before, {y} after")
 
 

@@ -135,7 +135,7 @@ def compare(policy, new, fixed):
     """The medians: TRL's seconds; our seconds of sampling, verifying, updating; tokens of our step;
     both FLOP a second of our update, and those of a large matrix product between the steps."""
     task, options = tasks.Arithmetic(), train.Options(minibatches=1, lr=1e-9, max_new_tokens=new)
-    problems = task.draw(random.Random(1), PROMPTS)
+    problems = task.sample(random.Random(1), PROMPTS)
     mine = copy.deepcopy(policy)
     optimizer = torch.optim.AdamW(mine.parameters(), lr=options.lr)
     theirs, ours, peak = [], [], []

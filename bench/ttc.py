@@ -63,7 +63,7 @@ class Replay(search.Completer):
 
 def difficulty(problem) -> int:
     """The number of the problem's facts that the corpus often tells wrong, at most 4."""
-    return min(4, sum(chain.belief(x, op, y)[1] > 0 for x, op, y, _ in problem.steps))
+    return min(4, sum(chain.fact_as_told(x, op, y)[1] > 0 for x, op, y, _ in problem.steps))
 
 
 def call(script: str, *arguments) -> None:
@@ -95,7 +95,7 @@ def search_row(measured, results, task, problems, seed) -> dict:
     for problem, result in zip(problems, results, strict=True):
         texts = result.samples if measured["method"] == "verifier" else [result.text]
         correct[difficulty(problem)].append(any(task.correct(problem, text) for text in texts))
-        worked += any(chain.worked(problem, text) for text in texts)
+        worked += any(chain.correct_with_working(problem, text) for text in texts)
     return {"kind": "search", "seed": seed, **measured, "worked": worked / len(problems),
             "by_difficulty": {k: [sum(correct[k]), len(correct[k])] for k in sorted(correct)}}
 
@@ -159,7 +159,7 @@ def pass_rows(completer, seed: int, policy: str) -> list[dict]:
                                              max_new_tokens=completer.max_new_tokens)
         for i, text in enumerate(texts):
             counts["pass_at_k"][i // n] += task.correct(problems[i // n], text)
-            counts["worked_at_k"][i // n] += chain.worked(problems[i // n], text)
+            counts["worked_at_k"][i // n] += chain.correct_with_working(problems[i // n], text)
     rows = []
     for level in ("all", *range(5)):
         chosen = [i for i, p in enumerate(problems) if level in ("all", difficulty(p))]

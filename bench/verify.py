@@ -152,7 +152,7 @@ HARD = [  # texts made to take long
     "1/7^{600}" + "+1/7^{601}" * 50, "(" * 24 + "x+1" + ")^{2}" * 24, ",".join(["sin(x)"] * 40)]
 CHECKS = {
     "equal to x^2-1": lambda text: equal("x^2-1", text), "itself": lambda text: equal(text, text),
-    "answer_of": lambda text: verify.answer_of(text, last_number=True),
+    "answer_of": lambda text: verify.extract_any(text, last_number=True),
     "well_formed": verify.well_formed, "number": verify.number, "expression": verify.expression}
 
 
@@ -187,8 +187,9 @@ def hostile():
     """How many of the published list of hostile answers are accepted."""
     path = Path(__file__).parents[1] / "tests" / "hostile.jsonl"
     rows = [json.loads(line) for line in path.open()]
-    return len(rows), sum(verify.verdict(row["gold"], verify.answer_of(row["pred"]) or row["pred"])
-                          is True for row in rows)
+    return len(rows), sum(
+        verify.verdict(row["gold"], verify.extract_any(row["pred"]) or row["pred"]) is True
+        for row in rows)
 
 
 def rate(pairs, check) -> float:

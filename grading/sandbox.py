@@ -1,27 +1,28 @@
-"""A sandbox for the reward "all unit tests pass": model-written Python, run and judged safely.
+"""A sandbox for the reward "all unit tests pass": it runs programs that a model wrote.
 
-The program runs in a child process that is shown arguments only and sends back answers; expected
-values stay in the parent, which compares. Whatever the child prints, patches, forges or exits with
-is at most an answer, never a verdict, so nothing but right answers is paid.
+The program runs in a child process. The child receives arguments and sends back answers; the
+expected values stay in the parent, which compares. So everything that the child prints, patches,
+forges or exits with is at most an answer, never a verdict, and only correct answers are rewarded.
 
     reward = 1 if entry(*args) is expected, in type and value, for every test, else 0
 
-The child gives up its own rights before it is sent the program: resource limits everywhere; on
-Linux also namespaces, a small disk in memory, capabilities, Landlock, and a seccomp filter. The
-parent keeps the clock, counts the bytes, and kills. Paper: Codex 2107.03374 (HumanEval).
+The child gives up its rights before it receives the program (grading/sandbox_child.py): resource
+limits on every system; on Linux also namespaces, a small disk in memory, capabilities, Landlock and
+a seccomp filter. The parent keeps the time, counts the bytes, and kills. Paper: Codex 2107.03374
+(HumanEval).
 
-Left out on purpose: threads, processes and sockets for the program (so asyncio too), packages
-beyond the standard library, answers that are no literals, Windows, cgroups (they need root). Names
-and sizes of outside files can be seen, contents cannot. All calls of a check go to one process, so
-a program may remember; strings hash differently each time, so one that relies on the order of a
-set is paid by chance. Timings are not hidden: a program can see how slow this machine is.
+Known limits: a program sees the names and sizes of outside files, but not their contents. All calls
+of a check go to one process, so a program can remember earlier calls. Strings hash differently in
+each process, so a program that depends on the order of a set passes by chance. A program can
+measure how fast the machine is.
+
+Left out on purpose: threads, processes and sockets inside the program (so asyncio too), packages
+outside the standard library, answers that are not literals, Windows, cgroups (they need root).
 """
 
-import builtins
 import functools
 import json
 import os
-import random
 import selectors
 import signal
 import subprocess
@@ -29,40 +30,39 @@ import sys
 import sysconfig
 import tempfile
 import time
-import types
 import warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 LAYERS = ("namespaces", "disk", "limits", "memory", "privileges", "landlock", "seccomp")
-CHILD = Path(__file__).with_name("confine.py").read_text()
+CHILD = Path(__file__).with_name("sandbox_child.py").read_text()
 FAILURES = ("timeout", "memory", "exception", "crash", "output", "not a literal")
 MAX_ANSWER = 1 << 20  # bytes of one answer
-MAX_DEPTH = 50        # of lists within lists
-MAX_TWINS = 64        # members of a set with one hash: n of them cost n^2 here
-START_SECONDS = 20.0  # for Python to start on a busy machine; the program's own clock comes after
+MAX_DEPTH = 50        # levels of containers inside containers
+MAX_EQUAL_HASHES = 64  # members of a set with the same hash; n of them cost n^2 comparisons here
+START_SECONDS = 20.0  # for Python to start on a busy machine; the program's own time starts later
 
 
 class SandboxError(Exception):
-    """The sandbox cannot be had, or its caller slipped. Never the program's doing."""
+    """The sandbox cannot start, or it was called wrongly. A program never causes this error."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     kind: str             # "value", or one of FAILURES
-    value: object = None  # of plain built-in types
-    detail: str = ""      # why, for logs; the child wrote it, so it may be a lie
+    value: object = None  # of built-in types only
+    detail: str = ""      # the reason, for logs; the child wrote it, so it may be false
 
 
 # --- values
 
 def canonical(value, loose: bool = False) -> str:
-    """A text that two values share exactly if they are the same, type by type: True, 1 and 1.0 are
-    three values, nan is nan, sets and dicts have no order. With `loose`, 1.0 is 1. No method of the
-    value's is called. Raises SandboxError for what is no literal."""
+    """A text that is equal for two values exactly if they have the same type and value at every
+    level. True, 1 and 1.0 are three values, nan equals nan, sets and dicts have no order. With
+    `loose`, 1.0 equals 1. No method of the value is called. Raises SandboxError for a value that
+    is not a literal."""
     kind = type(value)
     if kind in (list, tuple, set, frozenset):
         parts = [canonical(item, loose) for item in value]
@@ -71,29 +71,32 @@ def canonical(value, loose: bool = False) -> str:
         return "dict(" + ",".join(sorted(
             f"{canonical(k, loose)}:{canonical(v, loose)}" for k, v in value.items())) + ")"
     if kind is float:
-        value += 0.0  # -0.0 is 0.0
+        value += 0.0  # -0.0 becomes 0.0
         value = int(value) if loose and value.is_integer() else value
     elif kind not in (type(None), bool, int, complex, str, bytes):
         raise SandboxError(f"arguments and expected values are literals, not {kind.__name__}")
     return repr(value)
 
 
-def value_of(node, depth: int = MAX_DEPTH):
-    """The value that confine.py wrote, from its parsed JSON. Raises ValueError or TypeError for
-    anything else, for deeper nesting, and for sets and dicts made to be slow."""
+def from_json(node, depth: int = MAX_DEPTH):
+    """The value that sandbox_child.to_json wrote, from its parsed JSON. Raises ValueError or
+    TypeError for other input, for deeper nesting, and for sets and dicts that are made to be
+    slow."""
+    # scalars: strings are hex, so that any string passes through JSON
     if isinstance(node, str):
         return bytes.fromhex(node).decode("utf-8", "surrogatepass")
     if isinstance(node, dict) or depth == 0:
-        raise ValueError("no value")
+        raise ValueError("this is not a value")
     if not isinstance(node, list):
         return node
     kind, *items = node
     if kind == "bytes":
         return bytes.fromhex(*items)
-    items = [value_of(item, depth - 1) for item in items]
+    # containers
+    items = [from_json(item, depth - 1) for item in items]
     members = {"set": items, "frozenset": items, "dict": items[::2]}.get(kind, [])
-    if max(Counter(map(hash, members)).values(), default=0) > MAX_TWINS:
-        raise ValueError("equal hashes")
+    if max(Counter(map(hash, members)).values(), default=0) > MAX_EQUAL_HASHES:
+        raise ValueError("too many members have the same hash")
     if kind == "dict":
         return dict(zip(items[::2], items[1::2], strict=True))
     if kind == "complex":
@@ -101,57 +104,61 @@ def value_of(node, depth: int = MAX_DEPTH):
     return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
 
 
-def outcome_of(line: bytes) -> Outcome:
-    """What a line from the child says, as far as it can be read."""
+def parse_outcome(line: bytes) -> Outcome:
+    """The outcome that a line from the child reports; any line has one."""
     try:
         kind, value = json.loads(line)
         if kind == "value":
-            return Outcome(kind, value_of(value))
+            return Outcome(kind, from_json(value))
         if kind in FAILURES:
-            return Outcome(kind, detail=str(value_of(value))[:200])
+            return Outcome(kind, detail=str(from_json(value))[:200])
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         pass
-    return Outcome("not a literal", detail="an answer that cannot be read")
+    return Outcome("not a literal", detail="the answer cannot be read")
 
 
 # --- the parent
 
 class Child:
-    """A confined process that holds one program. `session` makes it and ends it."""
+    """A confined process with one program in it. `session` starts it and ends it."""
 
     def __init__(self, process):
-        self.process, self.received, self.unsent = process, b"", b""
+        self.process = process
+        self.received, self.unsent = b"", b""    # bytes after the last line; bytes still to send
         self.deadline = time.monotonic() + START_SECONDS
-        self.held, self.calls, self.failures, self.over = [], 0, 0, None
+        self.layers = []                         # active layers
+        self.end = None                          # the EOFError after which no call can succeed
         for pipe in process.stdin, process.stdout:
             os.set_blocking(pipe.fileno(), False)
 
     def exchange(self, message: bytes) -> bytes:
-        """Sends a message and returns the line that comes back; raises EOFError with a failure's
-        name where none does. Whatever the child does or leaves undone, it is over at the deadline
-        and after MAX_ANSWER bytes."""
+        """Sends a message and returns the line that comes back. Raises EOFError with the name of
+        the failure where no line comes. Returns by the deadline and after at most MAX_ANSWER
+        bytes, whatever the child does."""
         unsent, received = memoryview(message), bytearray(self.received)
-        whole = b"\n" in received
+        complete = b"\n" in received
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdin, selectors.EVENT_WRITE)
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            while unsent or not whole:
-                left = self.deadline - time.monotonic()
-                if left <= 0:
+            while unsent or not complete:
+                seconds_left = self.deadline - time.monotonic()
+                if seconds_left <= 0:
                     raise EOFError("timeout")
-                for key, _ in selector.select(left):
+                for key, _ in selector.select(seconds_left):
+                    # read what is there
                     if key.fileobj is self.process.stdout:
                         data = os.read(key.fd, 65536)
                         if not data:
                             raise EOFError("crash")
                         received += data
-                        whole = whole or b"\n" in data
+                        complete = complete or b"\n" in data
                         if len(received) > MAX_ANSWER:
                             raise EOFError("output")
                         continue
+                    # or write what the pipe takes
                     try:
                         unsent = unsent[os.write(key.fd, unsent[:65536]):]
-                    except BrokenPipeError:  # nobody reads it: wait for an answer all the same
+                    except BrokenPipeError:  # the child does not read; it may still answer
                         unsent = b""
                     if not unsent:
                         selector.unregister(key.fileobj)
@@ -159,89 +166,93 @@ class Child:
         return line
 
     def call(self, *args) -> Outcome:
-        """The program's answer to these arguments. Raises SandboxError if they are no literals.
-        After a timeout, a crash or an overlong answer, every later call ends the same way."""
+        """The outcome of entry(*args). Raises SandboxError for arguments that are not literals.
+        After a timeout, a crash or an answer that is too long, every later call fails alike."""
         canonical(args)
-        self.calls += 1
         try:
-            if self.over:
-                raise self.over
-            outcome = outcome_of(self.exchange(self.unsent + repr(args).encode() + b"\n"))
+            if self.end:
+                raise self.end
+            outcome = parse_outcome(self.exchange(self.unsent + repr(args).encode() + b"\n"))
             self.unsent = b""
         except EOFError as failure:
-            self.over, outcome = failure, Outcome(str(failure))
-        self.failures += outcome.kind != "value"
+            self.end, outcome = failure, Outcome(str(failure))
         return outcome
 
 
 @contextmanager
 def session(program: str, entry: str, seconds: float, memory_mb: int, strict: bool):
-    """A Child for the program; at the end of the block nothing of it is left. Raises SandboxError
-    where it cannot start, and where a layer is missing if strict."""
+    """A Child that holds the program. At the end of the block no process and no file of it is left.
+    Raises SandboxError where it cannot start, and with `strict` where a layer is missing."""
     if os.name != "posix":
-        raise SandboxError("the sandbox needs Linux or macOS: Windows has no limits to run under")
+        raise SandboxError("the sandbox needs Linux or macOS; Windows lacks the resource limits")
     folder, process = tempfile.mkdtemp(prefix="sandbox-"), None
-    life, word = os.pipe()  # the supervisor waits for a word, or for the parent's end
-    settings = {"layers": LAYERS, "cpu": int(seconds) + 2, "memory": memory_mb << 20, "life": life,
-                **folders()}
+    # the supervisor reads from this pipe: it kills the program when the parent writes or is gone
+    watch, release = os.pipe()
+    settings = {"layers": LAYERS, "cpu": int(seconds) + 2, "memory": memory_mb << 20,
+                "watch": watch, **python_folders()}
     try:
+        # 1. start Python and let it confine itself
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", "-c", CHILD], stdin=subprocess.PIPE, bufsize=0,
-            stdout=subprocess.PIPE, cwd=folder, env={"LC_ALL": "C.UTF-8"}, pass_fds=(life,),
+            stdout=subprocess.PIPE, cwd=folder, env={"LC_ALL": "C.UTF-8"}, pass_fds=(watch,),
             start_new_session=True)
         child = Child(process)
         try:
-            child.held = outcome_of(child.exchange(repr(settings).encode() + b"\n")).value
+            child.layers = parse_outcome(child.exchange(repr(settings).encode() + b"\n")).value
         except EOFError as failure:
             raise SandboxError(f"the sandbox's child did not start: {failure}") from None
-        complain(tuple(layer for layer in LAYERS if layer not in child.held), strict)
+        report_missing(tuple(layer for layer in LAYERS if layer not in child.layers), strict)
+        # 2. hand over the program; it is sent with the first call
         child.unsent = repr((program, entry)).encode() + b"\n"
         child.deadline = time.monotonic() + seconds
         yield child
     finally:
-        with suppress(OSError):  # nobody is there to read it
-            os.close(life)
-            os.write(word, b"x")
-        os.close(word)
+        # 3. kill and reap all that was started, and delete the folder
+        with suppress(OSError):  # the supervisor may be gone already
+            os.close(watch)
+            os.write(release, b"x")
+        os.close(release)
         if process:
-            end(process, supervised="namespaces" in child.held)
-        remove(folder)
+            terminate(process, supervised="namespaces" in child.layers)
+        remove_folder(folder)
 
 
-def end(process, supervised: bool) -> None:
-    """Lets the supervisor kill and reap, or kills the whole group. Then reaps what was started."""
+def terminate(process, supervised: bool) -> None:
+    """Waits for the supervisor to kill and reap the program, or kills the process group. Then reaps
+    the process that was started."""
     process.stdin.close()
     process.stdout.close()
     with suppress(subprocess.TimeoutExpired):
         if supervised:
             process.wait(5)
-    if process.returncode is None:  # not reaped, so the number of the group is still its own
+    if process.returncode is None:  # not reaped, so no other group can have this number
         with suppress(ProcessLookupError, PermissionError):  # PermissionError: a zombie on macOS
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def remove(folder: str) -> None:
-    """Deletes a folder that the program may have filled, where layer "disk" did not hold."""
+def remove_folder(folder: str) -> None:
+    """Deletes a folder that the program may have filled, where the layer "disk" is missing."""
     try:
         os.rmdir(folder)
-    except OSError:  # the tools cope with forbidden folders, and with trees too deep for rmtree
+    except OSError:  # these tools manage forbidden folders, and trees too deep for shutil.rmtree
         for tool in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
             subprocess.run([*tool, folder], stderr=subprocess.DEVNULL, check=False)
 
 
 @functools.lru_cache
-def folders() -> dict[str, list[str]]:
-    """Those of Python's standard library and of what it loads; within them, those of packages."""
-    own = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
-    packages = [f"{lib}/{name}-packages" for lib in (*own, "/usr/lib/python3")
+def python_folders() -> dict[str, list[str]]:
+    """"readable": the folders of Python's standard library and of the libraries that it loads.
+    "hidden": the folders of installed packages inside them."""
+    stdlib = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    packages = [f"{lib}/{name}-packages" for lib in (*stdlib, "/usr/lib/python3")
                 for name in ("site", "dist")]
-    return {"readable": [*own, sys.base_prefix + "/lib", "/lib", "/lib64", "/usr/lib",
+    return {"readable": [*stdlib, sys.base_prefix + "/lib", "/lib", "/lib64", "/usr/lib",
                          "/usr/lib64"], "hidden": packages}
 
 
-@functools.lru_cache  # so that each lack is warned of once
-def complain(missing: tuple, strict: bool) -> None:
+@functools.lru_cache  # so that each missing layer is reported once
+def report_missing(missing: tuple, strict: bool) -> None:
     text = f"the sandbox lacks these layers here: {', '.join(missing)}"
     if missing and strict:
         raise SandboxError(text + "; strict=False goes on without them")
@@ -249,28 +260,21 @@ def complain(missing: tuple, strict: bool) -> None:
         warnings.warn(text, stacklevel=2)
 
 
-@functools.lru_cache
-def layers() -> dict[str, bool]:
-    """Which layers are in force here, tried once in a throwaway child."""
-    with session("", "", 1.0, 256, False) as child:
-        return {layer: layer in child.held for layer in LAYERS}
-
-
-# --- what a reward calls
+# --- functions for a reward
 
 def run_calls(program: str, entry: str, calls: list[tuple], *, seconds: float = 5.0,
               memory_mb: int = 256, strict: bool = False) -> list[Outcome]:
-    """An Outcome for each call `entry(*args)`, in one process that has `seconds` for them all and
-    `memory_mb` of address space. Any thread may call this."""
+    """The Outcome of each call entry(*args). All calls go to one process, with `seconds` for all of
+    them together and `memory_mb` of address space. Any thread may call this function."""
     with session(program, entry, seconds, memory_mb, strict) as child:
         return [child.call(*args) for args in calls]
 
 
 def passes(program: str, entry: str, tests: list[tuple], *, loose: bool = False,
            seconds: float = 5.0, memory_mb: int = 256, strict: bool = False) -> bool:
-    """Whether `entry(*args)` is `expected` for every (args, expected): the same type and value
-    all through, or with `loose` 1.0 for 1. Raises SandboxError without tests: they would all
-    pass."""
+    """Whether entry(*args) equals `expected` for every test (args, expected), in type and value;
+    with `loose`, 1.0 equals 1. Raises SandboxError for an empty list of tests, which every program
+    would pass."""
     if not tests:
         raise SandboxError("a program cannot pass without tests")
     with session(program, entry, seconds, memory_mb, strict) as child:
@@ -280,51 +284,3 @@ def passes(program: str, entry: str, tests: list[tuple], *, loose: bool = False,
                     or canonical(outcome.value, loose) != canonical(expected, loose)):
                 return False
     return True
-
-
-def run_asserts(program: str, entry: str, test: str, setup: str = "", *, seconds: float = 5.0,
-                memory_mb: int = 256, strict: bool = False) -> bool:
-    """Whether test code passes that calls `entry` and asserts, as HumanEval's and MBPP's does.
-
-    `setup` and `test` come with the data set, so they are trusted and run here, in the parent, with
-    every expected value; `entry` in them is a stand-in that asks the confined program and hands
-    back plain built-in values, so that no `==` in an assert is ever the program's. It fails if an
-    assert does, or anything else, and if the program failed a call or was never called. Their
-    `random` is a generator of their own with a fixed seed: the caller's is left alone."""
-    own = random.Random(0)
-    module = types.SimpleNamespace(
-        **{name: getattr(own, name) for name in dir(own) if name[0] != "_"}, Random=random.Random)
-    space = {"__name__": "tests", "__builtins__": vars(builtins) | {
-        "__import__": lambda name, *more: module if name == "random" else __import__(name, *more)}}
-
-    with session(program, entry, seconds, memory_mb, strict) as child:
-        def candidate(*args):
-            outcome = child.call(*args)
-            if outcome.kind != "value":
-                raise AssertionError(outcome)
-            return outcome.value
-
-        try:
-            exec(compile(setup, "setup", "exec", optimize=0), space)
-            space[entry] = candidate
-            exec(compile(test, "test", "exec", optimize=0), space)  # python -O would drop asserts
-        except SandboxError:
-            raise
-        except Exception:
-            return False
-        return child.calls > 0 and child.failures == 0
-
-
-def check_humaneval(problem: dict, completion: str, **limits) -> bool:
-    """Whether a completion of a HumanEval problem (a row of its file) passes; see `run_asserts`."""
-    entry = problem["entry_point"]
-    return run_asserts(problem["prompt"] + completion, entry,
-                       f"{problem['test']}\ncheck({entry})\n", problem["prompt"], **limits)
-
-
-def check_many(jobs: list, workers: int = os.cpu_count() or 1) -> list:
-    """The results, in order, of functions without arguments, such as
-    `functools.partial(passes, ...)`, so many at once. Threads suffice: the work is the children's.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        return [future.result() for future in [pool.submit(job) for job in jobs]]

@@ -170,7 +170,7 @@ def make_task(options: Options) -> tasks.Task:
         raise UserError("--data and --eval-data need --task file")
     try:
         task = tasks.TASKS[options.task](options.level, options.data, options.eval_data)
-        tasks.mixed(task, options.train_levels)  # checks the levels
+        tasks.mix_levels(task, options.train_levels)  # checks the levels
         task.held_out(1)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
@@ -239,9 +239,9 @@ def validate_init(options: Options, task) -> None:
                             "knows the plain question alone")
         return tokenizer.use_toy()
     try:
-        template = prompts.template(options.prompt, task.asks,
+        template = prompts.template(options.prompt, task.prompt_template,
                                     prompts.examples(task, options.few_shot))
-        tokenizer.use(options.init, template, prompts.ends_of(options.init),
+        tokenizer.use(options.init, template, prompts.end_token_ids(options.init),
                       [] if options.prompt == "plain" else [prompts.END])
         config = checkpoint.open_pretrained(options.init)[0].config
     except (ValueError, OSError) as error:
@@ -269,7 +269,7 @@ def validate_lengths(options: Options, task) -> None:
     if options.max_new_tokens + 64 > context:
         raise UserError(f"--max-new-tokens {options.max_new_tokens} does not fit the model's "
                         f"context of {context} tokens")
-    for problem in task.all() or task.held_out(20):  # the problems of a task have similar lengths
+    for problem in task.all_problems() or task.held_out(20):  # lengths are similar
         name = f"{problem.question[:40]!r}"
         try:
             prompt = len(tokenizer.encode_prompt(problem.question))

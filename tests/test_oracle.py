@@ -11,7 +11,7 @@ from tasks import chain, oracle
 
 QUESTION, RIGHT = "3 +6 *9 -2 =?", "<think>3+6=9\n9*9=1\n1-2=9</think><answer>9</answer>"
 PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-", 2, 9)),
-                        doubtful=True)
+                        noisy_facts=True)
 
 
 def solution(text: str, correct: float):
@@ -56,7 +56,7 @@ def test_step_truths_restart_after_wait():
     (RIGHT.replace("<think>", "<think>3+6=9\nwait\nwait\n"), True),
     ("<think>easy</think><answer>9</answer>", False), ("9", False)])
 def test_a_chain_is_worked_out_only_if_all_steps_are_true(text, worked):
-    assert chain.worked(PROBLEM, text) is worked
+    assert chain.correct_with_working(PROBLEM, text) is worked
 
 
 def test_auc_counts_pairs():

@@ -31,7 +31,7 @@ def ids(text):
 
 QUESTION, RIGHT = "3 +6 *9 -2 =?", "<think>3+6=9\n9*9=1\n1-2=9</think><answer>9</answer>"
 PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-", 2, 9)),
-                        doubtful=True)
+                        noisy_facts=True)
 
 
 def test_a_scorer_is_on_the_policys_device():
@@ -113,7 +113,7 @@ def test_labels_are_the_proportion_of_correct_completions(monkeypatch):
 
 def test_completions_start_at_step_ends_with_temperature_one(monkeypatch):
     """Two questions whose responses begin alike; a line end stands within the answer."""
-    other = tasks.Problem("1 +1 =?", "2", ((1, "+", 1, 2),), doubtful=True)
+    other = tasks.Problem("1 +1 =?", "2", ((1, "+", 1, 2),), noisy_facts=True)
     text = "<think>0</think><answer>\n9</answer>"
     asked = fake_rollouts(monkeypatch, lambda prefix, j: text[len(prefix):])
     solutions = [prm.Solution(p, tokenizer.encode_prompt(p.question), ids(text), c)
@@ -288,7 +288,7 @@ def test_the_learning_rate_warms_up_and_decays_to_zero(monkeypatch):
 def test_training_separates_correct_from_wrong_solutions():
     rng = random.Random(0)
     policy = tiny()
-    problems = tasks.Chain(1).draw(rng, 40)
+    problems = tasks.Chain(1).sample(rng, 40)
     solutions = []
     for problem in problems:  # correct solutions say yes, wrong ones no
         for correct, word in ((1.0, "yes"), (0.0, "no")):

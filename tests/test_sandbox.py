@@ -18,14 +18,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.sandbox import mutants
+from bench.sandbox import check_humaneval, check_many, layers, mutants, run_asserts
 from grading import sandbox
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the sandbox refuses Windows")
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("DATA_DIR", ROOT / "../shared/data")) / "HumanEval.jsonl.gz"
 LINUX = sys.platform == "linux"
-HARD = LINUX and all(sandbox.layers().values())
+HARD = LINUX and all(layers().values())
 hard = pytest.mark.skipif(not HARD, reason="needs every layer")
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="needs HumanEval.jsonl.gz")
 
@@ -193,7 +193,7 @@ def test_calls_go_on_after_an_exception_and_end_with_a_crash():
     ("set", "%d"), ("dict", "%d,0"), ("set", '["tuple",%d,1]'), ("set", '["tuple",["tuple",%d]]')])
 def test_equal_hashes_do_not_stall_the_parent(kind, template):
     members = ",".join(template % (i * (2**61 - 1)) for i in range(1, 20000))
-    outcome = sandbox.outcome_of(f'["value",["{kind}",{members}]]'.encode())
+    outcome = sandbox.parse_outcome(f'["value",["{kind}",{members}]]'.encode())
     assert outcome.kind == "not a literal"
 
 
@@ -219,7 +219,7 @@ def test_a_program_that_reads_nothing_or_closes_its_ears_is_only_late(monkeypatc
     b'["value",["bytes"]]', b'["value",["complex",1%s,0]]' % (b"0" * 400), b"[" * 500_000,
     b'["value",' + b"9" * 10_000 + b"]", b'["value","ff"]', b'["value",["dict",["list"],1]]'])
 def test_no_line_from_the_child_breaks_the_parent(line):
-    assert sandbox.outcome_of(line).kind == "not a literal"
+    assert sandbox.parse_outcome(line).kind == "not a literal"
 
 
 # --- hostile programs: {words} in braces are the fixture's; every one is called as f(7)
@@ -239,9 +239,9 @@ f = lambda x: [os.write(fd, b'["value",true]\\n["value",1]\\n') for fd in (1, 3,
 f = lambda x: sys._getframe(1).f_locals.get('expected', sys._getframe(1).f_globals.get('tests'))
 f = lambda x: [o for o in __import__('gc').get_objects() if isinstance(o, tuple) and 7 in o][0]
 import builtins; builtins.isinstance = builtins.bool = lambda *a: True; f = lambda x: x
-import sandbox; sandbox.passes = sandbox.canonical = lambda *a, **k: True; f = lambda x: x
-sys.modules['__main__'].text_of = lambda x: 'true'; f = lambda x: x
-sys.modules['__main__'].serve.__globals__['text_of'] = lambda x: '{}'; f = lambda x: x
+import grading.sandbox as s; s.passes = s.canonical = lambda *a, **k: True; f = lambda x: x
+sys.modules['__main__'].to_json = lambda x: 'true'; f = lambda x: x
+sys.modules['__main__'].serve.__globals__['to_json'] = lambda x: '{}'; f = lambda x: x
 f = lambda x: open('/proc/%d/cmdline' % os.getppid()).read()
 f = lambda x: sys.argv + list(os.environ) + [sys.stdin.read()]
 f = lambda x: (lambda l: (l.append(l), l)[1])([])
@@ -379,17 +379,17 @@ def test_a_layer_stops_what_works_without_it(without, expression, outside, monke
 
 
 def test_layers_are_named_and_a_missing_one_is_said_once(monkeypatch):
-    assert set(sandbox.layers()) == set(sandbox.LAYERS) and sandbox.layers()["limits"]
-    head = "def layer_memory(settings, held):\n"
+    assert set(layers()) == set(sandbox.LAYERS) and layers()["limits"]
+    head = "def layer_memory(settings, active):\n"
     assert head in sandbox.CHILD
     monkeypatch.setattr(sandbox, "CHILD", sandbox.CHILD.replace(head, head + "    raise OSError\n"))
-    sandbox.complain.cache_clear()
+    sandbox.report_missing.cache_clear()
     with pytest.warns(UserWarning, match="lacks these layers here: .*memory") as said:
         assert value(returns("1")) == value(returns("1")) == 1
     assert len(said) == 1
     with pytest.raises(sandbox.SandboxError, match="memory"):
         sandbox.run_calls(returns("1"), "f", [()], strict=True)
-    sandbox.complain.cache_clear()
+    sandbox.report_missing.cache_clear()
 
 
 @hard
@@ -461,14 +461,14 @@ PROBLEM = {"prompt": "def double(x):\n    \"\"\"2 * x\"\"\"\n", "entry_point": "
     ("    return type('E', (), {'__eq__': lambda *a: True})()\n", False),
     ("    raise AssertionError\n", False), ("    while True: pass\n", False), ("return (", False)])
 def test_humaneval_judges_by_answers(completion, right):
-    assert sandbox.check_humaneval(PROBLEM, completion, seconds=0.5) is right
+    assert check_humaneval(PROBLEM, completion, seconds=0.5) is right
 
 
 def test_asserts_that_call_nothing_or_swallow_a_failure_do_not_pass():
-    assert sandbox.run_asserts(returns("1"), "f", "assert f() == 1")
-    assert not sandbox.run_asserts(returns("1"), "f", "pass")
-    assert not sandbox.run_asserts(returns("1"), "f", "def check(f): assert f() == 1")
-    assert not sandbox.run_asserts(
+    assert run_asserts(returns("1"), "f", "assert f() == 1")
+    assert not run_asserts(returns("1"), "f", "pass")
+    assert not run_asserts(returns("1"), "f", "def check(f): assert f() == 1")
+    assert not run_asserts(
         returns("1 / 0"), "f", "try:\n    f()\nexcept Exception:\n    pass")
 
 
@@ -477,12 +477,12 @@ def test_asserts_draw_from_a_generator_of_their_own():
     test += "assert random.Random(1).random() < 1"
     first = random.Random(0).randint(0, 10**9)
     state = random.getstate()
-    assert sandbox.run_asserts("def f(x): return x", "f", test % first)
+    assert run_asserts("def f(x): return x", "f", test % first)
     assert random.getstate() == state
 
 
 def test_asserts_hold_under_python_O():
-    code = ("import sandbox; print(sandbox.run_asserts('def f(): return 1', 'f', "
+    code = ("from bench import sandbox; print(sandbox.run_asserts('def f(): return 1', 'f', "
             "'x = f()\\nassert x == 2'))")
     run = [sys.executable, "-O", "-W", "ignore", "-c", code]
     assert subprocess.run(run, capture_output=True, cwd=ROOT, text=True).stdout == "False\n"
@@ -495,7 +495,7 @@ def humaneval():
 @needs_data
 def test_humaneval_s_own_solutions_pass():
     problems = humaneval()
-    verdicts = sandbox.check_many([partial(sandbox.check_humaneval, p, p["canonical_solution"],
+    verdicts = check_many([partial(check_humaneval, p, p["canonical_solution"],
                                            seconds=30.0) for p in problems], 2)
     assert sum(verdicts) >= 163
 
@@ -505,8 +505,8 @@ def test_mutants_of_its_solutions_fail():
     rng, jobs = random.Random(0), []
     for problem in humaneval()[::4]:
         completion = rng.choice(list(mutants(problem)))
-        jobs.append(partial(sandbox.check_humaneval, problem, completion, seconds=2.0))
-    assert sum(sandbox.check_many(jobs, 2)) <= 0.1 * len(jobs)
+        jobs.append(partial(check_humaneval, problem, completion, seconds=2.0))
+    assert sum(check_many(jobs, 2)) <= 0.1 * len(jobs)
 
 
 # --- many at once
@@ -515,24 +515,24 @@ def test_checks_from_many_threads_leave_nothing(outside):
     programs = [("def f(x): return x + 1", True), ("def f(x): exit()", False),
                 ("import os\ndef f(x): os.closerange(0, 99)", False),
                 ("def f(x): return 'x' * 10**7", False)]
-    verdicts = sandbox.check_many([partial(sandbox.passes, program, "f", [((1,), 2)])
+    verdicts = check_many([partial(sandbox.passes, program, "f", [((1,), 2)])
                                    for program, _ in programs * 15], 4)
     assert verdicts == [right for _, right in programs * 15]
 
 
 def test_results_keep_their_order_and_errors_are_raised():
-    assert sandbox.check_many([lambda i=i: time.sleep(0.01 * (3 - i)) or i for i in range(3)],
+    assert check_many([lambda i=i: time.sleep(0.01 * (3 - i)) or i for i in range(3)],
                               3) == [0, 1, 2]
     with pytest.raises(ZeroDivisionError):
-        sandbox.check_many([lambda: 1 / 0], 2)
+        check_many([lambda: 1 / 0], 2)
 
 
 @hard
 def test_a_killed_parent_takes_its_children_along(outside):
     marker = sandbox.CHILD.rpartition("# ")[2]
-    code = (f"import sandbox; sandbox.CHILD += '# {marker}'; sandbox.tempfile.tempdir = "
-            f"{sandbox.tempfile.tempdir!r}; sandbox.passes('while True: pass', 'f', [((), 1)], "
-            "seconds=60)")
+    code = (f"from grading import sandbox; sandbox.CHILD += '# {marker}'; "
+            f"sandbox.tempfile.tempdir = {sandbox.tempfile.tempdir!r}; "
+            "sandbox.passes('while True: pass', 'f', [((), 1)], seconds=60)")
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     wait_for(lambda: len(processes(marker)) >= 3)  # this parent, the supervisor, the program
     parent.send_signal(signal.SIGKILL)

@@ -1,7 +1,8 @@
-"""tasks.py: problems that are right, on levels, and whose two sides never meet."""
+"""tasks/: correct problems on levels; training and held-out problems never meet."""
 
 import itertools
 import json
+import os
 import random
 import re
 from collections import Counter
@@ -12,9 +13,10 @@ import pytest
 
 import tasks
 import verify
+from grading.expression import calculate, expression
 from tasks import chain, gsm
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("DATA_DIR", Path(__file__).parents[2] / "shared" / "data"))
 real_data = pytest.mark.skipif(not (DATA / "gsm8k_train.jsonl").exists(), reason="no shared/data")
 KINDS = [(name, level) for name in ("arithmetic", "countdown", "gsm", "chain")
          for level in tasks.TASKS[name].levels]
@@ -27,7 +29,7 @@ def key(problem):
 
 
 def sample(name, level, n=300, held_out=False, seed=0):
-    return tasks.TASKS[name](level).draw(random.Random(seed), n, held_out)
+    return tasks.TASKS[name](level).sample(random.Random(seed), n, held_out)
 
 
 def write(path, *rows):
@@ -82,7 +84,7 @@ def test_no_template_is_on_both_sides():
 
 def test_half_of_the_held_out_word_problems_are_of_new_templates():
     for level in (1, 2):
-        kinds = Counter(p.kind for p in tasks.Gsm(level).held_out(400))
+        kinds = Counter(p.category for p in tasks.Gsm(level).held_out(400))
         assert set(kinds) == {tasks.SEEN, tasks.NEW}
         assert 0.4 < kinds[tasks.NEW] / 400 < 0.6
 
@@ -98,7 +100,7 @@ def test_held_out_is_deterministic_distinct_and_full(name, level):
 def test_where_all_held_out_problems_are_found_the_first_are_like_the_rest():
     """Small numbers are drawn far more often; pass@k is of the first fifth."""
     class Skewed(tasks.Arithmetic):
-        def propose(self, rng, held_out):
+        def sample_problem(self, rng, held_out):
             return tasks.Problem(str(int(3000 * rng.random()**3)), "0")
     found = [int(p.question) for p in Skewed().held_out(1000)]
     assert 200 < len(found) < 400 and len(set(found)) == len(found)
@@ -110,16 +112,16 @@ def test_where_all_held_out_problems_are_found_the_first_are_like_the_rest():
 def test_draws_are_a_pure_function_of_the_rng(name, level):
     task = tasks.TASKS[name](level)
     random.seed(1)
-    first = task.draw(random.Random(7), 30)
+    first = task.sample(random.Random(7), 30)
     random.seed(2)
-    assert task.draw(random.Random(7), 30) == first
-    assert tasks.TASKS[name](level).draw(random.Random(7), 30) == first
-    assert task.draw(random.Random(8), 30) != first
+    assert task.sample(random.Random(7), 30) == first
+    assert tasks.TASKS[name](level).sample(random.Random(7), 30) == first
+    assert task.sample(random.Random(8), 30) != first
 
 
 def test_the_side_depends_on_the_key_alone():
     a = tasks.Problem("one question", "1", key="k")
-    b = tasks.Problem("another", "2", key="k", kind=tasks.SEEN)
+    b = tasks.Problem("another", "2", key="k", category=tasks.SEEN)
     assert tasks.is_held_out(a) == tasks.is_held_out(b)
 
 
@@ -133,8 +135,8 @@ def test_one_in_ten_is_held_out():
 @pytest.mark.parametrize("level", range(1, 6))
 def test_arithmetic_is_true_and_within_limits(level):
     for p in sample("arithmetic", level, 500):
-        value, used = verify.expression(p.question.removesuffix("=?"))
-        assert value == int(p.answer) and 0 <= value <= tasks.LIMIT
+        value, used = expression(p.question.removesuffix("=?"))
+        assert value == int(p.answer) and 0 <= value <= tasks.MAX_VALUE
         assert len(used) == level + 1 and len(p.steps) == level
 
 
@@ -142,7 +144,7 @@ def test_arithmetic_is_true_and_within_limits(level):
 def test_arithmetic_steps_are_true_and_stay_in_three_digits(level):
     for p in sample("arithmetic", level, 300):
         for x, op, y, result in p.steps:
-            assert verify.apply(x, op, y) == result and 0 <= result <= tasks.LIMIT
+            assert calculate(x, op, y) == result and 0 <= result <= tasks.MAX_VALUE
             assert op != "*" or 2 <= min(x, y) <= 9 or 0 in (x, y) or 1 in (x, y)
         assert str(p.steps[-1][3]) == p.answer
 
@@ -191,7 +193,7 @@ def test_word_problems_follow_their_steps(level, held_out):
     for p in sample("gsm", level, 400, held_out):
         assert 1 <= len(p.steps) <= 2 * level
         for x, op, y, result in p.steps:
-            assert verify.apply(x, op, y) == result and 1 <= result <= tasks.LIMIT
+            assert calculate(x, op, y) == result and 1 <= result <= tasks.MAX_VALUE
         assert p.answer == str(p.steps[-1][3])
         assert "{" not in p.question
 
@@ -243,9 +245,9 @@ def test_the_real_gsm8k_keeps_its_sides_apart():
 
 def test_a_file_is_split_by_the_hash_of_its_questions(tmp_path):
     task = tasks.File(path=write(tmp_path / "f.jsonl", *rows(200)))
-    train = {p.question for p in task.draw(random.Random(0), 2000)}
-    held = {p.question for p in task.draw(random.Random(0), 2000, held_out=True)}
-    assert not train & held and len(train | held) == 200 and len(task.all()) == 200
+    train = {p.question for p in task.sample(random.Random(0), 2000)}
+    held = {p.question for p in task.sample(random.Random(0), 2000, held_out=True)}
+    assert not train & held and len(train | held) == 200 and len(task.all_problems()) == 200
 
 
 def test_eval_problems_leave_the_training_file(tmp_path):
@@ -336,14 +338,14 @@ def test_the_file_task_needs_a_path_and_both_sides(tmp_path):
 
 
 def test_mixed_levels_take_turns():
-    task = tasks.mixed(tasks.Arithmetic(2), "1,4")
-    drawn = task.draw(random.Random(0), 40)
+    task = tasks.mix_levels(tasks.Arithmetic(2), "1,4")
+    drawn = task.sample(random.Random(0), 40)
     numbers = [len(re.findall(r"[0-9]+", p.question)) for p in drawn]
     assert numbers == [2, 5] * 20 and not any(map(tasks.is_held_out, drawn))
-    assert tasks.mixed(task, "") is task
+    assert tasks.mix_levels(task, "") is task
     for bad in ("1,9", "x", ","):
         with pytest.raises(ValueError, match="--train-levels"):
-            tasks.mixed(tasks.Arithmetic(2), bad)
+            tasks.mix_levels(tasks.Arithmetic(2), bad)
 
 
 @pytest.mark.parametrize("level, fewest, most", [(1, 1, 5), (2, 6, 8), (3, 9, 12)])
@@ -357,14 +359,15 @@ def test_chains_keep_the_last_digit(level, fewest, most):
             value = {"+": value + y, "-": value - y, "*": value * y}[op] % 10
             assert value == result
         assert problem.answer == str(value)
-        assert problem.doubtful
+        assert problem.noisy_facts
 
 
 def test_some_facts_of_chains_are_told_wrong_and_fewer_mostly():
     facts = [(x, op, y) for x in range(10) for op, ys in (("+", range(1, 10)), ("-", range(1, 10)),
                                                           ("*", (3, 7, 9))) for y in ys]
-    shares = [chain.belief(*fact)[1] for fact in facts]
-    assert all(chain.belief(*fact)[0] != chain.last_digit(*fact) for fact in facts)
-    assert set(shares) == {0.0, chain.OFTEN, chain.MOSTLY} and chain.OFTEN < 0.5 < chain.MOSTLY
-    assert len(facts) == 210 and 0.15 < shares.count(chain.OFTEN) / 210 < 0.35
-    assert 0.04 < shares.count(chain.MOSTLY) / 210 < 0.15
+    shares = [chain.fact_as_told(*fact)[1] for fact in facts]
+    assert all(chain.fact_as_told(*fact)[0] != chain.last_digit(*fact) for fact in facts)
+    assert set(shares) == {0.0, chain.OFTEN_WRONG, chain.MOSTLY_WRONG}
+    assert chain.OFTEN_WRONG < 0.5 < chain.MOSTLY_WRONG
+    assert len(facts) == 210 and 0.15 < shares.count(chain.OFTEN_WRONG) / 210 < 0.35
+    assert 0.04 < shares.count(chain.MOSTLY_WRONG) / 210 < 0.15

@@ -1,11 +1,10 @@
-"""programs.py: what a specification says, what its program does and what is expected agree."""
+"""tasks/code.py: description, program and expected values of a specification agree."""
 
 import random
 
 import pytest
 
 import tasks
-import verify
 from tasks import code
 
 LEVELS = pytest.mark.parametrize("level", [1, 2])
@@ -13,7 +12,7 @@ LEVELS = pytest.mark.parametrize("level", [1, 2])
 
 def specs(level, n=400):
     rng = random.Random(level)
-    return [code.draw(rng, level) for _ in range(n)]
+    return [code.sample_spec(rng, level) for _ in range(n)]
 
 
 def function(text):
@@ -27,24 +26,24 @@ def function(text):
 def test_the_program_does_what_is_expected(level):
     for spec in specs(level):
         made = function(code.program(spec))
-        for args, expected in code.tests(spec, random.Random(0)):
+        for args, expected in code.unit_tests(spec, random.Random(0)):
             assert made(*args) == expected, (spec, code.program(spec))
 
 
 @LEVELS
-def test_a_hasty_reader_is_often_wrong(level):
+def test_a_program_without_brackets_is_often_wrong(level):
     wrong = 0
     for spec in specs(level):
         made = function(code.program(spec, brackets=False))
         wrong += any(made(*args) != expected
-                     for args, expected in code.tests(spec, random.Random(0)))
+                     for args, expected in code.unit_tests(spec, random.Random(0)))
     assert 0.05 < wrong / 400 < 0.6
 
 
 def test_the_example_of_the_docstring():
     spec = (None, (("plus", 3), ("times", 2)), None)
-    assert code.question(spec) == "f(x): plus 3, times 2"
-    assert code.working(spec) == ["x+3", "(x+3)*2"]
+    assert code.describe(spec) == "f(x): plus 3, times 2"
+    assert code.expression_lines(spec) == ["x+3", "(x+3)*2"]
     assert code.program(spec) == "def f(x): return (x+3)*2"
     assert code.program(spec, brackets=False) == "def f(x): return x+3*2"
 
@@ -53,17 +52,17 @@ def test_the_example_of_the_docstring():
 def test_a_question_has_one_meaning(level):
     """And the tests of a problem are the same whenever it is drawn."""
     found = {}
-    for p in tasks.Code(level).draw(random.Random(0), 500):
+    for p in tasks.Code(level).sample(random.Random(0), 500):
         assert found.setdefault(p.question, (p.answer, p.tests)) == (p.answer, p.tests)
     assert len(found) > 100
 
 
-def test_programs_are_judged_in_the_sandbox():
-    problem = tasks.Code(2).draw(random.Random(3), 1)[0]
+def test_the_verifier_runs_programs_in_the_sandbox():
+    problem = tasks.Code(2).sample(random.Random(3), 1)[0]
     says = "<think>t</think><answer>{}</answer>".format
-    assert verify.program_correct(problem, says(problem.answer))
+    assert tasks.Code.correct(problem, says(problem.answer))
     for bad in ("", "def f(x): return 10**6", "def f(*x): raise SystemExit", "f = 5", "def f(",
                 "class E(int):\n def __eq__(s, o): return True\ndef f(*x): return E()",
                 "import os; os._exit(0)"):
-        assert not verify.program_correct(problem, says(bad))
-    assert not verify.program_correct(problem, problem.answer)  # no tags
+        assert not tasks.Code.correct(problem, says(bad))
+    assert not tasks.Code.correct(problem, problem.answer)  # no tags

@@ -1,0 +1,152 @@
+"""Problem and Task: an endless source of problems whose answers a program can check.
+
+A hash of the problem alone decides whether it is for training or held out. So no seed, level or
+order can bring the same problem to both sides:
+
+    held out  <=>  first byte of blake2b(key of the problem) mod 10 = 0
+
+A new task is one file with a subclass of Task, and its entry in tasks/__init__.py. Reinforcement
+learning sees the question and the verdict of `correct`. The solution in a Problem is for the
+base model's corpus alone. Left out on purpose: answers that no program can check.
+"""
+
+import functools
+import hashlib
+import random
+import re
+from dataclasses import dataclass
+
+import verify
+from tasks import corpus
+
+MAX_VALUE = 999  # results have at most three digits
+SEEN, NEW = "seen template", "new template"  # categories of the word problems in tasks/gsm.py
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with its answer. A task uses few of the other fields."""
+
+    question: str
+    answer: str
+    steps: tuple = ()          # the solution as (x, op, y, result) in order; op is one of + - * /
+    noisy_facts: bool = False  # the corpus states some facts wrongly (tasks chain and wait)
+    solution: str = ""         # the solution as text, where there are no steps
+    quick_answer: str = ""     # the answer of a reader in a hurry (task code)
+    tests: tuple = ()          # unit tests: ((arguments), expected) of each call (task code)
+    numbers: tuple = ()        # the numbers to use (task countdown)
+    category: str = ""         # accuracy is also reported by category; "": the task has only one
+    key: str = ""              # problems with equal keys are the same problem; "": the question
+
+    @property
+    def identity(self) -> str:
+        return self.key or self.question
+
+
+def is_held_out(problem: Problem) -> bool:
+    """True for one problem in ten, by its key alone, and for each problem of a new template."""
+    digest = hashlib.blake2b(problem.identity.encode(), digest_size=8).digest()
+    return problem.category == NEW or digest[0] % 10 == 0
+
+
+class Task:
+    """A source of problems. A subclass defines `sample_problem`. Where the defaults do not fit, a
+    subclass also defines `correct` (the verifier) and `write_solution` or `document` (the corpus).
+    """
+
+    prompt_template = "{question}"  # the question for a model that does not know the short form
+    levels = range(1, 6)
+    base_steps = 450                # training steps of the base model
+    min_base_pass16 = 0.6           # training goes on until the base model has this pass@16
+    default_max_new_tokens = 0      # 0: 64 tokens, and 64 more per level
+    paths: list = []                # files that the problems come from
+    correct = staticmethod(verify.written_correct)  # (problem, text) -> bool
+
+    def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
+        """Raises ValueError for a level that the task does not have."""
+        if level not in self.levels:
+            raise ValueError(f"--level {level}: this task has the levels {min(self.levels)} to "
+                             f"{max(self.levels)}")
+        self.level = level
+        self.max_new_tokens = self.default_max_new_tokens or 64 * (level + 1)
+
+    # --- problems
+
+    def sample_problem(self, rng: random.Random, held_out: bool) -> Problem | None:
+        """A random problem of either side, or None where the draw gave no valid problem. A task
+        with problems for one side only looks at `held_out`."""
+        raise NotImplementedError
+
+    def easier_task(self) -> "Task":
+        """The task that half of the base model's corpus comes from."""
+        return type(self)(1)
+
+    def sample(self, rng: random.Random, n: int, held_out: bool = False) -> list[Problem]:
+        """n random problems of the training side or of the held-out side. Raises ValueError where
+        that side has none."""
+        problems, misses = [], 0
+        while len(problems) < n:
+            problem = self.sample_problem(rng, held_out)
+            if problem and is_held_out(problem) == held_out:
+                problems.append(problem)
+                misses = 0
+            elif (misses := misses + 1) > 100_000:
+                raise ValueError(f"{type(self).__name__} has no "
+                                 f"{'held-out' if held_out else 'training'} problems")
+        return problems
+
+    @functools.cache  # noqa: B019, a task lives as long as its process
+    def held_out(self, n: int) -> list[Problem]:
+        """The first n different held-out problems. They are the same for every seed, so that runs
+        can be compared. A level with fewer problems gives all of them, in random order."""
+        rng, found = random.Random("held out"), {}
+        for _ in range(20 * n):
+            [problem] = self.sample(rng, 1, held_out=True)
+            found.setdefault(problem.identity, problem)
+            if len(found) == n:
+                return list(found.values())
+        # frequent problems come first in `found`: without a shuffle the first ones are not typical
+        return rng.sample(list(found.values()), len(found))
+
+    def all_problems(self) -> list[Problem]:
+        """Every problem, of a task that can list them; otherwise nothing."""
+        return []
+
+    # --- reward
+
+    def score(self, problem: Problem, text: str, reward: str = "correct", uniform: float = 0.0,
+              tokens=(), group=()) -> verify.Reward:
+        """The reward of a response by the function of that name in verify.REWARDS; the arguments
+        are those of verify.reward."""
+        return verify.reward(self.correct, problem, text, reward, uniform, tokens, group)
+
+    # --- corpus
+
+    def document(self, rng: random.Random, problem: Problem, drill: bool = False) -> str:
+        """One response of the base model's corpus to a training problem; see corpus.document."""
+        return corpus.document(rng, problem, drill, self.write_solution)
+
+    def write_solution(self, rng: random.Random, problem: Problem, style: str, wrong: bool,
+                       drill: bool) -> tuple[list[str], str]:
+        """Lines of working and the answer, of a document; see corpus.write_solution."""
+        return corpus.write_solution(rng, problem, style, wrong, drill)
+
+
+def mix_levels(task: Task, levels: str) -> Task:
+    """For levels such as "1,2,4" a task that samples from these levels in turn; for "" the task
+    itself. Raises ValueError for levels that the task does not have."""
+    if not levels:
+        return task
+    if task.paths or not re.fullmatch(r"[0-9](,[0-9])*", levels):
+        raise ValueError(f"--train-levels {levels}: write levels like 1,2,4; a task from a file "
+                         "has none")
+    try:
+        parts = [type(task)(int(level)) for level in levels.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--train-levels {levels}: {error}") from None
+
+    class MixedLevels(type(task)):
+        def sample(self, rng, n, held_out=False):
+            return [problem for i in range(n)
+                    for problem in parts[i % len(parts)].sample(rng, 1, held_out)]
+    return MixedLevels(task.level)
