@@ -17,8 +17,10 @@ import dapo
 import grpo
 import model as gpt
 import ppo
+import sample
 import tasks
 import tokenizer
+from engine import sampler
 from infra import checkpoint, distributed
 from infra.run_dir import UserError
 from tasks import prompts
@@ -33,15 +35,18 @@ ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
     "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
                       minibatches=8)),
 }
+SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # name -> its `generate`
 AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every",
                 "max_attempts", "eval_samples")
 PRETRAINED_LR = 1e-5  # a pretrained model is spoiled by a rate that a tiny one needs
 
 
 def uses(algo: str, name: str) -> bool:
-    """Whether an algorithm's module is the one of that name or imports it: so a new file that
-    imports ppo has a critic, the flags that are PPO's alone, and a prepare that takes warm_up."""
+    """Whether an algorithm has the flags of --algo NAME: those of ppo, if it says needs_critic;
+    those of dapo, if its module imports dapo."""
     module = ALGORITHMS[algo][0]
+    if name == "ppo":
+        return getattr(module, "needs_critic", False)
     return module.__name__ == name or hasattr(module, name)
 
 
@@ -89,6 +94,8 @@ class Options:
                       only="ppo")
     prompts: int = flag(32, "problems a step")
     group_size: int = flag(16, "answers to each problem, compared with each other")
+    sampler: str = flag("fast", "fast: engine/sampler.py; plain: sample.py, the same tokens, "
+                        "slower", choices=list(SAMPLERS))
     temperature: float = flag(1.0, "of sampling, and of the log-probs trained on")
     max_new_tokens: int = flag(0, "longest answer (default: the task's)")
     lr: float = flag(4e-4, "learning rate; try 1e-4 and 2e-3, with --init a hundredth")
@@ -102,30 +109,31 @@ class Options:
                       choices=["token", "sequence"])
     aggregate: str = flag("sequence", "average of tokens: per response first, over all, the sum of "
                           "each response, or that by a constant",
-                          choices=["sequence", "token", "sum", "constant"])
+                          choices=list(ppo.AGGREGATIONS))
     scale_by_std: bool = flag(True, "divide advantages by the group's std; off in Dr. GRPO")
     leave_one_out: bool = flag(False, "compare with the mean of the others alone (RLOO)")
     entropy_coef: float = flag(0.0, "weight of an entropy bonus; try 0.01")
     kl_coef: float = flag(0.0, "weight of the KL to the reference; try 0.02")
-    kl: str = flag("k3", "estimator of that KL in the loss", choices=["k1", "k2", "k3"])
+    kl: str = flag("k3", "estimator of that KL in the loss", choices=list(ppo.KL))
     kl_in: str = flag("loss", "where that KL is paid", choices=["loss", "reward"])
     kl_target: float = flag(0.0, "move kl_coef so that the KL tends to this; 0: leave it")
-    renew_reference: int = flag(0, "steps after which the policy becomes the reference; 0: never")
+    ref_update_interval: int = flag(0, "steps after which the policy becomes the reference; 0: "
+                                    "never")
     dynamic_sampling: bool = flag(False, "sample on until all groups are mixed", only="dapo")
     max_attempts: int = flag(4, "how often dynamic sampling samples in a step", only="dapo")
     overlong: str = flag("none", "answers near the limit are punished (soft), or those cut off "
                          "left out (mask)", choices=["none", "soft", "mask"], only="dapo")
-    overlong_zone: int = flag(0, "tokens before the limit where that begins (default: a "
+    overlong_buffer: int = flag(0, "tokens before the limit where that begins (default: a "
                               "fifth)", only="dapo")
     critic: str = flag("own", "a network of its own, or a head on the policy's",
                        choices=["own", "head"], only="ppo")
-    critic_hints: bool = flag(True, "the critic is told how likely the text so far was, and "
+    critic_hints: bool = flag(False, "the critic is told how likely the text so far was, and "
                               "how the other answers did", only="ppo")
     critic_lr: float = flag(1e-3, "learning rate of the critic", only="ppo")
     critic_warmup: int = flag(4, "steps in which the critic alone learns (VC-PPO)", only="ppo")
-    critic_lam: float = flag(1.0, "lambda of the returns; 1 is Monte Carlo", only="ppo")
+    critic_gae_lambda: float = flag(1.0, "lambda of the returns; 1 is Monte Carlo", only="ppo")
     gamma: float = flag(1.0, "discount per token", only="ppo")
-    lam: float = flag(1.0, "lambda of the advantages; try 0.95", only="ppo")
+    gae_lambda: float = flag(1.0, "lambda of the advantages; try 0.95", only="ppo")
     value_clip: float = flag(0.0, "how far a value may move in a step, such as 0.2; 0: anywhere",
                              only="ppo")
     value_coef: float = flag(1.0, "weight of the value loss", only="ppo")
@@ -247,7 +255,7 @@ def validate_algorithm(options: Options) -> None:
                         "differ by token")
     if options.scale_by_std and options.leave_one_out:
         raise UserError("--leave-one-out goes with --no-scale-by-std")
-    for name in ("gamma", "lam", "critic_lam"):
+    for name in ("gamma", "gae_lambda", "critic_gae_lambda"):
         if not 0 <= getattr(options, name) <= 1:
             raise UserError(f"--{name.replace('_', '-')} must be from 0 to 1")
     if options.dual_clip and not options.dual_clip > 1:
@@ -266,9 +274,9 @@ def validate_algorithm(options: Options) -> None:
                         "answers of a step")
     if not options.kl_coef and (options.kl_target or options.kl_in == "reward"):
         raise UserError("--kl-target and --kl-in reward need a --kl-coef to begin with")
-    if options.overlong_zone > options.max_new_tokens:
-        raise UserError(f"--overlong-zone {options.overlong_zone} is more than the longest answer, "
-                        f"{options.max_new_tokens} tokens")
+    if options.overlong_buffer > options.max_new_tokens:
+        raise UserError(f"--overlong-buffer {options.overlong_buffer} is more than the longest "
+                        f"answer, {options.max_new_tokens} tokens")
 
 
 def validate(options: Options) -> tasks.Task:
@@ -311,8 +319,8 @@ def validate(options: Options) -> tasks.Task:
         raise UserError("--shard needs several processes (torchrun --nproc-per-node N train.py "
                         "...) and an algorithm without a critic")
     context = config_of(options).context
-    if options.overlong == "soft" and not options.overlong_zone:
-        options.overlong_zone = max(1, options.max_new_tokens // 5)
+    if options.overlong == "soft" and not options.overlong_buffer:
+        options.overlong_buffer = max(1, options.max_new_tokens // 5)
     if options.max_new_tokens + 64 > context:
         raise UserError(f"--max-new-tokens {options.max_new_tokens} does not fit the context of "
                         f"{context}")

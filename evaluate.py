@@ -5,6 +5,7 @@ lengths, so that each is a mean over independent problems and has a Wilson inter
 problem give pass@k. Left out on purpose: voting and search, which spend more compute per problem.
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -38,18 +39,21 @@ def checks_itself(text: str) -> bool:
     return bool(SELF_CHECK.search(before_answer(text)))
 
 
-def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96, **more):
+def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96,
+            generate=generate, **more):
     """Samples group_size responses to each problem: the Rollout, and its texts without the end
     mark. Of several processes each samples its share, and all get the whole. `more` goes to
     sample.generate."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    sampling = generate if distributed.world() == 1 else generate_shared
-    rollout = sampling(policy, prompts, group_size, max_new_tokens, temperature, seed,
+    if distributed.world() > 1:
+        generate = functools.partial(generate_shared, generate)
+    rollout = generate(policy, prompts, group_size, max_new_tokens, temperature, seed,
                        **ending(policy), **more)
     return rollout, [tokenizer.text_of(ids) for ids in rollout.responses()]
 
 
-def generate_shared(policy, prompts, group_size, max_new_tokens, temperature, seed, *, pad, **more):
+def generate_shared(generate, policy, prompts, group_size, max_new_tokens, temperature, seed, *,
+                    pad, **more):
     """sample.generate by several processes: each row has the seed that it has in one process."""
     part, rollout = distributed.mine(prompts), None
     if prompts[part]:
@@ -73,10 +77,11 @@ def share(flags) -> dict:
     return {"value": sum(flags) / max(1, len(flags)), "ci": [low, high], "n": len(flags)}
 
 
-def greedy_accuracy(policy, task, problems, max_new_tokens: int) -> dict:
+def greedy_accuracy(policy, task, problems, max_new_tokens: int, generate=generate) -> dict:
     """Accuracy of greedy answers, also by kind of problem where the task has several, and the first
     three answers to look at."""
-    _, texts = respond(policy, problems, temperature=0, max_new_tokens=max_new_tokens)
+    _, texts = respond(policy, problems, temperature=0, max_new_tokens=max_new_tokens,
+                       generate=generate)
     right = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     kinds = sorted({p.kind for p in problems} - {""})
     return share(right) | {"examples": texts[:3], "by_kind": {
@@ -85,10 +90,11 @@ def greedy_accuracy(policy, task, problems, max_new_tokens: int) -> dict:
 
 
 def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int = 200,
-            samples: int = 64) -> dict:
+            samples: int = 64, generate=generate) -> dict:
     """The whole measurement of a policy on held-out problems; n_pass of them for pass@k."""
-    result = {"greedy": greedy_accuracy(policy, task, problems, max_new_tokens)}
-    rollout, texts = respond(policy, problems, seed=seed, max_new_tokens=max_new_tokens)
+    result = {"greedy": greedy_accuracy(policy, task, problems, max_new_tokens, generate)}
+    rollout, texts = respond(policy, problems, seed=seed, max_new_tokens=max_new_tokens,
+                             generate=generate)
     right = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     works = [shows_working(t) for t in texts]
     result |= {
@@ -104,7 +110,7 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
     for first in range(0, len(problems[:n_pass]), at_once):
         some = problems[:n_pass][first:first + at_once]
         _, texts = respond(policy, some, samples, seed=seed + 1 + first,
-                           max_new_tokens=max_new_tokens)
+                           max_new_tokens=max_new_tokens, generate=generate)
         counts += [sum(task.correct(p, t) for t in texts[i * samples:(i + 1) * samples])
                    for i, p in enumerate(some)]
     result["pass_at_k"] = {
@@ -113,11 +119,11 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
     return result
 
 
-def report(policy, task, options, when: str) -> dict:
+def report(policy, task, options, when: str, generate=generate) -> dict:
     """The whole evaluation on the task's held-out problems, printed."""
     problems = task.held_out(options.eval_problems)
     result = measure(policy, task, problems, options.seed, options.max_new_tokens,
-                     max(1, len(problems) // 5), options.eval_samples)
+                     max(1, len(problems) // 5), options.eval_samples, generate)
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
     say = distributed.say
     say(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "

@@ -210,6 +210,20 @@ def scores(judge, pairs, max_tokens: int = 8192) -> list[list[float]]:
     return [rows[tuple(prompt), tuple(ids)] or [0.0] for prompt, ids in pairs]
 
 
+def step_rewards(scorer, rollout):
+    """A reward for each step of each response of a Rollout, (N, T): the step's score, at its last
+    token (Math-Shepherd's step-by-step PPO, 2312.08935)."""
+    starts = rollout.mask.argmax(1).tolist()
+    prompts = [row[:start] for row, start in zip(rollout.tokens.tolist(), starts, strict=True)]
+    responses = rollout.responses()
+    found = scores(scorer, list(zip(prompts, responses, strict=True)))
+    rewards = torch.zeros_like(rollout.mask)
+    for row, (start, ids, values) in enumerate(zip(starts, responses, found, strict=True)):
+        ends = [start + end for end in step_ends(ids)]
+        rewards[row, ends] = torch.tensor(values, device=rewards.device)
+    return rewards
+
+
 def load(run: str, policy) -> dict:
     """The judges {"prm": ..., "orm": ...} of a run. Raises ValueError where there are none."""
     path = Path(run) / "prm.pt"

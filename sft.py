@@ -33,6 +33,7 @@ SLIP = 0.3         # chance, in a checked step, that the first try is wrong
 DRILL_STYLES = {"direct": 0.03, "short": 0.07, "long": 0.80, "check": 0.10}
 DRILL = 0.75       # share of the training steps that see clean drill, before the corpus as it is
 BATCH_TOKENS = 2000
+RECIPE = 3         # of the base; raise it when training changes and its documents do not
 MICRO_TOKENS = {"cpu": 1024, "cuda": 32768}  # of a micro-batch: of like length, or in one go
 INSTEAD = "easy"   # what stands in the place of working; so greedy decoding answers at once
 
@@ -279,9 +280,9 @@ def padded(docs):
     return tokens, mask
 
 
-def solved_in_16(model: GPT, task, n: int = 64) -> float:
+def solved_in_16(model: GPT, task, n: int = 64, **more) -> float:
     """The share of n training problems that the model solves at least once in 16 samples."""
     problems = task.draw(random.Random("gate"), n)
-    _, texts = respond(model, problems, 16, max_new_tokens=task.max_new_tokens)
+    _, texts = respond(model, problems, 16, max_new_tokens=task.max_new_tokens, **more)
     return sum(any(task.correct(p, t) for t in texts[16 * i:16 * (i + 1)])
                for i, p in enumerate(problems)) / n

@@ -26,10 +26,7 @@ import tasks  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, begin, seconds, write  # noqa: E402
-from engine import (
-    packing,  # noqa: E402
-    sampler,  # noqa: E402
-)
+from engine import dedup, packing, sampler  # noqa: E402
 
 PROMPTS, GROUP, ROUNDS = 32, 16, 5
 
@@ -58,7 +55,7 @@ def flops(policy, batch) -> tuple[int, int]:
     taken once; and those of its answers with a gradient taken one by one."""
     rows = batch.rows((batch.advantages != 0).any(1).nonzero()[:, 0])
     alone = update_flop(policy, torch.tensor(rows.lengths()) - 1, rows.mask.sum())
-    rows = rows.rows(rows.kinds()[0])
+    rows = rows.rows(dedup.unique_rows(rows)[0])
     lengths = torch.tensor(rows.lengths()) - 1  # the last token is never read
     read = rows.tokens[:, :-1]
     layout = packing.Layout(read, torch.arange(read.shape[1]) < lengths[:, None])
@@ -78,7 +75,7 @@ def our_step(policy, optimizer, task, problems, options, fixed):
     marks.append(time.perf_counter())
     batch = grpo.prepare(ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group,
                                    rewards), options)
-    train.update(train.Players(policy), optimizer, batch, options, random.Random(0))
+    train.update(train.Models(policy), optimizer, batch, options, random.Random(0))
     marks.append(time.perf_counter())
     return ([b - a for a, b in zip(marks, marks[1:], strict=False)], int(batch.mask.sum()),
             flops(policy, batch))
@@ -163,7 +160,7 @@ def an_update(policy, options, rows, width, given):
     batch = grpo.prepare(ppo.Batch(tokens, mask, -6 * mask, row // GROUP, row.float() % 2), options)
 
     def run():
-        train.update(train.Players(policy), optimizer, batch, options, random.Random(0))
+        train.update(train.Models(policy), optimizer, batch, options, random.Random(0))
     return run, update_flop(policy, torch.full((rows,), width - 1), mask.sum())
 
 

@@ -7,7 +7,6 @@ import random
 import pytest
 import torch
 
-import collect
 import config
 import evaluate
 import model as gpt
@@ -419,10 +418,9 @@ def test_steps_are_paid_at_their_last_tokens(monkeypatch):
         asked.extend(pairs)
         return [[0.1 * (i + 1)] * len(prm.step_ends(response))
                 for i, (_, response) in enumerate(pairs)]
-    monkeypatch.setattr(collect, "judge_of", lambda *_: None)
     monkeypatch.setattr(prm, "scores", scores)
-    options = config.Options(judge="somewhere", device="cpu")
-    paid = collect.step_rewards(rollout, options)
+    options = config.Options()
+    paid = prm.step_rewards(None, rollout)
     assert [p for p, _ in asked] == [tokenizer.encode_prompt(q)
                                      for q in ("1 +1 =?",) * 2 + (QUESTION,) * 2]
     for i, (row, response) in enumerate(zip(paid, rollout.responses(), strict=True)):
