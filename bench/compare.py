@@ -12,10 +12,10 @@ Needs matplotlib.
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 
@@ -38,8 +38,9 @@ GRID = {  # what is tried for each: four settings
              "--lr 4e-4 --clip-low 0.003 --clip-high 0.004",
              "--lr 4e-4 --clip-low 0.03 --clip-high 0.04",
              "--lr 8e-4 --clip-low 0.0003 --clip-high 0.0004"],
-    "ppo": ["--lr 4e-4 --lam 1 --minibatches 4", "--lr 8e-4 --lam 1 --minibatches 4",
-            "--lr 4e-4 --lam 0.95 --minibatches 4", "--lr 4e-4 --lam 1 --minibatches 8"],
+    "ppo": [f"{setting} --minibatches {n}" for setting, n in (
+        ("--lr 4e-4 --gae-lambda 1", 4), ("--lr 8e-4 --gae-lambda 1", 4),
+        ("--lr 4e-4 --gae-lambda 0.95", 4), ("--lr 4e-4 --gae-lambda 1", 8))],
 }
 CURVE = ("step", "tokens", "eval_accuracy", "accuracy", "entropy", "length", "truncated",
          "groups_with_gradient", "explained_variance", "clipfrac_high", "kl")
@@ -90,24 +91,23 @@ def compact(run: Path, **names) -> dict:
 
 
 def timed(folder: Path, best: dict, rounds: int = 5) -> dict:
-    """Median seconds of sampling, scoring and updating in a step of each algorithm, after its
-    training: one process, the algorithms taking turns."""
-    games, seconds = {}, {}
+    """Median seconds of sampling, scoring and updating in a step of each algorithm.
+
+    The steps follow the algorithm's training, in one process, and the algorithms take turns.
+    """
+    runs, seconds = {}, {}
     for algo, setting in best.items():
         options, _ = config.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
                                   "--seed", "0", *COMMON, *setting.split()])
         task = config.validate(options)
-        games[algo] = options, task, train.start(Path(options.out), task, options)
-    for i in range(rounds):
-        for algo, (options, task, (players, optimizer, _)) in games.items():
-            clock, rng = train.Clock(), random.Random(i)
-            batch, *_ = train.collect(1000, task, players, rng, options, clock)
-            clock.mark("seconds_score")
-            train.update(players, optimizer, batch, options, rng)
-            clock.mark("seconds_update")
-            seconds.setdefault(algo, []).append(clock)
-    return {algo: [round(median(c["seconds_" + part] for c in clocks), 2)
-                   for part in ("sample", "score", "update")] for algo, clocks in seconds.items()}
+        runs[algo] = options, task, *train.start(Path(options.out), task, options)
+    for _ in range(rounds):
+        for algo, (options, task, models, optimizer, state) in runs.items():
+            one_more = replace(options, token_budget=0, steps=state["step"] + 1)
+            lines = train.reinforce(task, models, optimizer, one_more, state)
+            seconds.setdefault(algo, []).extend(lines)
+    return {algo: [round(median(line["seconds_" + part] for line in lines), 2)
+                   for part in ("sample", "score", "update")] for algo, lines in seconds.items()}
 
 
 def bootstrap(values, draws: int = 10_000) -> tuple[float, float, float]:
