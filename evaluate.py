@@ -16,8 +16,8 @@ import model as gpt
 import tasks
 import tokenizer
 import verify
+from engine import sampler
 from engine.rng import row_seeds
-from engine.sampler import generate, join
 from infra import distributed, tensors
 
 ROWS = 4096  # of answers for pass@k that are in memory at a time
@@ -40,11 +40,12 @@ def checks_itself(text: str) -> bool:
 
 
 def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96,
-            generate=generate, **more):
+            generate=None, **more):
     """Samples group_size responses to each problem: the Rollout, and its texts without the end
-    mark. Of several processes each samples its share, and all get the whole. `more` goes to
-    sample.generate."""
+    mark. Of several processes each samples its share, and all get the whole. `generate` is one of
+    config.SAMPLERS, by default the fast one; `more` goes to it."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
+    generate = generate or sampler.generate
     if distributed.world() > 1:
         generate = functools.partial(generate_shared, generate)
     rollout = generate(policy, prompts, group_size, max_new_tokens, temperature, seed,
@@ -60,7 +61,7 @@ def generate_shared(generate, policy, prompts, group_size, max_new_tokens, tempe
         rows = torch.arange(part.start * group_size, part.stop * group_size)
         rollout = generate(policy, prompts[part], group_size, max_new_tokens, temperature,
                            row_seeds(rows, seed).tolist(), pad=pad, **more).to("cpu")
-    return join(distributed.everyone(rollout), pad).to(policy.embedding.weight.device)
+    return sampler.join(distributed.everyone(rollout), pad).to(policy.embedding.weight.device)
 
 
 def ending(policy, *more: str) -> dict:
@@ -77,7 +78,7 @@ def share(flags) -> dict:
     return {"value": sum(flags) / max(1, len(flags)), "ci": [low, high], "n": len(flags)}
 
 
-def greedy_accuracy(policy, task, problems, max_new_tokens: int, generate=generate) -> dict:
+def greedy_accuracy(policy, task, problems, max_new_tokens: int, generate=None) -> dict:
     """Accuracy of greedy answers, also by kind of problem where the task has several, and the first
     three answers to look at."""
     _, texts = respond(policy, problems, temperature=0, max_new_tokens=max_new_tokens,
@@ -90,7 +91,7 @@ def greedy_accuracy(policy, task, problems, max_new_tokens: int, generate=genera
 
 
 def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int = 200,
-            samples: int = 64, generate=generate) -> dict:
+            samples: int = 64, generate=None) -> dict:
     """The whole measurement of a policy on held-out problems; n_pass of them for pass@k."""
     result = {"greedy": greedy_accuracy(policy, task, problems, max_new_tokens, generate)}
     rollout, texts = respond(policy, problems, seed=seed, max_new_tokens=max_new_tokens,
@@ -119,7 +120,7 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
     return result
 
 
-def report(policy, task, options, when: str, generate=generate) -> dict:
+def report(policy, task, options, when: str, generate=None) -> dict:
     """The whole evaluation on the task's held-out problems, printed."""
     problems = task.held_out(options.eval_problems)
     result = measure(policy, task, problems, options.seed, options.max_new_tokens,

@@ -115,7 +115,7 @@ def test_measure_tells_how_it_answers(monkeypatch):
     rollout = types.SimpleNamespace(mask=torch.ones(10, 7), truncated=torch.arange(10) > 8)
     asked = []
 
-    def respond(policy, some, n=1, **how):
+    def respond(policy, some, n=1, generate=None, **how):
         asked.append((len(some), n, how))
         return rollout, texts if n == 1 else [  # of four samples one more is right each time
             f"<answer>{i + (j < i)}</answer>" for i in range(len(some)) for j in range(n)]

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 import config
-import evaluate
 import model as gpt
 import ppo
 import prm
 import tasks
 import tokenizer
 import train
-from engine import slots
+from engine import sampler, slots
 from infra import tensors
 from tasks import chain, oracle
 
@@ -124,7 +123,7 @@ def fake_rollouts(monkeypatch, endings):
                 return made
         return Made
     monkeypatch.setattr(prm, "generate", generate)
-    monkeypatch.setattr(evaluate, "generate", generate)
+    monkeypatch.setattr(sampler, "generate", generate)
     return asked
 
 
