@@ -169,23 +169,22 @@ def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
 
 
 def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch:
-    """The batch of a rollout and its rewards, with whatever the reference policy, the critic and
-    the reward model say about it."""
+    """The batch of a rollout and its rewards, with the outputs of the other networks for it."""
     device = rollout.tokens.device
     rewards = torch.tensor([reward.total for *_, reward in samples], device=device)
     correct = torch.tensor([reward.parts["correct"] for *_, reward in samples], device=device)
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
                       rollout.truncated)
-    if options.reward == "process":
+    if options.reward == "process":  # a process reward model scores the steps
         batch.step_rewards = prm.step_rewards(models.reward_model, rollout)
         batch.rewards = batch.step_rewards.sum(1)
     if options.ratio == "sequence" and options.dtype == "bfloat16":
-        # GSPO clips at 1 +- 0.0003; sampler and trainer differ by more, from rounding alone
+        # GSPO clips at 1 +- 0.0003, but in bfloat16 sampler and trainer round further apart
         batch.sampler_logp = batch.old_logp
         batch.old_logp = policy_logp(models.policy, batch, options)
-    if options.kl_coef:
+    if options.kl_coef:  # the reference policy
         batch.ref_logp = policy_logp(models.reference, batch, options)
-    if models.critic is not None:
+    if models.critic is not None:  # the critic
         if options.critic_hints:
             batch.group_mean_others = grpo.group_mean_others(batch.rewards, batch.group)
         batch.values = critic_values(models, batch, options)
@@ -217,14 +216,14 @@ def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -
     """The optimizer steps on a batch, one per mini-batch. Returns their metrics, averaged."""
     algo, updates = ALGORITHMS[options.algo][0], []
     for minibatch in ppo.minibatches(batch, options, rng):
-        minibatch, copies = dedup.merge_duplicates(minibatch)
+        minibatch, copies = dedup.merge_duplicates(minibatch)  # equal rows are computed once
         parts, sums = micro_batches(minibatch, models, options), Counter()
         for rows, counts in distributed.turns(parts):
             if not counts and not distributed.in_pieces(models.policy):
                 continue
             rows = torch.tensor(rows, device=copies.device)
             micro = minibatch.rows(rows)
-            with autocast(options):  # 4. loss, and its gradient
+            with autocast(options):  # 4. loss; the gradients of the micro-batches add up
                 loss, stats = algo.loss(models.policy, models.critic, micro, options)
             distributed.backward(loss if counts else 0 * loss, models.policy)
             if counts:
@@ -232,7 +231,7 @@ def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -
                 for name, total in dedup.sum_over_tokens(stats, micro.mask, copies[rows]).items():
                     sums[name] += total.double()
         sums = Counter({name: float(total) for name, total in sums.items()})
-        if parts:
+        if parts:  # add the gradients and metrics of the other processes
             distributed.add_up_gradients(p for g in optimizer.param_groups for p in g["params"])
             sums = distributed.add_up_counts(sums)
         updates.append(optimizer_step(models, optimizer, sums))  # 5. step
@@ -244,17 +243,21 @@ def optimizer_step(models: Models, optimizer, sums: Counter) -> dict:
 
     Raises FloatingPointError before the step if a loss or a gradient is not finite.
     """
+    # 1. clip the gradients
     norms = {"grad_norm": clip_gradients(models.policy)}
     if models.critic is not None:
         norms["grad_norm_critic"] = clip_gradients(models.critic)
-        if not math.isfinite(sums["value_loss"] + norms["grad_norm_critic"]):
-            raise FloatingPointError("the critic diverged: its loss is no longer a number; the "
-                                     "last checkpoint is kept. Try a lower --critic-lr")
+    # 2. refuse a step that would spoil the weights
+    if not math.isfinite(sums["value_loss"] + norms.get("grad_norm_critic", 0.0)):
+        raise FloatingPointError("the critic diverged: its loss is no longer a number; the "
+                                 "last checkpoint is kept. Try a lower --critic-lr")
     if not math.isfinite(sums["loss"] + norms["grad_norm"]):
         raise FloatingPointError("the loss is no longer a number; the last checkpoint is kept. "
                                  "Try a lower --lr")
+    # 3. step
     optimizer.step()
     optimizer.zero_grad()
+    # 4. metrics: the loss is a sum over tokens with weights, the others are means over tokens
     loss, tokens = sums.pop("loss", 0.0), sums.pop("tokens", 0.0) or 1.0
     return norms | {"loss": loss} | {name: total / tokens for name, total in sums.items()}
 
@@ -268,13 +271,14 @@ def clip_gradients(model) -> float:
 # --- the run around the loop
 
 def start(run_dir: Path, task, options: Options):
-    """The Models, the optimizer and the state: of the run's checkpoint if there is one, or of a
-    base model, which is measured first."""
+    """Models, optimizer and state: from the run's checkpoint, or from a base model."""
+    # 1. the policy, and the networks around it
     path, began = run_dir / "checkpoint.pt", time.perf_counter()
     saved = tensors.load(path) if path.exists() else None
     policy = gpt.from_state(saved, options.device) if saved else base_model(
         options, task, run_dir.parent)
     models, optimizer = make_models(policy, options)
+    # 2. continue from the checkpoint, or measure the base model
     if saved:
         state = restore(models, optimizer, saved)
         distributed.say(f"resuming after step {state['step']}")
@@ -282,7 +286,8 @@ def start(run_dir: Path, task, options: Options):
         state = new_state(options) | {"seconds_base": time.perf_counter() - began}
         measure(state, "before", models, task, options)
         runs.save_run(run_dir, models, optimizer, state)
-    for name in ("metrics.jsonl", "samples.jsonl"):  # steps after the checkpoint are made again
+    # 3. drop the log lines after the checkpoint: these steps are made again
+    for name in ("metrics.jsonl", "samples.jsonl"):
         distributed.first(lambda name=name: runs.forget_after(run_dir / name, state["step"]))
     return models, optimizer, state
 
@@ -296,17 +301,20 @@ def measure(state: dict, when: str, models: Models, task, options: Options) -> N
 
 def train(options: Options, resume: bool) -> None:
     """A whole run: base model, evaluation, training, evaluation, summary."""
+    # 1. join the other processes, check the options and the memory
     options.device = distributed.start(options.device)
     task = validate(options)
     config = config_of(options)
     memory_plan = memory.check(config, options)
     if options.init:
         distributed.say(memory_plan)
+    # 2. make or open the run's folder
     run_dir = distributed.first(lambda: runs.open_run(options, config, resume))
     if options.init:
         distributed.first(lambda: runs.keep_tokens(run_dir, options.init))
     if options.task == "file" and options.size == "tiny" and not options.init:
         distributed.say("a tiny model solves almost no problems in free text, such as GSM8K's")
+    # 3. base model, training, evaluation
     models, optimizer, state = start(run_dir, task, options)
     reinforce(task, models, optimizer, options, state, run_dir)
     measure(state, "after", models, task, options)

@@ -29,8 +29,8 @@ from infra import base_model, forward, metrics, tensors
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
-         "2", "--eval-problems", "4", "--max-new-tokens", "24", "--device", "cpu",
-         "--reward", "random"]  # so that a base which can do nothing has a gradient
+         "2", "--eval-problems", "4", "--eval-samples", "4", "--max-new-tokens", "24", "--device",
+         "cpu", "--reward", "random"]  # so that a base which can do nothing has a gradient
 
 
 def run(out, *flags):
@@ -652,6 +652,16 @@ def test_a_damaged_checkpoint_is_one_sentence(finished, tmp_path, capsys):
     assert run(tmp_path / "run", "--resume") == 1
     said = capsys.readouterr().err
     assert "checkpoint.pt is no checkpoint" in said and "Traceback" not in said
+
+
+def test_a_checkpoint_of_an_older_version_s_critic_is_refused(tmp_path, capsys):
+    flags = ["--algo", "ppo", "--critic-hints", "--steps", "0"]
+    assert run(tmp_path / "run", *flags) == 0
+    saved = tensors.load(tmp_path / "run" / "checkpoint.pt")
+    saved["critic"] = {"head.weight": torch.zeros(1, 131), "head.bias": torch.zeros(1)}
+    tensors.save(tmp_path / "run" / "checkpoint.pt", saved)
+    assert run(tmp_path / "run", *flags, "--resume") == 2
+    assert "older version" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_settings_or_without_resume_is_refused(finished, capsys):
