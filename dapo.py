@@ -26,6 +26,7 @@ from grpo import loss  # noqa: F401
 from ppo import Batch
 
 needs_critic = False
+dapo_options = True
 
 
 def informative(correct, group):

@@ -76,7 +76,7 @@ def prepare(batch: Batch, options) -> Batch:
 
 def loss(policy, critic, batch: Batch, options):
     """The policy's loss of a micro-batch and its metrics per token. There is no critic: None."""
-    logp, entropy = policy.score(batch.tokens, batch.mask, options.temperature,
+    logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature,
                                  entropy=bool(options.entropy_coef))
     ratio_logp = None
     if options.ratio == "sequence":  # old_logp + the response's log-ratio, so that GSPO's remains

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.packing import place
+from engine.packing import scatter_to_mask
 
 needs_critic = True
 MAX_LOG_RATIO = 20.0  # log-ratios are clamped to +-20 before exp
@@ -260,9 +260,9 @@ class Critic(nn.Module):
     def forward(self, hidden, batch: Batch):
         """Values (N, T). hidden (masked tokens, D) are the policy's; None for an own network."""
         if self.trunk is not None:
-            hidden = self.trunk.states(batch.tokens, batch.mask)
+            hidden = self.trunk.hidden_states(batch.tokens, batch.mask)
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 is too coarse for values
-            return place(self.head(hidden.float()).squeeze(1), batch.mask)
+            return scatter_to_mask(self.head(hidden.float()).squeeze(1), batch.mask)
 
 
 # --- the algorithm, as train.py calls it
@@ -295,14 +295,14 @@ def loss(policy, critic, batch: Batch, options):
     warm_up = batch.advantages is None
     # 1. the hidden states that each token was sampled from
     with torch.set_grad_enabled(not warm_up):
-        hidden = policy.states(batch.tokens, batch.mask)
+        hidden = policy.hidden_states(batch.tokens, batch.mask)
     # 2. the critic's loss
     errors = value_loss(critic(hidden, batch), batch.values, batch.returns, options.value_clip)
     total = options.value_coef * (batch.weights * errors).sum()
     metrics = {"value_loss": errors.detach()}
     # 3. the policy's loss
     if not warm_up:
-        logp, entropy = policy.score(batch.tokens, batch.mask, options.temperature, hidden,
+        logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature, hidden,
                                      bool(options.entropy_coef))
         policy_part, policy_metrics = policy_loss(logp, batch, options, entropy)
         total, metrics = total + policy_part, metrics | policy_metrics

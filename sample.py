@@ -1,58 +1,194 @@
-"""The command line of a trained run: ask it a question, or score it on a file of problems.
+"""Batched sampling with a KV cache, the plain way: prompts of different lengths in, tokens and
+their log-probs out.
 
-    python sample.py --run runs/NAME "47*6+85=?"
+    python sample.py --run runs/NAME "47*6+85=?"          ask a trained run
+
+The prompts are read once (prefill). Each later step reads one token per row and attends to the keys
+and values of all earlier tokens, which the cache holds (decode):
+
+    token[t] ~ softmax(logits[t-1] / temperature)         logp[t] = log of that softmax at token[t]
+
+A row's draws depend on its own seed, its prompt and the position alone (engine/rng.py), so it draws
+the same tokens in any batch. engine/sampler.py draws the same tokens faster and is what trains;
+`train.py --sampler plain` trains with this file. docs/sampler.md compares the two.
+Left out on purpose: finished rows leaving the batch, shared prefixes, CUDA graphs.
+Shapes: N = prompts * group_size rows, T tokens, S columns of the cache, V vocabulary, D width.
 """
 
 import argparse
 import codecs
 import json
 import sys
+from dataclasses import dataclass, fields
 
-import evaluate
-import tokenizer
-import verify
-from engine.sampler import generate
+import torch
+
+from engine.attention import attend, visibility_bias
+from engine.request import Request, assemble, make_request
+from engine.rng import sample_tokens, uniform
+from model import GPT, Config
+
+
+@dataclass
+class Rollout:
+    """Row i answers prompt group[i]. T is the length of the longest row."""
+
+    tokens: torch.Tensor     # (N, T) int64: prompt, response, padding
+    logp: torch.Tensor       # (N, T) of each response token when it was drawn; else 0
+    entropy: torch.Tensor    # (N, T) of the distribution it was drawn from, in nats; else 0
+    mask: torch.Tensor       # (N, T) 1.0 where the policy chose the token, the stop token included
+    group: torch.Tensor      # (N,) index of the prompt
+    truncated: torch.Tensor  # (N,) True where max_new_tokens came before a stop
+
+    def to(self, device) -> "Rollout":
+        return Rollout(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def responses(self) -> list[list[int]]:
+        """Token ids of each response, its stop token included."""
+        rows = zip(self.tokens.cpu(), self.mask.bool().cpu(), strict=True)
+        return [tokens[mask].tolist() for tokens, mask in rows]
+
+
+class KVCache:
+    """Keys and values of N rows, and the attention object (engine/attention.py) of a forward pass
+    that appends t tokens to each row. Row n holds tokens 0 .. lengths[n] - 1."""
+
+    applies_rope = False
+
+    def __init__(self, config: Config, n: int, capacity: int, device=None, dtype=None):
+        shape = (config.layers, n, config.kv_heads, capacity, config.head_dim)
+        self.keys, self.values = torch.zeros(2, *shape, device=device, dtype=dtype)
+        self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
+
+    def append(self, t: int) -> "KVCache":
+        """Says that the next forward pass reads t new tokens of each row."""
+        columns = torch.arange(self.keys.shape[3], device=self.lengths.device)
+        self.positions = self.lengths[:, None] + columns[:t]                  # (N, t)
+        self.visible = columns <= self.positions[:, None, :, None]            # (N, 1, t, S)
+        return self
+
+    def __call__(self, layer: int, q, k, v):
+        """Attention (M, H, d) of q (M, H, d), k and v (M, K, d), where M = N * t."""
+        keys, values, d = self.keys[layer], self.values[layer], q.shape[-1]
+        n, t = self.positions.shape
+        q, k, v = (x.view(n, t, -1, d).transpose(1, 2) for x in (q, k, v))    # (N, heads, t, d)
+        # 1. write the new keys and values at their positions
+        index = self.positions[:, None, :, None].expand_as(k)
+        keys.scatter_(2, index, k)
+        values.scatter_(2, index, v)
+        # 2. H / K query heads share a key/value head: they are further queries of it
+        kv_heads, share = k.shape[1], q.shape[1] // k.shape[1]
+        bias = visibility_bias(self.visible, q.dtype).repeat(1, 1, share, 1)
+        y = attend(q.reshape(n, kv_heads, share * t, d), keys, values, bias, d, t)
+        return y.reshape(n, -1, t, d).transpose(1, 2).flatten(0, 1)
+
+
+def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 96,
+             temperature: float = 1.0, seed=0, *, stop, pad: int, stop_table=None, prefixes=None,
+             top_k: int = 0, top_p: float = 1.0, max_rows: int = 0, on_token=None) -> Rollout:
+    """Samples group_size responses to each prompt.
+
+    stop: a token id or several; a response ends with one, or with the token that completes a stop
+    string. stop_table (V, states): the automaton of stop strings (tokenizer.stop_table). seed: an
+    int, or a list with a seed per row. prefixes: the given beginning of each prompt's responses;
+    they are not in the mask, and the draws continue as if they had been drawn. Temperature 0 is
+    greedy. on_token(id) is called for each token of a single row. max_rows is for the fast sampler.
+    Raises ValueError as engine.request.make_request does."""
+    request = make_request(model, prompts, group_size, max_new_tokens, temperature, seed, stop,
+                           stop_table, prefixes, top_k, top_p)
+    return Rollout(**assemble(request, decode(model, request, on_token), pad))
+
+
+@torch.inference_mode()
+def decode(model: GPT, request: Request, on_token) -> dict:
+    """Draws all rows: tokens, logp and entropy (N, max_new_tokens), the number of `drawn` tokens
+    (N,), and which rows are `truncated` (N,)."""
+    device, n, steps = request.seeds.device, len(request.seeds), request.max_new_tokens
+    of_row = torch.arange(n, device=device) // request.group_size             # prompt of each row
+    lengths = torch.tensor([len(text) for text in request.texts], device=device)[of_row]
+    out = {"tokens": torch.zeros(n, steps, dtype=torch.int64, device=device),
+           "logp": torch.zeros(n, steps, device=device),
+           "entropy": torch.zeros(n, steps, device=device),
+           "drawn": torch.zeros(n, dtype=torch.int64, device=device)}
+    active = torch.ones(n, dtype=torch.bool, device=device)
+    state = request.stop_states[of_row]
+    stop_ids = torch.tensor(request.stop_ids, dtype=torch.int64, device=device)
+
+    # 1. Prefill: read all prompts, padded on the right. Padding is written behind the prompt's end,
+    #    where no token of the prompt looks and where the response overwrites it.
+    width = max(map(len, request.texts))
+    texts = torch.tensor([text + [0] * (width - len(text)) for text in request.texts],
+                         device=device)[of_row]                               # (N, width)
+    cache = KVCache(model.config, n, width + steps, device, model.embedding.weight.dtype)
+    hidden = model(texts, cache.append(width))                                # (N, width, D)
+    hidden = hidden[torch.arange(n, device=device), lengths - 1]              # (N, D)
+    cache.lengths = lengths
+
+    for step in range(steps):
+        # 2. Sample the next token of each row from the logits of its last token.
+        u = uniform(request.seeds, request.offsets[of_row] + step)
+        token, logp, entropy = sample_tokens(model.logits(hidden), u, *request.sampling)
+        for name, x in (("tokens", token), ("logp", logp), ("entropy", entropy)):
+            out[name][:, step] = torch.where(active, x, 0)
+        out["drawn"] += active
+        if on_token:
+            on_token(token[0].item())
+        # 3. Stop: a stop token, or the last state of the stop-string automaton.
+        active = active & ~torch.isin(token, stop_ids)
+        if request.stop_table is not None:
+            state = request.stop_table[token, state]
+            active = active & (state < request.stop_table.shape[1] - 1)
+        if step + 1 == steps or not active.any():
+            break
+        # 4. Decode: read the new token; attention finds all earlier ones in the cache.
+        hidden = model(token[:, None], cache.append(1))[:, 0]                 # (N, D)
+        cache.lengths = cache.lengths + 1
+    return out | {"truncated": active}
 
 
 def main(argv=None) -> int:
-    """The command line of sample.py: one question, answered as it is written, or a file of
-    problems, scored."""
+    """The command line: answers one question as it is written, or scores a file of problems."""
+    import evaluate  # this command stands on top of the other files
+    import tokenizer
+    import verify
+
     parser = argparse.ArgumentParser("sample.py", description="Asks a trained run.")
     parser.add_argument("question", nargs="?", help='such as "47*6+85=?"')
     parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
     parser.add_argument("--problems", help="JSONL of question and answer: prints one JSON line")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--top-k", type=int, default=0, help="the likeliest tokens alone; 0: all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="the fewest tokens that hold this "
-                        "share of the probability")
+    parser.add_argument("--top-k", type=int, default=0, help="most likely tokens kept; 0: all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="share of the probability "
+                        "that the fewest tokens kept must hold")
     parser.add_argument("--max-new-tokens", type=int, help="default: as in training")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
         if (args.question is None) == (args.problems is None):
             raise ValueError("give either a question or --problems FILE")
-        policy, settings = evaluate.trained(args.run)
+        policy, settings = evaluate.load_run(args.run)
         longest, how = settings["max_new_tokens"], dict(top_k=args.top_k, top_p=args.top_p)
         if args.max_new_tokens is not None:
             longest = args.max_new_tokens
         if args.question is not None:
-            reader = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be 4 tokens
+            # a character may have up to four tokens
+            reader = codecs.getincrementaldecoder("utf-8")("replace")
 
             def show(token):
                 if token not in tokenizer.STOPS:
                     print(reader.decode(tokenizer.decode_bytes([token])), end="", flush=True)
             generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
-                     args.seed, on_token=show, **evaluate.ending(policy), **how)
+                     args.seed, on_token=show, **evaluate.stop_conditions(policy), **how)
             print(reader.decode(b"", final=True))
             return 0
-        problems = evaluate.problems_of(args.problems, settings)
-        rollout, texts = evaluate.respond(policy, problems, 1, args.temperature, args.seed, longest,
-                                          **how)
+        problems = evaluate.read_problems(args.problems, settings)
+        rollout, texts = evaluate.sample_responses(policy, problems, 1, args.temperature,
+                                                   args.seed, longest, **how)
     except (ValueError, OSError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2
-    result = evaluate.share(verify.written_correct(p, t)
-                            for p, t in zip(problems, texts, strict=True))
+    result = evaluate.proportion(verify.written_correct(p, t)
+                                 for p, t in zip(problems, texts, strict=True))
     print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
                       "length": float(rollout.mask.sum(1).mean()),
                       "truncated": float(rollout.truncated.float().mean())}))

@@ -32,12 +32,13 @@ import model as gpt
 import ppo
 import prm
 import tasks
-from config import ALGORITHMS, SAMPLERS, Options, config_of, parse, validate
+from config import ALGORITHMS, SAMPLERS, Options
 from engine import dedup
-from infra import distributed, memory, tensors
+from infra import distributed, memory
 from infra import metrics as log
 from infra import run_dir as runs
 from infra.base_model import base_model
+from infra.cli import config_of, parse, validate
 from infra.forward import autocast, critic_values, micro_batches, policy_logp
 from infra.models import Models, make_models, restore
 from infra.run_dir import UserError
@@ -67,14 +68,14 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
     state, history = state or new_state(options), []
     train_task = tasks.mixed(task, options.train_levels)
-    with log.progress_bar(options, state) as bar, runs.Stop() as stop:
+    with log.progress_bar(options, state) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
             timer, rng = log.Timer(), random.Random(f"{options.seed} {state['step']}")
             now, attempts, wanted = options_at(state, options), [], options.prompts
             while wanted:  # once; with DAPO's dynamic sampling, until the batch is full
                 # 1. Rollout: a group of responses to each problem.
                 problems = train_task.draw(rng, wanted)
-                rollout, texts = evaluate.respond(
+                rollout, texts = evaluate.sample_responses(
                     models.sampler, problems, now.group_size, now.temperature,
                     rng.getrandbits(62), now.max_new_tokens, generate=generate)
                 timer.lap("seconds_sample")
@@ -100,7 +101,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             state["seconds_rl"] += timer.total()
             history.append(metrics | timer)
             log.show_progress(bar, history[-1])
-            stopping = any(distributed.everyone(stop.requested))
+            stopping = any(distributed.all_gather(stop.requested))
             if run_dir:
                 log.save_step(run_dir, history[-1], attempts, models, optimizer, state, stopping)
             if stopping:
@@ -163,9 +164,8 @@ def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
     kind = "correct" if options.reward == "process" else options.reward  # see build_batch
     rows = [(problems[group], text, rng.random())
             for group, text in zip(rollout.group.tolist(), texts, strict=True)]
-    rewards = distributed.each(lambda row: task.score(row[0], row[1], kind, row[2]), rows)
-    return [(problem, text, reward)
-            for (problem, text, _), reward in zip(rows, rewards, strict=True)]
+    rewards = distributed.parallel_map(lambda row: task.score(row[0], row[1], kind, row[2]), rows)
+    return [(problem, text, r) for (problem, text, _), r in zip(rows, rewards, strict=True)]
 
 
 def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch:
@@ -218,8 +218,8 @@ def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -
     for minibatch in ppo.minibatches(batch, options, rng):
         minibatch, copies = dedup.merge_duplicates(minibatch)  # equal rows are computed once
         parts, sums = micro_batches(minibatch, models, options), Counter()
-        for rows, counts in distributed.turns(parts):
-            if not counts and not distributed.in_pieces(models.policy):
+        for rows, counts in distributed.local_batches(parts):
+            if not counts and not distributed.is_sharded(models.policy):
                 continue
             rows = torch.tensor(rows, device=copies.device)
             micro = minibatch.rows(rows)
@@ -232,8 +232,8 @@ def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -
                     sums[name] += total.double()
         sums = Counter({name: float(total) for name, total in sums.items()})
         if parts:  # add the gradients and metrics of the other processes
-            distributed.add_up_gradients(p for g in optimizer.param_groups for p in g["params"])
-            sums = distributed.add_up_counts(sums)
+            distributed.all_reduce_gradients(p for g in optimizer.param_groups for p in g["params"])
+            sums = distributed.all_reduce_counts(sums)
         updates.append(optimizer_step(models, optimizer, sums))  # 5. step
     return log.average_updates(updates)
 
@@ -265,7 +265,7 @@ def optimizer_step(models: Models, optimizer, sums: Counter) -> dict:
 def clip_gradients(model) -> float:
     """The norm of the model's gradient, which is then clipped to MAX_GRAD_NORM."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-    return float(distributed.whole(norm))
+    return float(distributed.full_tensor(norm))
 
 
 # --- the run around the loop
@@ -274,28 +274,29 @@ def start(run_dir: Path, task, options: Options):
     """Models, optimizer and state: from the run's checkpoint, or from a base model."""
     # 1. the policy, and the networks around it
     path, began = run_dir / "checkpoint.pt", time.perf_counter()
-    saved = tensors.load(path) if path.exists() else None
+    saved = runs.load_checkpoint(run_dir) if path.exists() else None
     policy = gpt.from_state(saved, options.device) if saved else base_model(
         options, task, run_dir.parent)
     models, optimizer = make_models(policy, options)
     # 2. continue from the checkpoint, or measure the base model
     if saved:
         state = restore(models, optimizer, saved)
-        distributed.say(f"resuming after step {state['step']}")
+        distributed.print_rank0(f"resuming after step {state['step']}")
     else:
         state = new_state(options) | {"seconds_base": time.perf_counter() - began}
         measure(state, "before", models, task, options)
         runs.save_run(run_dir, models, optimizer, state)
     # 3. drop the log lines after the checkpoint: these steps are made again
     for name in ("metrics.jsonl", "samples.jsonl"):
-        distributed.first(lambda name=name: runs.forget_after(run_dir / name, state["step"]))
+        distributed.on_rank0(lambda name=name: runs.truncate_log(run_dir / name, state["step"]))
     return models, optimizer, state
 
 
 def measure(state: dict, when: str, models: Models, task, options: Options) -> None:
-    """Evaluates the policy and prints the result, `when` being "before" or "after" training."""
+    """Evaluates the policy and prints the result. `when` is "before" or "after" training."""
     began = time.perf_counter()
-    state[when] = evaluate.report(models.sampler, task, options, when, SAMPLERS[options.sampler])
+    generate = SAMPLERS[options.sampler]
+    state[when] = evaluate.evaluate_and_print(models.sampler, task, options, when, generate)
     state["seconds_eval"] = state.get("seconds_eval", 0.0) + time.perf_counter() - began
 
 
@@ -307,13 +308,13 @@ def train(options: Options, resume: bool) -> None:
     config = config_of(options)
     memory_plan = memory.check(config, options)
     if options.init:
-        distributed.say(memory_plan)
+        distributed.print_rank0(memory_plan)
     # 2. make or open the run's folder
-    run_dir = distributed.first(lambda: runs.open_run(options, config, resume))
+    run_dir = distributed.on_rank0(lambda: runs.open_run(options, config, resume))
     if options.init:
-        distributed.first(lambda: runs.keep_tokens(run_dir, options.init))
+        distributed.on_rank0(lambda: runs.save_tokenizer(run_dir, options.init))
     if options.task == "file" and options.size == "tiny" and not options.init:
-        distributed.say("a tiny model solves almost no problems in free text, such as GSM8K's")
+        distributed.print_rank0("a tiny model solves almost no free-text problems like GSM8K's")
     # 3. base model, training, evaluation
     models, optimizer, state = start(run_dir, task, options)
     reinforce(task, models, optimizer, options, state, run_dir)
@@ -324,7 +325,7 @@ def train(options: Options, resume: bool) -> None:
 def main(argv=None) -> int:
     """The command line. Returns the exit code: 2 for bad input, 1 for a run that failed."""
     options, resume = parse(argv)
-    runs.keep_freed_memory()
+    runs.tune_malloc()
     code, message = 0, ""
     try:
         train(options, resume)
@@ -335,11 +336,10 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         code, message = 130, "\nstopped; the same command with --resume continues the run"
     except RuntimeError as error:
-        if not distributed.left_alone(error):
+        if not distributed.is_peer_failure(error):
             raise
-        code, message = 1, ("train.py: another process has died, and this one cannot continue "
-                            "without it; --resume continues from the last checkpoint "
-                            f"({error})")
+        code, message = 1, ("train.py: another process has died; --resume continues from the last "
+                            f"checkpoint ({error})")
     if message and (distributed.rank() == 0 or code == 1):
         print(message, file=sys.stderr)
     distributed.stop()
@@ -347,4 +347,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    distributed.leave(main())
+    distributed.exit_process(main())

@@ -236,6 +236,15 @@ def claims_to_be_right(text: str) -> bool:
     return well_formed(text) and bool(CLAIM.search(text.partition("</think>")[0]))
 
 
+REWARDS = {  # name -> function of (parts, text, coin)
+    "correct": lambda parts, text, coin: parts["correct"] + FORMAT_WEIGHT * parts["format"],
+    "sign": lambda parts, text, coin: 2 * parts["correct"] - 1,
+    "format": lambda parts, text, coin: parts["format"],
+    "random": lambda parts, text, coin: float(coin < 0.5),
+    "claim": lambda parts, text, coin: float(claims_to_be_right(text)),
+}
+
+
 def reward(correct, problem, text: str, kind: str = "correct", coin: float = 0.0) -> Reward:
     """R1-Zero's reward of a response, `correct` being one of the functions above: 1 for a right
     answer and FORMAT_WEIGHT for the form. The controls pay 1 or 0: kind "format" for the form
@@ -245,10 +254,7 @@ def reward(correct, problem, text: str, kind: str = "correct", coin: float = 0.0
     MAX_CHARS is as an empty one."""
     text = text if len(text) <= MAX_CHARS else ""
     parts = {"correct": float(correct(problem, text)), "format": float(well_formed(text))}
-    total = {"correct": parts["correct"] + FORMAT_WEIGHT * parts["format"],
-             "sign": 2 * parts["correct"] - 1, "format": parts["format"],
-             "random": float(coin < 0.5), "claim": float(claims_to_be_right(text))}[kind]
-    return Reward(total, parts)
+    return Reward(REWARDS[kind](parts, text, coin), parts)
 
 
 # --- for a reward of your own: nothing that train.py pays uses these

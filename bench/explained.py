@@ -1,6 +1,6 @@
 """How much of the variance of the returns a critic could explain, for a trained policy.
 
-    python bench/explained.py --run runs/NAME [--write]        an arithmetic run; a minute
+    python bench/explained.py --run runs/NAME [--write FILE.json]      an arithmetic run; a minute
 
 The data are four answers to each of 1,536 training problems. A critic may know the problem's
 difficulty (the mean of the other three answers) and how likely the text so far was: these are the
@@ -25,7 +25,7 @@ import ppo  # noqa: E402
 import sft  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
-from bench.sample import heading, write  # noqa: E402
+from bench.sample import new_report, write  # noqa: E402
 from engine import critic_hints  # noqa: E402
 
 PROBLEMS, ANSWERS = 1536, 4
@@ -63,15 +63,16 @@ def fitted(features, returns, train, steps: int = 800) -> torch.Tensor:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--run", required=True)
-    parser.add_argument("--write", action="store_true", help="into bench/RESULTS.md")
+    parser.add_argument("--write", type=Path, help="a JSON file, such as bench/runs/NAME.json")
     args = parser.parse_args()
     try:
-        policy, settings = evaluate.trained(args.run)
+        policy, settings = evaluate.load_run(args.run)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     task = tasks.Arithmetic(settings["level"])
     problems = task.draw(random.Random(5), PROBLEMS)
-    rollout, texts = evaluate.respond(policy, problems, ANSWERS, 1.0, 1, settings["max_new_tokens"])
+    rollout, texts = evaluate.sample_responses(policy, problems, ANSWERS, 1.0, 1,
+                                               settings["max_new_tokens"])
     mask = rollout.mask
     right = torch.tensor([float(task.correct(problems[i // ANSWERS], text))
                           for i, text in enumerate(texts)])
@@ -90,14 +91,16 @@ def main():
     returns = right[:, None] * mask
     half = (torch.arange(len(right)) < len(right) // 2)[:, None]
     train, test = (mask > 0) & half, (mask > 0) & ~half
-    lines = heading("What a critic could explain", "python bench/explained.py --run RUN", [])
-    lines += [f"Arithmetic, {len(right)} answers of a {settings['algo']} run of "
-              f"{settings['steps']} steps, {float(right.mean()):.1%} right.", "",
-              "| what is known of a state | explained variance |", "|---|---|"]
+    report = new_report("What a critic could explain", "python bench/explained.py --run RUN", [])
+    rows = []
     for name, features in known.items():
-        found = ppo.explained_variance(fitted(features, returns, train), returns, test.float())
-        lines.append(f"| {name} | {found:.2f} |")
-    write(lines, args.write)
+        values = fitted(features, returns, train)
+        rows.append([name, f"{ppo.explained_variance(values, returns, test.float()):.2f}"])
+    report["tables"].append({
+        "caption": f"Arithmetic, {len(right)} answers of a {settings['algo']} run of "
+                   f"{settings['steps']} steps, {float(right.mean()):.1%} right.",
+        "columns": ["what is known of a state", "explained variance"], "rows": rows})
+    write(report, args.write)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ import model as gpt  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, cpu, seconds, version_of  # noqa: E402
 from bench.step import an_update  # noqa: E402
-from config import parse  # noqa: E402
 from engine import sampler, slots  # noqa: E402
+from infra.cli import parse  # noqa: E402
 
 SHAPES = {  # random weights in the shapes of real models
     "SmolLM2-135M": dict(vocab_size=49152, layers=30, width=576, heads=9, kv_heads=3, hidden=1536),
@@ -88,10 +88,10 @@ def decode(args):
     c, b = policy.config, policy.embedding.weight.element_size()
     tokens = rows * (prompt + new / 2)  # in the cache, on average
     weights = sum(p.numel() for p in policy.parameters() if p.dim() == 2)
-    floor = (tokens * 2 * c.layers * c.kv_heads * c.head * b / speed
+    floor = (tokens * 2 * c.layers * c.kv_heads * c.head_dim * b / speed
              + max(b * weights / speed, 2 * weights * rows / peak))
     step = (whole - prefill) / (new - 1)
-    at_once = len(slots.places_for(policy, 1, 1, 1).row)  # fewer where memory is short
+    at_once = len(slots.slots_of(policy, 1, 1, 1).row_id)  # fewer where memory is short
     yield (f"| {args.shape} | {rows}, {at_once} | {rows * new / whole:,.0f} | {step * 1e3:.2f} ms "
            f"| {floor / step:.0%} of {floor * 1e3:.2f} ms ({speed / 1e9:,.0f} GB/s, "
            f"{peak / 1e12:.0f} TFLOP/s) | {prefill:.2f} s | {max(0, capture - 2 * whole):.1f} s |")

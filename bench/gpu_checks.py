@@ -9,7 +9,7 @@ import torch
 
 import tokenizer
 from bench.gpu import made
-from engine import graphs, kernels, sampler, slots
+from engine import graphs, kernels, sampler
 
 STOP, PAD = 28, 29
 
@@ -21,7 +21,7 @@ def small_world(device, dtype=torch.float32):
     with torch.no_grad():
         for p in policy.parameters():
             p.mul_(5 if p.dim() == 2 else 1)
-        policy.head.weight[STOP] *= 0.3
+        policy.lm_head.weight[STOP] *= 0.3
     rng = torch.Generator().manual_seed(1)
     lengths = [int(n) for n in torch.randint(1, 60, (24,), generator=rng)]
     prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in lengths]
@@ -58,13 +58,13 @@ def lines(args):
     first = generate()
     whole = first.responses()
     again = generate().responses()   # by now all are graphs
-    [(_, batch)] = slots.KEPT[policy].values()
+    [(_, batch)] = policy.slot_pool.kept.values()
     captured = sum(map(callable, batch.recorded.values()))
     yield line("the same again, graphs captured", whole == again, f"{captured} graphs, "
                     f"{'with' if kernels.triton else 'without'} Triton")
-    kept, graphs.AS_IT_IS[device] = graphs.AS_IT_IS[device], math.inf
+    kept, graphs.WARMUP_STEPS[device] = graphs.WARMUP_STEPS[device], math.inf
     plain = generate(copy.deepcopy(policy)).responses()
-    graphs.AS_IT_IS[device] = kept
+    graphs.WARMUP_STEPS[device] = kept
     yield line("the same without graphs", whole == plain)
     triton, kernels.triton = kernels.triton, None
     plain = generate(copy.deepcopy(policy)).responses()
@@ -79,7 +79,7 @@ def lines(args):
     for strings in (["ab", "cad", "e"], ["bc", "d"]):  # two tables, each with graphs of its own
         table = tokenizer.stop_table(letters, strings).to(device)
         for _ in range(2):  # the second time all are graphs, which hold the automaton
-            cut = generate(strings=table).responses()
+            cut = generate(stop_table=table).responses()
         texts = [b"".join(letters[token] for token in ids) for ids in whole]
         pattern = "|".join((*strings, "$")).encode()
         want = [ids[:re.search(pattern, text).end()]
@@ -106,7 +106,7 @@ def gradients(device):
     for kind in ("cpu", device):
         policy, prompts = small_world(kind)
         tokens = torch.tensor([(p * 40)[:40] for p in prompts], device=kind)
-        logp, entropy = policy.score(tokens, torch.ones_like(tokens, dtype=torch.float32), 0.7)
+        logp, entropy = policy.logprobs(tokens, torch.ones_like(tokens, dtype=torch.float32), 0.7)
         (logp.sum() + entropy.sum()).backward()
         found.append([p.grad.cpu() for p in policy.parameters()])
     far = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*found, strict=True))

@@ -11,8 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 import train
 from bench.gpu import SHAPES, made
 from bench.step import an_update
-from engine import kernels, sampler
-from engine import rng as drawing
+from engine import kernels, rng, sampler
 
 BF16 = torch.bfloat16
 ROUNDS = 20
@@ -60,16 +59,16 @@ def attention(rows, kv_heads, group, d=64, longest=640, capacity=768):
     for block, warps, stages in ((32, 1, 3), (32, 2, 3), (64, 1, 3), (64, 2, 3), (64, 4, 2),
                                  (64, 4, 3), (64, 4, 4), (128, 2, 3), (128, 4, 2), (128, 4, 3),
                                  (128, 8, 3)):
-        took = milliseconds(lambda how=(block, warps, stages): kernels.attend(
+        took = milliseconds(lambda how=(block, warps, stages): kernels.decode_attention(
             q, k, v, cos, sin, *layer(), lengths, *how))
         yield f"attend {block}/{warps}/{stages} {took:.3f} ({moved / took / 1e6:,.0f} GB/s)"
 
 
 def drawn(rows, vocab):
     logits, u = 3 * torch.randn(rows, vocab, device="cuda"), torch.rand(rows, device="cuda")
-    yield f"kernel {milliseconds(lambda: kernels.draw(logits, u, 1.0)):.3f}"
+    yield f"kernel {milliseconds(lambda: kernels.sample_tokens(logits, u, 1.0)):.3f}"
     triton, kernels.triton = kernels.triton, None
-    yield f"plain {milliseconds(lambda: drawing.draw(logits, u, 1.0)):.3f}"
+    yield f"plain {milliseconds(lambda: rng.sample_tokens(logits, u, 1.0)):.3f}"
     kernels.triton = triton
 
 

@@ -1,73 +1,325 @@
-"""Draws accuracy and length against step from the metrics of runs, one line a run.
+"""Draws the curves of runs, and all figures of the documentation.
 
-    python bench/plot.py bench/runs/grpo-arithmetic-{0,1,2} --out bench/learning.png
-    python bench/plot.py bench/runs/grpo-arithmetic-0-claim --hacking --out bench/hacking.png
+    python bench/plot.py runs/NAME [runs/OTHER ...] --out curves.png      accuracy and length
+    python bench/plot.py runs/NAME --hacking --out hacking.png            reward and accuracy
+    python bench/plot.py                                                  all figures of docs/img/
 
---hacking draws the reward that was paid beside the true accuracy, a panel a run, to see a verifier
-or a judge being fooled.
-Needs matplotlib (requirements-dev.txt)."""
+The figures of docs/img/ are drawn from bench/runs/. A line is the mean over seeds. Its band is the
+range of the seeds for run folders, and the 95% bootstrap interval over seeds for comparisons.
+Colours are those of Okabe and Ito, which colour-blind readers tell apart. Needs matplotlib.
+"""
 
 import argparse
-import json
+import sys
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.results_search import KS, select  # noqa: E402
+from bench.stats import (  # noqa: E402
+    ROOT,
+    RUNS,
+    bootstrap,
+    column,
+    group_by,
+    read_json,
+    read_jsonl,
+)
 
-def read(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+IMAGES = ROOT / "docs" / "img"
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = COLOURS = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+GREY = "#777777"
+STEP = "step of reinforcement learning"
+plt.rcParams.update({
+    "font.size": 12, "axes.titlesize": 12.5, "axes.grid": True, "grid.alpha": 0.25,
+    "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2,
+    "legend.frameon": False, "savefig.dpi": 130, "figure.constrained_layout.use": True})
 
 
-def hacking(runs: list[Path], out: str):
-    figure, row = plt.subplots(1, len(runs), figsize=(1 + 4 * len(runs), 3.2), squeeze=False,
-                               constrained_layout=True)
-    for run, axes in zip(runs, row[0], strict=True):
-        lines = read(run)
-        steps = [line["step"] for line in lines]
-        paid, right = ([line[name] for line in lines] for name in ("reward", "accuracy"))
-        scale = axes.twinx() if max(paid) > 1.2 else axes  # a sum over steps has its own
-        curves = scale.plot(steps, paid, color="C0", label="reward paid")
-        curves += axes.plot(steps, right, color="C1", label="right answers")
-        scale.set_ylim(0, None)
-        axes.set(xlabel="step of reinforcement learning", ylim=(0, 1.02), title=run.name)
-        axes.legend(handles=curves, fontsize=8, loc="center right")
-        axes.grid(alpha=0.2)
-    figure.savefig(out, dpi=150)
+def percent_axis(axes, label: str) -> None:
+    axes.set(ylabel=label, ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
 
 
-def main():
+def banded(axes, x, curves, colour, label: str, style: str = "-", marker: str = "") -> None:
+    """The mean of curves (runs, points) over the runs, and the range of the runs as a band."""
+    axes.plot(x, np.mean(curves, 0), style, color=colour, label=label, marker=marker)
+    axes.fill_between(x, np.min(curves, 0), np.max(curves, 0), color=colour, alpha=0.18, lw=0)
+
+
+def save(figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.get_layout_engine().set(w_pad=0.1)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+# --- run folders
+
+def metric(run: Path, name: str) -> list:
+    return [line[name] for line in read_jsonl(run / "metrics.jsonl")]
+
+
+def evaluations(run: Path) -> tuple[list, list]:
+    """Steps and held-out greedy accuracies of a run, from before its first step on."""
+    points = [(line["step"], line["eval_accuracy"]) for line in read_jsonl(run / "metrics.jsonl")
+              if "eval_accuracy" in line]
+    return tuple(zip((0, read_json(run / "summary.json")["accuracy_before"]), *points,
+                     strict=True))
+
+
+def steps_of(run: Path) -> list[int]:
+    return metric(run, "step")
+
+
+def curves(runs: list[Path], out: Path) -> None:
+    """Accuracy and length of some runs, a colour a run: for a reader's own runs."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4))
+    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+        left.plot(*evaluations(run), "o-", color=colour, label=run.name)
+        left.plot(steps_of(run), metric(run, "accuracy"), color=colour, alpha=0.4, lw=1)
+        right.plot(steps_of(run), metric(run, "length"), color=colour)
+    left.set(xlabel=STEP, title="Right answers: held out, greedy (dots); sampled (thin)")
+    percent_axis(left, "right answers")
+    right.set(xlabel=STEP, ylabel="tokens", ylim=(0, None), title="Mean length of an answer")
+    figure.legend(loc="outside lower center", ncols=3)
+    save(figure, out)
+
+
+def hacking(runs: list[Path], out: Path, title: str = "Reward paid, and right answers") -> None:
+    """The reward that was paid beside the true accuracy: to see a verifier being fooled. A reward
+    that exceeds 1, such as a sum over steps, gets a panel of its own."""
+    paid = [metric(run, "reward") for run in runs]
+    apart = np.max(paid) > 1.05
+    figure, row = plt.subplots(1, 1 + apart, figsize=(8 + 3 * apart, 4.4), squeeze=False)
+    left, right = row[0][0], row[0][-1]
+    banded(left, steps_of(runs[0]), paid, RED, "reward paid")
+    banded(right, steps_of(runs[0]), [metric(run, "accuracy") for run in runs], BLUE,
+           "right answers (sampled)", "--")
+    left.set(xlabel=STEP, title=title, ylabel="reward", ylim=(0, None))
+    right.set_xlabel(STEP)
+    percent_axis(right, "right answers" if apart else "share of the answers")
+    figure.legend(loc="outside lower center", ncols=2)
+    save(figure, out)
+
+
+def learning(out: Path) -> None:
+    """The default run: accuracy with its control, and length."""
+    runs = sorted(RUNS.glob("grpo-arithmetic-[0-9]"))
+    control = RUNS / "grpo-arithmetic-0-random"
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
+    at, greedy = evaluations(runs[0])[0], [evaluations(run)[1] for run in runs]
+    banded(left, at, greedy, BLUE, "held-out problems, greedy", marker="o")
+    sampled = [metric(run, "accuracy") for run in runs]
+    banded(left, steps_of(runs[0]), sampled, ORANGE, "training problems, sampled")
+    left.plot(*evaluations(control), "s--", color=GREY, label="control: random reward, greedy")
+    before, after = (mean(read_json(run / "summary.json")[f"accuracy_{when}"] for run in runs)
+                     for when in ("before", "after"))
+    left.set(xlabel=STEP, title=f"Right answers: {before:.1%} before, {after:.1%} after "
+             f"({len(runs)} seeds)")
+    percent_axis(left, "right answers")
+    lengths = [metric(run, "length") for run in runs]
+    banded(right, steps_of(runs[0]), lengths, ORANGE, "")
+    first, last = (np.mean([length[i] for length in lengths]) for i in (0, -1))
+    right.set(xlabel=STEP, ylabel="mean length, tokens", ylim=(0, None),
+              title=f"Answers show working: {first:.0f} tokens become {last:.0f}")
+    figure.legend(loc="outside lower center", ncols=3)
+    save(figure, out)
+
+
+def process(out: Path) -> None:
+    """Paid by a process reward model: the reward rises, right answers need not."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
+    runs = sorted(RUNS.glob("ppo-chain-process-[0-9]"))
+    styles = zip(runs, (BLUE, RED, GREEN), ("o", "s", "^"), strict=True)
+    for run, colour, marker in styles:
+        name = f"seed {run.name[-1]}"
+        left.plot(steps_of(run), metric(run, "reward"), color=colour)
+        right.plot(*evaluations(run), marker=marker, color=colour, label=name)
+    left.set(xlabel=STEP, ylabel="reward of an answer (sum over its steps)", ylim=(0, None),
+             title="The reward model pays more and more")
+    right.set(xlabel=STEP, title="Right answers follow, but for seed 1")
+    percent_axis(right, "right answers, held out, greedy")
+    figure.legend(loc="outside lower center", ncols=3)
+    save(figure, out)
+
+
+def wait(out: Path) -> None:
+    """Task wait: accuracy, answers that say wait, and length, for four bases."""
+    names = {"grpo-wait-0": "seed 0", "grpo-wait-1": "seed 1", "grpo-wait-2": "seed 2",
+             "grpo-wait-0-two-threads": "seed 0, other base"}
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.6))
+    for (folder, name), colour, style in zip(names.items(), (RED, BLUE, GREEN, PURPLE),
+                                             ("-", "-", "-", "--"), strict=True):
+        run = RUNS / folder
+        left.plot(*evaluations(run), style, marker="o", color=colour, label=name)
+        middle.plot(steps_of(run), metric(run, "self_check"), style, color=colour)
+        right.plot(steps_of(run), metric(run, "length"), style, color=colour)
+    left.set(xlabel=STEP, title="Three of four bases learn")
+    percent_axis(left, "right answers, held out, greedy")
+    middle.set(xlabel=STEP, title="In these three, `wait` rises first")
+    percent_axis(middle, "answers that say `wait`")
+    middle.set_ylim(0, 0.8)
+    right.set(xlabel=STEP, ylabel="mean length, tokens", ylim=(0, None),
+              title="Answers get shorter again")
+    figure.legend(loc="outside lower center", ncols=4)
+    save(figure, out)
+
+
+# --- comparisons
+
+def comparison_curve(axes, runs, name: str, colour, label: str, style: str) -> None:
+    """The mean over seeds of a metric against sampled tokens, with its 95% interval."""
+    grid, interpolated = np.linspace(0.05, 1, 40), []
+    for run in runs:
+        points = [(t, y) for t, y in zip(column(run, "tokens"), column(run, name), strict=True)
+                  if y is not None]
+        interpolated.append(np.interp(grid * points[-1][0], *zip(*points, strict=True)))
+    middle, low, high = zip(*(bootstrap(values, 2000) for values in np.transpose(interpolated)),
+                            strict=True)
+    x = grid * mean(column(run, "tokens")[-1] for run in runs) / 1e3
+    axes.plot(x, middle, style, color=colour, label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def comparison(groups: dict, panels: dict):
+    """A panel a metric: {name: (title, y label, whether in percent)}; a line a group."""
+    figure, row = plt.subplots(1, len(panels), figsize=(13, 4.9))
+    styles = ("-", "--", "-.", "-", "--", "-.")
+    for axes, (name, (title, label, in_percent)) in zip(row, panels.items(), strict=True):
+        colours = (BLACK, ORANGE, SKY, GREEN, PURPLE, RED)
+        for (group, runs), colour, style in zip(groups.items(), colours, styles, strict=False):
+            comparison_curve(axes, runs, name, colour, group if axes is row[0] else "", style)
+        axes.set(xlabel="thousand tokens sampled", title=title, ylabel=label, ylim=(0, None))
+        if in_percent:
+            percent_axis(axes, label)
+    figure.legend(loc="outside lower center", ncols=6)
+    return figure
+
+
+def compare(out: Path) -> None:
+    figure = comparison(group_by(read_jsonl(RUNS / "compare.jsonl"), "algo"), {
+        "eval_accuracy": ("Greedy, all end alike (axis from 80%)",
+                          "right answers, held out, greedy", True),
+        "accuracy": ("Sampled, GSPO lags", "right answers, training, sampled", True),
+        "entropy": ("GSPO keeps the most entropy", "entropy, nats a token", False)})
+    figure.axes[0].set(ylim=(0.8, 1), yticks=[0.8, 0.85, 0.9, 0.95, 1])
+    save(figure, out)
+
+
+def ablate(out: Path) -> None:
+    groups = group_by(read_jsonl(RUNS / "ablate.jsonl"), "variant")
+    shown = ("plain GRPO", "+ Clip-Higher", "+ Dynamic Sampling", "+ Overlong", "DAPO")
+    save(comparison({name: groups[name] for name in shown}, {
+        "eval_accuracy": ("Overlong alone hurts", "right answers, held out, greedy", True),
+        "entropy": ("Overlong keeps entropy", "entropy, nats a token", False),
+        "groups_with_gradient": ("Dynamic Sampling: all groups teach",
+                                      "groups with gradient", True)}), out)
+
+
+# --- test-time compute
+
+METHOD_STYLES = {
+    "verifier": ("any of n (needs the truth)", GREY, ":"), "dvts": ("DVTS", PURPLE, "-"),
+    "prm": ("best of n, PRM", BLUE, "-"), "beam": ("beam search", GREEN, "-"),
+    "lookahead": ("lookahead", GREEN, "--"), "weighted": ("vote weighted by PRM", SKY, "-"),
+    "weighted-orm": ("vote weighted by ORM", ORANGE, "-"), "vote": ("vote", BLACK, "-"),
+    "orm": ("best of n, ORM", RED, "-")}
+
+
+def log_axis(axes, label: str, ticks: list[int]) -> None:
+    axes.set(xscale="log", xlabel=label)
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def search_panel(axes, rows) -> None:
+    """Accuracy against tokens a problem, by method, with intervals over seeds."""
+    for method, (name, colour, style) in METHOD_STYLES.items():
+        by_n = group_by(sorted(select(rows, kind="search", method=method),
+                               key=lambda r: r["n"]), "n").values()
+        x = [mean(r["tokens_per_problem"] for r in runs) for runs in by_n]
+        y, low, high = zip(*(bootstrap([r["accuracy"] for r in runs]) for runs in by_n),
+                           strict=True)
+        axes.plot(x, y, style, color=colour, label=name, marker="o", markersize=4)
+        axes.fill_between(x, low, high, color=colour, alpha=0.10, lw=0)
+    log_axis(axes, "tokens a problem", [50, 100, 300, 1000, 3000])
+    axes.set_title("Search with a PRM gains,\na vote and the ORM hardly")
+    percent_axis(axes, "right answers")
+
+
+def force_panel(axes, rows) -> None:
+    """Accuracy against tokens a problem where thinking is cut off or made to go on."""
+    for task, colour in (("chain", ORANGE), ("wait", BLUE)):
+        for word, methods, style in (("wait", ("cut", "greedy", "force"), "-"),
+                                     ("apples", ("greedy", "force-neutral"), ":")):
+            points = defaultdict(list)
+            for r in select(rows, kind="force", task=task):
+                if r["method"] in methods:
+                    points[r["method"], r["n"]].append((r["tokens_per_problem"], r["accuracy"]))
+            x, y, low, high = zip(*sorted(
+                (mean(t for t, _ in runs), *bootstrap([a for _, a in runs]))
+                for runs in points.values()), strict=True)
+            axes.plot(x, y, style, color=colour, marker="o", markersize=4,
+                      label=f"task {task}, by \"{word}\"")
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+    axes.set(xlabel="tokens a problem",
+             title="Forced to think on: only the task\nthat knows `wait` gains")
+    percent_axis(axes, "right answers, greedy")
+
+
+def pass_panel(axes, rows) -> None:
+    """pass@k of the base and after RL, counted by true steps and by answers."""
+    for policy, colour in (("base", ORANGE), ("RL", BLUE)):
+        for of, name, style in (("worked_at_k", "true steps", "-"), ("pass_at_k", "answer", ":")):
+            runs = select(rows, kind="pass", policy=policy, difficulty="all")
+            banded(axes, KS, [[r[of][str(k)] for k in KS] for r in runs], colour,
+                   f"{policy}, {name}", style)
+    axes.plot(KS, [1 - 0.9**k for k in KS], "--", color=GREY, label="a guess")
+    log_axis(axes, "k", [1, 4, 16, 64, 256])
+    axes.set_title("By true steps, RL stays ahead\nof its base at every k")
+    percent_axis(axes, "pass@k")
+
+
+def ttc(out: Path) -> None:
+    rows = read_jsonl(RUNS / "ttc.jsonl")
+    figure, row = plt.subplots(1, 3, figsize=(14, 6.2))
+    for axes, panel in zip(row, (search_panel, force_panel, pass_panel), strict=True):
+        panel(axes, rows)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=10.5,
+                    ncols=1 if axes is row[1] else 2, columnspacing=1)
+    save(figure, out)
+
+
+def draw_all() -> None:
+    for figure in (learning, process, wait, compare, ablate, ttc):
+        figure(IMAGES / f"{figure.__name__}.png")
+    hacking(sorted(RUNS.glob("grpo-arithmetic-[0-9]-claim")), IMAGES / "hacking.png",
+            "A verifier that pays for the claim:\nthe reward rises to 99%, right answers fall away")
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--out", default="bench/learning.png")
-    parser.add_argument("--hacking", action="store_true", help="reward against true accuracy")
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders; none: all of docs/img/")
+    parser.add_argument("--out", type=Path, default="curves.png")
+    parser.add_argument("--hacking", action="store_true", help="reward beside true accuracy")
     args = parser.parse_args()
-    if lacking := [str(run) for run in args.runs if not (run / "metrics.jsonl").exists()]:
-        parser.error(f"no metrics.jsonl in {', '.join(lacking)}")
-    if args.hacking:
-        return hacking(args.runs, args.out)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
-    for i, run in enumerate(args.runs):
-        lines, summary = read(run), json.loads((run / "summary.json").read_text())
-        steps, colour = [line["step"] for line in lines], f"C{i}"
-        left.plot(steps, [line["accuracy"] for line in lines], color=colour, alpha=0.35)
-        held_out = [(0, summary["accuracy_before"])]
-        held_out += [(line["step"], line["eval_accuracy"]) for line in lines
-                     if "eval_accuracy" in line]
-        left.plot(*zip(*held_out, strict=True), "o-", color=colour, markersize=4,
-                  label=run.name)
-        right.plot(steps, [line["length"] for line in lines], color=colour)
-    left.set(xlabel="step of reinforcement learning", ylabel="accuracy", ylim=(0, 1),
-             title="right answers: held out, greedy (dots); sampled (faint)")
-    left.legend(loc="lower right", fontsize=8)
-    right.set(xlabel="step of reinforcement learning", ylabel="tokens", ylim=(0, None),
-              title="mean length of an answer")
-    for axes in (left, right):
-        axes.grid(alpha=0.2)
-        axes.title.set_fontsize(9)
-    figure.savefig(args.out, dpi=150)
+    if missing := [str(run) for run in args.runs if not (run / "metrics.jsonl").exists()]:
+        parser.error(f"no metrics.jsonl in {', '.join(missing)}")
+    if not args.runs:
+        draw_all()
+    elif args.hacking:
+        hacking(args.runs, args.out)
+    else:
+        curves(args.runs, args.out)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""How fast sample.py is, on this machine: against transformers, against simpler loops, and against
-the machine's own floor.
+"""How fast the two samplers are on this machine, against transformers, simpler loops and the floor
+of the machine.
 
-    python bench/sample.py [--run runs/NAME] [--write]
+    python bench/sample.py [--run runs/NAME] [--write FILE.json]
 
-One process, the same weights and prompts, the competitors alternating, medians of five. A token
-counts when it belongs to a response, up to and with its end. --run takes a trained policy for the
-rows with the end of text on (else the prompts' own base is trained for a minute). sample.py runs
-twice: as it is, where samples of a prompt share what they have in common, which is the more the
-surer the policy is; and with every row a prompt of its own, so that nothing is shared. The floor is
-the matrix products and the cache reads of the latter's decode steps, timed alone.
+One process, the same weights and prompts; the competitors alternate; medians of five. A token
+counts when it belongs to a response, its stop token included. --run gives a trained policy for the
+rows with stop tokens; else a base is trained for a minute. engine/sampler.py runs twice: as it is,
+where equal texts of a group share a slot, and with one response per prompt, so that nothing is
+shared. The floor is the time of the matrix products and cache reads of the decode steps alone.
 """
 
 import argparse
 import copy
+import json
 import math
 import platform
 import random
@@ -28,10 +28,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import model as gpt  # noqa: E402
+import sample  # noqa: E402
 import sft  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
+from bench.results import report_lines  # noqa: E402
 from engine import (
     graphs,  # noqa: E402
     sampler,  # noqa: E402
@@ -40,10 +42,9 @@ from engine import (
 from infra import (
     checkpoint,  # noqa: E402
     run_dir,  # noqa: E402
-    tensors,  # noqa: E402
 )
 
-ALONE = "sample.py, nothing shared"
+ALONE = "engine/sampler.py, nothing shared"
 
 
 def as_llama(model):
@@ -76,27 +77,30 @@ def simple_loop(model, prompts, new, how):
     """What a reader would write first, for prompts of one length, nothing ever ends. how: "naive"
     reads the whole text for every token; "cached" appends to a cache by concatenation; "static"
     writes into a preallocated cache and masks its unused columns; "window" reads only the used
-    ones. All three expand the shared heads; sample.py does not."""
+    ones. All expand the shared heads; the samplers of this repository do not."""
     tokens = torch.tensor(prompts)
     n, width = tokens.shape
     c, reps = model.config, model.config.heads // model.config.kv_heads
     keys, values = [None] * c.layers, [None] * c.layers
     if how in ("static", "window"):
-        shape = (n, c.kv_heads, width + new, c.head)
+        shape = (n, c.kv_heads, width + new, c.head_dim)
         keys, values = ([torch.zeros(shape) for _ in range(c.layers)] for _ in range(2))
     done = 0
 
     def forward(ids):
         nonlocal done
         t = ids.shape[1]
-        cos, sin = model.turns[done:done + t].unbind(1)
+        cos, sin = model.rope_cache[done:done + t].unbind(1)
         x = model.embedding(ids)
         for i, block in enumerate(model.blocks):
             a = block.attention
             qkv = gpt.rms_norm(x, block.norm1, c.width, c.norm_eps) @ a.qkv
-            qkv = qkv.view(n, t, -1, a.head).transpose(1, 2)
+            qkv = qkv.view(n, t, -1, a.head_dim).transpose(1, 2)
             q, k, v = qkv.split((a.heads, a.kv_heads, a.kv_heads), 1)
-            q, k = (gpt.rotate(x, cos, sin, a.head) for x in (q, k))
+            if a.q_norm is not None:
+                q, k = (gpt.rms_norm(x, gain, a.head_dim, c.norm_eps)
+                        for x, gain in ((q, a.q_norm), (k, a.k_norm)))
+            q, k = (gpt.rotate(x, cos, sin, a.head_dim) for x in (q, k))
             mask = None
             if how == "cached":
                 keys[i] = k if keys[i] is None else torch.cat((keys[i], k), 2)
@@ -116,7 +120,7 @@ def simple_loop(model, prompts, new, how):
             x = x + (torch.nn.functional.silu(gate) * up) @ block.down
         if how != "naive":
             done += t
-        return model.head(gpt.rms_norm(x[:, -1], model.norm, c.width, c.norm_eps))
+        return model.lm_head(gpt.rms_norm(x[:, -1], model.norm, c.width, c.norm_eps))
 
     logits = forward(tokens)
     for t in range(new):
@@ -131,10 +135,10 @@ def simple_loop(model, prompts, new, how):
 def floor(model, rows, width, new):
     """Seconds of the matrix products and cache reads alone, of `new` - 1 decode steps."""
     c = model.config
-    cache = slots.Cache(c, rows, width + new)
+    cache = slots.SlotCache(c, rows, width + new)
     cache.keys.normal_(), cache.values.normal_()
     x, hidden = torch.randn(rows, c.width), torch.randn(rows, c.hidden)
-    q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, c.head)
+    q = torch.randn(rows, c.kv_heads, c.heads // c.kv_heads, c.head_dim)
     began = time.perf_counter()
     for end in range(width + 1, width + new):
         for i, block in enumerate(model.blocks):
@@ -144,7 +148,7 @@ def floor(model, rows, width, new):
             x @ block.attention.out
             x @ block.gate_up
             hidden @ block.down
-        model.head(x)
+        model.lm_head(x)
     return time.perf_counter() - began
 
 
@@ -178,13 +182,19 @@ def ours(model, prompts, group_size, new, stop=None):
     return int(out.mask.sum())
 
 
+def plain(model, prompts, new):
+    """The plain sampler of sample.py, one row per prompt, no stop token."""
+    return int(sample.generate(model, prompts, 1, new, seed=0, pad=tokenizer.PAD,
+                               stop=[]).mask.sum())
+
+
 def unrecorded(model, prompts, new):
     """The same with nothing shared, and every step as it is."""
-    usual, graphs.AS_IT_IS = graphs.AS_IT_IS, {"cpu": math.inf}
+    usual, graphs.WARMUP_STEPS = graphs.WARMUP_STEPS, {"cpu": math.inf}
     try:
         return ours(model, prompts, 1, new)
     finally:
-        graphs.AS_IT_IS = usual
+        graphs.WARMUP_STEPS = usual
 
 
 def decoding(policy, prompts, new, rounds=9) -> tuple[float, float]:
@@ -207,29 +217,30 @@ def policy_of(run):
     """A trained policy: of a run, or a base trained for a minute, whose answers have like
     lengths."""
     if run:
-        return gpt.from_state(tensors.load(Path(run) / "checkpoint.pt"))
+        return gpt.from_state(run_dir.load_checkpoint(run))
     torch.manual_seed(0)
     made = gpt.GPT(train.config_of(train.Options()))
     sft.train(made, tasks.Arithmetic(), 250, 0)
     return made
 
 
-def table(title, rates, base):
-    lines = [f"\n{title}\n", "| | tokens a second | ratio |", "|---|---|---|"]
-    return lines + [f"| {name} | {rate:,.0f} | {rate / rates[base]:.2f} |"
-                    for name, rate in rates.items()]
+def table(caption, rates, base) -> dict:
+    """Tokens a second of the competitors, and as multiples of one of them."""
+    return {"caption": caption, "columns": ["", "tokens a second", "ratio"],
+            "rows": [[name, f"{rate:,.0f}", f"{rate / rates[base]:.2f}"]
+                     for name, rate in rates.items()]}
 
 
-def heading(title, command, packages, precision="fp32"):
-    """Title, command, commit, machine and versions."""
+def new_report(title, command, packages, precision="fp32") -> dict:
+    """A report for bench/results.py, as yet without tables: title, command, commit, machine."""
     try:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
                                 text=True).stdout.strip()
     except OSError:
         commit = "unknown (there is no git)"
     versions = ", ".join(f"{name} {version_of(name)}" for name in ["torch", *packages])
-    return [f"\n## {title}\n", f"`{command}`, commit {commit}, {torch.get_num_threads()} CPU "
-            f"threads, {cpu()}, {versions}{precision and f'; {precision}'}.\n"]
+    return {"title": title, "command": command, "commit": commit, "tables": [],
+            "machine": f"{torch.get_num_threads()} CPU threads, {cpu()}, {versions}, {precision}"}
 
 
 def version_of(package) -> str:
@@ -248,29 +259,29 @@ def cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def write(lines, to_file: bool):
-    """Prints a section that `heading` begins, and puts it into bench/RESULTS.md."""
-    print("\n".join(lines))
-    if to_file:
-        from bench.compare import write_section
-        write_section(lines[0].strip("\n# "), lines[1:])
+def write(report: dict, path: Path | None) -> None:
+    """Prints a report as Markdown, and writes it to a JSON file if there is a path."""
+    print("\n".join(report_lines(report)))
+    if path:
+        path.write_text(json.dumps([report], indent=1, ensure_ascii=False) + "\n")
 
 
 def begin(doc, title, script, packages):
-    """Reads the command line; returns it, the policy to measure and the section's heading."""
+    """Reads the command line; returns it, the policy to measure and a new report."""
     parser = argparse.ArgumentParser(description=doc.split("\n\n")[0])
     parser.add_argument("--run", help="a trained run's folder")
-    parser.add_argument("--write", action="store_true", help="into bench/RESULTS.md")
+    parser.add_argument("--write", type=Path, help="a JSON file, such as bench/runs/NAME.json")
     args = parser.parse_args()
     import transformers
     transformers.logging.set_verbosity_error()
-    run_dir.keep_freed_memory()  # as in training; the others have it too
+    run_dir.tune_malloc()  # as in training; the others have it too
     command = f"python bench/{script}" + (" --run RUN" if args.run else "")
-    return args, policy_of(args.run), heading(title, command, packages)
+    return args, policy_of(args.run), new_report(title, command, packages)
 
 
 def main():
-    args, policy, lines = begin(__doc__, "Sampling", "sample.py", ["transformers"])
+    args, policy, report = begin(__doc__, "Sampling", "sample.py", ["transformers"])
+    tables = report["tables"]
     llama = as_llama(policy)
     draw = tasks.Arithmetic().draw(random.Random(0), 2000)
     prompts = [p for p in (tokenizer.encode_prompt(d.question) for d in draw) if len(p) == 11]
@@ -283,8 +294,8 @@ def main():
         took.append(time.perf_counter() - began)
         return made
     graphs.trace = timed
-    lines.append(f"The policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} nats a "
-                 "token.")
+    report["machine"] += (f"; the policy's mean entropy is {entropy_of(policy, prompts[:64]):.3f} "
+                          "nats a token")
     rates, other = {}, copy.deepcopy(policy)
     for rows in (1, 16, 256):
         some, group = prompts[:max(1, rows // 16)], min(rows, 16)
@@ -292,30 +303,36 @@ def main():
         rates[rows] = medians({
             "transformers generate": partial(transformers_generate, llama, each, 64, False),
             ALONE: partial(ours, policy, prompts[:rows], 1, 64),
-            "sample.py": partial(ours, policy, some, group, 64)})
+            "sample.py": partial(plain, policy, prompts[:rows], 64),
+            "engine/sampler.py": partial(ours, policy, some, group, 64)})
         prefill, share = decoding(policy, prompts[:rows], 64)
-        lines += table(f"Batch {rows}, 64 new tokens, end of text off. With nothing shared "
-                       f"sample.py reads the prompts in {1e3 * prefill:.1f} ms, and decodes at "
-                       f"{share:.0%} of the floor.", rates[rows], "transformers generate")
+        tables.append(table(
+            f"Batch {rows}, 64 new tokens, no stop token. Nothing shared: prompts "
+            f"{1e3 * prefill:.1f} ms, decoding at {share:.0%} of the floor.", rates[rows],
+            "transformers generate"))
     some = prompts[:16]
     each = [p for p in some for _ in range(16)]
-    lines += table("Batch 256, lengths of a trained policy, at most 192.", medians({
+    tables.append(table("Batch 256, lengths of a trained policy, at most 192.", medians({
         "transformers generate": lambda: transformers_generate(llama, each, 192, True),
         ALONE: lambda: ours(policy, prompts, 1, 192, tokenizer.EOT),
-        "sample.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}), "transformers generate")
+        "engine/sampler.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}),
+        "transformers generate"))
     loops = {how: lambda how=how: simple_loop(policy, each, 64, how)
              for how in ("naive", "cached", "static", "window")}
-    lines += table("What each technique brings: batch 256, 64 new tokens. naive reads all again; "
-                   "cached concatenates; static preallocates and masks; window reads used columns "
-                   "only; sample.py also leaves grouped heads unexpanded; then its steps are "
-                   "recorded; and then samples share what they have in common.",
-                   medians(loops | {"sample.py, nothing shared, nothing recorded":
-                                    lambda: unrecorded(other, prompts, 64),
-                                    ALONE: lambda: ours(policy, prompts, 1, 64),
-                                    "sample.py": lambda: ours(policy, some, 16, 64)}), "naive")
-    lines += ["", f"{len(took)} kinds of step were recorded, each in "
-              f"{1e3 * statistics.median(took):.0f} ms, which is in none of the figures."]
-    write(lines, args.write)
+    ladder = medians(loops | {
+        "sample.py": lambda: plain(policy, prompts, 64),
+        f"{ALONE}, nothing recorded": lambda: unrecorded(other, prompts, 64),
+        ALONE: lambda: ours(policy, prompts, 1, 64),
+        "engine/sampler.py": lambda: ours(policy, some, 16, 64)})
+    tables.append(table(
+        "What each technique brings: batch 256, 64 new tokens. naive computes the whole text again "
+        "for each token; cached concatenates keys and values; static preallocates the cache and "
+        "masks unused columns; window reads the used ones only; sample.py is static with grouped "
+        "heads unexpanded; engine/sampler.py reads a window, records its steps, shares equal "
+        "texts. To record a step takes "
+        f"{1e3 * statistics.median(took):.0f} ms, {len(took)} times, in none of the rates.",
+        ladder, "naive"))
+    write(report, args.write)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def update_flop(policy, lengths, chosen, tokens=None) -> int:
     """
     blocks = sum(p.numel() for p in policy.blocks.parameters())
     tokens = int(lengths.sum()) if tokens is None else tokens
-    return 6 * (blocks * tokens + policy.head.weight.numel() * int(chosen)
+    return 6 * (blocks * tokens + policy.lm_head.weight.numel() * int(chosen)
                 + policy.config.layers * policy.config.width * int((lengths**2).sum()))
 
 
@@ -60,8 +60,8 @@ def flops(policy, batch) -> tuple[int, int]:
     rows = rows.rows(dedup.unique_rows(rows)[0])
     lengths = torch.tensor(rows.lengths()) - 1  # the last token is never read
     read = rows.tokens[:, :-1]
-    layout = packing.Layout(read, torch.arange(read.shape[1]) < lengths[:, None])
-    return update_flop(policy, lengths, rows.mask.sum(), len(layout.index)), alone
+    packed = packing.Packed(read, torch.arange(read.shape[1]) < lengths[:, None])
+    return update_flop(policy, lengths, rows.mask.sum(), len(packed.tokens)), alone
 
 
 def our_step(policy, optimizer, task, problems, options, fixed):
@@ -169,15 +169,14 @@ def an_update(policy, options, rows, width, given):
     return run, update_flop(policy, torch.full((rows,), width - 1), mask.sum())
 
 
-def share_of(size, rows=64, width=97) -> str:
-    """The share of the machine's rate that an update of a model reaches on rows that share nothing
-    with each other."""
+def share_of(size, rows=64, width=97) -> list:
+    """A row of a table: the share of the machine's rate that an update of a model reaches on rows
+    that share nothing with each other."""
     torch.manual_seed(0)
     policy = gpt.GPT(gpt.Config(tokenizer.encoding.n_vocab, **gpt.SIZES[size]))
     run, flop = an_update(policy, train.Options(minibatches=1), rows, width, 12)
     shares = [flop / seconds(run, "cpu") / matmul_rate() for _ in range(ROUNDS + 1)]
-    return (f"\nAn update of the `{size}` model, {rows} rows of {width} tokens, reaches "
-            f"{statistics.median(shares[1:]):.0%}; nothing is shared.")
+    return [size, rows, width, f"{statistics.median(shares[1:]):.0%}"]
 
 
 def matmul_rate(n=1024) -> float:
@@ -191,19 +190,25 @@ def matmul_rate(n=1024) -> float:
 
 
 def main():
-    args, policy, lines = begin(__doc__, "One step of GRPO", "step.py", ["transformers", "trl"])
-    lines += [f"{PROMPTS} prompts, {GROUP} answers each, one update; a large matrix product is "
-              "timed between the steps.\n",
-              "| | TRL | ours | ratio | sampling | verifying | updating | tokens | update's share "
-              "of the matrix-product rate | … answers counted one by one |",
-              "|---|---|---|---|---|---|---|---|---|---|"]
+    args, policy, report = begin(__doc__, "One step of GRPO", "step.py", ["transformers", "trl"])
+    steps = []
     for name, new, fixed in (("33 tokens each", 33, True), ("lengths of the policy", 192, False)):
         theirs, parts, tokens, rates, peak = compare(policy, new, fixed)
-        lines.append(f"| {name} | {theirs:.2f} s | {sum(parts):.2f} s | {theirs / sum(parts):.2f} "
-                     f"| {parts[0]:.2f} | {parts[1]:.2f} | {parts[2]:.2f} | {tokens:,} "
-                     f"| {rates[0] / peak:.0%} of {peak / 1e9:.0f} GFLOP/s "
-                     f"| {rates[1] / peak:.0%} |")
-    write([*lines, share_of("tiny", 512), share_of("small")], args.write)
+        steps.append([name, f"{theirs:.2f}", f"{sum(parts):.2f}", f"{theirs / sum(parts):.2f}",
+                      *(f"{part:.2f}" for part in parts), f"{tokens:,}",
+                      f"{rates[0] / peak:.0%} of {peak / 1e9:.0f} GFLOP/s",
+                      f"{rates[1] / peak:.0%}"])
+    report["tables"] += [
+        {"caption": f"{PROMPTS} prompts, {GROUP} answers each, one update; a large matrix product "
+                    "is timed between the steps.",
+         "columns": ["answers", "TRL, s", "this code, s", "times as fast", "sampling, s",
+                     "verifying, s", "updating, s", "tokens",
+                     "update's share of the matrix-product rate", "answers counted one by one"],
+         "rows": steps},
+        {"caption": "The update's share of that rate where rows share nothing.",
+         "columns": ["model", "rows", "tokens a row", "share"],
+         "rows": [share_of("tiny", 512), share_of("small")]}]
+    write(report, args.write)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How good the verifier is: on real golds, on rewritten ones against the library math-verify, on
 random text, and how fast.
 
-    python verify.py --stats --data DIR [--fuzz SECONDS] [--write]
+    python verify.py --stats --data DIR [--fuzz SECONDS] [--write FILE.json]
 
 DIR holds math500.jsonl and gsm8k_test.jsonl. The rewrites are made here, by rules that keep the
 meaning and rules that change it, so that the right verdict on each pair is known.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import verify  # noqa: E402
-from bench.sample import heading, write  # noqa: E402
+from bench.sample import new_report, write  # noqa: E402
 from grading.answers import equal  # noqa: E402
 
 FRAC = re.compile(r"\\d?frac\{(-?\d+)\}\{(\d+)\}")
@@ -202,40 +202,46 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--fuzz", type=float, default=300, help="seconds")
-    parser.add_argument("--write", action="store_true", help="into bench/RESULTS.md")
+    parser.add_argument("--write", type=Path, help="a JSON file, such as bench/runs/NAME.json")
     args = parser.parse_args()
-    lines = heading("The verifier", "python verify.py --stats --data DIR", ["math-verify"],
-                    "one core used")
+    report = new_report("The verifier", "python verify.py --stats --data DIR", ["math-verify"],
+                        "one core used")
     rows = {name: [json.loads(line) for line in (args.data / name).open()]
             for name in ("math500.jsonl", "gsm8k_test.jsonl")}
     math = [row["answer"] for row in rows["math500.jsonl"]]
     gsm = [row["answer"].rpartition("####")[2].strip() for row in rows["gsm8k_test.jsonl"]]
+    sets, rewritten = [], []
     for name, golds in (("MATH-500", math), ("GSM8K test", gsm)):
         own = sum(verify.verdict(gold, gold) is True for gold in golds)
         accepted = [(a, b) for a, b in zip(golds, golds[1:] + golds[:1], strict=True)
                     if a != b and verify.verdict(a, b)]
-        lines.append(f"- {name}: {own} of {len(golds)} golds equal themselves; of the next "
-                     f"problem's other golds {len(accepted)} accepted {accepted or ''}")
-    lines += ["", "| rewritten MATH-500 golds | false rejects | false accepts |", "|---|---|---|"]
+        sets.append([name, f"{own} of {len(golds)}", f"{len(accepted)} {accepted or ''}"])
     for name, says in (("verify.py", lambda g, p: verify.verdict(g, p) is True),
                        ("math-verify", math_verify_says())):
         wrong, total = compare(math, says)
         cells = [f"{sum(wrong[same].values())} of {total[same]} "
                  f"({', '.join(f'{k} {v}' for k, v in wrong[same].most_common(6))})"
                  for same in (True, False)]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+        rewritten.append([name, *cells])
     texts = [(f"<think>a</think><answer>{g}</answer>", verify.number(g)) for g in gsm]
     integers = rate(texts * 20, lambda text, g: verify.number(verify.extract(text)) == g)
     latex = rate(list(zip(math, math, strict=True)) * 4, verify.verdict)
-    lines.append(f"\nA second, on one core: {integers:,.0f} integer answers, {latex:,.0f} golds of "
-                 "MATH-500 against themselves.")
-    lines.append("Hostile answers (`tests/hostile.jsonl`): {} of which {} accepted.".format(
-        *hostile()))
+    published, accepted = hostile()
     n, raised, (slowest, name, text) = fuzz(args.fuzz)
-    lines.append(f"Fuzzed for {args.fuzz:.0f} s with {n:,} texts up to 64 KB: "
-                 f"{sum(raised.values())} exceptions {dict(raised) or ''}, the slowest "
-                 f"check {slowest * 1e3:.0f} ms ({name}, `{text}`).")
-    write(lines, args.write)
+    report["tables"] += [
+        {"caption": "Published answers.",
+         "columns": ["set", "equal to themselves", "next problem's other answers accepted"],
+         "rows": sets},
+        {"caption": "Rewritten MATH-500 answers.",
+         "columns": ["", "false rejects", "false accepts"], "rows": rewritten},
+        {"caption": "Speed and robustness.", "columns": ["", "measured"], "rows": [
+            ["integer answers a second", f"{integers:,.0f}"],
+            ["MATH-500 answers against themselves, a second", f"{latex:,.0f}"],
+            ["hostile answers accepted (`tests/hostile.jsonl`)", f"{accepted} of {published}"],
+            [f"exceptions in {args.fuzz:.0f} s of fuzzing, {n:,} texts of up to 64 KB",
+             f"{sum(raised.values())} {dict(raised) or ''}"],
+            ["slowest check", f"{slowest * 1e3:.0f} ms ({name}, `{text}`)"]]}]
+    write(report, args.write)
 
 
 if __name__ == "__main__":

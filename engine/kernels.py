@@ -1,20 +1,20 @@
-"""Triton kernels for CUDA, each in place of several of PyTorch's operators.
+"""Triton kernels for CUDA; each replaces several of PyTorch's operators.
 
-Decoding is bound by memory. PyTorch's operators read the whole cache window of every row, write
-each intermediate result to memory, and read the logits some fifteen times. These kernels read what
-is there, once:
+Decoding is limited by memory bandwidth. PyTorch's operators read the whole cache of every row,
+write each intermediate result to memory, and read the logits about fifteen times. These kernels
+read only the tokens that exist, once:
 
-    attend      rotates a new query and key (RoPE), appends key and value to the cache, and attends
-                to the row's own `length` columns (online softmax, 1805.02867; FlashAttention
-                2205.14135 for one query)
-    rms_norm    fp32 in, the weights' precision out
-    swiglu      silu(gate) * up
-    draw        log-softmax, entropy and the inverted cumulative distribution: two reads of a row
+    decode_attention   rotates a new query and key (RoPE), appends key and value to the cache, and
+                       attends to the row's own tokens (online softmax 1805.02867; FlashAttention
+                       2205.14135 for one query)
+    rms_norm           fp32 in, the dtype of the weights out
+    swiglu             silu(gate) * up
+    sample_tokens      log-softmax, entropy and inverse CDF in two reads of a row of logits
 
-and two for training, which engine/logprob.py calls: `measure` and `gradient` of a token's log-prob.
-Each has its plain form in model.py, draw.py or logprob.py, which defines it, and is tested against
-it. Left out on purpose: splitting a long cache over
-several programs, prompts shared by the rows of a group, fp8.
+and two for training, which engine/logprob.py calls: `token_logprobs` and `logits_gradient`.
+The plain form in model.py, engine/rng.py or engine/logprob.py defines each kernel's result; the
+tests compare the two. Left out on purpose: splitting a long cache over several programs, prompts
+shared by the rows of a group, fp8.
 Shapes: N rows, K key/value heads, G query heads a key/value head, d width of a head, V vocabulary.
 """
 
@@ -35,16 +35,16 @@ LOG2E = 1.4426950408889634
 
 
 def usable(x: torch.Tensor) -> bool:
-    """Whether the kernels can compute on x: no gradient is wanted, Triton is there."""
+    """Whether the kernels can compute on x: Triton is installed and no gradient is needed."""
     return (triton is not None and (x.is_cuda or INTERPRETED) and not torch.is_grad_enabled())
 
 
 if triton:
     @triton.jit
-    def attend_kernel(q, k, v, cos, sin, keys, values, lengths, out, q_stride, k_stride, v_stride,
-                      turn_stride, capacity, scale, K: tl.constexpr, G: tl.constexpr,
-                      D: tl.constexpr, QUERIES: tl.constexpr, WIDTH: tl.constexpr,
-                      BLOCK: tl.constexpr):
+    def decode_attention_kernel(q, k, v, cos, sin, keys, values, lengths, out, q_stride, k_stride,
+                                v_stride, rope_stride, capacity, scale, K: tl.constexpr,
+                                G: tl.constexpr, D: tl.constexpr, QUERIES: tl.constexpr,
+                                WIDTH: tl.constexpr, BLOCK: tl.constexpr):
         n, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
         length = tl.load(lengths + n)
         i, g = tl.arange(0, WIDTH), tl.arange(0, QUERIES)
@@ -52,8 +52,8 @@ if triton:
         query_mask = (g[:, None] < G) & inside[None, :]
 
         # 1. RoPE of the new queries (QUERIES, WIDTH) and of the new key (WIDTH,)
-        c = tl.load(cos + n * turn_stride + i, mask=inside, other=0.0)
-        s = tl.load(sin + n * turn_stride + i, mask=inside, other=0.0)
+        c = tl.load(cos + n * rope_stride + i, mask=inside, other=0.0)
+        s = tl.load(sin + n * rope_stride + i, mask=inside, other=0.0)
         at = q + n * q_stride + (head * G + g[:, None]) * D
         query = (tl.load(at + i[None, :], mask=query_mask, other=0.0).to(tl.float32) * c[None, :]
                  + tl.load(at + partner[None, :], mask=query_mask, other=0.0).to(tl.float32)
@@ -113,8 +113,8 @@ if triton:
 
     @triton.jit
     def lane_sums(logits, row, temperature, V, BLOCK: tl.constexpr):
-        """Of a row of logits z, divided by the temperature: max z, sum exp(z - max z), and
-        sum exp(z - max z) z. Each lane keeps its own, over every BLOCK-th token."""
+        """max z, sum exp(z - max z) and sum exp(z - max z) z of a row of logits z = logits /
+        temperature. Each lane sums over every BLOCK-th token; the lanes are joined at the end."""
         lane = tl.arange(0, BLOCK)
         most = tl.full([BLOCK], -1e30, tl.float32)
         total = tl.zeros([BLOCK], tl.float32)
@@ -131,7 +131,8 @@ if triton:
         return peak, tl.sum(total * shrink, 0), tl.sum(weighted * shrink, 0)
 
     @triton.jit
-    def measure_kernel(logits, chosen, temperature, logp, lse, entropy, V, BLOCK: tl.constexpr):
+    def token_logprobs_kernel(logits, chosen, temperature, logp, lse, entropy, V,
+                              BLOCK: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
         peak, mass, weighted = lane_sums(logits, row, temperature, V, BLOCK)
         log_sum = peak + tl.log(mass)
@@ -141,8 +142,8 @@ if triton:
         tl.store(logp + row, z - log_sum)
 
     @triton.jit
-    def gradient_kernel(logits, chosen, temperature, lse, entropy, grad_logp, grad_entropy, out, V,
-                        BLOCK: tl.constexpr):
+    def logits_gradient_kernel(logits, chosen, temperature, lse, entropy, grad_logp, grad_entropy,
+                               out, V, BLOCK: tl.constexpr):
         row, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         z = tl.load(logits + row * V + i, mask=i < V, other=-1e30).to(tl.float32) / temperature
         log_p = z - tl.load(lse + row)
@@ -152,7 +153,8 @@ if triton:
         tl.store(out + row * V + i, grad.to(out.dtype.element_ty), mask=i < V)
 
     @triton.jit
-    def draw_kernel(logits, uniform, temperature, token, logp, entropy, V, BLOCK: tl.constexpr):
+    def sample_tokens_kernel(logits, uniform, temperature, token, logp, entropy, V,
+                             BLOCK: tl.constexpr):
         row, lane = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
 
         # 1. the log-sum-exp and the entropy
@@ -171,7 +173,7 @@ if triton:
             found = tl.min(tl.where((cumulative > wanted) & (i < V), i, V), 0)
             before = tl.max(cumulative, 0)
             start += BLOCK
-        if found == V:  # rounding kept the sum below: the likeliest token exists
+        if found == V:  # rounding kept the sum below the threshold: take the most likely token
             found = 0
             start = 0
             while start < V:
@@ -184,17 +186,18 @@ if triton:
         tl.store(logp + row, x - log_sum)
 
 
-def attend(q, k, v, cos, sin, keys, values, lengths, block: int = 64, warps: int = 4,
-           stages: int = 3) -> torch.Tensor:
-    """One decode step of attention: (N, K G d). q (N, K G, d), k and v (N, K, d) are not yet
-    rotated; cos and sin (N, 1, d) are those of each row's position. Row n attends to the first
-    lengths[n] columns of keys and values (N, K, capacity, d) and to itself, whose key and value
-    are written to column lengths[n]."""
+def decode_attention(q, k, v, cos, sin, keys, values, lengths, block: int = 64, warps: int = 4,
+                     stages: int = 3) -> torch.Tensor:
+    """Attention of one decode step, (N, K G d), of q (N, K G, d) and k, v (N, K, d) before RoPE.
+
+    cos and sin (N, 1, d) belong to each row's position. Row n attends to the first lengths[n]
+    columns of keys and values (N, K, capacity, d) and to itself; its own key and value are written
+    to column lengths[n]."""
     n, heads, d = q.shape
     kv_heads, capacity = keys.shape[1:3]
     out = torch.empty(n, heads * d, dtype=q.dtype, device=q.device)
     group = heads // kv_heads
-    attend_kernel[n, kv_heads](
+    decode_attention_kernel[n, kv_heads](
         q, k, v, cos, sin, keys, values, lengths, out, q.stride(0), k.stride(0), v.stride(0),
         cos.stride(0), capacity, LOG2E * d**-0.5, kv_heads, group, d,
         max(16, triton.next_power_of_2(group)), max(16, triton.next_power_of_2(d)), block,
@@ -203,8 +206,8 @@ def attend(q, k, v, cos, sin, keys, values, lengths, block: int = 64, warps: int
 
 
 def rms_norm(x, gain, eps: float, dtype: torch.dtype) -> torch.Tensor:
-    """As model.rms_norm: x (M, d) with gain (d,) or x (M, h, d) with gain (h, d), rows of which may
-    be apart; the result has the given dtype."""
+    """model.rms_norm of x (M, d) with gain (d,), or x (M, h, d) with gain (h, d), in dtype. Rows of
+    x need not be contiguous."""
     d, heads = x.shape[-1], gain.numel() // x.shape[-1]
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
     rms_norm_kernel[len(x), heads](x, gain, out, x.stride(0), eps, heads, d,
@@ -221,33 +224,34 @@ def swiglu(gate_up) -> torch.Tensor:
     return out
 
 
-def draw(logits, u, temperature: float):
-    """As draw.draw without top_k and top_p, temperature above 0: tokens, log-probs and entropies
-    (N,), of logits (N, V) and uniform numbers u (N,)."""
+def sample_tokens(logits, u, temperature: float):
+    """rng.sample_tokens at a temperature above 0: tokens, log-probs and entropies (N,) of logits
+    (N, V) and uniform numbers u (N,)."""
     n, v = logits.shape
     token = torch.empty(n, dtype=torch.int64, device=logits.device)
     logp, entropy = torch.empty(2, n, device=logits.device)
-    draw_kernel[n,](logits, u, temperature, token, logp, entropy, v,
+    sample_tokens_kernel[n,](logits, u, temperature, token, logp, entropy, v,
                     min(4096, triton.next_power_of_2(v)), num_warps=8)
     return token, logp, entropy
 
 
-def measure(logits, chosen, temperature: float):
-    """As engine.logprob.measure: log-probs, log-sum-exps and entropies (M,)."""
+def token_logprobs(logits, chosen, temperature: float):
+    """logprob.token_logprobs: log-probs, log-sum-exps and entropies (M,)."""
     m, v = logits.shape
     logp, lse, entropy = torch.empty(3, m, device=logits.device)
-    measure_kernel[m,](logits, chosen, temperature, logp, lse, entropy, v,
+    token_logprobs_kernel[m,](logits, chosen, temperature, logp, lse, entropy, v,
                        min(4096, triton.next_power_of_2(v)), num_warps=8)
     return logp, lse, entropy
 
 
-def gradient(logits, chosen, temperature: float, lse, entropy, grad_logp, grad_entropy, dtype):
-    """As engine.logprob.gradient: (M, V) in dtype."""
+def logits_gradient(logits, chosen, temperature: float, lse, entropy, grad_logp, grad_entropy,
+                    dtype):
+    """logprob.logits_gradient: (M, V) in dtype."""
     m, v = logits.shape
     grad_entropy = torch.zeros_like(lse) if grad_entropy is None else grad_entropy.contiguous()
     out = torch.empty(m, v, dtype=dtype, device=logits.device)
     block = min(4096, triton.next_power_of_2(v))
-    gradient_kernel[m, triton.cdiv(v, block)](
+    logits_gradient_kernel[m, triton.cdiv(v, block)](
         logits, chosen, temperature, lse, entropy, grad_logp.contiguous(), grad_entropy, out, v,
         block, num_warps=8)
     return out

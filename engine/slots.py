@@ -1,89 +1,48 @@
-"""Where the rows of a batch stand while they are sampled.
+"""The slots of the fast sampler: which row stands where in the KV cache while it is sampled.
 
-A place holds the cache of one text. The rows that continue it stand there together until they draw
-different tokens; then each new text has a place of its own, with a copy of the cache:
+A slot holds the cache of one text. Rows with the same text share a slot until they draw different
+tokens. Then the slot forks: each new text gets a slot of its own, with a copy of the cache:
 
-    rows      a  b  c  d          a  b  c  d
-    drew     12 12 47 12          6  8  =  6       texts 12 and 47 -> 126, 128, 47=
-    place     0  0  1  0          0  2  1  0
+    row        a  b  c  d          a  b  c  d
+    drew      12 12 47 12          6  8  =  6       texts ...12 and ...47 -> 126, 128, 47=
+    slot       0  0  1  0          0  2  1  0
 
-So what a step computes is texts, not rows: the surer a policy, the fewer they are. The first rows
-are taken and the first places used; rows that have ended leave when the batch next shrinks.
-Left out on purpose: sharing what texts of one prompt have in common in the cache (paged attention).
+A decode step computes texts, not rows, so a policy with low entropy is cheap to sample. The first
+rows and the first slots are in use; finished rows leave when the batch is next compacted.
+On CUDA every row has its own slot, because the host would have to wait for the device to know which
+rows differ. Left out on purpose: sharing the prompt's cache among slots (paged attention).
+Shapes: P slots, M rows in use, K key/value heads, d head dimension, S columns of the cache.
 """
 
 import math
 import mmap
-import weakref
 from typing import NamedTuple
 
 import torch
 
 from engine import kernels
+from engine.attention import Cached, attend, visibility_bias
 from model import GPT, Config
 
-BUDGET = 2**60  # bytes of them at most: what a run's plan leaves for them (memory.py)
+MEMORY_BUDGET = 2**60  # bytes that slots may take: what the memory plan of a run leaves for them
 
 
-class Habits(NamedTuple):
-    """How to decode on a kind of device."""
+class DecodeConfig(NamedTuple):
+    """How a kind of device decodes."""
 
-    look_every: int  # steps until the host looks who has ended (a look makes a GPU wait) and, where
-    #                  that is each step, who has parted
-    ratio: float     # of neighbouring batch sizes
-    graphs: bool     # a step is a graph: it finds all tensors where they were, whatever is in them
-    rows: int        # that are decoded at once, at most
-
-
-HABITS = {"cpu": Habits(1, 0.92, False, 512), "cuda": Habits(16, 0.5, True, 1024)}
+    check_every: int   # steps between two looks at which rows have finished; a GPU waits at each
+    size_ratio: float  # of a batch size to the next larger one
+    cuda_graphs: bool  # a step is a CUDA graph: all tensors stay at their addresses
+    max_rows: int      # rows that are decoded at a time
 
 
-class Window(NamedTuple):
-    """The part of a KV cache that a forward pass reads, and where the pass writes its own keys and
-    values: into the last T columns; or, with `index`, one token a row, each at its own column."""
-
-    keys: torch.Tensor                   # (layers, N, K, S, d)
-    values: torch.Tensor                 # (layers, N, K, S, d)
-    index: torch.Tensor | None = None       # (N K,) rows of all_keys[layer], all_values[layer]
-    all_keys: torch.Tensor | None = None    # (layers, rows, d), the whole cache
-    all_values: torch.Tensor | None = None  # (layers, rows, d)
-    lengths: torch.Tensor | None = None     # (N,) tokens read, where kernels.attend decodes
-
-    def append(self, layer: int, k: torch.Tensor, v: torch.Tensor):
-        """Writes k, v (N, K, T, d), or (N, K, d) of a single token. Returns the layer's keys and
-        values (N, K, S, d)."""
-        keys, values = self.keys[layer], self.values[layer]
-        if self.index is None:
-            keys[:, :, -k.shape[2]:], values[:, :, -k.shape[2]:] = k, v
-        else:
-            self.all_keys[layer].index_copy_(0, self.index, k.flatten(0, 1))
-            self.all_values[layer].index_copy_(0, self.index, v.flatten(0, 1))
-        return keys, values
+DECODE_CONFIGS = {"cpu": DecodeConfig(1, 0.92, False, 512),
+                  "cuda": DecodeConfig(16, 0.5, True, 1024)}
 
 
-class Cache:
-    """Keys and values of what has been read, (layers, N, K, capacity, d): of each row from its
-    first column on. Allocated once and written in place."""
-
-    def __init__(self, config: Config, rows: int, capacity: int, device=None, dtype=None):
-        shape = (config.layers, rows, config.kv_heads, capacity, config.head)
-        self.keys, self.values = (zeros(shape, device, dtype) for _ in range(2))
-        # where each row and head begins among rows of d numbers (N, K)
-        self.begin = torch.arange(rows * config.kv_heads, device=device).view(rows, -1) * capacity
-
-    def window(self, rows: int, columns: int, lengths=None) -> Window:
-        """The first `columns` columns of the first rows, for a forward pass that writes the last T
-        of them; or, where the rows hold lengths (rows,) tokens each, one token behind these."""
-        keys, values = (x[:, :rows, :, :columns] for x in (self.keys, self.values))
-        if lengths is None:
-            return Window(keys, values)
-        index = (self.begin[:rows] + lengths[:, None]).flatten()
-        return Window(keys, values, index, self.keys.flatten(1, 3), self.values.flatten(1, 3))
-
-
-def zeros(shape: tuple, device, dtype) -> torch.Tensor:
-    """torch.zeros; but on a CPU memory is taken where it is first written to, and most texts are
-    far shorter than the cache allows."""
+def lazy_zeros(shape: tuple, device, dtype) -> torch.Tensor:
+    """torch.zeros. On a CPU a page takes memory at its first write, and most texts are far shorter
+    than the cache allows."""
     if torch.device(device or "cpu").type != "cpu":
         return torch.zeros(shape, device=device, dtype=dtype)
     like = torch.empty(0, dtype=dtype)
@@ -91,190 +50,251 @@ def zeros(shape: tuple, device, dtype) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=like.dtype, count=math.prod(shape)).view(shape)
 
 
-class View(NamedTuple):
-    """What a step of decoding reads and writes, of M rows and the P places they stand in."""
+class SlotCache:
+    """Keys and values (layers, P, K, capacity, d), from column 0 of each slot. Allocated once and
+    written in place."""
 
-    lengths: torch.Tensor                # (P,) tokens of a place's text that the cache holds
-    last: torch.Tensor                   # (P,) the text's last token, which it does not hold yet
-    place: torch.Tensor | None           # (M,) where a row stands; None: row i in place i
-    drawn: torch.Tensor                  # (M,) how many tokens it has drawn
-    alive: torch.Tensor                  # (M,) whether it goes on
-    uniform: torch.Tensor                # (M, steps + 1) its random numbers
-    tokens: torch.Tensor                 # (M, steps + 1) what it has drawn
+    def __init__(self, config: Config, slots: int, capacity: int, device=None, dtype=None):
+        shape = (config.layers, slots, config.kv_heads, capacity, config.head_dim)
+        self.keys, self.values = (lazy_zeros(shape, device, dtype) for _ in range(2))
+        # index of the first column of each slot and head, in a cache flattened to rows of d (P, K)
+        self.starts = torch.arange(slots * config.kv_heads, device=device).view(slots, -1)
+        self.starts *= capacity
+
+    def columns(self, slots: int, columns: int, new: int) -> Cached:
+        """Attention of `new` tokens per slot that end at column `columns` of the first slots."""
+        return Cached(*(x[:, :slots, :, :columns] for x in (self.keys, self.values)), new)
+
+
+class StepTensors(NamedTuple):
+    """What a decode step reads and writes, of M rows and the P slots they stand in."""
+
+    lengths: torch.Tensor                # (P,) tokens in the slot's cache
+    last_token: torch.Tensor             # (P,) the newest token, not in the cache yet
+    slot: torch.Tensor | None            # (M,) the slot of each row; None: row i is in slot i
+    n_drawn: torch.Tensor                # (M,) tokens that the row has drawn
+    active: torch.Tensor                 # (M,) False for a finished row
+    uniforms: torch.Tensor               # (M, steps + 1) random numbers
+    tokens: torch.Tensor                 # (M, steps + 1) drawn tokens
     logp: torch.Tensor                   # (M, steps + 1)
     entropy: torch.Tensor                # (M, steps + 1)
-    state: torch.Tensor                  # (M,) of the automaton of stop strings
-    strings: torch.Tensor | None         # (V, S) the automaton
-    ends: torch.Tensor                   # (V,) whether a token is a stop
-    limit: torch.Tensor                  # () most tokens of a row
-    keys: torch.Tensor | None = None     # of the cache, as in its Window
+    stop_state: torch.Tensor             # (M,) state of the stop-string automaton
+    stop_table: torch.Tensor | None      # (V, states) the automaton
+    is_stop: torch.Tensor                # (V,) True for a stop token
+    max_new: torch.Tensor                # () largest number of tokens of a row
+    keys: torch.Tensor | None = None     # of the cache, (layers, P, K, S, d)
     values: torch.Tensor | None = None
-    begin: torch.Tensor | None = None    # (P, K) of the cache; None: kernels.attend finds its way
-    all_keys: torch.Tensor | None = None
-    all_values: torch.Tensor | None = None
-    columns: torch.Tensor | None = None  # (S,) the window's; None: nothing in it is to be hidden
+    starts: torch.Tensor | None = None   # (P, K) of the cache; None: the CUDA kernel needs none
+    flat_keys: torch.Tensor | None = None    # (layers, slots * K * capacity, d)
+    flat_values: torch.Tensor | None = None
+    columns: torch.Tensor | None = None  # (S,) 0 .. S-1; None: all columns are visible to all
 
 
-class Places:
-    """All tensors are made once and written in place, as CUDA graphs need it, and kept for the
-    model's next call."""
+class Decode:
+    """The attention object of a decode step: each token (P,) sees its slot's columns and itself.
 
-    def __init__(self, model: GPT, places: int, capacity: int, steps: int):
+    On CUDA one kernel rotates, appends and attends. Elsewhere the new key and value are written to
+    column lengths[p] of slot p, and a bias hides the columns beyond it, if there are any."""
+
+    def __init__(self, config: Config, step: StepTensors):
+        self.groups, self.repeats = config.kv_heads, config.heads // config.kv_heads
+        self.head_dim, self.step, self.positions = config.head_dim, step, step.lengths
+        self.applies_rope, self.bias = step.starts is None, None
+        if not self.applies_rope:
+            self.index = (step.starts + step.lengths[:, None]).flatten()      # (P K,)
+            if step.columns is not None:
+                visible = (step.columns <= step.lengths[:, None])[:, None, None]
+                self.bias = visibility_bias(visible, step.keys.dtype)         # (P, 1, 1, S)
+
+    def __call__(self, layer: int, q, k, v, *rope):
+        keys, values = self.step.keys[layer], self.step.values[layer]
+        if self.applies_rope:
+            return kernels.decode_attention(q, k, v, *rope, keys, values, self.step.lengths)
+        self.step.flat_keys[layer].index_copy_(0, self.index, k.flatten(0, 1))
+        self.step.flat_values[layer].index_copy_(0, self.index, v.flatten(0, 1))
+        q = q.reshape(-1, self.groups, self.repeats, self.head_dim)           # (P, K, R, d)
+        return attend(q, keys, values, self.bias, self.head_dim, 1)
+
+
+class Slots:
+    """The state of a batch. All tensors are made once and written in place, as CUDA graphs need,
+    and kept for the model's next call."""
+
+    def __init__(self, model: GPT, slots: int, capacity: int, steps: int):
         weight = model.embedding.weight
         device = weight.device
         ints = dict(dtype=torch.int64, device=device)
-        self.graphs = HABITS[device.type].graphs
-        self.cache = Cache(model.config, places, capacity, device, weight.dtype)
+        self.cuda_graphs = DECODE_CONFIGS[device.type].cuda_graphs
+        self.cache = SlotCache(model.config, slots, capacity, device, weight.dtype)
         self.columns = torch.arange(capacity, device=device)
-        self.ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
-        self.strings = None                                     # the automaton of stop strings
-        self.limit = torch.zeros((), **ints)
-        self.taken = self.used = 0                              # rows, and places they stand in
-        self.apart = True                                       # does row i stand in place i?
-        self.longest = 0                                        # no text in use is longer
-        self.even = True                                        # are they all as long?
-        # of each place: its text's length and last token
-        self.lengths, self.last = torch.zeros(2, places, **ints)
-        # of each row: its number, place, how many it has drawn, the state of its automaton
-        self.row, self.place, self.drawn, self.state = torch.zeros(4, places, **ints)
-        self.alive = torch.zeros(places, dtype=torch.bool, device=device)
-        self.uniform = torch.zeros(places, steps + 1, device=device)
-        # what it has drawn; what an ended row goes on to draw lands behind that
-        self.tokens = torch.zeros(places, steps + 1, **ints)
-        self.logp, self.entropy = torch.zeros(2, places, steps + 1, device=device)
-        self.recorded = {}                                      # steps: see record.run
+        self.is_stop = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
+        self.stop_table = None
+        self.max_new = torch.zeros((), **ints)
+        self.n_rows = self.n_slots = 0       # in use
+        self.one_row_per_slot = True         # row i is in slot i
+        self.max_length = 0                  # no text in use is longer
+        self.equal_lengths = True            # all texts in use are equally long
+        # of each slot
+        self.lengths, self.last_token = torch.zeros(2, slots, **ints)
+        # of each row: its number in the call, its slot, tokens drawn, state of the automaton
+        self.row_id, self.slot, self.n_drawn, self.stop_state = torch.zeros(4, slots, **ints)
+        self.active = torch.zeros(slots, dtype=torch.bool, device=device)
+        self.uniforms = torch.zeros(slots, steps + 1, device=device)
+        # a finished row draws on until it leaves; these tokens land in the column after its end
+        self.tokens = torch.zeros(slots, steps + 1, **ints)
+        self.logp, self.entropy = torch.zeros(2, slots, steps + 1, device=device)
+        self.recorded = {}                   # recorded steps (engine/graphs.py)
         self.pool = self.stream = None
         if device.type == "cuda":
             self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
-    def begin(self, stops, strings, max_new_tokens: int) -> None:
-        """Empties all places."""
-        self.alive.zero_()
-        self.ends.zero_()
-        self.ends[stops] = True
-        # a step may compute rows that nobody has filled: they are short, and know their place in an
-        # automaton of other stop strings
+    def reset(self, stop_ids, stop_table, max_new_tokens: int) -> None:
+        """Empties all slots."""
+        self.active.zero_()
+        self.is_stop.zero_()
+        self.is_stop[stop_ids] = True
+        # a CUDA graph also computes unused rows: they get a short text and a valid automaton state
         self.lengths.zero_()
-        self.state.zero_()
-        self.taken, self.used, self.longest, self.apart, self.even = 0, 0, 0, True, True
-        self.strings = strings
-        self.limit.fill_(max_new_tokens)
+        self.stop_state.zero_()
+        self.n_rows, self.n_slots, self.max_length = 0, 0, 0
+        self.one_row_per_slot = self.equal_lengths = True
+        self.stop_table = stop_table
+        self.max_new.fill_(max_new_tokens)
 
-    def view(self, places: slice, rows: slice) -> View:
-        """For `choose` alone."""
-        return View(self.lengths[places], self.last[places],
-                    None if self.apart else self.place[rows],
-                    self.drawn[rows], self.alive[rows], self.uniform[rows], self.tokens[rows],
-                    self.logp[rows], self.entropy[rows], self.state[rows], self.strings, self.ends,
-                    self.limit)
+    def row_tensors(self, slots: slice, rows: slice) -> StepTensors:
+        """The tensors for drawing a token, without the cache."""
+        return StepTensors(
+            self.lengths[slots], self.last_token[slots],
+            None if self.one_row_per_slot else self.slot[rows], self.n_drawn[rows],
+            self.active[rows], self.uniforms[rows], self.tokens[rows], self.logp[rows],
+            self.entropy[rows], self.stop_state[rows], self.stop_table, self.is_stop, self.max_new)
 
-    def next(self, places: int, rows: int) -> View:
-        """For the next step, of the first places and rows."""
-        view, cache = self.view(slice(places), slice(rows)), self.cache
-        if kernels.usable(cache.keys):  # it reads of each text what is there
-            return view._replace(keys=cache.keys, values=cache.values)
-        end = len(self.columns) if self.graphs else self.longest + 1
-        window = cache.window(places, end)
-        hidden = self.graphs or not self.even
-        return view._replace(
-            keys=window.keys, values=window.values, begin=cache.begin[:places],
-            all_keys=cache.keys.flatten(1, 3), all_values=cache.values.flatten(1, 3),
-            columns=self.columns[:end] if hidden else None)
+    def step_tensors(self, slots: int, rows: int) -> StepTensors:
+        """The tensors of the next decode step of the first slots and rows."""
+        step, cache = self.row_tensors(slice(slots), slice(rows)), self.cache
+        if kernels.usable(cache.keys):  # the kernel reads each slot's own columns only
+            return step._replace(keys=cache.keys, values=cache.values)
+        end = len(self.columns) if self.cuda_graphs else self.max_length + 1
+        keys, values = (x[:, :slots, :, :end] for x in (cache.keys, cache.values))
+        hides = self.cuda_graphs or not self.equal_lengths
+        return step._replace(
+            keys=keys, values=values, starts=cache.starts[:slots],
+            flat_keys=cache.keys.flatten(1, 3), flat_values=cache.values.flatten(1, 3),
+            columns=self.columns[:end] if hides else None)
 
-    def advance(self) -> None:
-        """After a step."""
-        self.longest = min(self.longest + 1, len(self.columns) - 1)
+    def count_step(self) -> None:
+        """Notes that each text has grown by one token."""
+        self.max_length = min(self.max_length + 1, len(self.columns) - 1)
 
-    def living(self) -> int:
-        """How many rows go on; here the host waits for the device."""
-        return int(self.alive[:self.taken].sum())
+    def count_active(self) -> int:
+        """The number of rows that are not finished. The host waits for the device here."""
+        return int(self.active[:self.n_rows].sum())
 
-    def settle(self, out: dict, living: int) -> None:
-        """Writes ended rows into `out`, and moves the living ones from behind row `living` to where
-        ended ones stood before it."""
-        alive = self.alive[:self.taken]
-        ended, steps = (~alive).nonzero()[:, 0], out["tokens"].shape[1]
-        row, drawn = self.row[ended], self.drawn[ended]
+    def retire_finished(self, out: dict, n_active: int) -> None:
+        """Writes finished rows to `out` and compacts: active rows move to the front."""
+        active = self.active[:self.n_rows]
+        finished, steps = (~active).nonzero()[:, 0], out["tokens"].shape[1]
+        # 1. copy the results of finished rows
+        row, drawn = self.row_id[finished], self.n_drawn[finished]
         written = torch.arange(steps, device=row.device) < drawn[:, None]
         for name in ("tokens", "logp", "entropy"):
-            new = getattr(self, name)[ended, :steps]
+            new = getattr(self, name)[finished, :steps]
             out[name][row] = torch.where(written, new, out[name][row])
         out["drawn"][row] = drawn
-        stopped = self.ends[self.tokens[ended, drawn - 1]]
-        if self.strings is not None:
-            stopped |= self.state[ended] == self.strings.shape[1] - 1
+        stopped = self.is_stop[self.tokens[finished, drawn - 1]]
+        if self.stop_table is not None:
+            stopped |= self.stop_state[finished] == self.stop_table.shape[1] - 1
         out["truncated"][row] = ~stopped
-        to, source = (~alive[:living]).nonzero()[:, 0], living + alive[living:].nonzero()[:, 0]
-        for x in (self.row, self.place, self.drawn, self.state, self.alive, self.uniform,
-                  self.tokens, self.logp, self.entropy):
+        # 2. active rows from behind position n_active take the places of finished ones before it
+        to = (~active[:n_active]).nonzero()[:, 0]
+        source = n_active + active[n_active:].nonzero()[:, 0]
+        for x in (self.row_id, self.slot, self.n_drawn, self.stop_state, self.active,
+                  self.uniforms, self.tokens, self.logp, self.entropy):
             x[to] = x[source]
-        self.alive[living:self.taken] = False
-        self.taken = living
+        self.active[n_active:self.n_rows] = False
+        self.n_rows = n_active
 
-    def part(self) -> None:
-        """Gives each text of the living rows a place. The first that continues the text of a place
-        stays there, if that is among the first; the others go where nobody stands, with a copy of
-        the cache."""
-        vocab, rows = len(self.ends), self.alive[:self.taken].nonzero()[:, 0]
-        token = self.tokens[rows, self.drawn[rows] - 1]
-        texts, which = (self.place[rows] * vocab + token).unique(return_inverse=True)
-        before, self.used = texts // vocab, len(texts)
-        stays = before < self.used
+    def fork(self) -> None:
+        """Gives each text of the active rows a slot. One row of a slot stays in it, if the slot is
+        among the first; the others move to free slots with a copy of the cache."""
+        vocab, rows = len(self.is_stop), self.active[:self.n_rows].nonzero()[:, 0]
+        # 1. a text is known by its slot and the token just drawn
+        token = self.tokens[rows, self.n_drawn[rows] - 1]
+        texts, which = (self.slot[rows] * vocab + token).unique(return_inverse=True)
+        before, self.n_slots = texts // vocab, len(texts)
+        # 2. the first text of each slot stays, the others take free slots
+        stays = before < self.n_slots
         stays[1:] &= before[1:] != before[:-1]
-        free = torch.ones(self.used, dtype=torch.bool, device=rows.device)
+        free = torch.ones(self.n_slots, dtype=torch.bool, device=rows.device)
         free[before[stays]] = False
-        place = before.clone()
-        place[~stays] = to = free.nonzero()[:, 0]
+        slot = before.clone()
+        slot[~stays] = to = free.nonzero()[:, 0]
+        # 3. copy the cache, layer by layer to save memory
         if len(to):
-            source, end = before[~stays], self.longest
-            for layer in (*self.cache.keys, *self.cache.values):  # one at a time: it takes a copy
+            source, end = before[~stays], self.max_length
+            for layer in (*self.cache.keys, *self.cache.values):
                 layer[to, :, :end] = layer[source, :, :end]
             self.lengths[to] = self.lengths[source]
-        self.last[place] = texts % vocab
-        self.place[:self.taken] = 0                         # of those that have ended
-        self.place[rows] = place[which]
+        self.last_token[slot] = texts % vocab
+        self.slot[:self.n_rows] = 0                         # slot 0 also stands for finished rows
+        self.slot[rows] = slot[which]
 
-    def measure(self) -> None:
-        """Asks the device how long the texts are, after some have left or come in."""
-        lengths = self.lengths[:self.used]
-        self.longest = int(lengths.max()) if self.used else 0
-        self.even = bool((lengths == self.longest).all())
-
-
-KEPT = weakref.WeakKeyDictionary()  # model -> {precision and device: (what was asked for, Places)}
+    def update_lengths(self) -> None:
+        """Reads the lengths from the device, after rows have left or come in."""
+        lengths = self.lengths[:self.n_slots]
+        self.max_length = int(lengths.max()) if self.n_slots else 0
+        self.equal_lengths = bool((lengths == self.max_length).all())
 
 
-def places_for(model: GPT, *asked: int) -> Places:
-    """The model's Places for at least the (rows, capacity, steps) asked for; fewer rows where
-    memory would not hold them."""
+class SlotPool:
+    """The Slots of one model, by dtype and device, kept on the model between calls. A deep copy of
+    the model starts with an empty pool."""
+
+    def __init__(self):
+        self.kept = {}  # (dtype, device) -> ((rows, capacity, steps) asked for, Slots)
+
+    def __deepcopy__(self, memo):
+        return SlotPool()
+
+
+def slots_of(model: GPT, rows: int, capacity: int, steps: int) -> Slots:
+    """The model's Slots for at least so many rows, columns and decode steps; fewer rows where the
+    memory does not suffice."""
     config, weight = model.config, model.embedding.weight
-    kind = weight.dtype, weight.device
-    had, places = KEPT.pop(model, {}).get(kind, ((0, 0, 0), None))
-    asked = tuple(map(max, asked, had))
+    pool = model.__dict__.setdefault("slot_pool", SlotPool())
+    key = weight.dtype, weight.device
+    had, slots = pool.kept.get(key, ((0, 0, 0), None))
+    pool.kept.clear()
+    asked = tuple(map(max, (rows, capacity, steps), had))
     if asked != had:
-        recorded = {} if places is None or places.graphs else places.recorded
-        places = None  # so that its memory is free
+        recorded = {} if slots is None or slots.cuda_graphs else slots.recorded
+        slots = None  # frees its memory before more is taken
         if weight.is_cuda:
             torch.cuda.empty_cache()
         rows, capacity, steps = asked
-        keys = config.layers * config.kv_heads * config.head * capacity
-        logits = (48 if weight.is_cuda else 24) * config.vocab_size  # graphs keep theirs
-        a_row = 2 * keys * weight.element_size() + logits + 20 * steps
-        fit = min(free_memory(weight.device) // 2, BUDGET) // a_row
-        places = Places(model, max(1, min(rows, fit)), capacity, steps)
-        places.recorded = recorded  # on a CPU they are of any tensors
-    KEPT[model] = {kind: (asked, places)}
-    return places
+        per_row = 2 * config.layers * config.kv_heads * config.head_dim * capacity
+        logits = (48 if weight.is_cuda else 24) * config.vocab_size  # each CUDA graph keeps its own
+        bytes_per_row = per_row * weight.element_size() + logits + 20 * steps
+        fitting = min(free_memory(weight.device) // 2, MEMORY_BUDGET) // bytes_per_row
+        slots = Slots(model, max(1, min(rows, fitting)), capacity, steps)
+        slots.recorded = recorded  # records of a CPU hold for any tensors
+    pool.kept[key] = (asked, slots)
+    return slots
+
+
+def release_slots(model: GPT) -> None:
+    """Frees the memory of the model's Slots."""
+    model.__dict__.pop("slot_pool", None)
 
 
 def free_memory(device) -> int:
-    """Bytes that can be had, those in which the system keeps files included; where it cannot say,
-    4 GB."""
+    """Bytes that can be allocated, file caches of the system included; 4 GB where the system cannot
+    say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         with open("/proc/meminfo") as file:  # Linux
-            said = dict(line.split(":") for line in file)
-        return int(said["MemAvailable"].split()[0]) * 1024
+            fields = dict(line.split(":") for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return 4 * 2**30

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 import model as gpt
 import sft
-from config import SAMPLERS, config_of
+from config import SAMPLERS
 from infra import checkpoint, distributed, tensors
+from infra.cli import config_of
 
 DOCUMENTS = 200  # documents in the digest, of each phase of the training
 MAX_ROUNDS = 3   # of training, until the base is good enough to start from
@@ -51,12 +52,12 @@ def base_model(options, task, folder: Path) -> gpt.GPT:
     if options.init:
         return checkpoint.load_pretrained(options.init, options.device, torch.float32)
     path = folder / base_name(options, task)
-    if distributed.first(path.exists):  # asked once: another process may be about to write it
-        distributed.say(f"base model: {path}")
+    if distributed.on_rank0(path.exists):  # asked once: another process may be about to write it
+        distributed.print_rank0(f"base model: {path}")
         return gpt.from_state(tensors.load(path), options.device)
     policy = train_base(options, task)
-    distributed.first(lambda: tensors.save(path, gpt.to_state(policy)))
-    if distributed.world() == 1:
+    distributed.on_rank0(lambda: tensors.save(path, gpt.to_state(policy)))
+    if distributed.world_size() == 1:
         return policy
     return gpt.from_state(tensors.load(path), options.device)
 

@@ -1,18 +1,18 @@
-"""Several processes, one run: torchrun starts them, torch.distributed joins them.
+"""Several processes train one model: torchrun starts them and torch.distributed connects them.
 
-    torchrun --nproc-per-node 4 train.py --algo grpo          (--shard: the weights in pieces too)
+    torchrun --nproc-per-node 4 train.py --algo grpo          (--shard: sharded weights too)
 
-Each process answers and scores its share of the problems, and all are given all answers. So every
-process has the whole batch, computes the same advantages and cuts it alike, and takes its share of
-the micro-batches; the weights of tokens count those of all, so the sum of the gradients is the
-gradient of the whole batch:
+This is data parallelism. Each process samples and scores its share of the problems, then all
+processes gather all responses. So every process holds the whole batch, computes the same advantages
+and cuts the same micro-batches, of which it runs its share. The weight of a token already counts
+the tokens of the whole batch. Therefore the gradients are summed, not averaged:
 
     grad = sum over processes of grad(sum over its tokens of weight * loss)
 
-What travels besides the gradients is a few megabytes of token ids. `--shard` keeps weights,
-gradients and moments in pieces (fully_shard, 2304.11277) and gathers a layer when it is needed.
-With one process everything here does nothing. Left out on purpose: tensor and pipeline parallelism,
-sampling that overlaps the update.
+The gathered responses take a few megabytes a step. `--shard` keeps a shard of the weights,
+gradients and Adam moments on each process (FSDP 2304.11277, `fully_shard` in PyTorch).
+With one process, every function here returns its input. Left out on purpose: tensor and pipeline
+parallelism, and sampling that overlaps the update.
 """
 
 import os
@@ -23,35 +23,39 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # they take 45 MB
+if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # one process saves the 45 MB of these imports
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
     from torch.distributed.tensor import DTensor, distribute_tensor
 else:
-    DTensor = FSDPModule = ()  # nothing is one
+    DTensor = FSDPModule = ()  # isinstance(x, ()) is False for every x
 
+
+# --- the process group
 
 def rank() -> int:
+    """The number of this process, from 0 on."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def launched() -> int:
-    """How many processes torchrun started; 1 without it."""
+def launched_processes() -> int:
+    """The number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def start(device: str) -> str:
-    """Joins the processes that torchrun started, if it did; the device of this one."""
-    if launched() == 1:
+    """Joins the process group of torchrun, if there is one. Returns the device of this process."""
+    if launched_processes() == 1:
         return device
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if device.startswith("cuda"):
-        device = f"cuda:{local}"
-        torch.cuda.set_device(local)
+        device = f"cuda:{local_rank}"
+        torch.cuda.set_device(local_rank)
     else:  # the processes of one machine share its cores
         cores = os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
@@ -62,147 +66,163 @@ def start(device: str) -> str:
 
 
 def stop() -> None:
+    """Leaves the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def leave(code: int) -> None:
-    """Ends the process; one of several without Python's tidying up, when all is written: there
-    threads that a sharded model's communication leaves behind may abort it (seen twice)."""
-    if launched() > 1:
+def exit_process(code: int) -> None:
+    """Ends this process. One of several processes skips Python's clean-up: threads that FSDP leaves
+    behind have aborted it twice. All files are written by then."""
+    if launched_processes() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
-def say(*words) -> None:
-    """Prints, but once."""
+def is_peer_failure(error: RuntimeError) -> bool:
+    """Whether an error means that another process has died."""
+    return world_size() > 1 and (isinstance(error, dist.DistError) or any(
+        words in str(error) for words in ("Connection closed", "Connection reset", "Broken pipe",
+                                          "Timed out waiting", "NCCL")))
+
+
+# --- sharing work and results
+
+def print_rank0(*words) -> None:
+    """Prints once, on rank 0."""
     if rank() == 0:
         print(*words)
 
 
-def first(f):
-    """What f() of the first process gives, to all; what it raises is raised in all."""
-    if world() == 1:
-        return f()
-    found = [None, None]
+def on_rank0(function):
+    """Runs function() on rank 0 alone. Every process gets its result, or raises its exception."""
+    if world_size() == 1:
+        return function()
+    result = [None, None]  # value, exception
     if rank() == 0:
         try:
-            found[0] = f()
+            result[0] = function()
         except Exception as error:
-            found[1] = error
-    dist.broadcast_object_list(found, src=0)
-    if found[1] is not None:
-        raise found[1]
-    return found[0]
+            result[1] = error
+    dist.broadcast_object_list(result, src=0)
+    if result[1] is not None:
+        raise result[1]
+    return result[0]
 
 
-def everyone(thing):
-    """[thing of each process], to all; anything that can be pickled."""
-    if world() == 1:
-        return [thing]
-    found = [None] * world()
-    dist.all_gather_object(found, thing)
-    return found
+def all_gather(value) -> list:
+    """The value of each process, in the order of ranks. A value is anything that pickles."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
-def mine(items) -> slice:
-    """This process's share of a sequence: a part of neighbours, so that all parts in the order of
-    the processes are the whole. Empty where there are fewer items than processes."""
-    n, w, r = len(items), world(), rank()
-    return slice(n * r // w, n * (r + 1) // w)
+def local_slice(items) -> slice:
+    """The slice of a sequence that this process works on. The slices of all ranks, in order, make
+    the whole sequence. A slice is empty if there are fewer items than processes."""
+    n, world, r = len(items), world_size(), rank()
+    return slice(n * r // world, n * (r + 1) // world)
 
 
-def each(f, items: list) -> list:
-    """[f(item) of each], each process computing its share."""
-    return [y for part in everyone([f(x) for x in items[mine(items)]]) for y in part]
+def parallel_map(function, items: list) -> list:
+    """[function(item) for item in items], of which each process computes its slice."""
+    local = [function(item) for item in items[local_slice(items)]]
+    return [result for part in all_gather(local) for result in part]
 
 
-def portion(most: int, lengths) -> int:
-    """Tokens of a micro-batch of rows of these lengths, at most `most`: few enough that each
-    process has one to do."""
-    return most if world() == 1 else max(1, min(most, -(-sum(lengths) // world())))
+def local_token_budget(micro_tokens: int, lengths) -> int:
+    """Tokens of a micro-batch, at most `micro_tokens`. With several processes it is small enough
+    that rows of these lengths give each process a micro-batch."""
+    if world_size() == 1:
+        return micro_tokens
+    return max(1, min(micro_tokens, -(-sum(lengths) // world_size())))
 
 
-def turns(batches: list) -> list:
-    """The micro-batches that this process takes, in turn, as many for each: (batch, whether it
-    counts). One that does not count is run for company alone, since a layer in pieces is gathered
-    by all processes at once."""
-    w, r = world(), rank()
-    rounds = -(-len(batches) // w)
-    return [(batches[min(k * w + r, len(batches) - 1)], k * w + r < len(batches))
+def local_batches(batches: list) -> list:
+    """The micro-batches that this process runs: [(batch, counts)], the same number on every rank.
+    Rank r takes batches r, r + world_size, ... Where these run out, the last batch is repeated with
+    counts False. Such a batch adds nothing, but a sharded layer needs every process to gather it.
+    """
+    world, r = world_size(), rank()
+    rounds = -(-len(batches) // world)
+    return [(batches[min(k * world + r, len(batches) - 1)], k * world + r < len(batches))
             for k in range(rounds)]
 
 
-def add_up(*tensors) -> None:
+# --- sums
+
+def all_reduce(*tensors) -> None:
     """Sums each tensor over the processes, in place."""
-    if world() > 1:
+    if world_size() > 1:
         for handle in [dist.all_reduce(x, async_op=True) for x in tensors]:
             handle.wait()
 
 
-def add_up_counts(counts: Counter) -> Counter:
-    """The sum of every process's numbers by name."""
+def all_reduce_counts(counts: Counter) -> Counter:
+    """Sums numbers by name over the processes."""
     total = Counter()
-    for each in everyone(counts):
-        total.update(each)
+    for local in all_gather(counts):
+        total.update(local)
     return total
 
 
-def add_up_gradients(parameters) -> None:
-    """The same for gradients; those of a model in pieces are summed by it while going back."""
-    if world() == 1:
+def all_reduce_gradients(parameters) -> None:
+    """Sums gradients over the processes, in place. FSDP has already summed those of sharded
+    parameters in the backward pass."""
+    if world_size() == 1:
         return
-    copies = [p for p in parameters if not isinstance(p, DTensor)]
-    for p in copies:
+    replicated = [p for p in parameters if not isinstance(p, DTensor)]
+    for p in replicated:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    add_up(*(p.grad for p in copies))
+    all_reduce(*(p.grad for p in replicated))
 
+
+# --- sharded weights
 
 def shard(model) -> None:
-    """Leaves each process a piece of the weights of each of the model's blocks. Its backward pass
-    takes the mean of their gradients, where everything here is a sum: see `backward`."""
-    mesh = init_device_mesh(next(model.parameters()).device.type, (world(),))
+    """Leaves a shard of each block's weights on each process."""
+    mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     for block in [*model.blocks, model]:
         fully_shard(block, mesh=mesh)
 
 
+def is_sharded(model) -> bool:
+    """Whether `shard` was applied to the model."""
+    return isinstance(model, FSDPModule)
+
+
 def backward(loss, model) -> None:
-    (loss * world() if in_pieces(model) else loss).backward()
+    """loss.backward(). FSDP averages gradients over the processes, and the factor makes a sum."""
+    (loss * world_size() if is_sharded(model) else loss).backward()
 
 
-def whole(x, host: bool = False):
-    """x, a tensor or a nest of dicts and lists of them, with what is in pieces put together: every
-    process must ask. host: it is kept in the first process's main memory alone."""
+def full_tensor(x, host: bool = False):
+    """Replaces the sharded tensors in x by full ones. x is a tensor, or a dict or list of such x.
+    Every process must call it. With `host`, rank 0 alone gets the tensor, in main memory."""
     if isinstance(x, DTensor):
         x = x.full_tensor()
         return x if not host else x.cpu() if rank() == 0 else None
     if isinstance(x, dict):
-        return {k: whole(v, host) for k, v in x.items()}
-    return [whole(v, host) for v in x] if isinstance(x, list) else x
+        return {name: full_tensor(value, host) for name, value in x.items()}
+    return [full_tensor(value, host) for value in x] if isinstance(x, list) else x
 
 
-def pieces(x: torch.Tensor, like):
-    """A whole tensor cut as `like` is."""
-    return distribute_tensor(x, like.device_mesh, like.placements) if isinstance(like, DTensor) \
-        else x
+def shard_like(x: torch.Tensor, like):
+    """Shards a full tensor as `like` is sharded."""
+    if not isinstance(like, DTensor):
+        return x
+    return distribute_tensor(x, like.device_mesh, like.placements)
 
 
 def load_moments(optimizer, state: dict) -> None:
-    """load_state_dict of whole tensors, into an optimizer of weights that may be in pieces."""
+    """optimizer.load_state_dict(state) of full tensors, for parameters that may be sharded."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = {i: {k: pieces(v.to(parameters[i].device), parameters[i]) if v.dim() else v
-                   for k, v in s.items()} for i, s in state["state"].items()}
+    moments = {}
+    for i, values in state["state"].items():
+        moments[i] = {name: shard_like(x.to(parameters[i].device), parameters[i]) if x.dim() else x
+                      for name, x in values.items()}
     optimizer.load_state_dict({**state, "state": moments})
-
-
-def in_pieces(model) -> bool:
-    return isinstance(model, FSDPModule)
-
-
-def left_alone(error: RuntimeError) -> bool:
-    """Whether an error says that another process is gone."""
-    return world() > 1 and (isinstance(error, dist.DistError) or any(
-        words in str(error) for words in ("Connection closed", "Connection reset", "Broken pipe",
-                                          "Timed out waiting", "NCCL")))

@@ -29,7 +29,7 @@ def micro_batches(batch, models, options) -> list[list[int]]:
             options.kl_coef and options.kl_in == "loss"):
         rows = batch.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
     lengths = [lengths[i] for i in rows]
-    budget = distributed.portion(options.micro_tokens, lengths)
+    budget = distributed.local_token_budget(options.micro_tokens, lengths)
     return [[rows[i] for i in part] for part in packing.micro_batches(lengths, budget)]
 
 
@@ -44,7 +44,7 @@ def critic_values(models, batch, options):
     def values(micro):
         hidden = None  # a critic with a network of its own needs no states of the policy
         if options.critic == "head":
-            hidden = models.policy.states(micro.tokens, micro.mask)
+            hidden = models.policy.hidden_states(micro.tokens, micro.mask)
         return models.critic(hidden, micro)
     return without_gradient(values, batch, options)
 
@@ -55,12 +55,12 @@ def without_gradient(f, batch, options):
     first, inverse = dedup.unique_rows(batch)
     unique = batch.rows(first)
     lengths = unique.lengths()
-    budget = distributed.portion(options.micro_tokens, lengths)
+    budget = distributed.local_token_budget(options.micro_tokens, lengths)
     with torch.no_grad(), autocast(options):
-        for rows, counts in distributed.turns(packing.micro_batches(lengths, budget)):
+        for rows, counts in distributed.local_batches(packing.micro_batches(lengths, budget)):
             micro = unique.rows(torch.tensor(rows, device=first.device))
             values = f(micro)
             if counts:
                 result[first[rows], :micro.mask.shape[1]] = values.float()
-    distributed.add_up(result)
+    distributed.all_reduce(result)
     return result[first[inverse]]

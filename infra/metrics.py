@@ -121,7 +121,7 @@ def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -
     """Writes summary.json and, with --init, the policy for transformers; prints three answers as
     they were before training and as they are now."""
     summary = evaluate.summarize(options, state) | {
-        "peak_rss_mb": run_dir.peak_rss_mb(), "processes": distributed.world(),
+        "peak_rss_mb": run_dir.peak_rss_mb(), "processes": distributed.world_size(),
         "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])}
     if options.device.startswith("cuda"):
         summary["peak_gpu_mb"] = torch.cuda.max_memory_reserved() / 2**20

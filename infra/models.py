@@ -9,10 +9,9 @@ import evaluate
 import model as gpt
 import ppo
 import prm
-from config import ALGORITHMS
+from config import needs_critic
 from engine.critic_hints import HintedCritic
 from infra import distributed
-from infra.run_dir import UserError
 
 
 class Models(NamedTuple):
@@ -31,7 +30,7 @@ class Models(NamedTuple):
             with torch.no_grad():
                 for target, weight in zip(self.sampler.parameters(), self.policy.parameters(),
                                           strict=True):
-                    target.copy_(distributed.whole(weight.detach()))
+                    target.copy_(distributed.full_tensor(weight.detach()))
 
 
 def make_models(policy: gpt.GPT, options):
@@ -47,7 +46,7 @@ def make_models(policy: gpt.GPT, options):
     if options.shard:
         distributed.shard(policy)
     groups = [{"params": list(policy.parameters())}]
-    if getattr(ALGORITHMS[options.algo][0], "needs_critic", False):
+    if needs_critic(options.algo):
         critic = ppo.Critic(policy, options.critic == "own")
         critic = HintedCritic(critic) if options.critic_hints else critic
         critic.to(options.device)
@@ -56,22 +55,15 @@ def make_models(policy: gpt.GPT, options):
                                   fused=options.device.startswith("cuda"))
     reward_model = None
     if options.judge:
-        judge_policy = evaluate.policy_of(options.judge, options.device)
+        judge_policy = evaluate.load_policy(options.judge, options.device)
         reward_model = prm.load(options.judge, judge_policy)["prm"]
     return Models(policy, reference, critic, sampler, reward_model), optimizer
 
 
 def restore(models: Models, optimizer, saved: dict) -> dict:
-    """Loads a checkpoint, except for the policy's weights, and returns its state.
-
-    Raises UserError for a checkpoint of networks that this version does not have.
-    """
-    try:
-        models.reference.load_state_dict(saved["reference"])
-        if models.critic is not None:
-            models.critic.load_state_dict(saved["critic"])
-    except (KeyError, RuntimeError):
-        raise UserError("the checkpoint is of an older version, whose networks were others: start "
-                        "the run again in another folder, with --out") from None
+    """Loads a checkpoint, except for the policy's weights, and returns its state."""
+    models.reference.load_state_dict(saved["reference"])
+    if models.critic is not None:
+        models.critic.load_state_dict(saved["critic"])
     distributed.load_moments(optimizer, saved["optimizer"])
     return saved["state"]

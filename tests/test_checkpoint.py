@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import model as gpt
-from engine import sampler, slots
-from infra import bpe, checkpoint, tensors
+import sample
+from engine import sampler
+from infra import bpe, checkpoint, run_dir, tensors
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -78,7 +79,7 @@ def ids(n=2, t=60):
 
 def logits(model, tokens):
     with torch.no_grad():
-        return model.head(model(tokens))
+        return model.lm_head(model(tokens))
 
 
 def close(a, b):
@@ -111,14 +112,12 @@ def test_logits_equal_transformers(saved, case):
 def test_cached_logits_equal_transformers(saved, case):
     path, theirs = saved(case)
     model, tokens = checkpoint.load_pretrained(path), ids(18)  # enough rows for the plain products
-    cache, parts = slots.Cache(model.config, 18, 60), []
+    cache, parts = sample.KVCache(model.config, 18, 60), []
     with torch.no_grad():
-        parts.append(model(tokens[:, :50], window=cache.window(18, 50)))
-        for t in range(50, 60):
-            lengths = torch.full((18,), t)
-            hidden = model(tokens[:, t], lengths, cache.window(18, t + 1, lengths))
-            parts.append(hidden[:, None])
-        assert close(model.head(torch.cat(parts, 1)), theirs(tokens).logits)
+        for first, last in ((0, 50), *((t, t + 1) for t in range(50, 60))):
+            parts.append(model(tokens[:, first:last], cache.append(last - first)))
+            cache.lengths = cache.lengths + last - first
+        assert close(model.lm_head(torch.cat(parts, 1)), theirs(tokens).logits)
 
 
 @every
@@ -162,8 +161,8 @@ def test_there_and_back_is_the_same_to_the_last_bit(saved, case, dtype, tmp_path
     first = checkpoint.load_pretrained(saved(case)[0], dtype=dtype)
     checkpoint.save_pretrained(first, tmp_path)
     again = checkpoint.load_pretrained(tmp_path)  # the file's precision
-    assert again.config == first.config and again.turns.dtype == torch.float32
-    assert (again.head.weight is again.embedding.weight) == ("tied" in case)
+    assert again.config == first.config and again.rope_cache.dtype == torch.float32
+    assert (again.lm_head.weight is again.embedding.weight) == ("tied" in case)
     a, b = first.state_dict(), again.state_dict()
     assert a.keys() == b.keys()
     assert all(torch.equal(x.to(dtype), b[name].to(dtype)) for name, x in a.items())
@@ -236,9 +235,9 @@ def published(kind, vocab, width, layers, heads, kv_heads, hidden, **more):
                sliding_window=None, use_sliding_window=False, max_window_layers=28), 596_049_920)])
 def test_published_configs(config, parameters):
     with torch.device("meta"):
-        model = gpt.GPT(checkpoint.config_of(config))
+        model = gpt.GPT(checkpoint.parse_config(config))
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert model.config.context == min(config["max_position_embeddings"], checkpoint.CONTEXT)
+    assert model.config.context == min(config["max_position_embeddings"], checkpoint.MAX_CONTEXT)
 
 
 def test_the_angles_of_a_real_llama():
@@ -246,17 +245,17 @@ def test_the_angles_of_a_real_llama():
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     theirs = transformers.LlamaConfig(head_dim=64, rope_theta=5e5, rope_scaling=LLAMA_3_2)
     want = ROPE_INIT_FUNCTIONS["llama3"](theirs)[0]
-    theta, scaling = checkpoint.rope(dict(rope_theta=5e5, rope_scaling=LLAMA_3_2))
-    found = gpt.rates(gpt.Config(60, head_width=64, rope_theta=theta, rope_scaling=scaling))
+    theta, scaling = checkpoint.parse_rope(dict(rope_theta=5e5, rope_scaling=LLAMA_3_2))
+    found = gpt.inv_freq(gpt.Config(60, head_dim=64, rope_theta=theta, rope_scaling=scaling))
     assert torch.allclose(found, want, rtol=1e-6, atol=0)
 
 
 def test_context(saved, folder):
     short = checkpoint.load_pretrained(folder)
-    assert short.config.context == short.turns.shape[0] == 64
+    assert short.config.context == short.rope_cache.shape[0] == 64
     edit(folder / "config.json", max_position_embeddings=131072)
     long = checkpoint.load_pretrained(folder)
-    assert long.config.context == long.turns.shape[0] == checkpoint.CONTEXT
+    assert long.config.context == long.rope_cache.shape[0] == checkpoint.MAX_CONTEXT
     assert close(logits(short, ids()), logits(long, ids()))
 
 
@@ -270,7 +269,7 @@ def test_a_loaded_model_copies_trains_and_saves_as_ours(saved, tmp_path):
     other = copy.deepcopy(model)
     other.logp(ids(), torch.ones(2, 60)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in other.parameters())
-    assert other.head.weight is other.embedding.weight is not model.embedding.weight
+    assert other.lm_head.weight is other.embedding.weight is not model.embedding.weight
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -287,7 +286,7 @@ def test_a_model_made_here_is_a_llama_there(tied, tmp_path):
 
 
 def test_the_views_cover_the_model_once():
-    c = gpt.Config(VOCAB, 64, 2, 32, 4, 2, 48, head_width=12, tied=False)
+    c = gpt.Config(VOCAB, 64, 2, 32, 4, 2, 48, head_dim=12, tied=False)
     for changes in ({}, dict(qkv_bias=True), dict(qk_norm=True)):
         model = gpt.GPT(gpt.Config(**vars(c) | changes))
         for view in checkpoint.hf_tensors(model).values():
@@ -384,7 +383,7 @@ def test_a_save_that_fails_leaves_the_old_file(folder, monkeypatch):
     (dict(rope_parameters={"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
     (dict(rope_parameters={"full_attention": {"rope_theta": 1e4}}), "full_attention"),
     (dict(rope_parameters={"rope_theta": -1}), "rope_theta is -1"),
-    (dict(rope_parameters=LLAMA3 | {"factor": None}), "lacks, factor"),
+    (dict(rope_parameters=LLAMA3 | {"factor": None}), "lacks factor"),
     (dict(rope_parameters=LLAMA3 | {"factor": "8"}), "factor is '8'"),
     (dict(rope_parameters=LLAMA3 | {"low_freq_factor": 4.0}), "low_freq_factor"),
     (dict(rope_parameters=LLAMA3, rope_scaling=LLAMA3), "both given"),
@@ -416,8 +415,9 @@ def test_weights_that_do_not_fit_are_named(folder):
         with pytest.raises(ValueError, match=match):
             checkpoint.load_pretrained(folder)
     q = "model.layers.1.self_attn.q_proj.weight"
-    refused({"model.extra": torch.ones(2)}, "model.extra, for which the GPT has no place")
-    refused({q: torch.ones(32, 16)}, f"{q} has the shape .32, 16., not .32, 32.")
+    refused({"model.extra": torch.ones(2)}, "the GPT has no place for model.extra")
+    refused({q: torch.ones(32, 16)},
+            f"{q} has the shape .32, 16., but config.json makes it .32, 32.")
     refused({q: good[q].bfloat16()}, "several precisions")
     write(path, {name: x for name, x in good.items() if name != q})
     with pytest.raises(ValueError, match=f"no {q}"):
@@ -438,7 +438,7 @@ def test_a_tied_head_may_be_written_but_not_differ(saved, tmp_path):
     good = {name: x.clone() for name, x in checkpoint.read_safetensors(file).items()}
     embedding = good["model.embed_tokens.weight"]
     write(file, good | {"lm_head.weight": embedding})
-    assert torch.equal(checkpoint.load_pretrained(path).head.weight, embedding)
+    assert torch.equal(checkpoint.load_pretrained(path).lm_head.weight, embedding)
     write(file, good | {"lm_head.weight": embedding + 1})
     with pytest.raises(ValueError, match="lm_head.weight is not"):
         checkpoint.load_pretrained(path)
@@ -480,8 +480,8 @@ def entry(dtype="F32", shape=(2,), data_offsets=(0, 8)):
 EIGHT = b"12345678"
 BAD = {
     "empty": (b"", "too few"), "short": (b"1234567", "too few"),
-    "no header": (EIGHT, "a header of"), "beyond": (raw({}, length=3), "a header of 3"),
-    "absurd": (raw({}, length=2**63), "a header of"),
+    "no header": (EIGHT, "its header has"), "beyond": (raw({}, length=3), "its header has 3"),
+    "absurd": (raw({}, length=2**63), "its header has"),
     "not JSON": (raw(b"{nonsense}"), "JSON"), "not UTF-8": (raw(b'{"\xff": 1}'), "JSON"),
     "list": (raw([]), "no object"), "deep": (raw(b"[" * 100_000), "JSON"),
     "twice": (raw(b'{"a": 1, "a": 2}'), "stands twice"),
@@ -497,9 +497,9 @@ BAD = {
     "negative": (raw({"a": entry(data_offsets=[-8, 0])}, EIGHT), "data_offsets"),
     "reversed": (raw({"a": entry(data_offsets=[8, 0])}, EIGHT), "data_offsets"),
     "three": (raw({"a": entry(data_offsets=[0, 8, 8])}, EIGHT), "data_offsets"),
-    "size": (raw({"a": entry(shape=[3])}, EIGHT), "8 bytes, which F32 in the shape .3. does not"),
-    "beyond data": (raw({"a": entry()}, b"1234"), "long, where"),
-    "left over": (raw({"a": entry()}, EIGHT + b"9"), "long, where"),
+    "size": (raw({"a": entry(shape=[3])}, EIGHT), "8 bytes, but F32 in the shape .3. takes 12"),
+    "beyond data": (raw({"a": entry()}, b"1234"), "long, but"),
+    "left over": (raw({"a": entry()}, EIGHT + b"9"), "long, but"),
     "gap": (raw({"a": entry(data_offsets=[8, 16])}, EIGHT * 2), "begins at byte 8"),
     "overlap": (raw({"a": entry(), "b": entry(data_offsets=[4, 12])}, EIGHT * 2), "'b' begins"),
 }
@@ -579,7 +579,8 @@ def test_a_run_is_exported(tmp_path, capsys):
     torch.manual_seed(0)
     made = gpt.GPT(gpt.Config(VOCAB, 64, 2, 32, 4, 2, 48))
     (tmp_path / "run").mkdir()
-    tensors.save(tmp_path / "run" / "checkpoint.pt", gpt.to_state(made) | {"state": {"step": 3}})
+    state = gpt.to_state(made) | {"format": run_dir.FORMAT}
+    tensors.save(tmp_path / "run" / "checkpoint.pt", state)
     assert checkpoint.main(["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     back = checkpoint.load_pretrained(tmp_path / "out")
     assert back.config == made.config and torch.equal(back(ids()), made(ids()))

@@ -1,4 +1,4 @@
-"""README, "For a course": a function whose body is blank fails the tests that grade it."""
+"""docs/course.md: a function whose body is blank fails the tests that grade it."""
 
 import re
 import subprocess
@@ -23,10 +23,10 @@ for module, name, graded_by in (row.split() for row in sys.argv[1:]):
 
 
 def exercises() -> list[tuple[str, str, str]]:
-    """Module, function and file of tests of each row of the table."""
-    table = (ROOT / "README.md").read_text().partition("## For a course")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)\.py` \| (.*?) \| `(tests/\w+\.py)` \|$", table, re.M)
-    return [(module, name, graded_by) for module, names, graded_by in rows
+    """Module, function and test file of each function in the table."""
+    page = (ROOT / "docs" / "course.md").read_text()
+    rows = re.findall(r"^\| `([\w/]+)\.py` \| (.*?) \| `(tests/\w+\.py)` \|$", page, re.M)
+    return [(path.replace("/", "."), name, graded_by) for path, names, graded_by in rows
             for name in re.findall(r"`([\w.]+)`", names)]
 
 

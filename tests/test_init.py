@@ -15,8 +15,9 @@ import search
 import tasks
 import tokenizer
 import train
-from engine import rng, sampler, slots
-from infra import bpe, checkpoint, memory
+from engine import rng, slots
+from engine.request import states_after
+from infra import bpe, checkpoint, cli, memory, run_dir
 from tasks import prompts
 
 SMALL = ("--task arithmetic --level 1 --prompts 2 --group-size 4 --minibatches 1 --steps 2 "
@@ -34,7 +35,8 @@ def speak_as_before():
 def pretrained(path, merges=(), gain=1.0):
     """A random model of Llama's kind that speaks single bytes, three tags and merged pairs."""
     torch.manual_seed(0)
-    vocab = {text: i for i, text in enumerate([*bpe.byte_level(), *(a + b for a, b in merges)])}
+    texts = [*bpe.unicode_to_byte(), *(a + b for a, b in merges)]
+    vocab = {text: i for i, text in enumerate(texts)}
     size = len(vocab)
     tags = [dict(id=size + i, content=tag, single_word=False, lstrip=False, rstrip=False,
                  normalized=False, special=True) for i, tag in enumerate(TAGS)]
@@ -76,7 +78,7 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
     out = capsys.readouterr().out
     assert "memory, GB: weights" in out and "run/model" in out
     made = folder.parent / "run"
-    policy, settings = evaluate.trained(str(made))
+    policy, settings = evaluate.load_run(str(made))
     assert settings["lr"] == config.PRETRAINED_LR and settings["prompt"] == "r1"
     assert tokenizer.STOPS == [256, 258] and tokenizer.STRINGS == [prompts.END]
     assert tokenizer.decode(tokenizer.encode_prompt("1+1=?")).endswith(
@@ -84,7 +86,7 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
     again = checkpoint.load_pretrained(made / "model")
     tokens = torch.randint(0, 256, (2, 20))
     with torch.no_grad():
-        assert torch.equal(again.head(again(tokens)), policy.head(policy(tokens)))
+        assert torch.equal(again.lm_head(again(tokens)), policy.lm_head(policy(tokens)))
     first = checkpoint.load_pretrained(folder)
     assert not torch.equal(first.embedding.weight, policy.embedding.weight)
     assert bpe.from_json(made / "model").n_vocab == 259
@@ -122,12 +124,12 @@ def test_a_pretrained_policy_votes(folder, capsys):
     """What it draws ends as in training, at a stop token or the stop string."""
     assert run(folder) == 0
     where = str(folder.parent / "run")
-    policy, settings = evaluate.trained(where)
+    policy, settings = evaluate.load_run(where)
     tokenizer.STRINGS[:] = ["7"]  # else a random policy meets none
     tokenizer.stop_strings.cache_clear()
     problems = tasks.Arithmetic(1).held_out(3)
-    found = search.vote(search.Player(policy, settings["max_new_tokens"]), problems, 40, 7)
-    _, texts = evaluate.respond(policy, problems, 40, 1.0, 7, settings["max_new_tokens"])
+    found = search.vote(search.Completer(policy, settings["max_new_tokens"]), problems, 40, 7)
+    _, texts = evaluate.sample_responses(policy, problems, 40, 1.0, 7, settings["max_new_tokens"])
     assert [text for one in found for text in one.samples] == texts
     assert sum(text.endswith("7") for text in texts) > 3
     assert not any("7" in text[:-1] for text in texts)
@@ -139,19 +141,19 @@ def test_a_pretrained_policy_votes(folder, capsys):
 def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, monkeypatch):
     """Drawn a step at a time, a response is what it would have been; it ends at the stop string,
     at the end of text, or at the limit, and a piece of it at a text that is asked for."""
-    policy, _ = evaluate.trained(str(talkative))
+    policy, _ = evaluate.load_run(str(talkative))
     monkeypatch.setattr(tokenizer, "STRINGS", ["7"])
     tokenizer.stop_strings.cache_clear()
     questions, n = ["1+1=?", "2*3=?"], 20
-    player = search.Player(policy, 30)
+    player = search.Completer(policy, 30)
     whole = [text for some in player.complete(questions, n, 5) for text, _ in some]
     assert sum("7" in text for text in whole) > 5 and sum("\n" in text for text in whole) > 5
     seeds = rng.row_seeds(torch.arange(2 * n), 5).tolist()
     texts, over = [""] * 2 * n, [False] * 2 * n
     asked = [q for q in questions for _ in range(n)]
     while live := [i for i in range(2 * n) if not over[i]]:
-        grown = player.steps([asked[i] for i in live], [texts[i] for i in live], 1,
-                             [seeds[i] for i in live])
+        grown = player.next_steps([asked[i] for i in live], [texts[i] for i in live], 1,
+                                  [seeds[i] for i in live])
         for i, (text, tokens, ended) in zip(live, grown, strict=True):
             assert text.startswith(texts[i]) and tokens >= 1
             assert text[len(texts[i]):].count("\n") == 1 or ended
@@ -165,24 +167,24 @@ def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, 
 
 def test_a_judge_reads_no_end_of_text_after_a_stop_string(folder, monkeypatch):
     assert run(folder, "--steps", "0") == 0
-    policy, _ = evaluate.trained(str(folder.parent / "run"))
-    monkeypatch.setattr(prm, "scores", lambda judge, pairs: [ids[-1] for _, ids in pairs])
-    player = search.Player(policy, 30, judges={"prm": None})
-    assert player.judge("prm", ["1"] * 3, ["a</answer>", "a", "a"], [True, True, False]) == [
+    policy, _ = evaluate.load_run(str(folder.parent / "run"))
+    monkeypatch.setattr(prm, "score_steps", lambda judge, pairs: [ids[-1] for _, ids in pairs])
+    player = search.Completer(policy, 30, reward_models={"prm": None})
+    assert player.score("prm", ["1"] * 3, ["a</answer>", "a", "a"], [True, True, False]) == [
         tokenizer.encode(">")[0], tokenizer.EOT, tokenizer.encode("a")[0]]
 
 
 def test_it_resumes_to_the_last_bit(folder):
     assert run(folder) == 0
     whole = torch.load(folder.parent / "run" / "checkpoint.pt")
-    half, save = folder.parent / "half", train.runs.save_run
+    half, save = folder.parent / "half", run_dir.save_run
 
     def save_and_copy(path, models, optimizer, state):
         save(path, models, optimizer, state)
         if state["step"] == 1:
             shutil.copytree(path, half)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.runs, "save_run", save_and_copy)
+        patch.setattr(run_dir, "save_run", save_and_copy)
         assert train.main([*SMALL, "--init", str(folder), "--out",
                            str(folder.parent / "other")]) == 0
     assert train.main([*SMALL, "--init", str(folder), "--out", str(half), "--resume"]) == 0
@@ -196,10 +198,10 @@ def test_bfloat16_computes_and_float32_is_trained(folder):
     saved = torch.load(made / "checkpoint.pt")
     assert {x.dtype for x in saved["model"].values()} == {torch.float32}
     assert {x.dtype for x in saved["reference"].values() if x.dim() == 2} == {torch.bfloat16}
-    assert checkpoint.load_pretrained(made / "model").head.weight.dtype == torch.bfloat16
+    assert checkpoint.load_pretrained(made / "model").lm_head.weight.dtype == torch.bfloat16
     [first, *_] = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
     assert 0 < first["logp_diff"] < 0.05  # sampled and trained on in two roundings
-    models, _, _ = train.start(made, tasks.Arithmetic(1), config.parse(
+    models, _, _ = train.start(made, tasks.Arithmetic(1), cli.parse(
         [*SMALL, "--init", str(folder), "--out", str(made), "--dtype", "bfloat16"])[0])
     assert models.sampler is not models.policy
     with torch.no_grad():
@@ -229,7 +231,7 @@ def test_gspo_in_bfloat16_begins_within_its_clip(folder):
 def test_answers_of_a_run_end_at_the_tag(folder):
     tokenizer.use(folder, "{question}\n", [256, 258], [prompts.END])
     policy = checkpoint.load_pretrained(folder)
-    said = tokenizer.encode_plain("<answer>5</answer> and more")
+    said = tokenizer.encode_ordinary("<answer>5</answer> and more")
 
     def spell(self, tokens, positions, cache, mask=None, **_):
         return torch.zeros(*tokens.shape, policy.config.width)
@@ -241,8 +243,9 @@ def test_answers_of_a_run_end_at_the_tag(folder):
         return logits
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt.GPT, "forward", spell)
-        patch.setattr(policy.head, "forward", head)
-        rollout, [text] = evaluate.respond(policy, [tasks.Problem("2+3=?", "5")], temperature=0)
+        patch.setattr(policy.lm_head, "forward", head)
+        rollout, [text] = evaluate.sample_responses(
+            policy, [tasks.Problem("2+3=?", "5")], temperature=0)
     assert text == "<answer>5</answer>" and not rollout.truncated[0]
 
 
@@ -287,15 +290,15 @@ def test_a_typed_tag_stays_text(folder):
 
 def test_the_plan_counts_what_a_model_holds():
     options = config.Options(dtype="float32", max_new_tokens=64)
-    shape = config.config_of(options)
-    plan = memory.plan(shape, options)
+    shape = cli.config_of(options)
+    plan = memory.estimate(shape, options)
     parameters = sum(p.numel() for p in gpt.GPT(shape).parameters())
     assert plan["weights"] == plan["gradients"] == 4 * parameters
     assert plan["moments"] == 8 * parameters and plan["sampler"] == plan["critic"] == 0
-    cache = slots.Cache(shape, 512, 64 + 128)
+    cache = slots.SlotCache(shape, 512, 64 + 128)
     assert plan["cache"] == 2 * cache.keys.numel() * 4
     options.dtype, options.gradient_checkpointing = "bfloat16", True
-    small = memory.plan(shape, options)
+    small = memory.estimate(shape, options)
     assert small["sampler"] == small["reference"] == 2 * parameters
     assert small["activations"] < plan["activations"] / 2
 
@@ -313,7 +316,7 @@ def test_the_activations_are_about_what_autograd_keeps():
         made(torch.randint(0, 64, (4, 64)))
     weights = {p.untyped_storage().data_ptr() for p in made.parameters()}
     bytes_kept = sum(n for at, n in kept.items() if at not in weights)
-    assert 0.6 < memory.plan(shape, options)["activations"] / bytes_kept < 1.6
+    assert 0.6 < memory.estimate(shape, options)["activations"] / bytes_kept < 1.6
 
 
 # --- slips
@@ -384,27 +387,27 @@ def test_too_little_memory_is_said_before_the_run(folder, capsys, monkeypatch):
 
 
 def test_what_the_plan_leaves_is_the_sampler_s(monkeypatch):
-    monkeypatch.setattr(memory.places, "BUDGET", 0)
+    monkeypatch.setattr(memory.slots, "MEMORY_BUDGET", 0)
     monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
     options = config.Options(dtype="float32", max_new_tokens=64, device="cpu")
-    shape = config.config_of(options)
+    shape = cli.config_of(options)
     memory.check(shape, options)
-    parts = memory.plan(shape, options)
-    assert memory.places.BUDGET == pytest.approx(
+    parts = memory.estimate(shape, options)
+    assert memory.slots.MEMORY_BUDGET == pytest.approx(
         10**9 - 1.1 * (sum(parts.values()) - parts["cache"]), abs=2)
 
 
 def test_evaluations_are_in_the_plan_of_the_cache():
     options = config.Options(dtype="float32", max_new_tokens=64, eval_problems=1000, prompts=16)
-    shape = config.config_of(options)
-    whole = memory.plan(shape, options)["cache"]
+    shape = cli.config_of(options)
+    whole = memory.estimate(shape, options)["cache"]
     options.eval_problems = 4
-    assert whole == 2 * memory.plan(shape, options)["cache"]  # 512 rows, and a step's 256
+    assert whole == 2 * memory.estimate(shape, options)["cache"]  # 512 rows, and a step's 256
 
 
 def test_a_toy_run_after_a_real_one_speaks_its_own_tokens(folder, tmp_path):
     tokenizer.use(folder, "x {question}", [256], [prompts.END])
-    config.validate(config.parse([*SMALL, "--out", str(tmp_path)])[0])
+    cli.validate(cli.parse([*SMALL, "--out", str(tmp_path)])[0])
     assert tokenizer.encode_prompt("1+1=?") == tokenizer.encoding.encode_ordinary("1+1=?\n")
     assert tokenizer.STRINGS == [] and tokenizer.PAD != tokenizer.EOT
-    assert sampler.after(None, [[1, 2]], "cpu").tolist() == [0]
+    assert states_after(None, [[1, 2]], "cpu").tolist() == [0]

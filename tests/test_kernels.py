@@ -46,7 +46,7 @@ def test_attend_rotates_appends_and_attends(dtype, heads, kv_heads, d, capacity)
     hidden = torch.arange(capacity) > lengths[:, None]
     keys[hidden[:, None].expand(-1, kv_heads, -1)] = 1e4  # what stands behind is not read
     with torch.no_grad():
-        out = kernels.attend(q, k, v, cos, sin, keys, values, lengths)
+        out = kernels.decode_attention(q, k, v, cos, sin, keys, values, lengths)
 
     row = torch.arange(n)
     turned = [model.rotate(x, cos, sin, d).to(dtype) for x in (q, k)]
@@ -87,9 +87,9 @@ def test_rms_norm_and_swiglu(dtype, d, interpreted):
 def test_draw_draws_what_the_plain_form_draws(vocab, temperature, interpreted):
     torch.manual_seed(0)
     logits, u = 3 * torch.randn(64, vocab), torch.rand(64)
-    want = rng.draw(logits, u, temperature)
+    want = rng.sample_tokens(logits, u, temperature)
     with torch.no_grad():
-        found = rng.draw(logits, u, temperature)
+        found = rng.sample_tokens(logits, u, temperature)
     assert (found[0] == want[0]).float().mean() > 0.98 and found[0].dtype == torch.int64
     same = found[0] == want[0]
     torch.testing.assert_close(found[1][same], want[1][same], atol=1e-5, rtol=1e-5)
@@ -103,7 +103,7 @@ def test_the_ends_of_the_unit_interval_draw_tokens_that_exist(interpreted):
     logits = torch.full((3, 5000), -300.0)
     logits[:, 100] = logits[:, 4500] = 0.0
     with torch.no_grad():
-        token, logp, _ = rng.draw(logits, torch.tensor([2**-24, 1 - 2**-24, 1.0]), 1.0)
+        token, logp, _ = rng.sample_tokens(logits, torch.tensor([2**-24, 1 - 2**-24, 1.0]), 1.0)
     assert token[:2].tolist() == [100, 4500] and token[2] in (100, 4500)
     assert logp.tolist() == pytest.approx([-0.6931] * 3, abs=1e-4)
 
@@ -124,7 +124,7 @@ def plain(states, weight, bias, chosen, temperature):
 def test_log_probs_without_logits_have_the_plain_gradient(fast, rows, has_bias, temperature,
                                                           entropy, monkeypatch):
     monkeypatch.setattr(kernels, "INTERPRETED", fast)
-    monkeypatch.setitem(logprob.MOST_LOGITS, "cpu", 70 * rows)
+    monkeypatch.setitem(logprob.MAX_LOGITS, "cpu", 70 * rows)
     torch.manual_seed(0)
     leaves = [torch.randn(13, 16), 2 * torch.randn(70, 16)] + [torch.randn(70)] * has_bias
     chosen, weight_of = torch.randint(0, 70, (13,)), torch.randn(2, 13)
@@ -157,7 +157,7 @@ STOP, PAD = 28, 29
 @needs_triton
 @pytest.mark.parametrize("kind, dtype", [
     ({}, torch.float32), ({}, torch.float16), ({"qkv_bias": True}, torch.float32),
-    ({"qk_norm": True}, torch.float32), ({"head_width": 24}, torch.float32)], ids=str)
+    ({"qk_norm": True}, torch.float32), ({"head_dim": 24}, torch.float32)], ids=str)
 def test_the_sampler_draws_the_same_with_kernels(kind, dtype, monkeypatch):
     """As on a GPU: ragged prompts, more rows than places, stop strings, steps that are replayed on
     the tensors they were captured with."""
@@ -172,12 +172,13 @@ def test_the_sampler_draws_the_same_with_kernels(kind, dtype, monkeypatch):
 
     def generate():
         return sampler.generate(made, [[1, 2, 3, 4, 5, 6], [7]], 3, 9, 1.0, 3, stop=STOP, pad=PAD,
-                               max_rows=4, strings=table)
+                               max_rows=4, stop_table=table)
     want = generate()
-    slots.KEPT.clear()
+    slots.release_slots(made)
     monkeypatch.setattr(kernels, "INTERPRETED", True)
-    monkeypatch.setitem(slots.HABITS, "cpu", slots.HABITS["cuda"]._replace(look_every=2))
-    monkeypatch.setitem(graphs.AS_IT_IS, "cpu", 1)
+    config = slots.DECODE_CONFIGS["cuda"]._replace(check_every=2)
+    monkeypatch.setitem(slots.DECODE_CONFIGS, "cpu", config)
+    monkeypatch.setitem(graphs.WARMUP_STEPS, "cpu", 1)
     monkeypatch.setattr(graphs, "capture", lambda step, model, batch, view, how: (
         step(model, view, how), lambda *_: step(model, view, how))[1])
     found = generate()

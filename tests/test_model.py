@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
+import sample
 import tokenizer
-from engine import logprob, packing, slots
+from engine import attention, logprob, packing, slots
 from infra import tensors
 
 CONFIG = model.Config(30, context=40, layers=2, width=32, heads=4, kv_heads=2, hidden=48)
@@ -39,7 +40,7 @@ def logp_loop(made, ids, mask, temperature):
     for i, row in enumerate(ids):
         for t in range(1, len(row)):
             if mask[i, t]:
-                logits = made.head(made(row[None, :t]))[0, -1] / temperature
+                logits = made.lm_head(made(row[None, :t]))[0, -1] / temperature
                 out[i, t] = logits.log_softmax(-1)[row[t]]
     return out
 
@@ -64,7 +65,7 @@ def test_the_last_marked_token_has_a_gradient():
     ids[0, -1] = 29
     mask = torch.tensor([[0, 0, 0, 0, 0, 1.0]])
     made.logp(ids, mask).sum().backward()
-    assert made.head.weight.grad[29].abs().sum() > 0
+    assert made.lm_head.weight.grad[29].abs().sum() > 0
 
 
 def test_unmarked_tokens_have_no_gradient():
@@ -97,7 +98,7 @@ def test_rms_norm_is_x_over_its_root_mean_square(scale):
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("t", [3, model.SHORT + 1], ids=["plain", "fused"])
+@pytest.mark.parametrize("t", [3, attention.SHORT + 1], ids=["plain", "fused"])
 def test_attention_is_a_softmax_of_scaled_products(t):
     """Two heads share one key head: their queries are further rows."""
     generator = torch.Generator().manual_seed(0)
@@ -107,7 +108,8 @@ def test_attention_is_a_softmax_of_scaled_products(t):
     for hidden in (mask, None):
         scores = (q @ k.transpose(2, 3)) / 8**0.5 + (0 if hidden is None else hidden)
         want = scores.exp() / scores.exp().sum(-1, keepdim=True) @ v
-        torch.testing.assert_close(model.attend(q, k, v, hidden, 8, t), want, atol=1e-5, rtol=1e-4)
+        found = attention.attend(q, k, v, hidden, 8, t)
+        torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("t", [1, 3])
@@ -117,12 +119,12 @@ def test_sharp_attention_under_a_mask(t):
     mask = torch.zeros(2, 1, t, 5)
     mask[1, :, :, :3] = -torch.inf
     want = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    assert torch.allclose(model.attend(q, k, v, mask, 8, t), want, rtol=1e-4, atol=1e-3)
+    assert torch.allclose(attention.attend(q, k, v, mask, 8, t), want, rtol=1e-4, atol=1e-3)
 
 
 def turned(x, position):
     made = gpt()
-    return model.rotate(x, *made.turns[position], x.shape[-1])
+    return model.rotate(x, *made.rope_cache[position], x.shape[-1])
 
 
 @pytest.mark.parametrize("a, b", [(0, 3), (5, 8), (34, 37), (7, 7), (30, 2)])
@@ -154,7 +156,7 @@ def test_rotation_keeps_lengths_and_position_zero_is_none():
 def test_shifted_positions_change_nothing(kv_heads):
     made, ids = gpt(kv_heads=kv_heads), tokens()
     with torch.no_grad():
-        shifted = made(ids, positions=torch.arange(10)[None] + 20)
+        shifted = made(ids, attention.Causal(3, 10, start=20))
         assert torch.allclose(shifted, made(ids), atol=1e-3)
 
 
@@ -200,7 +202,7 @@ def test_leaving_out_padding_changes_nothing(kv_heads):
     made, ids = gpt(kv_heads=kv_heads), tokens()
     real = torch.arange(10) < torch.tensor([[10], [4], [7]])
     grads = []
-    for found in (made(ids)[real], made(ids, real=real), made(ids.where(real, 0), real=real)):
+    for found in (made(ids)[real], made.packed(ids, real), made.packed(ids.where(real, 0), real)):
         made.zero_grad()
         (found * torch.arange(1.0, found.numel() + 1).view_as(found).sin()).sum().backward()
         grads.append([found.detach()] + [p.grad for p in made.parameters() if p.grad is not None])
@@ -229,7 +231,7 @@ def test_what_rows_begin_with_alike_is_computed_once(letters, lengths, seed):
     real = torch.arange(10) < torch.tensor(lengths)[:, None]
     made, found = gpt(), []
     counts = counted(made)
-    for states in (made(ids)[real], made(ids, real=real)):
+    for states in (made(ids)[real], made.packed(ids, real)):
         made.zero_grad()
         (states * torch.arange(1.0, states.numel() + 1).view_as(states).sin()).sum().backward()
         found.append((states, torch.cat([p.grad.flatten() for p in made.parameters()
@@ -238,13 +240,6 @@ def test_what_rows_begin_with_alike_is_computed_once(letters, lengths, seed):
         assert (one - other).abs().sum() <= 1e-4 * one.abs().sum()
     padding = 0 in lengths  # attention wants a token of an empty row
     assert counts == [10 * len(lengths), len(beginnings(ids, real)) + padding]
-
-
-@pytest.mark.parametrize("name", ["positions", "mask"])
-def test_rows_that_are_sorted_have_no_positions_of_their_own(name):
-    ids = tokens()
-    with pytest.raises(ValueError, match="real goes with no positions"):
-        gpt()(ids, real=ids >= 0, **{name: torch.ones(3, 1, 10, 10).bool()})
 
 
 def test_alike_answers_cost_an_update_one():
@@ -265,24 +260,31 @@ def test_what_comes_after_the_last_marked_token_is_not_computed():
     counts = counted(made)
     mask = torch.zeros(3, 10)
     mask[0, 3], mask[1, 4:7], mask[2, 2] = 1, 1, 1
-    made.states(ids, mask)
+    made.hidden_states(ids, mask)
     real = torch.arange(9) < torch.tensor([[3], [6], [2]])
     assert counts == [len(beginnings(ids[:, :-1], real))]
 
 
+def continued(made, ids, first=4):
+    """Hidden states of the tokens after the first ones, which a cache holds."""
+    n, t = ids.shape
+    cache = slots.SlotCache(made.config, n, t)
+    with torch.no_grad():
+        made(ids[:, :first], cache.columns(n, first, first))
+        return made(ids[:, first:], cache.columns(n, t, t - first))
+
+
 @HEADS
 def test_attention_of_short_rows_equals_that_of_long_ones(kv_heads, monkeypatch):
-    """Plain products and the fused kernel, causal and under a mask, forward and back."""
+    """Plain products and the fused kernel: causal, forward and back, and after a cache."""
     made, ids = gpt(kv_heads=kv_heads), tokens(t=12)
-    mask = torch.ones(3, 1, 12, 12, dtype=torch.bool).tril()
-    mask[1, :, 4:, :3] = False
     found = []
     for short in (0, 128):
-        monkeypatch.setattr(model, "SHORT", short)
-        hidden = torch.cat((made(ids), made(ids, mask=mask)))
+        monkeypatch.setattr(attention, "SHORT", short)
+        hidden = made(ids)
         gradients = torch.autograd.grad(hidden.pow(3).sum(), list(made.blocks.parameters()))
-        found.append((hidden, *gradients))
-    assert len(found[0]) > 5 and not torch.allclose(*found[0][0].chunk(2), atol=1e-3)
+        found.append((hidden, continued(made, ids), *gradients))
+    assert len(found[0]) > 6
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
@@ -291,12 +293,11 @@ def test_attention_of_short_rows_equals_that_of_long_ones(kv_heads, monkeypatch)
 def test_what_the_fused_kernel_gives_may_lie_as_on_cuda(kv_heads, monkeypatch):
     """In memory it is (N, T, heads, d) there, and cannot be viewed as rows that share a head."""
     made, ids, fused = gpt(kv_heads=kv_heads), tokens(), F.scaled_dot_product_attention
-    mask = torch.ones(3, 1, 10, 10, dtype=torch.bool).tril()
-    monkeypatch.setattr(model, "SHORT", 0)
-    want = torch.cat((made(ids), made(ids, mask=mask)))
+    monkeypatch.setattr(attention, "SHORT", 0)
+    want = torch.cat((made(ids), continued(made, ids)), 1)
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **how: fused(
         *args, **how).transpose(1, 2).contiguous().transpose(1, 2))
-    assert torch.equal(torch.cat((made(ids), made(ids, mask=mask))), want)
+    assert torch.equal(torch.cat((made(ids), continued(made, ids)), 1), want)
 
 
 def test_numbers_too_small_to_matter_are_none():
@@ -306,23 +307,24 @@ def test_numbers_too_small_to_matter_are_none():
 
 @HEADS
 def test_cached_equals_uncached(kv_heads):
+    """Token by token with the plain cache, and several tokens at once after a filled one."""
     made, ids = gpt(kv_heads=kv_heads), tokens()
-    cache = slots.Cache(made.config, 3, 10)
+    cache, parts = sample.KVCache(made.config, 3, 10), []
     with torch.no_grad():
-        parts = [made(ids[:, :4], window=cache.window(3, 4))]
-        for t in range(4, 10):
-            lengths = torch.full((3,), t)
-            hidden = made(ids[:, t], lengths, cache.window(3, t + 1, lengths))
-            parts.append(hidden[:, None])
-        assert torch.allclose(torch.cat(parts, 1), made(ids), atol=1e-4)
+        want = made(ids)
+        for first, last in ((0, 4), *((t, t + 1) for t in range(4, 10))):
+            parts.append(made(ids[:, first:last], cache.append(last - first)))
+            cache.lengths = cache.lengths + last - first
+        assert torch.allclose(torch.cat(parts, 1), want, atol=1e-4)
+        assert torch.allclose(continued(made, ids), want[:, 4:], atol=1e-4)
 
 
 # --- head and sizes
 
 def test_a_tied_head_is_the_embedding():
     tied, untied = gpt(), gpt(tied=False)
-    assert tied.head.weight is tied.embedding.weight
-    assert untied.head.weight is not untied.embedding.weight
+    assert tied.lm_head.weight is tied.embedding.weight
+    assert untied.lm_head.weight is not untied.embedding.weight
     count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
     assert count(untied) - count(tied) == 30 * 32
 
@@ -358,7 +360,7 @@ def test_a_micro_batch_is_as_wide_as_its_own_longest_row():
 
 def test_place_leaves_the_first_column_and_gaps_alone():
     mask = torch.tensor([[1.0, 0, 1, 0, 1], [0, 1, 0, 0, 1]])
-    found = packing.place(torch.tensor([1.0, 2, 3, 4]), mask)
+    found = packing.scatter_to_mask(torch.tensor([1.0, 2, 3, 4]), mask)
     assert found.tolist() == [[0, 0, 1, 0, 2], [0, 3, 0, 0, 4]]
 
 
@@ -369,7 +371,7 @@ def test_a_model_comes_back_from_its_file(tmp_path, tied):
     made = gpt(tied=tied)
     tensors.save(tmp_path / "a.pt", model.to_state(made))
     back = model.from_state(tensors.load(tmp_path / "a.pt"))
-    assert back.config == made.config and (back.head.weight is back.embedding.weight) == tied
+    assert back.config == made.config and (back.lm_head.weight is back.embedding.weight) == tied
     assert torch.equal(back(tokens()), made(tokens()))
     assert os.listdir(tmp_path) == ["a.pt"]
 
@@ -379,7 +381,7 @@ def test_other_precision_leaves_the_angles_alone():
     with torch.no_grad():
         want = made(ids)
         found = made.cast(torch.bfloat16)(ids)
-    assert made.turns.dtype == torch.float32 and found.dtype == torch.bfloat16
+    assert made.rope_cache.dtype == torch.float32 and found.dtype == torch.bfloat16
     assert (found - want).abs().mean() < 0.05 * want.abs().mean()
 
 
@@ -402,8 +404,8 @@ def test_under_autocast_the_residual_stream_stays_in_fp32(checkpointing):
 def test_the_entropy_is_that_of_what_a_token_was_drawn_from(temperature):
     made, ids, mask = gpt(), tokens(), torch.ones(3, 10)
     mask[:, :2] = mask[1, 7:] = 0
-    _, found = made.score(ids, mask, temperature)
-    chances = (made.head(made(ids))[:, :-1] / temperature).softmax(-1)
+    _, found = made.logprobs(ids, mask, temperature)
+    chances = (made.lm_head(made(ids))[:, :-1] / temperature).softmax(-1)
     want = F.pad(torch.special.entr(chances).sum(-1), (1, 0)) * mask
     assert torch.allclose(found, want, atol=1e-4) and want.max() > 0.5
 
@@ -411,29 +413,29 @@ def test_the_entropy_is_that_of_what_a_token_was_drawn_from(temperature):
 def test_the_entropy_has_a_gradient():
     made, found = gpt(), []
     states, chosen = torch.randn(4, 32), torch.tensor([1, 2, 3, 4])
-    logits = made.head(states) / 0.7
-    for entropy in (made.read(states, chosen, 0.7, True)[1],
+    logits = made.lm_head(states) / 0.7
+    for entropy in (made.logprobs_of(states, chosen, 0.7, True)[1],
                     torch.special.entr(logits.softmax(-1)).sum(-1)):
-        found.append(torch.autograd.grad(entropy.sum(), made.head.weight)[0])
+        found.append(torch.autograd.grad(entropy.sum(), made.lm_head.weight)[0])
     assert found[1].abs().max() > 1e-2 and torch.allclose(*found, atol=1e-4)
 
 
 def test_unlikely_tokens_have_finite_log_probs_and_gradients():
     made = gpt(tied=False)
-    torch.nn.init.zeros_(made.head.weight)
-    made.head.bias = torch.nn.Parameter(torch.zeros(30))
-    made.head.bias.data[0] = 200.0
-    logp, entropy = made.read(torch.ones(2, 32), torch.tensor([0, 1]), 1.0, True)
+    torch.nn.init.zeros_(made.lm_head.weight)
+    made.lm_head.bias = torch.nn.Parameter(torch.zeros(30))
+    made.lm_head.bias.data[0] = 200.0
+    logp, entropy = made.logprobs_of(torch.ones(2, 32), torch.tensor([0, 1]), 1.0, True)
     assert logp.tolist() == pytest.approx([0.0, -200.0]) and entropy.tolist() == [0, 0]
-    assert torch.autograd.grad(logp.sum(), made.head.bias)[0].isfinite().all()
+    assert torch.autograd.grad(logp.sum(), made.lm_head.bias)[0].isfinite().all()
 
 
 def test_log_probs_of_a_bfloat16_model_are_fp32():
     made = gpt().cast(torch.bfloat16)
     states, chosen = torch.randn(64, 32).bfloat16(), torch.arange(64) % 30
     with torch.no_grad():
-        logp, entropy = made.read(states, chosen, 0.7, True)
-        logits = states.float() @ made.head.weight.float().T
+        logp, entropy = made.logprobs_of(states, chosen, 0.7, True)
+        logits = states.float() @ made.lm_head.weight.float().T
         want = (logits / 0.7).log_softmax(-1).gather(1, chosen[:, None])[:, 0]
     assert logp.dtype == entropy.dtype == torch.float32 and torch.allclose(logp, want, atol=1e-4)
 
@@ -445,15 +447,15 @@ def test_log_probs_by_parts_and_checkpointed_blocks_are_the_same(monkeypatch, te
 
     def found():
         made.zero_grad()
-        logp, entropy = made.score(ids, mask, temperature)
+        logp, entropy = made.logprobs(ids, mask, temperature)
         (logp.sum() + entropy.sum()).backward()
         return [logp.detach(), entropy.detach(), *(p.grad.clone() for p in made.parameters())]
     want = found()
     largest = []
-    measure = logprob.measure
-    monkeypatch.setattr(logprob, "measure", lambda logits, *rest: (
+    measure = logprob.token_logprobs
+    monkeypatch.setattr(logprob, "token_logprobs", lambda logits, *rest: (
         largest.append(len(logits)), measure(logits, *rest))[1])
-    monkeypatch.setitem(model.MOST_LOGITS, "cpu", 5 * 30)
+    monkeypatch.setitem(model.MAX_LOGITS, "cpu", 5 * 30)
     made.checkpointing = True
     for a, b in zip(found(), want, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)

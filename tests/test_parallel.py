@@ -12,6 +12,7 @@ import torch
 
 import train
 from engine import sampler
+from engine.request import concat_rollouts
 from infra import distributed, run_dir
 
 ROOT = Path(__file__).parents[1]
@@ -137,12 +138,12 @@ def test_a_process_that_dies_ends_the_run(alone):
 def test_shares_are_neighbours_and_make_the_whole(monkeypatch):
     for n in (0, 1, 3, 8, 9):
         for world in (1, 2, 4):
-            monkeypatch.setattr(distributed, "world", lambda world=world: world)
+            monkeypatch.setattr(distributed, "world_size", lambda world=world: world)
             parts, turns = [], []
             for rank in range(world):
                 monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-                parts += list(range(n))[distributed.mine(range(n))]
-                turns.append(distributed.turns(list(range(n))))
+                parts += list(range(n))[distributed.local_slice(range(n))]
+                turns.append(distributed.local_batches(list(range(n))))
             assert parts == list(range(n))
             assert len({len(t) for t in turns}) == 1  # as many for each
             assert sorted(x for t in turns for x, counts in t if counts) == list(range(n))
@@ -153,7 +154,7 @@ def test_joined_rollouts():
         x = torch.arange(n * t).view(n, t) + start
         return sampler.Rollout(x, x * 0.1, x * 0.2, torch.ones(n, t), torch.arange(n) // 2,
                               torch.arange(n) % 2 == 0)
-    both = sampler.join([rollout(4, 3, 0), None, rollout(2, 5, 100)], 99)
+    both = concat_rollouts([rollout(4, 3, 0), None, rollout(2, 5, 100)], 99)
     assert both.tokens.shape == (6, 5) and both.tokens[0].tolist() == [0, 1, 2, 99, 99]
     assert both.group.tolist() == [0, 0, 1, 1, 2, 2]
     assert both.responses()[4] == [100, 101, 102, 103, 104] and both.responses()[0] == [0, 1, 2]

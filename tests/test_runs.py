@@ -27,14 +27,14 @@ def test_a_log_forgets_what_came_after_the_checkpoint_and_half_a_line(tmp_path):
     run_dir.append(log, [{"step": i} for i in range(1, 6)])
     with open(log, "a") as file:
         file.write('{"step": 6, "rew')  # killed while writing
-    run_dir.forget_after(log, 3)
+    run_dir.truncate_log(log, 3)
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3]
-    run_dir.forget_after(tmp_path / "none.jsonl", 3)
+    run_dir.truncate_log(tmp_path / "none.jsonl", 3)
 
 
 def test_the_first_signal_waits_and_the_second_does_not():
     before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
-    with run_dir.Stop() as stop:
+    with run_dir.GracefulStop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):

@@ -18,14 +18,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import model
+import sample
 import tokenizer
-from engine import graphs, rng, sampler, slots
+from engine import attention, graphs, rng, sampler, slots
+from engine.request import states_after
 
 STOP, PAD = 28, 29
 PROMPTS = [[1, 2, 3, 4, 5, 6], [7], [8, 9, 10], [3, 1, 4, 1]]
 PIECES = [b"a", b"b", b"c", b"ab", b"bc", b"ca", b"abc", b"cab", b"bca", b"aa"] * 3
 PIECES[STOP] = PIECES[PAD] = b""
-CPU, GPU = slots.HABITS["cpu"], slots.HABITS["cuda"]
+CPU, GPU = slots.DECODE_CONFIGS["cpu"], slots.DECODE_CONFIGS["cuda"]
 HEADS = pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["MHA", "GQA", "MQA"])
 
 
@@ -33,7 +35,8 @@ def emulated(step, model, batch, view, how):
     """record.capture for a device without CUDA graphs. As a graph does, what it returns computes on
     the very tensors, with the very numbers, shapes and weights' addresses of the step that it was
     made from, whatever it is given."""
-    given = {name: x for name, x in zip(slots.View._fields, view, strict=True) if x is not None}
+    fields = slots.StepTensors._fields
+    given = {name: x for name, x in zip(fields, view, strict=True) if x is not None}
     module = graphs.Step(step, model, given, how)
     traced = torch.jit.trace(module, tuple(given.values()), check_trace=False)
 
@@ -45,10 +48,10 @@ def emulated(step, model, batch, view, how):
 
 def behave(habits, monkeypatch):
     """As a device of these habits does, whose graphs are emulated."""
-    monkeypatch.setitem(slots.HABITS, "cpu", habits)
-    if habits.graphs:
+    monkeypatch.setitem(slots.DECODE_CONFIGS, "cpu", habits)
+    if habits.cuda_graphs:
         monkeypatch.setattr(graphs, "capture", emulated)
-        monkeypatch.setitem(graphs.AS_IT_IS, "cpu", graphs.AS_IT_IS["cuda"])
+        monkeypatch.setitem(graphs.WARMUP_STEPS, "cpu", graphs.WARMUP_STEPS["cuda"])
 
 
 def gpt(kv_heads=2, stop=0.0, seed=0):
@@ -61,7 +64,7 @@ def gpt(kv_heads=2, stop=0.0, seed=0):
             p.mul_(6 if p.dim() == 2 else 1)
     bias = torch.zeros(30)
     bias[STOP], bias[PAD] = stop, -1e4  # the pad is never drawn: what is padding stays clear
-    made.head.bias = torch.nn.Parameter(bias)
+    made.lm_head.bias = torch.nn.Parameter(bias)
     return made
 
 
@@ -76,7 +79,7 @@ def greedy_loop(made, prompt, max_new_tokens):
     ids = list(prompt)
     with torch.no_grad():
         while len(ids) < len(prompt) + max_new_tokens and STOP not in ids[len(prompt):]:
-            ids.append(int(made.head(made(torch.tensor([ids])))[0, -1].argmax()))
+            ids.append(int(made.lm_head(made(torch.tensor([ids])))[0, -1].argmax()))
     return ids[len(prompt):]
 
 
@@ -85,8 +88,8 @@ def sampling_loop(made, prompt, row_seed, max_new_tokens, temperature):
     ids = list(prompt)
     with torch.no_grad():
         for t in range(max_new_tokens):
-            logits = made.head(made(torch.tensor([ids])))[:, -1]
-            token, _, _ = sampler.draw(logits, sampler.uniform(row_seed[None], t), temperature)
+            logits = made.lm_head(made(torch.tensor([ids])))[:, -1]
+            token, _, _ = rng.sample_tokens(logits, rng.uniform(row_seed[None], t), temperature)
             ids.append(int(token))
             if ids[-1] == STOP:
                 break
@@ -94,7 +97,7 @@ def sampling_loop(made, prompt, row_seed, max_new_tokens, temperature):
 
 
 def seeds(n, seed):
-    return rng.mix(rng.row_seeds(torch.arange(n), seed))
+    return rng.splitmix64(rng.row_seeds(torch.arange(n), seed))
 
 
 def same(a, b):
@@ -122,7 +125,7 @@ def test_greedy_equals_transformers_generate(kv_heads, monkeypatch):
     from bench.sample import as_llama
     monkeypatch.setattr(sampler, "REFILL", 0.9)
     made = gpt(kv_heads)
-    made.head.bias = None  # Llama has none
+    made.lm_head.bias = None  # Llama has none
     rng = torch.Generator().manual_seed(1)
     prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in (3, 9, 1, 6, 12, 2, 5)]
     free = sampler.generate(made, prompts, 1, 20, 0, stop=[], pad=PAD).responses()
@@ -167,8 +170,8 @@ def test_the_size_of_the_batch_changes_nothing(max_rows):
 
 def test_retirement_happens_and_changes_nothing(monkeypatch):
     """The oracle samples each row alone, where nothing can take another's place."""
-    made, calls, original = gpt(stop=1.8), [], slots.Places.settle
-    monkeypatch.setattr(slots.Places, "settle", lambda *a: calls.append(1) or original(*a))
+    made, calls, original = gpt(stop=1.8), [], slots.Slots.retire_finished
+    monkeypatch.setattr(slots.Slots, "retire_finished", lambda *a: calls.append(1) or original(*a))
     found = generate(made, group_size=8).responses()
     assert len(calls) > 2
     assert found == [sampling_loop(made, PROMPTS[i // 8], s, 12, 1.0)
@@ -176,17 +179,17 @@ def test_retirement_happens_and_changes_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("refill", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("habits", [CPU, GPU._replace(look_every=4), GPU], ids=str)
+@pytest.mark.parametrize("habits", [CPU, GPU._replace(check_every=4), GPU], ids=str)
 def test_waiting_rows_take_the_places_of_ended_ones(habits, refill, monkeypatch):
     """With few places, on a CPU's habits and on a GPU's, nothing that is drawn changes."""
     made, admitted, original = gpt(stop=1.8), [], sampler.admit
     behave(habits, monkeypatch)
     monkeypatch.setattr(sampler, "REFILL", refill)
-    monkeypatch.setattr(sampler, "admit", lambda *a: (
-        admitted.append(a[1].taken), original(*a)))
+    monkeypatch.setattr(sampler, "admit", lambda *a, **k: (
+        admitted.append(a[1].n_rows), original(*a, **k)))
     found = generate(made, group_size=8, max_rows=6)
     assert len(admitted) > 4
-    assert max(admitted) > 0 or refill == 0 or habits.look_every > 12  # all end before a look
+    assert max(admitted) > 0 or refill == 0 or habits.check_every > 12  # all end before a look
     assert found.responses() == [sampling_loop(made, PROMPTS[i // 8], s, 12, 1.0)
                                  for i, s in enumerate(seeds(32, 3))]
 
@@ -197,7 +200,7 @@ def test_prompts_are_read_a_part_at_a_time(habits, max_rows, monkeypatch):
     behave(habits, monkeypatch)
     made, parts, original = gpt(stop=1.8), [], sampler.prefill
     want = generate(made, group_size=3, max_rows=max_rows)
-    monkeypatch.setitem(sampler.PREFILL, "cpu", 8)
+    monkeypatch.setitem(sampler.PREFILL_TOKENS, "cpu", 8)
     monkeypatch.setattr(sampler, "prefill", lambda model, texts, begun: (
         parts.append([len(text) for text in texts]), original(model, texts, begun))[1])
     assert same(generate(made, group_size=3, max_rows=max_rows), want)
@@ -214,14 +217,14 @@ def test_what_all_prompts_begin_with_is_read_once(kv_heads, ends, habits, monkey
     made, read, forward = gpt(kv_heads, stop=1.0), [], model.GPT.forward
     begun = [11, 3, 5, 2, 9, 9, 1, 20, 21, 4, 6, 2]
     prompts = [begun + end for end in ends]
-    monkeypatch.setitem(sampler.PREFILL, "cpu", 40)
+    monkeypatch.setitem(sampler.PREFILL_TOKENS, "cpu", 40)
     monkeypatch.setattr(model.GPT, "forward", lambda self, tokens, *more: (
         read.append(tokens.numel() if tokens.dim() == 2 else 0), forward(self, tokens, *more))[1])
     for max_rows in (5, 100):
         found, counts = [], []
         for shared in (1000, 8):
             read.clear()
-            monkeypatch.setattr(sampler, "SHARED", shared)
+            monkeypatch.setattr(sampler, "MIN_SHARED_PREFIX", shared)
             found.append(generate(made, prompts, 4, max_rows=max_rows))
             counts.append(sum(read))
         assert same(*found) and found[0].mask.sum() > 4 * len(prompts)
@@ -234,7 +237,7 @@ def watch_steps(monkeypatch):
     """(places, rows) of each step that is yet to come."""
     steps, original = [], sampler.step
     monkeypatch.setattr(sampler, "step", lambda model, view, how: (
-        steps.append((len(view.lengths), len(view.drawn))), original(model, view, how)))
+        steps.append((len(view.lengths), len(view.n_drawn))), original(model, view, how)))
     return steps
 
 
@@ -258,7 +261,7 @@ def test_equal_texts_are_read_once(habits, max_rows, monkeypatch):
     table = tokenizer.stop_table(PIECES, ["ab", "bca"])
     whole, part, other = [3, 4, 5, PIECES.index(b"b")], [3, 4, 5], [7, 8, 9]
     prompts, prefixes = [whole, other, whole, part], [[], [], [], whole[3:]]
-    how = dict(strings=table, max_new_tokens=20, max_rows=max_rows)
+    how = dict(stop_table=table, max_new_tokens=20, max_rows=max_rows)
     want = [generate(made, [p], 8, seed=list(range(8 * i, 8 * i + 8)), prefixes=[b],
                      **how).responses() for i, (p, b) in enumerate(zip(prompts, prefixes,
                                                                        strict=True))]
@@ -275,7 +278,7 @@ def test_equal_texts_are_read_once(habits, max_rows, monkeypatch):
         assert steps[0][0] == len(begun)
 
 
-@pytest.mark.parametrize("habits", [CPU._replace(look_every=2), GPU], ids=str)
+@pytest.mark.parametrize("habits", [CPU._replace(check_every=2), GPU], ids=str)
 def test_where_nobody_looks_each_row_has_its_own_place(habits, monkeypatch):
     behave(habits, monkeypatch)
     steps = watch_steps(monkeypatch)
@@ -299,20 +302,20 @@ class Unasked(TorchDispatchMode):
 @pytest.mark.parametrize("how", [(1.0, 0, 1.0), (0, 0, 1.0), (0.7, 5, 0.9)], ids=str)
 def test_a_step_of_a_gpu_asks_nothing_of_the_host(how, kind, dtype, monkeypatch):
     """Else no CUDA graph could be made of it. The device "meta" stands in for one."""
-    monkeypatch.setitem(sampler.HABITS, "meta", sampler.HABITS["cuda"])
+    monkeypatch.setitem(slots.DECODE_CONFIGS, "meta", slots.DECODE_CONFIGS["cuda"])
     monkeypatch.setattr(slots, "free_memory", lambda device: 10**9)
     with torch.device("meta"):
         made = model.GPT(model.Config(30, layers=2, width=32, heads=4, kv_heads=2, hidden=48,
                                       **kind)).cast(dtype)
         table = tokenizer.stop_table([bytes([97 + i]) for i in range(30)], ["ab"]).to("meta")
     with torch.inference_mode():
-        batch = slots.places_for(made, 16, 256, 20)
-        batch.begin([STOP], table, 20)
+        batch = slots.slots_of(made, 16, 256, 20)
+        batch.reset([STOP], table, 20)
         with Unasked():
             for size in (16, 4):
-                sampler.step(made, batch.next(size, size), how)
+                sampler.step(made, batch.step_tensors(size, size), how)
         with pytest.raises(RuntimeError):
-            batch.living()
+            batch.count_active()
 
 
 def test_rows_that_nobody_fills_know_their_place_in_another_automaton():
@@ -320,12 +323,12 @@ def test_rows_that_nobody_fills_know_their_place_in_another_automaton():
     made = gpt(stop=1.8)
     long, short = (tokenizer.stop_table([bytes([97 + i]) for i in range(30)], strings)
                    for strings in (["abcdefghijklm", "aab"], ["b"]))
-    generate(made, group_size=8, strings=long)
-    batch = slots.places_for(made, 1, 1, 1)
+    generate(made, group_size=8, stop_table=long)
+    batch = slots.slots_of(made, 1, 1, 1)
     with torch.inference_mode():
-        batch.state.fill_(long.shape[1] - 1)  # as one may have been left
-    generate(made, [PROMPTS[0]], strings=short)
-    assert len(batch.state) > 1 and not (batch.state >= short.shape[1]).any()
+        batch.stop_state.fill_(long.shape[1] - 1)  # as one may have been left
+    generate(made, [PROMPTS[0]], stop_table=short)
+    assert len(batch.stop_state) > 1 and not (batch.stop_state >= short.shape[1]).any()
 
 
 def test_equal_rows_have_equal_log_probs_to_the_last_bit():
@@ -378,8 +381,8 @@ def test_a_stop_string_ends_a_row_however_it_is_cut_into_tokens(strings, habits,
     behave(habits, monkeypatch)
     made, table = gpt(stop=0.5), tokenizer.stop_table(PIECES, strings)
     whole = generate(made, group_size=8, max_new_tokens=20)
-    cut = generate(made, group_size=8, max_new_tokens=20, strings=table)
-    few = generate(made, group_size=8, max_new_tokens=20, strings=table, max_rows=5)
+    cut = generate(made, group_size=8, max_new_tokens=20, stop_table=table)
+    few = generate(made, group_size=8, max_new_tokens=20, stop_table=table, max_rows=5)
     assert same(cut, few)
     ended = 0
     for i, (got, ids) in enumerate(zip(cut.responses(), whole.responses(), strict=True)):
@@ -394,7 +397,7 @@ def test_a_stop_string_ends_a_row_however_it_is_cut_into_tokens(strings, habits,
 def test_a_stop_string_may_begin_in_what_is_given():
     made, table = gpt(stop=-1e4), tokenizer.stop_table(PIECES, ["abca"])
     begun = [[0, 1, 2]] * 4                                     # a, b, c: any a completes it
-    out = generate(made, group_size=8, max_new_tokens=20, strings=table, prefixes=begun)
+    out = generate(made, group_size=8, max_new_tokens=20, stop_table=table, prefixes=begun)
     other = generate(made, group_size=8, max_new_tokens=20, prefixes=begun)
     now = [text(ids)[:1] == b"a" for ids in other.responses()]
     assert any(now) and [len(ids) == 1 for ids in out.responses()] == now
@@ -408,16 +411,16 @@ def test_beginnings_of_different_lengths_move_the_automaton_each_by_its_own_toke
         states.append(0)
         for token in prefix:
             states[-1] = int(table[token, states[-1]])
-    assert sampler.after(table, begun, "cpu").tolist() == states and len(set(states)) > 3
-    assert sampler.after(None, begun, "cpu").tolist() == [0] * 6
+    assert states_after(table, begun, "cpu").tolist() == states and len(set(states)) > 3
+    assert states_after(None, begun, "cpu").tolist() == [0] * 6
 
 
 def test_a_stop_string_may_end_with_the_last_token_there_is_room_for():
     made, table = gpt(stop=-1e4), tokenizer.stop_table(PIECES, ["ca"])
-    lengths = [len(ids) for ids in generate(made, group_size=8, strings=table).responses()]
+    lengths = [len(ids) for ids in generate(made, group_size=8, stop_table=table).responses()]
     assert min(lengths) < 12
     for n in set(lengths) - {12}:
-        out = generate(made, group_size=8, max_new_tokens=n, strings=table)
+        out = generate(made, group_size=8, max_new_tokens=n, stop_table=table)
         assert out.truncated.tolist() == [length > n for length in lengths]
 
 
@@ -425,7 +428,7 @@ def test_a_batch_is_cut_to_the_memory_there_is(monkeypatch):
     made, want = gpt(stop=1.8), generate(gpt(stop=1.8), group_size=4)
     monkeypatch.setattr(slots, "free_memory", lambda device: 40_000)
     assert same(generate(made, group_size=4), want)
-    assert len(slots.places_for(made, 1, 1, 1).row) < 8
+    assert len(slots.slots_of(made, 1, 1, 1).row_id) < 8
 
 
 @pytest.mark.parametrize("said, free", [
@@ -442,24 +445,24 @@ def test_memory_in_which_the_system_keeps_files_is_free(said, free, monkeypatch)
 
 
 def test_a_batch_is_cut_to_what_a_run_s_plan_leaves(monkeypatch):
-    monkeypatch.setattr(slots, "BUDGET", 40_000)
+    monkeypatch.setattr(slots, "MEMORY_BUDGET", 40_000)
     made = gpt(stop=1.8)
     assert same(generate(made, group_size=4), generate(gpt(stop=1.8), group_size=4))
-    assert len(slots.places_for(made, 1, 1, 1).row) < 8
+    assert len(slots.slots_of(made, 1, 1, 1).row_id) < 8
 
 
 def test_graphs_are_of_few_sizes_whatever_the_number_of_rows(monkeypatch):
     """Dynamic sampling asks for another number in each step; and what is computed without being
     anybody's sees something, else it would be no number."""
     behave(GPU, monkeypatch)
-    made, sizes, original = gpt(stop=1.8), set(), sampler.advance
+    made, sizes, original = gpt(stop=1.8), set(), sampler.decode_step
 
     def watched(model, batch, size, how):
-        assert size >= batch.taken and size <= len(batch.row)
+        assert size >= batch.n_rows and size <= len(batch.row_id)
         assert (batch.lengths[:size] < len(batch.columns)).all()
         sizes.add(size)
         original(model, batch, size, how)
-    monkeypatch.setattr(sampler, "advance", watched)
+    monkeypatch.setattr(sampler, "decode_step", watched)
     generate(made, [[1] * 30] * 4, group_size=8)
     for group_size in (1, 3, 5, 6, 7):
         generate(made, group_size=group_size, max_rows=25)
@@ -481,7 +484,7 @@ def test_graphs_do_what_the_plain_steps_do_whatever_comes_between(monkeypatch):
         prompts = [[rng.randrange(28) for _ in range(rng.randint(1, 9))]
                    for _ in range(rng.randint(1, 8))]
         how = dict(group_size=rng.randint(1, 5), max_new_tokens=rng.randint(1, 36), seed=call,
-                   temperature=rng.choice((0.0, 0.7, 1.0)), strings=rng.choice(tables),
+                   temperature=rng.choice((0.0, 0.7, 1.0)), stop_table=rng.choice(tables),
                    max_rows=rng.choice((3, 9, 40)))
         if call % 7 == 6:
             with torch.no_grad():
@@ -492,7 +495,7 @@ def test_graphs_do_what_the_plain_steps_do_whatever_comes_between(monkeypatch):
             prompts, how = [[1] * 10] * 3, how | dict(group_size=30, max_rows=90)
         want = generate(plain, prompts, **how)
         with pytest.MonkeyPatch.context() as patch:
-            behave(GPU._replace(look_every=rng.choice((2, 4, 16))), patch)
+            behave(GPU._replace(check_every=rng.choice((2, 4, 16))), patch)
             patch.setattr(graphs, "capture", frozen)
             assert same(generate(made, prompts, **how), want), (call, how)
     assert len(replays) > 1000
@@ -516,11 +519,11 @@ def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
 def test_buffers_are_kept_between_calls_and_follow_the_model():
     made = gpt()
     first = generate(made)
-    kept = slots.places_for(made, 1, 1, 1)
+    kept = slots.slots_of(made, 1, 1, 1)
     assert same(generate(made, PROMPTS[:2]), generate(gpt(), PROMPTS[:2]))
-    assert slots.places_for(made, 1, 1, 1) is kept
+    assert slots.slots_of(made, 1, 1, 1) is kept
     generate(made, group_size=9)
-    assert slots.places_for(made, 1, 1, 1) is not kept
+    assert slots.slots_of(made, 1, 1, 1) is not kept
     with torch.no_grad():
         made.embedding.weight.add_(0.5)
     assert not same(first, generate(made))
@@ -534,21 +537,54 @@ def test_any_batch_equals_its_rows_alone(lengths, group_size, steps, max_rows, s
     made, rng = gpt(stop=stop), torch.Generator().manual_seed(seed)
     prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in lengths]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(graphs.AS_IT_IS, "cpu", after)
+        patch.setitem(graphs.WARMUP_STEPS, "cpu", after)
         found = generate(made, prompts, group_size, steps, seed=seed, max_rows=max_rows).responses()
     row = seed % len(found)
     assert found[row] == sampling_loop(made, prompts[row // group_size],
                                        seeds(len(found), seed)[row], steps, 1.0)
 
 
+# --- the plain sampler defines what the fast one draws
+
+def test_both_samplers_draw_the_same_tokens_in_1000_random_cases():
+    """Random weights, prompt lengths, group sizes, stops, temperatures, prefixes, batch sizes."""
+    rng, models = random.Random(0), {
+        (kv, stop): gpt(kv, stop, seed=kv) for kv in (4, 2, 1) for stop in (0.0, 1.8)}
+    tables = [None, *(tokenizer.stop_table(PIECES, strings) for strings in (["abcab"], ["bb"]))]
+    lengths = set()
+    for case in range(1000):
+        made = models[rng.choice((4, 2, 1)), rng.choice((0.0, 1.8))]
+        prompts = [[rng.randrange(28) for _ in range(rng.randint(1, 9))]
+                   for _ in range(rng.randint(1, 4))]
+        arguments = dict(
+            group_size=rng.randint(1, 4), max_new_tokens=rng.randint(1, 10), seed=case,
+            temperature=rng.choice((0.0, 0.7, 1.0)), stop=rng.choice((STOP, [STOP, 5])), pad=PAD,
+            stop_table=rng.choice(tables), top_k=rng.choice((0, 0, 3)),
+            prefixes=rng.choice((None, [[rng.randrange(28)] * (i % 3)
+                                        for i in range(len(prompts))])))
+        want = sample.generate(made, prompts, **arguments)
+        found = sampler.generate(made, prompts, **arguments, max_rows=rng.choice((0, 3)))
+        assert same(found, want) and torch.equal(found.mask, want.mask), (case, arguments)
+        assert torch.allclose(found.entropy, want.entropy, atol=1e-4)
+        lengths |= {len(ids) for ids in want.responses()}
+    assert len(lengths) == 10
+
+
+def test_the_plain_sampler_shows_each_token_of_a_row():
+    shown = []
+    out = sample.generate(gpt(stop=1.0), [[1, 2]], 1, 12, 1.0, 3, stop=STOP, pad=PAD,
+                          on_token=shown.append)
+    assert out.responses() == [shown]
+
+
 # --- recorded steps
 
 def record_from(steps, monkeypatch):
-    monkeypatch.setitem(graphs.AS_IT_IS, "cpu", steps)
+    monkeypatch.setitem(graphs.WARMUP_STEPS, "cpu", steps)
 
 
 def records(made):
-    [(_, batch)] = slots.KEPT[made].values()
+    [(_, batch)] = made.slot_pool.kept.values()
     return list(batch.recorded.values())
 
 
@@ -562,7 +598,7 @@ TABLE = tokenizer.stop_table([bytes([97 + i]) for i in range(30)], ["ab", "c"])
 @HEADS
 @pytest.mark.parametrize("prompts", [PROMPTS, [[1, 2]], [[1, 2, 3]] * 5], ids=len)
 @pytest.mark.parametrize("how", [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_p": 0.9},
-                                 {"top_k": 3}, {"strings": TABLE}, {"max_rows": 6}], ids=list)
+                                 {"top_k": 3}, {"stop_table": TABLE}, {"max_rows": 6}], ids=list)
 def test_a_recorded_step_does_what_it_recorded(how, prompts, kv_heads, monkeypatch):
     """Of other rows, places and columns than it was recorded with: rows part, end and come in."""
     for group_size in (1, 8):
@@ -575,7 +611,7 @@ def test_a_recorded_step_does_what_it_recorded(how, prompts, kv_heads, monkeypat
         assert any(map(callable, records(made))) or group_size == 1
 
 
-@pytest.mark.parametrize("kind", [{"qkv_bias": True}, {"qk_norm": True}, {"head_width": 16},
+@pytest.mark.parametrize("kind", [{"qkv_bias": True}, {"qk_norm": True}, {"head_dim": 16},
                                   {"tied": False}], ids=str)
 def test_a_recorded_step_of_every_kind_of_model(kind, monkeypatch):
     torch.manual_seed(0)
@@ -613,10 +649,10 @@ def test_records_outlive_the_buffers_they_were_made_with(monkeypatch):
     record_from(0, monkeypatch)
     made = gpt(stop=0.5)
     generate(made)
-    before, kept = records(made), slots.places_for(made, 1, 1, 1)
+    before, kept = records(made), slots.slots_of(made, 1, 1, 1)
     want = generate(gpt(stop=0.5), group_size=30)
     assert identical(generate(made, group_size=30), want)
-    assert slots.places_for(made, 1, 1, 1) is not kept
+    assert slots.slots_of(made, 1, 1, 1) is not kept
     assert all(map(operator.is_, before, records(made)))
 
 
@@ -668,7 +704,7 @@ def test_sampler_logp_equals_training_logp(kv_heads, temperature):
 def test_log_probs_are_fp32_whatever_the_weights_are(monkeypatch):
     made = gpt(stop=1.8).cast(torch.bfloat16)
     out = generate(made, group_size=4)
-    monkeypatch.setattr(model, "SHORT", 0)  # the fused kernel: by plain products they are equal
+    monkeypatch.setattr(attention, "SHORT", 0)  # the fused kernel: by plain products they are equal
     with torch.no_grad():
         off = (out.logp - made.logp(out.tokens, out.mask)).abs().sum() / out.mask.sum()
     assert out.logp.dtype == torch.float32 and 0 < off < 0.1
@@ -686,7 +722,7 @@ def test_entropy_is_that_of_the_whole_distribution(temperature):
     made = gpt()
     out = generate(made, temperature=temperature)
     with torch.no_grad():
-        logp = (made.head(made(out.tokens[:, :-1])) / temperature).log_softmax(-1)
+        logp = (made.lm_head(made(out.tokens[:, :-1])) / temperature).log_softmax(-1)
     want = -(logp.exp() * logp).sum(-1) * out.mask[:, 1:]
     assert torch.allclose(out.entropy[:, 1:], want, atol=1e-3)
     assert not torch.allclose(out.entropy, -out.logp, atol=1e-1)
@@ -771,8 +807,8 @@ def critical(freedom, z=3.72):
 @pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0])
 def test_draws_follow_the_softmax(temperature):
     n, logits = 100_000, torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, -0.5, 1.5, 0.2])
-    u = sampler.uniform(seeds(n, 11), 4)
-    token, logp, _ = sampler.draw(logits.expand(n, -1), u, temperature)
+    u = rng.uniform(seeds(n, 11), 4)
+    token, logp, _ = rng.sample_tokens(logits.expand(n, -1), u, temperature)
     p = (logits / temperature).softmax(-1)
     counts = torch.bincount(token, minlength=8)
     assert float(((counts - n * p) ** 2 / (n * p)).sum()) < critical(7)
@@ -783,11 +819,11 @@ def test_draws_follow_the_softmax(temperature):
 def test_uniform_numbers_are_uniform(by):
     n = 20_000
     if by == "row":
-        u = sampler.uniform(seeds(n, 0), 3)
+        u = rng.uniform(seeds(n, 0), 3)
     elif by == "position":
-        u = torch.cat([sampler.uniform(seeds(20, 5), t) for t in range(n // 20)])
+        u = torch.cat([rng.uniform(seeds(20, 5), t) for t in range(n // 20)])
     else:
-        u = torch.cat([sampler.uniform(seeds(4, s), 0) for s in range(n // 4)])
+        u = torch.cat([rng.uniform(seeds(4, s), 0) for s in range(n // 4)])
     assert 0 <= float(u.min()) and float(u.max()) < 1
     assert abs(float(u.mean()) - 0.5) < 4 * (1 / 12 / n) ** 0.5
     assert abs(float(u.var()) - 1 / 12) < 4 * (1 / 180 / n) ** 0.5
@@ -796,7 +832,7 @@ def test_uniform_numbers_are_uniform(by):
 
 
 def test_uniform_numbers_differ_over_positions_and_rows():
-    u = torch.stack([sampler.uniform(seeds(50, 1), t) for t in range(50)])
+    u = torch.stack([rng.uniform(seeds(50, 1), t) for t in range(50)])
     assert len(u.unique()) > 2490
     lag = torch.corrcoef(torch.stack([u[:-1].flatten(), u[1:].flatten()]))[0, 1]
     assert abs(float(lag)) < 0.08
@@ -805,7 +841,7 @@ def test_uniform_numbers_differ_over_positions_and_rows():
 def test_mix_is_splitmix64():
     """What its authors' code gives for the seed 1234567."""
     states = [(1234567 + k * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63 for k in range(1, 6)]
-    assert [x % 2**64 for x in rng.mix(torch.tensor(states)).tolist()] == [
+    assert [x % 2**64 for x in rng.splitmix64(torch.tensor(states)).tolist()] == [
         6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431,
         16408922859458223821]
 
@@ -813,14 +849,14 @@ def test_mix_is_splitmix64():
 def test_uniform_numbers_are_never_zero_nor_one():
     """mix(0) is 0, so without care a number is 0.0, which draws token 0 however unlikely it is."""
     unmix = torch.tensor([-0x9E3779B97F4A])  # what uniform adds to it is 0
-    assert sampler.uniform(unmix, 0).tolist() == [2**-24]
-    u = sampler.uniform(seeds(2**20, 0), 0)
+    assert rng.uniform(unmix, 0).tolist() == [2**-24]
+    u = rng.uniform(seeds(2**20, 0), 0)
     assert 0 < float(u.min()) < 1e-5 and 1 - 1e-5 < float(u.max()) < 1
 
 
 def test_the_ends_of_the_unit_interval_draw_tokens_that_exist():
     logits = torch.tensor([[-200.0, 0.0, 1.0, -200.0]]).expand(2, -1)
-    token, _, _ = sampler.draw(logits, torch.tensor([0.0, 1 - 2**-24]), 1.0)
+    token, _, _ = rng.sample_tokens(logits, torch.tensor([0.0, 1 - 2**-24]), 1.0)
     assert token.tolist() == [1, 2]
 
 
@@ -829,21 +865,21 @@ def test_the_ends_of_the_unit_interval_draw_tokens_that_exist():
 def test_rows_that_share_their_logits_draw_as_if_each_had_its_own(how, scale):
     g = torch.Generator().manual_seed(0)
     logits = scale * torch.randn(700, 50, generator=g)
-    place = torch.randint(0, 700, (4000,), generator=g)
-    u = sampler.uniform(seeds(4000, 1), 0)
+    slot = torch.randint(0, 700, (4000,), generator=g)
+    u = rng.uniform(seeds(4000, 1), 0)
     u[:500], u[500:1000] = 2**-24, 1 - 2**-24
-    shared = sampler.draw(logits, u, *how, place=place)
-    for a, b in zip(shared, sampler.draw(logits[place], u, *how), strict=True):
+    shared = rng.sample_tokens(logits, u, *how, slot=slot)
+    for a, b in zip(shared, rng.sample_tokens(logits[slot], u, *how), strict=True):
         assert torch.allclose(a, b)
 
 
-@pytest.mark.parametrize("place", [None, torch.tensor([0])])
-def test_probabilities_that_sum_to_less_than_one_draw_no_impossible_token(place):
+@pytest.mark.parametrize("slot", [None, torch.tensor([0])])
+def test_probabilities_that_sum_to_less_than_one_draw_no_impossible_token(slot):
     short = 0
     for n in range(50, 150):  # likely tokens; whether their sum is below 1 is a matter of rounding
         logits = torch.cat((torch.zeros(1, n), torch.full((1, 6), -1e4)), 1)
         short += bool(logits.log_softmax(-1).exp().cumsum(-1)[0, -1] < 1 - 2**-24)
-        token, logp, _ = sampler.draw(logits, torch.tensor([1 - 2**-24]), 1.0, place=place)
+        token, logp, _ = rng.sample_tokens(logits, torch.tensor([1 - 2**-24]), 1.0, slot=slot)
         assert token < n and logp > -10
     assert short
 
@@ -852,21 +888,21 @@ def test_a_sum_that_rounds_above_one_does_not_reach_the_next_row():
     """2048 probabilities of 1 / 2048 and a little: their sum in fp32 is not 1."""
     p = torch.full((3, 2048), 1 / 2048)
     p[1] += 3e-10
-    place, u = torch.tensor([0, 1, 2, 1]), torch.tensor([0.0, 1 - 2**-24, 0.0, 0.0])
-    assert rng.invert(p.cumsum(-1), u, place).tolist() == [0, 2047, 0, 0]
+    slot, u = torch.tensor([0, 1, 2, 1]), torch.tensor([0.0, 1 - 2**-24, 0.0, 0.0])
+    assert rng.inverse_cdf(p.cumsum(-1), u, slot).tolist() == [0, 2047, 0, 0]
     assert p[1].cumsum(-1)[-1] > 1
 
 
 def test_draw_is_greedy_at_temperature_zero():
     logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
-    token, logp, _ = sampler.draw(logits, torch.tensor([0.0, 0.99]), 0)
+    token, logp, _ = rng.sample_tokens(logits, torch.tensor([0.0, 0.99]), 0)
     assert token.tolist() == [1, 0]
     assert torch.allclose(logp, logits.log_softmax(-1).amax(-1))
 
 
 @pytest.mark.parametrize("logits, entropy", [([0.0] * 8, 2.0794415), ([50.0, 0.0, 0.0], 0.0)])
 def test_entropy_of_known_distributions(logits, entropy):
-    found = sampler.draw(torch.tensor([logits]), torch.tensor([0.5]), 1.0)[2]
+    found = rng.sample_tokens(torch.tensor([logits]), torch.tensor([0.5]), 1.0)[2]
     assert float(found) == pytest.approx(entropy, abs=1e-5)
 
 
@@ -876,8 +912,8 @@ def test_top_k_and_top_p_keep_the_likeliest_and_renormalise(top_k, top_p, kept):
     """p = .6 .25 .1 .05, in another order; top_p counts shares of what top_k has left."""
     p = torch.tensor([0.1, 0.6, 0.05, 0.25])
     n = 20_000
-    token, logp, entropy = sampler.draw(p.log().expand(n, -1), sampler.uniform(seeds(n, 1), 0), 1.0,
-                                       top_k, top_p)
+    u = rng.uniform(seeds(n, 1), 0)
+    token, logp, entropy = rng.sample_tokens(p.log().expand(n, -1), u, 1.0, top_k, top_p)
     q = torch.zeros(4)
     chosen = [1, 3, 0, 2][:kept]
     q[chosen] = p[chosen] / p[chosen].sum()
@@ -891,8 +927,8 @@ def test_top_p_counts_shares_of_the_tempered_distribution():
     """p = .6 .25 .1 .05 at temperature 2: at temperature 1 the first alone would hold .83."""
     p = torch.tensor([0.1, 0.6, 0.05, 0.25])
     n = 2000
-    u = sampler.uniform(seeds(n, 1), 0)
-    token, logp, _ = sampler.draw(2 * p.log().expand(n, -1), u, 2.0, 0, 0.65)
+    u = rng.uniform(seeds(n, 1), 0)
+    token, logp, _ = rng.sample_tokens(2 * p.log().expand(n, -1), u, 2.0, 0, 0.65)
     assert set(token.tolist()) == {1, 3}
     assert torch.allclose(logp, (p / 0.85).log()[token], atol=1e-5)
 
@@ -900,8 +936,8 @@ def test_top_p_counts_shares_of_the_tempered_distribution():
 def test_top_p_counts_shares_of_what_top_k_left():
     """Of .6 .25 .1, .87 is less than the first two hold; of all four it is more."""
     p = torch.tensor([0.1, 0.6, 0.05, 0.25])
-    token, _, _ = sampler.draw(p.log().expand(2000, -1), sampler.uniform(seeds(2000, 1), 0), 1.0, 3,
-                              0.87)
+    u = rng.uniform(seeds(2000, 1), 0)
+    token, _, _ = rng.sample_tokens(p.log().expand(2000, -1), u, 1.0, 3, 0.87)
     assert set(token.tolist()) == {1, 3}
 
 

@@ -25,7 +25,7 @@ import ppo
 import sft
 import tasks
 import train
-from infra import base_model, forward, metrics, tensors
+from infra import base_model, cli, forward, metrics, tensors
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
@@ -401,7 +401,7 @@ def test_runs_of_other_rewards_and_models_have_folders_of_their_own():
              "--reward claim --seed 2": "grpo-arithmetic-2-claim",
              "--init some/smollm2/ --task gsm": "grpo-gsm-0-smollm2", "--out x": "x"}
     for words, name in names.items():
-        assert config.parse(words.split())[0].out.removeprefix("runs/") == name
+        assert cli.parse(words.split())[0].out.removeprefix("runs/") == name
 
 
 def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
@@ -409,22 +409,22 @@ def test_a_gpu_that_is_named_is_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", named.append)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "zeros", lambda *_, device: there)
-        config.validate(config.parse(["--device", "cuda:1"])[0])
+        cli.validate(cli.parse(["--device", "cuda:1"])[0])
     assert named == [there.device]
 
 
 def test_micro_batches_are_larger_on_a_gpu():
-    sizes = [config.parse([*some])[0].micro_tokens for some in (
+    sizes = [cli.parse([*some])[0].micro_tokens for some in (
         ["--device", "cpu"], ["--device", "cuda:1"], ["--device", "cuda", "--micro-tokens", "99"])]
-    assert sizes == [1024, 0, 99]  # 0: memory.micro_tokens says
+    assert sizes == [1024, 0, 99]  # 0: memory.py chooses
 
 
 def test_each_algorithm_has_its_own_defaults_and_any_flag_overrules_them():
-    options, _ = config.parse(["--algo", "dapo"])
+    options, _ = cli.parse(["--algo", "dapo"])
     assert options.clip_high == 0.28 and options.dynamic_sampling and options.reward == "sign"
-    options, _ = config.parse(["--algo=dapo", "--clip-high", "0.2", "--no-dynamic-sampling"])
+    options, _ = cli.parse(["--algo=dapo", "--clip-high", "0.2", "--no-dynamic-sampling"])
     assert options.clip_high == 0.2 and not options.dynamic_sampling
-    assert config.parse([])[0] == config.parse(["--algo", "grpo"])[0]
+    assert cli.parse([])[0] == cli.parse(["--algo", "grpo"])[0]
     for algo, (module, defaults) in config.ALGORITHMS.items():
         assert {"prepare", "loss"} <= set(dir(module)), algo
         assert set(defaults) <= {f.name for f in fields(config.Options)}
@@ -452,8 +452,8 @@ def test_every_algorithm_says_whether_it_needs_a_critic():
 # --- the base model's name
 
 def base_name(*flags):
-    options, _ = config.parse(flags)
-    return base_model.base_name(options, config.validate(options))
+    options, _ = cli.parse(flags)
+    return base_model.base_name(options, cli.validate(options))
 
 
 def test_a_comment_a_task_or_a_reward_of_your_own_needs_no_new_base(tmp_path):
@@ -463,8 +463,8 @@ def test_a_comment_a_task_or_a_reward_of_your_own_needs_no_new_base(tmp_path):
             copied = tmp_path / path.relative_to(ROOT)
             copied.parent.mkdir(exist_ok=True)
             shutil.copy(path, copied)
-    ask = ("import config; from infra import base_model; options, _ = config.parse([]); "
-           "print(base_model.base_name(options, config.validate(options)))")
+    ask = ("from infra import base_model, cli; options, _ = cli.parse([]); "
+           "print(base_model.base_name(options, cli.validate(options)))")
 
     def name():
         return subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, check=True, text=True,
@@ -520,8 +520,8 @@ def test_reinforce_runs_without_a_folder_and_writes_nothing(tmp_path, monkeypatc
     assert run(tmp_path / "run", "--steps", "0") == 0
     log = tmp_path / "log"
     assert run(log, "--out", str(log)) == 0
-    options, _ = config.parse(["--algo", "grpo", *SMALL])
-    task = config.validate(options)
+    options, _ = cli.parse(["--algo", "grpo", *SMALL])
+    task = cli.validate(options)
     saved = tensors.load(tmp_path / "run" / "checkpoint.pt")
     models, optimizer = train.make_models(gpt.from_state(saved), options)
     monkeypatch.chdir(tmp_path)
@@ -638,7 +638,7 @@ def test_levels_of_a_file_are_refused(tmp_path, capsys):
 def test_help_says_each_default_once(capsys):
     for algo, high in (("grpo", "0.2"), ("dapo", "0.28")):
         with pytest.raises(SystemExit):
-            config.parse(["--algo", algo, "--help"])
+            cli.parse(["--algo", algo, "--help"])
         said = " ".join(capsys.readouterr().out.split())
         parts = re.split(r" (?=--[a-z])", said)
         assert all(part.count("(default") <= 1 for part in parts) and len(parts) > 50
@@ -652,16 +652,6 @@ def test_a_damaged_checkpoint_is_one_sentence(finished, tmp_path, capsys):
     assert run(tmp_path / "run", "--resume") == 1
     said = capsys.readouterr().err
     assert "checkpoint.pt is no checkpoint" in said and "Traceback" not in said
-
-
-def test_a_checkpoint_of_an_older_version_s_critic_is_refused(tmp_path, capsys):
-    flags = ["--algo", "ppo", "--critic-hints", "--steps", "0"]
-    assert run(tmp_path / "run", *flags) == 0
-    saved = tensors.load(tmp_path / "run" / "checkpoint.pt")
-    saved["critic"] = {"head.weight": torch.zeros(1, 131), "head.bias": torch.zeros(1)}
-    tensors.save(tmp_path / "run" / "checkpoint.pt", saved)
-    assert run(tmp_path / "run", *flags, "--resume") == 2
-    assert "older version" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_settings_or_without_resume_is_refused(finished, capsys):
@@ -681,9 +671,9 @@ def test_a_file_is_evaluated_whole(tmp_path):
     path = tmp_path / "f.jsonl"
     path.write_text("".join(json.dumps({"question": f"{i}+1?", "answer": str(i + 1)}) + "\n"
                             for i in range(300)))
-    options, _ = config.parse(["--task", "file", "--data", str(path)])
-    task = config.validate(options)
+    options, _ = cli.parse(["--task", "file", "--data", str(path)])
+    task = cli.validate(options)
     assert options.eval_problems == len(task.eval) == len(task.held_out(options.eval_problems)) > 9
-    options, _ = config.parse([])
-    config.validate(options)
+    options, _ = cli.parse([])
+    cli.validate(options)
     assert options.eval_problems == 1000

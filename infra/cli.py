@@ -1,0 +1,290 @@
+"""The command line of train.py: flags in, checked Options out.
+
+The flags are the fields of config.Options, one flag a field. Every mistake is reported in one
+sentence before any work begins.
+"""
+
+import argparse
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+import model as gpt
+import tasks
+import tokenizer
+from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic, reads_group
+from infra import checkpoint, distributed
+from infra.run_dir import UserError
+from tasks import prompts
+
+RENAMED = {  # flags of earlier versions
+    "--renew-reference": "--ref-update-interval", "--overlong-zone": "--overlong-buffer",
+    "--lam": "--gae-lambda", "--critic-lam": "--critic-gae-lambda"}
+AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "max_attempts",
+                "eval_samples")
+ABOVE_ZERO = ("temperature", "lr", "critic_lr")
+ZERO_TO_ONE = ("gamma", "gae_lambda", "critic_gae_lambda")
+
+
+def flag(name: str) -> str:
+    """The flag of a field of Options."""
+    return "--" + name.replace("_", "-")
+
+
+# --- reading
+
+def parse(argv) -> tuple[Options, bool]:
+    """The Options of a command line, and whether to resume. argparse exits with code 2 on a flag or
+    a choice that does not exist."""
+    # the defaults depend on these three, so they are read first
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--algo", default="grpo")
+    first.add_argument("--init", default="")
+    first.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    known, rest = first.parse_known_args(argv)
+    parser = build_parser(known)
+    refuse_old_flags(parser, rest)
+    args = vars(parser.parse_args(argv))
+    resume = args.pop("resume")
+    options = Options(**args)
+    # fill in the defaults that depend on other options
+    options.device = known.device
+    options.out = options.out or default_out(options, parser.get_default("reward"))
+    if not options.dtype:
+        bfloat16 = (options.init and options.device.startswith("cuda")
+                    and torch.cuda.is_bf16_supported(including_emulation=False))
+        options.dtype = "bfloat16" if bfloat16 else "float32"
+    options.prompt = options.prompt or ("r1" if options.init else "plain")
+    return options, resume
+
+
+def build_parser(known) -> argparse.ArgumentParser:
+    """argparse's parser, with a flag for each field of Options and the defaults of the algorithm.
+    `known` has the values of --algo, --init and --device."""
+    # no abbreviations, or `--alg dapo` would not be seen as --algo above
+    parser = argparse.ArgumentParser(
+        "train.py", allow_abbrev=False, usage="%(prog)s [--FLAG VALUE ...]; --help lists the flags",
+        description="Trains a language model to reason, by reinforcement learning from a verifier. "
+                    "It starts from random weights, or from a pretrained model with --init.")
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    for f in fields(Options):
+        help = f.metadata["help"]
+        if f.default != "" and "(default" not in help:
+            help += " (default: %(default)s)"
+        how = dict(default=f.default, help=help)
+        if isinstance(f.default, bool):
+            how["action"] = argparse.BooleanOptionalAction
+        else:
+            choices = f.metadata["choices"]
+            how |= dict(type=type(f.default), choices=None if choices is None else list(choices))
+        groups[f.metadata["group"]].add_argument(flag(f.name), **how)
+    groups["run"].add_argument("--resume", action="store_true",
+                               help="continue the run in the folder --out")
+    parser.set_defaults(**ALGORITHMS.get(known.algo, (None, {}))[1])
+    if known.init:
+        parser.set_defaults(lr=PRETRAINED_LR)
+    if known.device.startswith("cuda"):
+        parser.set_defaults(micro_tokens=0)  # memory.py chooses
+    return parser
+
+
+def refuse_old_flags(parser, argv) -> None:
+    """Exits with a helpful sentence for a flag that has a new name, or none in training."""
+    for name in (argument.partition("=")[0] for argument in argv):
+        if name in RENAMED:
+            parser.error(f"{name} has a new name: {RENAMED[name]}")
+        if name in ("--top-p", "--top-k"):
+            parser.error(f"{name} is for evaluation only: training computes log-probs over the "
+                         "whole distribution, so it must sample from the whole distribution")
+
+
+def default_out(options: Options, default_reward: str) -> str:
+    """runs/ALGO-TASK-SEED, then the reward and the pretrained model if they are not the default."""
+    name = [options.algo, options.task, str(options.seed)]
+    if options.reward != default_reward:
+        name.append(options.reward)
+    if options.init:
+        name.append(Path(options.init).resolve().name)
+    return f"runs/{'-'.join(name)}"
+
+
+# --- checking
+
+def validate(options: Options) -> tasks.Task:
+    """Checks the options, fills in the defaults that depend on the task, and makes the task. The
+    tokenizer is then that of the model. Raises UserError."""
+    validate_numbers(options)
+    validate_device(options)
+    task = make_task(options)
+    options.max_new_tokens = options.max_new_tokens or task.max_new_tokens
+    options.eval_problems = options.eval_problems or len(getattr(task, "eval", range(1000)))
+    options.base_steps = options.base_steps or task.base_steps
+    if options.base_seed < 0:
+        options.base_seed = options.seed
+    validate_algorithm(options)
+    validate_reward(options)
+    validate_init(options, task)
+    validate_processes(options)
+    if options.overlong == "soft" and not options.overlong_buffer:
+        options.overlong_buffer = max(1, options.max_new_tokens // 5)
+    validate_lengths(options, task)
+    return task
+
+
+def validate_numbers(options: Options) -> None:
+    """Checks the range of each number. `not x >= least` refuses NaN too."""
+    for f in fields(Options):
+        value, least = getattr(options, f.name), int(f.name in AT_LEAST_ONE)
+        if type(value) in (int, float) and "seed" not in f.name and not value >= least:
+            raise UserError(f"{flag(f.name)} must be at least {least}")
+    for name in ABOVE_ZERO:
+        if not 0 < getattr(options, name) < math.inf:
+            raise UserError(f"{flag(name)} must be a finite number above 0")
+    for name in ZERO_TO_ONE:
+        if not 0 <= getattr(options, name) <= 1:
+            raise UserError(f"{flag(name)} must be between 0 and 1")
+    for name in ("seed", "base_seed"):
+        if abs(getattr(options, name)) >= 2**62:
+            raise UserError(f"{flag(name)} {getattr(options, name)} must be below 2**62")
+    if options.dual_clip and not options.dual_clip > 1:
+        raise UserError("--dual-clip must be above 1, or 0 for no bound")
+
+
+def validate_device(options: Options) -> None:
+    """Tries the device, and makes a GPU the current one."""
+    try:
+        device = torch.zeros(1, device=options.device).device
+    except (RuntimeError, AssertionError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {options.device} is not available here; try cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # torch measures the memory of the current GPU
+
+
+def make_task(options: Options) -> tasks.Task:
+    """The task of the options."""
+    if (options.data or options.eval_data) and options.task != "file":
+        raise UserError("--data and --eval-data need --task file")
+    try:
+        task = tasks.TASKS[options.task](options.level, options.data, options.eval_data)
+        tasks.mixed(task, options.train_levels)  # checks the levels
+        task.held_out(1)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    return task
+
+
+def validate_algorithm(options: Options) -> None:
+    """Checks that the algorithm reads the options that were set, and that they fit each other."""
+    algo, critic = options.algo, needs_critic(options.algo)
+    # options of a group that the algorithm does not read
+    for f in fields(Options):
+        group = f.metadata["group"]
+        if getattr(options, f.name) != f.default and not reads_group(algo, group):
+            readers = [name for name in ALGORITHMS if reads_group(name, group)]
+            raise UserError(f"{flag(f.name)} has no effect with --algo {algo}; it needs --algo "
+                            f"{' or '.join(readers)}")
+    # group advantages, or a critic
+    if not critic and options.group_size < 2:
+        raise UserError(f"--group-size {options.group_size}: a group needs at least 2 responses to "
+                        "compare")
+    if critic and (options.scale_by_std or options.leave_one_out):
+        raise UserError("--scale-by-std and --leave-one-out need advantages of groups, but "
+                        f"--algo {algo} has a critic")
+    if critic and options.ratio == "sequence":
+        raise UserError("--ratio sequence needs one advantage per response, but --algo "
+                        f"{algo} has one per token")
+    if options.scale_by_std and options.leave_one_out:
+        raise UserError("--leave-one-out needs --no-scale-by-std")
+    # the rest
+    responses = options.prompts * options.group_size
+    if responses % options.minibatches:
+        raise UserError(f"--minibatches {options.minibatches} does not divide the {responses} "
+                        "responses of a step (--prompts times --group-size)")
+    if not options.kl_coef and (options.kl_target or options.kl_in == "reward"):
+        raise UserError("--kl-target and --kl-in reward need a --kl-coef above 0")
+    if options.overlong_buffer > options.max_new_tokens:
+        raise UserError(f"--overlong-buffer {options.overlong_buffer} is longer than a response "
+                        f"({options.max_new_tokens} tokens)")
+
+
+def validate_reward(options: Options) -> None:
+    """Checks the process reward model of --reward process."""
+    judge = options.judge
+    if (options.reward == "process") != bool(judge):
+        raise UserError("--reward process and --judge RUN need each other; RUN is a run with a "
+                        "prm.pt, made by prm.py")
+    if judge and not (Path(judge) / "prm.pt").exists():
+        raise UserError(f"--judge {judge} has no prm.pt; python prm.py --run {judge} makes one")
+    if judge and tokenizer_file(judge) != tokenizer_file(options.init):
+        raise UserError(f"--judge {judge} reads other tokens than the policy; both need the same "
+                        "tokenizer")
+
+
+def tokenizer_file(folder) -> bytes:
+    """The content of a folder's tokenizer.json; empty without a folder or a file, which means the
+    toy tokenizer."""
+    path = Path(folder) / "tokenizer.json"
+    return path.read_bytes() if folder and path.exists() else b""
+
+
+def validate_init(options: Options, task) -> None:
+    """Checks the pretrained model and the prompt, and sets the tokenizer."""
+    if not options.init:
+        if options.prompt != "plain" or options.few_shot:
+            raise UserError("--prompt and --few-shot need --init: a base model trained here "
+                            "knows the plain question alone")
+        return tokenizer.use_toy()
+    try:
+        template = prompts.template(options.prompt, task.asks,
+                                    prompts.examples(task, options.few_shot))
+        tokenizer.use(options.init, template, prompts.ends_of(options.init),
+                      [] if options.prompt == "plain" else [prompts.END])
+        config = checkpoint.open_pretrained(options.init)[0].config
+    except (ValueError, OSError) as error:
+        raise UserError(f"--init {options.init}: {error}") from None
+    if options.prompt == "chat" and "<|im_start|>" not in tokenizer.spoken.specials:
+        raise UserError(f"--prompt chat: the tokenizer in {options.init} has no <|im_start|>; "
+                        "try --prompt r1")
+    if tokenizer.spoken.n_vocab > config.vocab_size:
+        raise UserError(f"--init {options.init}: its tokenizer has {tokenizer.spoken.n_vocab} "
+                        f"tokens, but its model has {config.vocab_size}")
+
+
+def validate_processes(options: Options) -> None:
+    """Checks --shard."""
+    if options.shard and options.compile:
+        raise UserError("--compile and --shard do not work together")
+    if options.shard and (distributed.world_size() == 1 or needs_critic(options.algo)):
+        raise UserError("--shard needs several processes (torchrun --nproc-per-node N train.py "
+                        "...) and an algorithm without a critic")
+
+
+def validate_lengths(options: Options, task) -> None:
+    """Checks that prompts and responses fit the context of the model."""
+    context = config_of(options).context
+    if options.max_new_tokens + 64 > context:
+        raise UserError(f"--max-new-tokens {options.max_new_tokens} does not fit the model's "
+                        f"context of {context} tokens")
+    for problem in task.all() or task.held_out(20):  # the problems of a task have similar lengths
+        name = f"{problem.question[:40]!r}"
+        try:
+            prompt = len(tokenizer.encode_prompt(problem.question))
+            solution = 0 if options.init else len(tokenizer.encode(problem.solution)) + 64
+        except ValueError as error:  # a pretrained tokenizer may lack a byte
+            raise UserError(f"{name}: {error}") from None
+        response = max(options.max_new_tokens, solution)
+        if prompt + response > context:
+            raise UserError(f"{name}: a prompt of {prompt} tokens with a response of {response} is "
+                            f"longer than the context of {context}")
+
+
+def config_of(options: Options) -> gpt.Config:
+    """The Config of the model to be trained. Raises ValueError for a pretrained model that the GPT
+    cannot be."""
+    if options.init:
+        return checkpoint.read_config(Path(options.init))[1]
+    return gpt.Config(tokenizer.encoding.n_vocab, **gpt.SIZES[options.size])
