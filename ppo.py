@@ -13,10 +13,10 @@ gain is weighted by the ratio of the two policies. The ratio is clipped, so that
     loss = sum over tokens of weight * (surrogate + kl_coef * KL - entropy_coef * H
                                         + value_coef * value loss)
 
-An algorithm is a file with `prepare` (rewards to advantages) and `loss`. The other algorithms reuse
-the functions here and differ in a few of them. Papers average tokens in different ways; here the
-average is a weight per token, fixed once per optimizer step. A micro-batch then only sums, so the
-gradient does not depend on how a batch is cut.
+Three pure functions make an algorithm: the advantages, the surrogate per token, and the weights of
+the average over tokens. train.py calls `prepare` for the first and `loss` for the other two; other
+algorithms are files with functions of the same names. The weights are fixed once per optimizer
+step. A micro-batch then only sums, so the gradient does not depend on how a batch is cut.
 
 Papers: PPO 1707.06347, GAE 1506.02438, dual clip 1912.09729, VC-PPO 2503.01491 (warm-up of the
 critic, and a lambda of its own). KL estimators: joschu.net/blog/kl-approx.html. Left out on
