@@ -1,19 +1,22 @@
-"""DAPO: GRPO and four tricks for long answers and long runs, each of which can be switched off.
+"""DAPO: GRPO with four tricks for long answers and long runs. Each trick can be switched off.
 
-    Clip-Higher       clip_high > clip_low: an unlikely token may grow further before it is cut off,
-                      so that entropy lasts longer (0.2 and 0.28)
-    Dynamic Sampling  groups that are all right or all wrong have no gradient: they are dropped, and
-                      sampling goes on until the batch is full (or max_attempts times)
-    Token-Level loss  every token of the update weighs the same, so a long answer weighs more
-    Overlong Shaping  reward -= min(1, max(0, length - (limit - zone)) / zone): near the limit it
-                      hurts gradually; or truncated answers are left out of the loss
+    Clip-Higher        clip_high > clip_low (0.28 and 0.2): an unlikely token may grow further
+                       before it is clipped, so entropy lasts longer
+    Dynamic Sampling   groups that are all right or all wrong have no gradient; they are dropped,
+                       and sampling goes on until the batch is full (at most max_attempts times)
+    Token-Level Loss   every token of the update weighs the same, so a long answer weighs more
+    Overlong Shaping   reward -= min(1, max(0, length - (limit - buffer)) / buffer): a gradual
+                       penalty near the limit; or truncated answers are left out of the loss
 
-What differs from grpo.py: what is kept of a batch, and what is added to its rewards, in `prepare`;
-Clip-Higher and the token-level loss are values of options, as are no KL and rewards of +1 and -1
-(--reward sign). With everything off it is GRPO. Paper: 2503.14476. Left out on purpose: groups that
-were sampled beyond a full batch are not kept for the next step, whose policy is another.
+Differences from grpo.py: `prepare` changes the rewards and drops rows, and train.py samples again
+while `prompts_to_sample` asks for more. Clip-Higher and the token-level loss are values of options.
+So are rewards of +1 and -1 (--reward sign), and a KL coefficient of 0. With all four off this is
+GRPO. Paper: 2503.14476. Left out on purpose: groups beyond a full batch are not kept for the next
+step, because its policy is another one.
+Shapes: N sequences, T tokens.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -22,36 +25,53 @@ import grpo
 from grpo import loss  # noqa: F401
 from ppo import Batch
 
+needs_critic = False
 dapo_options = True
 
 
 def informative(correct, group):
-    """Which rows (N,) belong to a group of which some answers are right and some wrong. It looks at
-    correctness, not at the shaped reward: a penalty for length makes no group worth learning."""
+    """The rows, bool (N,), of groups that hold right and wrong answers.
+
+    correct is (N,), 1.0 or 0.0; group is (N,). The shaped reward plays no part: a length penalty
+    alone must not make a group informative.
+    """
     counts = torch.zeros(2, int(group.max()) + 1, device=group.device)
     for i, right in enumerate((correct, 1 - correct)):
         counts[i].index_add_(0, group, right)
     return (counts > 0).all(0)[group]
 
 
-def overlong_penalty(lengths, limit: int, zone: int):
-    """What to add to the rewards (N,) of answers of these lengths (N,): 0 up to limit - zone
-    tokens, then linearly down to -1 at the limit (equation 13). zone is above 0."""
-    return -((lengths - (limit - zone)) / zone).clamp(0, 1)
+def prompts_to_sample(prompts: int, sampled: int, kept: int) -> int:
+    """The number of prompts to sample next, if the batch needs `prompts` groups, and `kept` groups
+    of the `sampled` ones so far were informative. The same rate is expected of the next ones."""
+    return max(0, min(prompts, math.ceil((prompts - kept) * sampled / max(1, kept))))
+
+
+def overlong_penalty(lengths, limit: int, buffer: int):
+    """The penalty (N,), to be added to the rewards, of answers with lengths (N,), in tokens.
+
+    It is 0 up to limit - buffer and falls linearly to -1 at the limit (equation 13). buffer is
+    above 0.
+    """
+    return -((lengths - (limit - buffer)) / buffer).clamp(0, 1)
 
 
 def prepare(batch: Batch, options) -> Batch:
-    """The batch with advantages: only of informative groups, and without truncated answers, if the
-    options say so."""
+    """The batch with advantages. Depending on the options, only informative groups are kept, and
+    truncated answers are left out."""
+    # 1. Overlong Shaping, soft: a penalty near the limit
     if options.overlong == "soft":
         penalty = overlong_penalty(batch.mask.sum(1), options.max_new_tokens,
                                    options.overlong_buffer)
         batch = replace(batch, rewards=batch.rewards + penalty)
+    # 2. Dynamic Sampling: only groups with a gradient
     if options.dynamic_sampling:
         batch = batch.rows(informative(batch.correct, batch.group).nonzero()[:, 0])
     if not len(batch.tokens):
         return replace(batch, advantages=batch.mask)
+    # 3. GRPO's advantages
     batch = grpo.prepare(batch, options)
-    if options.overlong == "mask":  # the truncated still count in their group's mean
+    # 4. Overlong Shaping, mask: truncated answers still counted in their group's mean
+    if options.overlong == "mask":
         batch = batch.rows((~batch.truncated).nonzero()[:, 0])
     return batch

@@ -9,6 +9,7 @@ Many samples per problem give pass@k (Codex, 2107.03374):
 Left out on purpose: voting and search, which spend more compute per problem (search.py).
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -19,9 +20,9 @@ import model as gpt
 import tasks
 import tokenizer
 import verify
+from engine import sampler
 from engine.request import concat_rollouts
 from engine.rng import row_seeds
-from engine.sampler import generate
 from infra import distributed, run_dir
 
 MAX_RESPONSES = 4096  # sampled at once for pass@k, to bound the memory
@@ -45,23 +46,26 @@ def checks_itself(text: str) -> bool:
 
 
 def sample_responses(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96,
-                     **sampling):
+                     generate=None, **sampling):
     """Samples group_size responses to each of P problems.
 
     Returns the Rollout of N = P * group_size rows, and N texts without their end token. With
     several processes, each process samples a slice of the problems, and all get the full result.
-    `sampling` goes to engine.sampler.generate, such as top_k=40."""
+    `generate` is one of config.SAMPLERS, by default the fast one. `sampling` goes to it, such as
+    top_k=40."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    sampler = generate if distributed.world_size() == 1 else generate_distributed
-    rollout = sampler(policy, prompts, group_size, max_new_tokens, temperature, seed,
-                      **stop_conditions(policy), **sampling)
+    generate = generate or sampler.generate
+    if distributed.world_size() > 1:
+        generate = functools.partial(generate_distributed, generate)
+    rollout = generate(policy, prompts, group_size, max_new_tokens, temperature, seed,
+                       **stop_conditions(policy), **sampling)
     return rollout, [tokenizer.decode_response(ids) for ids in rollout.responses()]
 
 
-def generate_distributed(policy, prompts, group_size, max_new_tokens, temperature, seed, *, pad,
-                         **more):
-    """engine.sampler.generate, split over the processes. Each row has the same seed as in a single
-    process, so the result is the same."""
+def generate_distributed(generate, policy, prompts, group_size, max_new_tokens, temperature, seed,
+                         *, pad, **more):
+    """`generate`, split over the processes. Each row has the same seed as in a single process, so
+    the result is the same."""
     part, rollout = distributed.local_slice(prompts), None
     if prompts[part]:
         rows = torch.arange(part.start * group_size, part.stop * group_size)
@@ -86,10 +90,11 @@ def proportion(flags) -> dict:
     return {"value": sum(flags) / max(1, len(flags)), "ci": [low, high], "n": len(flags)}
 
 
-def greedy_accuracy(policy, task, problems, max_new_tokens: int) -> dict:
+def greedy_accuracy(policy, task, problems, max_new_tokens: int, generate=None) -> dict:
     """The accuracy of greedy responses: over all problems, and for each kind of problem where the
     task has several. "examples" holds the first three responses."""
-    _, texts = sample_responses(policy, problems, temperature=0, max_new_tokens=max_new_tokens)
+    _, texts = sample_responses(policy, problems, temperature=0, max_new_tokens=max_new_tokens,
+                                generate=generate)
     correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     kinds = sorted({p.category for p in problems} - {""})
     return proportion(correct) | {"examples": texts[:3], "by_kind": {
@@ -98,15 +103,16 @@ def greedy_accuracy(policy, task, problems, max_new_tokens: int) -> dict:
 
 
 def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int = 200,
-            samples: int = 64) -> dict:
+            samples: int = 64, generate=None) -> dict:
     """All measurements of a policy on held-out problems. pass@k uses the first n_pass problems with
     `samples` responses each. Each proportion is a dict as `proportion` returns it; the length is a
     mean in tokens."""
     # greedy decoding: the accuracy
-    result = {"greedy": greedy_accuracy(policy, task, problems, max_new_tokens)}
+    result = {"greedy": greedy_accuracy(policy, task, problems, max_new_tokens, generate)}
 
     # one sample per problem at temperature 1: how the policy responds
-    rollout, texts = sample_responses(policy, problems, seed=seed, max_new_tokens=max_new_tokens)
+    rollout, texts = sample_responses(policy, problems, seed=seed, max_new_tokens=max_new_tokens,
+                                      generate=generate)
     correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     works = [shows_working(t) for t in texts]
     result |= {
@@ -126,7 +132,7 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
     for first in range(0, len(problems[:n_pass]), at_once):
         chunk = problems[:n_pass][first:first + at_once]
         _, texts = sample_responses(policy, chunk, samples, seed=seed + 1 + first,
-                                    max_new_tokens=max_new_tokens)
+                                    max_new_tokens=max_new_tokens, generate=generate)
         counts += [sum(task.correct(p, t) for t in texts[i * samples:(i + 1) * samples])
                    for i, p in enumerate(chunk)]
     result["pass_at_k"] = {
@@ -135,12 +141,12 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
     return result
 
 
-def evaluate_and_print(policy, task, options, when: str) -> dict:
+def evaluate_and_print(policy, task, options, when: str, generate=None) -> dict:
     """Measures a policy on the task's held-out problems and prints the result. `when` begins each
     printed line: "before" or "after" reinforcement learning."""
     problems = task.held_out(options.eval_problems)
     result = measure(policy, task, problems, options.seed, options.max_new_tokens,
-                     max(1, len(problems) // 5), options.eval_samples)
+                     max(1, len(problems) // 5), options.eval_samples, generate)
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
     say = distributed.print_rank0
     say(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "

@@ -1,29 +1,31 @@
-"""PPO: a policy moved only as far as it can be trusted, and a critic that says what to expect.
+"""PPO: improve the policy in steps that stay close to the policy that sampled the data.
 
-The critic V guesses the reward from the state before each token; what came better than guessed is
-that token's advantage. A response was sampled by an older policy, so its gain is weighted by the
-ratio of the policies, and clipped where the ratio has already moved as far as one trusts:
+A critic V estimates the reward from the state before each token. A token's advantage is how much
+better the outcome was than this estimate. The responses come from an older policy, so each token's
+gain is weighted by the ratio of the two policies. The ratio is clipped, so that no step goes far:
 
-    delta[t] = r[t] + gamma * V[t+1] - V[t]              V[t]: of the state before token t
-    A[t] = delta[t] + gamma * lam * A[t+1]               GAE, then whitened
-    R[t] = V[t] + such a sum with critic_lam for lam     returns
+    delta[t] = r[t] + gamma * V[t+1] - V[t]              V[t] is of the state before token t
+    A[t] = delta[t] + gamma * gae_lambda * A[t+1]        GAE, then whitened
+    R[t] = V[t] + the same sum with critic_gae_lambda    returns, the targets of the critic
     ratio = exp(logp - old_logp)
     surrogate = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)      per token
     value loss = 1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)         per token
     loss = sum over tokens of weight * (surrogate + kl_coef * KL - entropy_coef * H
                                         + value_coef * value loss)
 
-Averaging is a choice that papers differ in, so it is made once, for the whole update, as a weight
-per token; a micro-batch then just sums, and no cut of the batch can change the gradient. Papers:
-PPO 1707.06347, GAE 1506.02438, dual clip 1912.09729, VC-PPO 2503.01491 (warm-up of the critic, and
-a lambda of its own); KL estimators: joschu.net/blog/kl-approx.html. Left out on purpose: early
-stopping by KL, rewards normalised by their history.
-Shapes: N sequences, T tokens; (N, T) means nothing where mask is 0.
+Three pure functions make an algorithm: the advantages, the surrogate per token, and the weights of
+the average over tokens. train.py calls `prepare` for the first and `loss` for the other two; other
+algorithms are files with functions of the same names. The weights are fixed once per optimizer
+step. A micro-batch then only sums, so the gradient does not depend on how a batch is cut.
+
+Papers: PPO 1707.06347, GAE 1506.02438, dual clip 1912.09729, VC-PPO 2503.01491 (warm-up of the
+critic, and a lambda of its own). KL estimators: joschu.net/blog/kl-approx.html. Left out on
+purpose: early stopping by KL, normalisation of rewards by their history.
+Shapes: N sequences, T tokens, D width. Values of an (N, T) tensor count only where mask is 1.
 """
 
 import copy
 from dataclasses import dataclass, fields, replace
-from hashlib import blake2b
 
 import torch
 import torch.nn.functional as F
@@ -32,31 +34,31 @@ from torch import nn
 from engine.packing import scatter_to_mask
 
 needs_critic = True
+MAX_LOG_RATIO = 20.0  # log-ratios are clamped to +-20 before exp
 
 
 @dataclass
 class Batch:
-    """What sampling gives to training, and what an algorithm adds to it."""
+    """The samples of one step, and the results of the algorithm for them."""
 
-    tokens: torch.Tensor                     # (N, T)
+    tokens: torch.Tensor                     # (N, T) prompt, response, padding
     mask: torch.Tensor                       # (N, T) 1.0 where the policy chose the token
-    old_logp: torch.Tensor                   # (N, T) as recorded by the sampler, or the trainer's
-    group: torch.Tensor                      # (N,) which question was answered
+    old_logp: torch.Tensor                   # (N, T) log-prob under the policy that sampled
+    group: torch.Tensor                      # (N,) index of the prompt
     rewards: torch.Tensor                    # (N,)
-    correct: torch.Tensor | None = None      # (N,) 1.0 or 0.0, whatever was paid for
-    truncated: torch.Tensor | None = None    # (N,) bool, cut off by the limit
-    ref_logp: torch.Tensor | None = None     # (N, T) under the reference policy
-    values: torch.Tensor | None = None       # (N, T) the critic's, when sampled
+    correct: torch.Tensor | None = None      # (N,) 1.0 or 0.0, whatever the reward is
+    truncated: torch.Tensor | None = None    # (N,) bool, True where max_new_tokens ended it
+    ref_logp: torch.Tensor | None = None     # (N, T) log-prob under the reference policy
+    values: torch.Tensor | None = None       # (N, T) the critic's, before the update
     advantages: torch.Tensor | None = None   # (N, T)
-    returns: torch.Tensor | None = None      # (N, T) what the critic is to learn
-    weights: torch.Tensor | None = None      # (N, T) how tokens are averaged, made per update
+    returns: torch.Tensor | None = None      # (N, T) targets of the critic
+    weights: torch.Tensor | None = None      # (N, T) weight of the token in the loss
     step_rewards: torch.Tensor | None = None  # (N, T) of a process reward model, at step ends
-    others: torch.Tensor | None = None       # (N,) mean reward of the other answers to the question
-    copies: torch.Tensor | None = None       # (N,) how many equal rows this one stands for
-    sampler_logp: torch.Tensor | None = None  # (N, T) the sampler's, where old_logp is another
+    group_mean_others: torch.Tensor | None = None  # (N,) an input of engine/critic_hints.py
+    sampler_logp: torch.Tensor | None = None  # (N, T) the sampler's, where old_logp is recomputed
 
     def rows(self, index: torch.Tensor) -> "Batch":
-        """The rows of index, cut to the longest of them."""
+        """The rows of index, cut after the last masked token of the longest."""
         ends = self.mask[index].amax(0).nonzero() if len(index) else index
         width = int(ends.max()) + 1 if len(ends) else 1
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -64,53 +66,42 @@ class Batch:
                         for k, x in values.items()})
 
     def lengths(self) -> list[int]:
-        """Of prompt and response together."""
+        """The tokens of prompt and response, for each row."""
         columns = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
         return (self.mask * columns).amax(1).long().tolist()
 
-    def kinds(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows that are equal in everything are of one kind, as samples of a sure policy often are.
-        Returns the first row of each kind (K,), and the kind of each row (N,)."""
-        values = [getattr(self, f.name) for f in fields(self)]
-        rows = torch.cat([(x if x.dim() == 2 else x[:, None]).cpu().double()
-                          for x in values if x is not None], 1)
-        first, kind = {}, []
-        for i, row in enumerate(rows.numpy()):
-            kind.append(first.setdefault(blake2b(row).digest(), (len(first), i))[0])
-        device = self.mask.device
-        return (torch.tensor([i for _, i in first.values()], device=device, dtype=torch.int64),
-                torch.tensor(kind, device=device, dtype=torch.int64))
 
-    def merged(self) -> "Batch":
-        """A row of each kind, with the weight of all of it: their loss and its gradient."""
-        first, kind = self.kinds()
-        copies = torch.bincount(kind, self.copies, len(first))
-        one = self.rows(first)
-        return replace(one, copies=copies, weights=one.weights * copies[:, None])
-
-    def total(self, x):
-        """The sum of x (N, T) over the tokens of all rows, copies and all."""
-        x = x * self.mask
-        return x.sum() if self.copies is None else (x * self.copies[:, None]).sum()
-
-
-def join(batches: list[Batch]) -> Batch:
-    """One batch of the rows of several, padded to the widest."""
+def concat(batches: list[Batch]) -> Batch:
+    """One batch with the rows of several, padded to the widest."""
     width = max(b.tokens.shape[1] for b in batches)
 
     def joined(parts):
-        return None if parts[0] is None else torch.cat(
-            [F.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in parts])
+        if parts[0] is None:
+            return None
+        return torch.cat([F.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in parts])
     return Batch(**{f.name: joined([getattr(b, f.name) for b in batches]) for f in fields(Batch)})
 
 
 # --- the policy's loss
 
+def clamp(log_ratio):
+    """A log-ratio that exp cannot turn into infinity, which times an advantage of 0 is NaN."""
+    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def policy_ratio(logp, old_logp):
+    """exp(logp - old_logp) (N, T): how much likelier a token has become since it was sampled."""
+    return clamp(logp - old_logp).exp()
+
+
 def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2,
               dual_clip: float = 0.0):
-    """The clipped loss per token, to be minimised: (N, T). dual_clip > 1 also bounds the loss of a
-    bad token that has become likelier, at dual_clip * |A|; 0 leaves it unbounded."""
-    ratio = (logp - old_logp).exp()
+    """The clipped loss per token (N, T), to be minimised.
+
+    dual_clip > 1 also bounds the loss of a token with A < 0 that has become likelier, at
+    dual_clip * |A| (1912.09729). 0 sets no such bound.
+    """
+    ratio = policy_ratio(logp, old_logp)
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip:
         gain = torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)
@@ -118,90 +109,104 @@ def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: floa
 
 
 def clipped(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2):
-    """Which tokens the clip has cut off from the gradient: two bool (N, T). It binds below only
-    where the advantage is negative and above only where it is positive."""
-    ratio = (logp - old_logp).exp()
+    """The tokens whose gradient the clip has removed: (below, above), each bool (N, T).
+
+    The lower bound acts only where A < 0, the upper bound only where A > 0.
+    """
+    ratio = policy_ratio(logp, old_logp)
     return (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
 
 
-KL = {"k1": lambda r: -r, "k2": lambda r: r * r / 2, "k3": lambda r: torch.expm1(r) - r}
+# Estimators of KL(policy || reference) per token, for tokens sampled from the policy, as functions
+# of log_ratio = ref_logp - logp. A new one is a line here and a choice of --kl.
+KL = {
+    "k1": lambda log_ratio: -log_ratio,                 # unbiased, high variance
+    "k2": lambda log_ratio: log_ratio * log_ratio / 2,  # biased, but its gradient is the KL's
+    "k3": lambda log_ratio: torch.expm1(clamp(log_ratio)) - log_ratio,  # unbiased, never negative
+}
 
 
-def kl(logp, ref_logp, kind: str = "k3"):
-    """Estimates per token of KL(policy || reference) from tokens of the policy: (N, T), nats.
-
-    k1 = -r, unbiased and noisy; k2 = r^2 / 2, biased, its gradient is that of the KL; k3 = e^r - 1
-    - r, unbiased and never negative; with r = ref_logp - logp. Raises KeyError for another kind.
-    """
-    return KL[kind](ref_logp - logp)
+def kl(logp, ref_logp, estimator: str = "k3"):
+    """Estimates of KL(policy || reference) per token (N, T), in nats. Raises KeyError for an
+    estimator that is not in KL."""
+    return KL[estimator](ref_logp - logp)
 
 
-def adapted(kl_coef: float, kl: float, target: float) -> float:
-    """The KL's weight for the next step, at most a fifth larger or smaller, so that the KL tends to
-    its target (1909.08593, which moves a tenth as fast)."""
+def adaptive_kl_coef(kl_coef: float, kl: float, target: float) -> float:
+    """The kl_coef of the next step: up to a fifth larger while the KL is above its target, up to a
+    fifth smaller while it is below (1909.08593, there a tenth as fast)."""
     return kl_coef * (1 + min(0.2, max(-0.2, kl / target - 1)))
 
 
-AGGREGATIONS = ("sequence", "token", "sum", "constant")
+# How tokens are averaged: the weight (N, T) of each token in the loss of one optimizer step, as a
+# function of (mask, max_tokens), where mask (N, T) holds all rows of that step.
+AGGREGATIONS = {
+    # 1 / all tokens: every token counts the same (DAPO)
+    "token": lambda mask, max_tokens: mask / mask.sum().clamp(min=1),
+    # 1 / (N * tokens of the row): a mean over rows of the mean over tokens (GRPO)
+    "sequence": lambda mask, max_tokens: mask / (len(mask) * mask.sum(1, keepdim=True).clamp(
+        min=1)),
+    # 1 / N: the whole response is one action (RLOO)
+    "sum": lambda mask, max_tokens: mask / len(mask),
+    # 1 / (N * max_tokens): a constant, so that no length is favoured (Dr. GRPO)
+    "constant": lambda mask, max_tokens: mask / (len(mask) * max_tokens),
+}
 
 
-def token_weights(mask, how: str, max_tokens: int = 0):
-    """The weight (N, T) of each token in the loss of one update, rows of `mask` being all of it.
-
-    "token": 1 / all tokens (DAPO). "sequence": 1 / (N * tokens of the row), a mean of means (GRPO).
-    "sum": 1 / N, the response is one action (RLOO). "constant": 1 / (N * max_tokens), the same to a
-    constant, so that length is neither rewarded nor punished (Dr. GRPO). Raises ValueError for
-    another, or without max_tokens where it is needed.
-    """
-    if how == "token":
-        return mask / mask.sum().clamp(min=1)
-    if how == "sequence":
-        return mask / (len(mask) * mask.sum(1, keepdim=True).clamp(min=1))
-    if how == "sum":
-        return mask / len(mask)
-    if how == "constant" and max_tokens > 0:
-        return mask / (len(mask) * max_tokens)
-    raise ValueError(f"unknown aggregation {how!r}: token, sequence, sum, or constant, which wants "
-                     "the most tokens of a response")
+def token_weights(mask, aggregation: str, max_tokens: int = 0):
+    """The weights (N, T) of an aggregation. Raises ValueError for an unknown one, and for
+    "constant" without max_tokens, the most tokens of a response."""
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"unknown aggregation {aggregation!r}: choose {', '.join(AGGREGATIONS)}")
+    if aggregation == "constant" and max_tokens <= 0:
+        raise ValueError("aggregation 'constant' needs max_tokens above 0")
+    return AGGREGATIONS[aggregation](mask, max_tokens)
 
 
-METRICS = ("clipfrac_low", "clipfrac_high", "approx_kl", "logp_diff")
+POLICY_METRICS = ("clipfrac_low", "clipfrac_high", "approx_kl", "logp_diff")
 
 
 def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
-    """The loss of a micro-batch, and its share of the update's metrics: summed over the
-    micro-batches of an update they are its loss and its sums over tokens. logp (N, T) is the
-    policy's, entropy (N, T) that of what it was drawn from; ratio_logp (N, T) replaces logp in the
-    ratio, where that is not the token's own."""
+    """The policy's loss of a micro-batch, a number, and its metrics per token, {name: (N, T)}.
+
+    logp (N, T) is the policy's, entropy (N, T) that of the distribution before each token.
+    ratio_logp (N, T) replaces logp in the ratio (GSPO). The losses of the micro-batches of one
+    optimizer step add up to its loss.
+    """
+    # 1. the clipped surrogate of each token
     terms = (logp if ratio_logp is None else ratio_logp, batch.old_logp, batch.advantages,
              options.clip_low, options.clip_high)
     per_token = surrogate(*terms, options.dual_clip)
+    # 2. the KL penalty and the entropy bonus
     if options.kl_coef and options.kl_in == "loss":
         per_token = per_token + options.kl_coef * kl(logp, batch.ref_logp, options.kl)
     if options.entropy_coef:
         per_token = per_token - options.entropy_coef * entropy
+    # 3. metrics
     with torch.no_grad():
-        low, high = clipped(*terms)
         sampled = batch.old_logp if batch.sampler_logp is None else batch.sampler_logp
-        values = (low, high, kl(batch.old_logp, logp), (logp - sampled).abs())
-        sums = {name: batch.total(x) for name, x in zip(METRICS, values, strict=True)}
-    return (batch.weights * per_token).sum(), sums | {"tokens": batch.total(batch.mask)}
+        metrics = (*clipped(*terms), kl(batch.old_logp, logp), (logp - sampled).abs())
+    # 4. the weighted sum over tokens
+    return (batch.weights * per_token).sum(), dict(zip(POLICY_METRICS, metrics, strict=True))
 
 
 # --- the critic
 
-def gae(rewards, values, mask, gamma: float = 1.0, lam: float = 0.95):
-    """Generalised advantages (N, T) of rewards and values (N, T), 0 where mask is 0. values[:, t]
-    is of the state before token t; after a row's last token there is nothing more to come. What
-    follows a token is the next one of the mask: gaps in it are passed over."""
+def gae(rewards, values, mask, gamma: float = 1.0, gae_lambda: float = 0.95):
+    """Generalised advantage estimates (N, T) of rewards and values (N, T); 0 where mask is 0.
+
+    values[:, t] is of the state before token t. The value after a row's last token is 0. Tokens
+    outside the mask are skipped: the successor of a token is the next one inside it.
+    """
     advantages = torch.zeros_like(rewards)
-    following = running = torch.zeros_like(rewards[:, 0])
+    next_value = next_advantage = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
-        here = mask[:, t] > 0
-        delta = rewards[:, t] + gamma * following - values[:, t]
-        running = torch.where(here, delta + gamma * lam * running, running)
-        following = torch.where(here, values[:, t], following)
-        advantages[:, t] = torch.where(here, running, 0.0)
+        inside = mask[:, t] > 0
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = torch.where(inside, delta + gamma * gae_lambda * next_advantage,
+                                     next_advantage)
+        next_value = torch.where(inside, values[:, t], next_value)
+        advantages[:, t] = torch.where(inside, next_advantage, 0.0)
     return advantages
 
 
@@ -213,8 +218,11 @@ def whiten(x, mask, eps: float = 1e-6):
 
 
 def value_loss(values, old_values, returns, clip: float = 0.0):
-    """Half the squared error per token (N, T), of the value or of the value clipped to within
-    `clip` of what it was when sampled, whichever is larger. clip 0 does not clip."""
+    """Half the squared error per token (N, T).
+
+    With clip > 0: the larger of the errors of the value, and of the value clipped to within `clip`
+    of old_values. 0 does not clip.
+    """
     loss = (values - returns) ** 2
     if clip:
         near = old_values + (values - old_values).clamp(-clip, clip)
@@ -223,67 +231,45 @@ def value_loss(values, old_values, returns, clip: float = 0.0):
 
 
 def explained_variance(values, returns, mask) -> float:
-    """1 - Var(returns - values) / Var(returns) over the mask: 1 for a critic that knows, 0 for one
-    that says the same everywhere, below 0 for one that misleads. 0 where the returns are all
-    equal."""
-    where = mask > 0
-    spread = returns[where].var(correction=0)
-    if not spread:
+    """1 - Var(returns - values) / Var(returns) over the mask.
+
+    1: a perfect critic. 0: no better than a constant; also where all returns are equal. Below 0:
+    worse than a constant.
+    """
+    inside = mask > 0
+    variance = returns[inside].var(correction=0)
+    if not variance:
         return 0.0
-    return float(1 - (returns[where] - values[where]).var(correction=0) / spread)
-
-
-HINT_SCALE = 30.0  # so that the head learns what they mean in a few steps
-
-
-def likelihood(old_logp, mask):
-    """Of what stands before each token (N, T, 2): the probability of its least likely token, and of
-    all of it, to the policy that wrote it."""
-    before = F.pad(old_logp * mask, (1, 0))[:, :-1]
-    return torch.stack((before.cummin(1)[0], before.cumsum(1)), dim=-1).exp()
-
-
-def mean_of_others(rewards, group):
-    """How the other answers to the same question did, (N,), of rewards (N,) and `group` (N,); 0 for
-    an answer without others. No answer's own reward is in its value, so the gradient stays
-    unbiased."""
-    total, count = torch.bincount(group, rewards)[group], torch.bincount(group)[group]
-    return (total - rewards) / (count - 1).clamp(min=1)
+    return float(1 - (returns[inside] - values[inside]).var(correction=0) / variance)
 
 
 class Critic(nn.Module):
-    """A number for every state. own: from a network of its own, at first a copy of the policy; else
-    from the policy's states, which it then shapes as well. hints: it is also told what a small
-    network takes long to find out by itself: `likelihood`, since most errors are unlikely tokens,
-    and `mean_of_others`, since some questions are hard."""
+    """A value for the state before each token: a linear head on hidden states.
 
-    def __init__(self, policy, own: bool = True, hints: bool = True):
+    own: the hidden states are of a network of its own, at first a copy of the policy. Otherwise
+    they are the policy's, and the value loss also trains the policy's network.
+    """
+
+    def __init__(self, policy, own: bool = True):
         super().__init__()
-        width = policy.config.width
         self.trunk = copy.deepcopy(policy) if own else None
-        self.hints = hints
-        self.head = nn.Linear(width + 3 * hints, 1)
+        self.head = nn.Linear(policy.config.width, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, states, batch: Batch):
-        """Values (N, T); states (marked, D) are the policy's and may be None for an own network."""
+    def forward(self, hidden, batch: Batch):
+        """Values (N, T). hidden (masked tokens, D) are the policy's; None for an own network."""
         if self.trunk is not None:
-            states = self.trunk.hidden_states(batch.tokens, batch.mask)
-        if self.hints:
-            others = batch.others[:, None, None].expand(*batch.mask.shape, 1)
-            told = torch.cat((likelihood(batch.old_logp, batch.mask), others), dim=-1)
-            told = told[:, 1:][batch.mask[:, 1:].bool()]
-            states = torch.cat((states, HINT_SCALE * told), dim=1)
-        with torch.autocast(states.device.type, enabled=False):  # bfloat16 has three digits
-            return scatter_to_mask(self.head(states.float()).squeeze(1), batch.mask)
+            hidden = self.trunk.hidden_states(batch.tokens, batch.mask)
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 is too coarse for values
+            return scatter_to_mask(self.head(hidden.float()).squeeze(1), batch.mask)
 
 
-# --- what train.py calls
+# --- the algorithm, as train.py calls it
 
 def token_rewards(batch: Batch, options):
-    """Rewards per token (N, T): the response's at its last token, or those of its steps at their
-    ends, and the KL's price on each where it is paid with the reward."""
+    """Rewards per token (N, T). The reward of a response stands at its last token; those of its
+    steps, if given, at the steps' last tokens. With kl_in "reward" the KL penalty is subtracted."""
     last = batch.mask * (batch.mask.flip(1).cumsum(1).flip(1) == 1)
     rewards = batch.rewards[:, None] * last if batch.step_rewards is None else batch.step_rewards
     if options.kl_coef and options.kl_in == "reward":
@@ -291,45 +277,52 @@ def token_rewards(batch: Batch, options):
     return rewards
 
 
-def prepare(batch: Batch, options, warm_up: bool = False) -> Batch:
-    """The batch with advantages (whitened over all of it) and returns. In the critic's warm-up
-    there are no advantages, and the policy stands still."""
-    rewards = token_rewards(batch, options)
-    parts = rewards, batch.values, batch.mask, options.gamma
-    returns = gae(*parts, 1.0 if warm_up else options.critic_gae_lambda) + batch.values * batch.mask
-    advantages = None if warm_up else whiten(gae(*parts, options.gae_lambda), batch.mask)
+def prepare(batch: Batch, options) -> Batch:
+    """The batch with returns, and with advantages that are whitened over the batch.
+
+    While critic_warmup is above 0 there are no advantages, and only the critic learns (VC-PPO).
+    """
+    warm_up = options.critic_warmup > 0
+    terms = token_rewards(batch, options), batch.values, batch.mask, options.gamma
+    critic_lambda = 1.0 if warm_up else options.critic_gae_lambda
+    returns = gae(*terms, critic_lambda) + batch.values * batch.mask
+    advantages = None if warm_up else whiten(gae(*terms, options.gae_lambda), batch.mask)
     return replace(batch, advantages=advantages, returns=returns)
 
 
 def loss(policy, critic, batch: Batch, options):
-    """The loss of a micro-batch of policy and critic, and its share of the metrics."""
+    """The loss of a micro-batch, of policy and critic together, and its metrics per token."""
     warm_up = batch.advantages is None
+    # 1. the hidden states that each token was sampled from
     with torch.set_grad_enabled(not warm_up):
-        states = policy.hidden_states(batch.tokens, batch.mask)
-    values = critic(states, batch)
-    errors = value_loss(values, batch.values, batch.returns, options.value_clip)
+        hidden = policy.hidden_states(batch.tokens, batch.mask)
+    # 2. the critic's loss
+    errors = value_loss(critic(hidden, batch), batch.values, batch.returns, options.value_clip)
     total = options.value_coef * (batch.weights * errors).sum()
-    sums = {"tokens": batch.total(batch.mask), "value_loss": batch.total(errors.detach())}
+    metrics = {"value_loss": errors.detach()}
+    # 3. the policy's loss
     if not warm_up:
-        logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature, states,
+        logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature, hidden,
                                      bool(options.entropy_coef))
-        policy_part, policy_sums = policy_loss(logp, batch, options, entropy)
-        total, sums = total + policy_part, sums | policy_sums
-    return total, sums
+        policy_part, policy_metrics = policy_loss(logp, batch, options, entropy)
+        total, metrics = total + policy_part, metrics | policy_metrics
+    return total, metrics
 
 
 def minibatches(batch: Batch, options, rng):
-    """The updates that one rollout gives: for each epoch, `minibatches` nearly equal parts of the
-    rows (empty ones left out), each with the weights of its own tokens, equal rows merged. Before
-    they are cut, through a question if need be, questions are put in random order and the answers
-    to each together, so that an update weighs good ones against bad ones of the same question (and
-    has more equal rows to merge). rng is a random.Random."""
+    """Yields the Batch of each optimizer step, with the weights of its tokens.
+
+    Each epoch cuts the rows into options.minibatches nearly equal parts; empty parts are left out.
+    The prompts are shuffled by rng, a random.Random. The responses to one prompt stay together, so
+    that good and bad responses to it mostly meet in one step.
+    """
     groups = batch.group.tolist()
     for _ in range(options.epochs):
-        turn = {question: rng.random() for question in sorted(set(groups))}
-        order = sorted(range(len(groups)), key=lambda i: turn[groups[i]])
-        for part in torch.tensor(order, device=batch.mask.device).tensor_split(options.minibatches):
-            if len(part):
-                rows = batch.rows(part)
-                yield replace(rows, weights=token_weights(
-                    rows.mask, options.aggregate, options.max_new_tokens)).merged()
+        position = {group: rng.random() for group in sorted(set(groups))}
+        order = sorted(range(len(groups)), key=lambda i: position[groups[i]])
+        for index in torch.tensor(order, device=batch.mask.device).tensor_split(
+                options.minibatches):
+            if len(index):
+                part = batch.rows(index)
+                yield replace(part, weights=token_weights(part.mask, options.aggregate,
+                                                          options.max_new_tokens))

@@ -121,10 +121,11 @@ def padded(pairs):
     return tokens, mask
 
 
-def solved_in_16(model: GPT, task, n: int = 64) -> float:
+def solved_in_16(model: GPT, task, n: int = 64, **sampling) -> float:
     """pass@16 of a base model: the share of n training problems that it solves at least once in 16
     samples."""
     problems = task.sample(random.Random("gate"), n)
-    _, texts = sample_responses(model, problems, 16, max_new_tokens=task.max_new_tokens)
+    _, texts = sample_responses(model, problems, 16, max_new_tokens=task.max_new_tokens,
+                                **sampling)
     return sum(any(task.correct(p, t) for t in texts[16 * i:16 * (i + 1)])
                for i, p in enumerate(problems)) / n

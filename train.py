@@ -1,321 +1,348 @@
 """Reinforcement learning with verifiable rewards, from random weights to a model that reasons.
 
-    python train.py --algo grpo                     everything: base, RL, evaluations, runs/NAME/
-    python train.py --algo grpo --init DIR          from a pretrained model in its place
-    torchrun --nproc-per-node 4 train.py ...        the same on several GPUs
+    python train.py --algo grpo                     base model, training, evaluation: runs/NAME/
+    python train.py --algo grpo --init DIR          starts from a pretrained model
+    torchrun --nproc-per-node 4 train.py ...        trains on several GPUs
 
-Each step samples a group of answers to each of a few problems, lets the verifier score them, and
-moves the policy towards what did better than expected. RL sees problems and verdicts, never a
-solution. The loop is `reinforce`; all else is what stands around it. Random numbers are functions
-of the seed and the step, so a run can stop anywhere and go on to the last bit.
+Each step samples a group of responses to each of a few problems. A verifier scores them, and the
+policy moves towards the responses that did better than expected. `reinforce` is the loop:
+
+    rollout -> reward -> advantage -> loss -> step
+
+The policy learns from problems and verdicts; it never sees a solution. Random numbers are functions
+of the seed and the step, so a run can stop anywhere and resume to the last bit. Left out on
+purpose: asynchronous sampling, by a policy that is a step behind the update.
 """
 
-import copy
-import hashlib
 import math
 import random
-import re
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
+import dapo
 import evaluate
+import grpo
 import model as gpt
 import ppo
-import sft
+import prm
 import tasks
-import tokenizer
-import verify
-from collect import Clock, Players, collect, computing, kl_to_reference
-from config import ALGORITHMS, Options, needs_critic
-from engine import packing
-from infra import checkpoint, distributed, memory, run_dir, tensors
+from config import ALGORITHMS, SAMPLERS, Options
+from engine import dedup
+from infra import distributed, memory
+from infra import metrics as log
+from infra import run_dir as runs
+from infra.base_model import base_model
 from infra.cli import config_of, parse, validate
+from infra.forward import autocast, critic_values, micro_batches, policy_logp
+from infra.models import Models, make_models, restore
 from infra.run_dir import UserError
 
-
-def update(players, optimizer, batch, options, rng) -> dict:
-    """All optimizer steps on one batch. Returns the metrics of the updates, averaged."""
-    policy, critic = players.policy, players.critic
-    algo, _ = ALGORITHMS[options.algo]
-    updates = []
-    for part in ppo.minibatches(batch, options, rng):
-        stats = Counter()
-        lengths = part.lengths()
-        useful = list(range(len(lengths)))
-        if critic is None and not options.entropy_coef and not (
-                options.kl_coef and options.kl_in == "loss"):
-            # a row without advantage has no gradient: do not compute it (unless yours has one)
-            useful = part.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
-        lengths = [lengths[i] for i in useful]
-        micros = packing.micro_batches(
-            lengths, distributed.local_token_budget(options.micro_tokens, lengths))
-        for rows, counts in distributed.local_batches(micros):
-            if not counts and not distributed.is_sharded(policy):
-                continue
-            micro = part.rows(torch.tensor([useful[i] for i in rows], device=part.mask.device))
-            with computing(options):
-                loss, sums = algo.loss(policy, critic, micro, options)
-            distributed.backward(loss if counts else 0 * loss, policy)
-            for name, value in {"loss": loss.detach(), **sums}.items() if counts else ():
-                stats[name] += value.double()
-        stats = Counter({name: float(x) for name, x in stats.items()})  # here the host waits
-        if micros:
-            distributed.all_reduce_gradients(p for g in optimizer.param_groups for p in g["params"])
-            stats = distributed.all_reduce_counts(stats)
-        norms = {"grad_norm": norm_of(policy)}
-        if critic is not None:
-            norms["grad_norm_critic"] = norm_of(critic)
-            if not math.isfinite(stats["value_loss"] + norms["grad_norm_critic"]):
-                raise FloatingPointError("the critic diverged: its loss is no longer a number; the "
-                                         "last checkpoint is kept. Try a lower --critic-lr")
-        if not math.isfinite(stats["loss"]) or not math.isfinite(norms["grad_norm"]):
-            raise FloatingPointError("the loss is no longer a number; the last checkpoint is kept. "
-                                     "Try a lower --lr")
-        optimizer.step()
-        optimizer.zero_grad()
-        tokens = stats.pop("tokens", 0.0) or 1.0
-        updates.append(norms | {"loss": stats.pop("loss", 0.0)}
-                       | {name: value / tokens for name, value in stats.items()})
-    if not updates:  # no group had anything to teach
-        return {}
-    names = dict.fromkeys((*ppo.METRICS, *(name for u in updates for name in u)))
-    mean = {name: sum(u.get(name, 0.0) for u in updates) / len(updates) for name in names}
-    # before the first update the trainer's log-probs must be the sampler's; None: none was needed
-    return mean | {"logp_diff": updates[0].get("logp_diff")}
+MAX_GRAD_NORM = 1.0
 
 
-def norm_of(model) -> float:
-    """The norm of the gradient, which is then cut to at most 1."""
-    return float(distributed.full_tensor(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+class Attempt(NamedTuple):
+    """One rollout of a step, scored. DAPO's dynamic sampling may need several to fill a batch."""
+
+    prompts: int        # how many problems were sampled
+    rollout: object     # sample.Rollout
+    samples: list       # (problem, text, verify.Reward) of each response
+    batch: ppo.Batch    # with advantages; the responses that the algorithm keeps
 
 
-def progress(state: dict, options) -> float:
-    """The share of reinforcement learning that is done: of its steps, or of its tokens."""
+# --- the loop
+
+def reinforce(task, models: Models, optimizer, options: Options, state: dict | None = None,
+              run_dir: Path | None = None) -> list[dict]:
+    """Trains models.policy in place, and returns the metrics of each step.
+
+    state is a checkpoint's, by default a new one. run_dir is the folder for metrics, samples and
+    checkpoints; without it nothing is written. Ctrl-C raises KeyboardInterrupt after the step.
+    Raises FloatingPointError if a loss is not finite.
+    """
+    algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
+    state, history = state or new_state(options), []
+    train_task = tasks.mix_levels(task, options.train_levels)
+    with log.progress_bar(options, state) as bar, runs.GracefulStop() as stop:
+        while progress(state, options) < 1:
+            timer, rng = log.Timer(), random.Random(f"{options.seed} {state['step']}")
+            now, attempts, wanted = options_at(state, options), [], options.prompts
+            while wanted:  # once; with DAPO's dynamic sampling, until the batch is full
+                # 1. Rollout: a group of responses to each problem.
+                problems = train_task.sample(rng, wanted)
+                rollout, texts = evaluate.sample_responses(
+                    models.sampler, problems, now.group_size, now.temperature,
+                    rng.getrandbits(62), now.max_new_tokens, generate=generate)
+                timer.lap("seconds_sample")
+                # 2. Reward: the verifier scores each response.
+                samples = score(train_task, problems, rollout, texts, rng, now)
+                timer.lap("seconds_verify")
+                # 3. Advantage: how much better than expected each response was.
+                batch = algo.prepare(build_batch(rollout, samples, models, now), now)
+                timer.lap("seconds_score")
+                attempts.append(Attempt(wanted, rollout, samples, batch))
+                wanted = prompts_to_sample(attempts, now)
+            batch = full_batch(attempts, now)
+            metrics = log.step_metrics(state, attempts, batch, models, now)
+            timer.lap("seconds_score")
+            # 4. Loss, and 5. optimizer step, for each mini-batch.
+            set_learning_rates(optimizer, state, now)
+            metrics |= update(models, optimizer, batch, now, rng)
+            finish_step(state, metrics, models, now)
+            timer.lap("seconds_update")
+            # 6. Evaluate, log and save.
+            if state["step"] % now.eval_every == 0 or progress(state, now) >= 1:
+                metrics["eval_accuracy"] = held_out_accuracy(models, task, now)
+            state["seconds_rl"] += timer.total()
+            history.append(metrics | timer)
+            log.show_progress(bar, history[-1])
+            stopping = any(distributed.all_gather(stop.requested))
+            if run_dir:
+                log.save_step(run_dir, history[-1], attempts, models, optimizer, state, stopping)
+            if stopping:
+                raise KeyboardInterrupt
+    return history
+
+
+def new_state(options: Options) -> dict:
+    """The part of a checkpoint that is not weights: counters, and the adaptive KL coefficient."""
+    return {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef}
+
+
+def progress(state: dict, options: Options) -> float:
+    """The proportion of the training that is done: of its steps, or of its token budget."""
     if options.token_budget:
         return state["tokens_sampled"] / options.token_budget
     return state["step"] / options.steps if options.steps else 1.0
 
 
+def options_at(state: dict, options: Options) -> Options:
+    """The options of the next step. Schedules go here: a coefficient that changes with the step."""
+    return replace(options, kl_coef=state["kl_coef"],
+                   critic_warmup=max(0, options.critic_warmup - state["step"]))
+
+
 def learning_rate(peak: float, step: int, done: float) -> float:
-    """Linear warm-up over 5 steps, then linear decay with the share done, to a tenth."""
+    """Linear warm-up over 5 steps, then linear decay to a tenth of the peak; done is `progress`."""
     return peak * min(1.0, (step + 1) / 5) * (1 - 0.9 * min(1.0, done))
 
 
-def reinforce(run: Path, task, players, optimizer, state: dict, options) -> None:
-    """The loop: sample, verify, advantage, loss, step, measure. `state` is what a checkpoint holds
-    beside the weights; state["step"] steps are done."""
-    held_out = task.held_out(options.eval_problems)[:200]
-    task = tasks.mix_levels(task, options.train_levels)
-    bar = tqdm(total=None if options.token_budget else options.steps, initial=state["step"],
-               desc=options.algo, unit="step", disable=distributed.rank() > 0)
-    with bar, run_dir.GracefulStop() as stop:
-        while progress(state, options) < 1:
-            began, clock, step = time.perf_counter(), Clock(), state["step"]
-            rng = random.Random(f"{options.seed} {step}")
-            now = replace(options, kl_coef=state["kl_coef"])
-            batch, sampled, metrics = collect(step, task, players, rng, now, clock)
-            metrics["kl"] = kl_to_reference(players.reference, batch, now)
-            done = progress(state, options)
-            for group, peak in zip(optimizer.param_groups, (options.lr, options.critic_lr),
-                                   strict=False):
-                group["lr"] = learning_rate(peak, step, done)
-            clock.mark("seconds_score")
-            metrics |= update(players, optimizer, batch, now, rng)
-            players.catch_up()
-            clock.mark("seconds_update")
-            metrics |= clock
-            if options.kl_target:
-                state["kl_coef"] = ppo.adapted(state["kl_coef"], metrics["kl"], options.kl_target)
-            if options.ref_update_interval and (step + 1) % options.ref_update_interval == 0:
-                players.reference.load_state_dict(players.sampler.state_dict())
-            state["step"] = step + 1
-            state["tokens_sampled"] += metrics["tokens"]
-            if (step + 1) % options.eval_every == 0 or progress(state, options) >= 1:
-                metrics["eval_accuracy"] = evaluate.greedy_accuracy(
-                    players.sampler, task, held_out, options.max_new_tokens)["value"]
-            state["seconds_rl"] += time.perf_counter() - began
-            run_dir.append(run / "metrics.jsonl", [metrics])
-            bar.update()
-            bar.set_postfix(show(metrics))
-            if "eval_accuracy" in metrics:
-                run_dir.append(run / "samples.jsonl", [
-                    {"step": step + 1, "question": problem.question, "text": text,
-                     "reward": reward.total, **reward.parts}
-                    for problem, text, reward in sampled[::max(1, len(sampled) // 16)]])
-            asked = any(distributed.all_gather(stop.requested))
-            if "eval_accuracy" in metrics or asked:
-                run_dir.save_run(run, players, optimizer, state)
-            if asked:
-                raise KeyboardInterrupt
+def set_learning_rates(optimizer, state: dict, options: Options) -> None:
+    """The first parameter group is the policy's, the second one, if any, the critic's."""
+    for group, peak in zip(optimizer.param_groups, (options.lr, options.critic_lr), strict=False):
+        group["lr"] = learning_rate(peak, state["step"], progress(state, options))
 
 
-def show(metrics: dict) -> dict:
-    rate = metrics["tokens"] / sum(v for k, v in metrics.items() if k.startswith("seconds"))
-    return {"reward": f"{metrics['reward']:.2f}", "acc": f"{metrics['accuracy']:.0%}",
-            "len": f"{metrics['length']:.0f}", "ent": f"{metrics['entropy']:.2f}",
-            "kl": f"{metrics['kl']:.2f}", "tok/s": f"{rate:.0f}"}
+def held_out_accuracy(models: Models, task, options: Options) -> float:
+    """Greedy accuracy on some of the held-out problems, for the curve during training."""
+    problems = task.held_out(options.eval_problems)[:200]
+    return evaluate.greedy_accuracy(models.sampler, task, problems, options.max_new_tokens,
+                                    SAMPLERS[options.sampler])["value"]
 
 
-def made_by(task, base_steps: int) -> str:
-    """A digest of the code and data that make a base. What verify.reward pays makes none, so that
-    a reward of your own needs no new one."""
-    modules = (tokenizer, tasks.base, tasks.corpus, verify, gpt, packing, sft,
-               sys.modules[type(task).__module__])
-    paths = [*dict.fromkeys(Path(m.__file__) for m in modules), *map(Path, task.paths)]
-    code = b"".join(path.read_bytes() for path in paths) + f"{base_steps}".encode()
-    code = re.sub(rb"\n(?:def reward\(|REWARDS = ).*?\n\n(?=\n)", b"", code, flags=re.DOTALL)
-    return hashlib.blake2b(code, digest_size=4).hexdigest()
+def finish_step(state: dict, metrics: dict, models: Models, options: Options) -> None:
+    """Gives the sampler the new weights and counts the step. Where the options say so, adapts the
+    KL coefficient, and makes the policy the new reference."""
+    models.sync_sampler()
+    state["step"] += 1
+    state["tokens_sampled"] += metrics["tokens"]
+    if options.kl_target:
+        state["kl_coef"] = ppo.adaptive_kl_coef(state["kl_coef"], metrics["kl"], options.kl_target)
+    if options.ref_update_interval and state["step"] % options.ref_update_interval == 0:
+        models.reference.load_state_dict(models.sampler.state_dict())
 
 
-def base_model(options: Options, task, folder: Path) -> gpt.GPT:
-    """The base of these settings: the pretrained one of --init, or one that is in `folder`, or made
-    and kept there. Its name tells what made it, so that a changed corpus makes a new base. Of
-    several processes all make it, and all go on with the first's."""
-    if options.init:
-        return checkpoint.load_pretrained(options.init, options.device, torch.float32)
-    path = folder / (f"base-{options.task}-{options.level}-{options.size}-{options.base_seed}-"
-                     f"{made_by(task, options.base_steps)}.pt")
-    if distributed.on_rank0(path.exists):  # asked once: another process may be about to write it
-        distributed.print_rank0(f"base model: {path}")
-        return gpt.from_state(tensors.load(path), options.device)
-    torch.manual_seed(options.base_seed)
-    policy = gpt.GPT(config_of(options))
-    policy.to(options.device)
-    with tqdm(total=options.base_steps, desc="base model", unit="step",
-              disable=distributed.rank() > 0) as bar:
-        def progress(loss):
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}")
-        for round in range(3):  # gated on what it generates, not on its loss
-            sft.train(policy, sft.corpus_batches(task, options.base_seed + 1000 * round),
-                      options.base_steps, progress=progress)
-            if options.base_steps != task.base_steps:  # the user wants so many and no more
-                break
-            solved = sft.solved_in_16(policy, task)
-            if solved >= task.min_base_pass16:
-                break
-            bar.total += options.base_steps
-            bar.write(f"the base solves {solved:.0%} of its problems in 16 samples, not yet "
-                      f"{task.min_base_pass16:.0%}: training goes on")
-    distributed.on_rank0(lambda: tensors.save(path, gpt.to_state(policy)))
-    if distributed.world_size() == 1:
-        return policy
-    return gpt.from_state(tensors.load(path), options.device)
+# --- 2. reward and 3. advantage
+
+def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
+    """(problem, text, verify.Reward) of each response. A reward function also sees the tokens and
+    the group, as (text, tokens) of each of its responses. Processes share the work."""
+    answers, size = list(zip(texts, rollout.responses(), strict=True)), options.group_size
+    rows = [(problems[i // size], text, options.reward, rng.random(), tokens,
+             answers[i // size * size:][:size]) for i, (text, tokens) in enumerate(answers)]
+    rewards = distributed.parallel_map(lambda row: task.score(*row), rows)
+    return [(row[0], row[1], reward) for row, reward in zip(rows, rewards, strict=True)]
 
 
-def compile_blocks(policy) -> None:
-    """Fuses what stands between the products of a block, for the update. Compiling takes half a
-    minute, at the first update; shapes may differ from then on."""
-    for block in policy.blocks:
-        block.compile(dynamic=True)
+def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch:
+    """The batch of a rollout and its rewards, with the outputs of the other networks for it."""
+    device = rollout.tokens.device
+    rewards = torch.tensor([reward.total for *_, reward in samples], device=device)
+    correct = torch.tensor([reward.parts["correct"] for *_, reward in samples], device=device)
+    batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
+                      rollout.truncated)
+    if options.reward == "process":  # a process reward model scores the steps
+        batch.step_rewards = prm.step_rewards(models.reward_model, rollout)
+        batch.rewards = batch.step_rewards.sum(1)
+    if options.ratio == "sequence" and options.dtype == "bfloat16":
+        # GSPO clips at 1 +- 0.0003, but in bfloat16 sampler and trainer round further apart
+        batch.sampler_logp = batch.old_logp
+        batch.old_logp = policy_logp(models.policy, batch, options)
+    if options.kl_coef:  # the reference policy
+        batch.ref_logp = policy_logp(models.reference, batch, options)
+    if models.critic is not None:  # the critic
+        if options.critic_hints:
+            batch.group_mean_others = grpo.group_mean_others(batch.rewards, batch.group)
+        batch.values = critic_values(models, batch, options)
+    return batch
 
 
-def start(run: Path, task, options):
-    """The Players, the optimizer and the state: of the run's checkpoint, or of a base and its
-    measurement."""
-    path, began = run / "checkpoint.pt", time.perf_counter()
-    saved = run_dir.load_checkpoint(run) if path.exists() else None
-    policy = gpt.from_state(saved, options.device) if saved else base_model(options, task,
-                                                                            run.parent)
-    policy.checkpointing = options.gradient_checkpointing
-    precision = getattr(torch, options.dtype)
-    reference, critic, sampler = copy.deepcopy(policy).cast(precision), None, policy
-    if options.shard or options.compile or precision != torch.float32:
-        sampler = copy.deepcopy(policy).cast(precision)
-    if options.compile:
-        compile_blocks(policy)
-    if options.shard:
-        distributed.shard(policy)
-    groups = [{"params": list(policy.parameters())}]
-    if needs_critic(options.algo):
-        critic = ppo.Critic(policy, options.critic == "own", options.critic_hints)
-        critic.to(options.device)
-        groups.append({"params": list(critic.parameters())})
-    players = Players(policy, reference, critic, sampler)
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0,
-                                  fused=options.device.startswith("cuda"))
+def prompts_to_sample(attempts: list[Attempt], options: Options) -> int:
+    """The number of prompts to sample next in a step; 0 if there is nothing more to sample."""
+    if len(attempts) >= (options.max_attempts if options.dynamic_sampling else 1):
+        return 0
+    return dapo.prompts_to_sample(options.prompts, sum(a.prompts for a in attempts),
+                                  sum(len(a.batch.group.unique()) for a in attempts))
+
+
+def full_batch(attempts: list[Attempt], options: Options) -> ppo.Batch:
+    """The batches of all attempts as one, cut to the first options.prompts groups."""
+    batches, prompts = [], 0
+    for attempt in attempts:
+        batches.append(replace(attempt.batch, group=attempt.batch.group + prompts))
+        prompts += attempt.prompts
+    batch = ppo.concat(batches)
+    groups = batch.group.unique()[:options.prompts]
+    return batch.rows(torch.isin(batch.group, groups).nonzero()[:, 0])
+
+
+# --- 4. loss and 5. step
+
+def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -> dict:
+    """The optimizer steps on a batch, one per mini-batch. Returns their metrics, averaged."""
+    algo, updates = ALGORITHMS[options.algo][0], []
+    for minibatch in ppo.minibatches(batch, options, rng):
+        minibatch, copies = dedup.merge_duplicates(minibatch)  # equal rows are computed once
+        parts, sums = micro_batches(minibatch, models, options), Counter()
+        for rows, counts in distributed.local_batches(parts):
+            if not counts and not distributed.is_sharded(models.policy):
+                continue
+            rows = torch.tensor(rows, device=copies.device)
+            micro = minibatch.rows(rows)
+            with autocast(options):  # 4. loss; the gradients of the micro-batches add up
+                loss, stats = algo.loss(models.policy, models.critic, micro, options)
+            distributed.backward(loss if counts else 0 * loss, models.policy)
+            if counts:
+                sums["loss"] += loss.detach().double()
+                for name, total in dedup.sum_over_tokens(stats, micro.mask, copies[rows]).items():
+                    sums[name] += total.double()
+        sums = Counter({name: float(total) for name, total in sums.items()})
+        if parts:  # add the gradients and metrics of the other processes
+            distributed.all_reduce_gradients(p for g in optimizer.param_groups for p in g["params"])
+            sums = distributed.all_reduce_counts(sums)
+        updates.append(optimizer_step(models, optimizer, sums))  # 5. step
+    return log.average_updates(updates)
+
+
+def optimizer_step(models: Models, optimizer, sums: Counter) -> dict:
+    """Clips the gradients and makes a step. Returns the metrics, averaged over tokens.
+
+    Raises FloatingPointError before the step if a loss or a gradient is not finite.
+    """
+    # 1. clip the gradients
+    norms = {"grad_norm": clip_gradients(models.policy)}
+    if models.critic is not None:
+        norms["grad_norm_critic"] = clip_gradients(models.critic)
+    # 2. refuse a step that would spoil the weights
+    if not math.isfinite(sums["value_loss"] + norms.get("grad_norm_critic", 0.0)):
+        raise FloatingPointError("the critic diverged: its loss is no longer a number; the "
+                                 "last checkpoint is kept. Try a lower --critic-lr")
+    if not math.isfinite(sums["loss"] + norms["grad_norm"]):
+        raise FloatingPointError("the loss is no longer a number; the last checkpoint is kept. "
+                                 "Try a lower --lr")
+    # 3. step
+    optimizer.step()
+    optimizer.zero_grad()
+    # 4. metrics: the loss is a sum over tokens with weights, the others are means over tokens
+    loss, tokens = sums.pop("loss", 0.0), sums.pop("tokens", 0.0) or 1.0
+    return norms | {"loss": loss} | {name: total / tokens for name, total in sums.items()}
+
+
+def clip_gradients(model) -> float:
+    """The norm of the model's gradient, which is then clipped to MAX_GRAD_NORM."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+    return float(distributed.full_tensor(norm))
+
+
+# --- the run around the loop
+
+def start(run_dir: Path, task, options: Options):
+    """Models, optimizer and state: from the run's checkpoint, or from a base model."""
+    # 1. the policy, and the networks around it
+    path, began = run_dir / "checkpoint.pt", time.perf_counter()
+    saved = runs.load_checkpoint(run_dir) if path.exists() else None
+    policy = gpt.from_state(saved, options.device) if saved else base_model(
+        options, task, run_dir.parent)
+    models, optimizer = make_models(policy, options)
+    # 2. continue from the checkpoint, or measure the base model
     if saved:
-        reference.load_state_dict(saved["reference"])
-        distributed.load_moments(optimizer, saved["optimizer"])
-        if critic is not None:
-            critic.load_state_dict(saved["critic"])
-        state = saved["state"]
+        state = restore(models, optimizer, saved)
         distributed.print_rank0(f"resuming after step {state['step']}")
     else:
-        state = {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef,
-                 "seconds_base": time.perf_counter() - began}
-        began = time.perf_counter()
-        state["before"] = evaluate.evaluate_and_print(sampler, task, options, "before")
-        state["seconds_eval"] = time.perf_counter() - began
-        run_dir.save_run(run, players, optimizer, state)
-    for log in ("metrics.jsonl", "samples.jsonl"):
-        distributed.on_rank0(lambda log=log: run_dir.truncate_log(run / log, state["step"]))
-    return players, optimizer, state
+        state = new_state(options) | {"seconds_base": time.perf_counter() - began}
+        measure(state, "before", models, task, options)
+        runs.save_run(run_dir, models, optimizer, state)
+    # 3. drop the log lines after the checkpoint: these steps are made again
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        distributed.on_rank0(lambda name=name: runs.truncate_log(run_dir / name, state["step"]))
+    return models, optimizer, state
 
 
-def finish(run: Path, task, players, optimizer, state: dict, options) -> None:
-    """Measures what came of it and writes it down."""
+def measure(state: dict, when: str, models: Models, task, options: Options) -> None:
+    """Evaluates the policy and prints the result. `when` is "before" or "after" training."""
     began = time.perf_counter()
-    state["after"] = evaluate.evaluate_and_print(players.sampler, task, options, "after")
-    state["seconds_eval"] += time.perf_counter() - began
-    summary = evaluate.summarize(options, state) | {
-        "peak_rss_mb": run_dir.peak_rss_mb(), "processes": distributed.world_size(),
-        "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])}
-    if options.device.startswith("cuda"):
-        summary["peak_gpu_mb"] = torch.cuda.max_memory_reserved() / 2**20
-    if distributed.rank() > 0:
-        return
-    run_dir.write_json(run / "summary.json", summary)
+    generate = SAMPLERS[options.sampler]
+    state[when] = evaluate.evaluate_and_print(models.sampler, task, options, when, generate)
+    state["seconds_eval"] = state.get("seconds_eval", 0.0) + time.perf_counter() - began
+
+
+def train(options: Options, resume: bool) -> None:
+    """A whole run: base model, evaluation, training, evaluation, summary."""
+    # 1. join the other processes, check the options and the memory
+    options.device = distributed.start(options.device)
+    task = validate(options)
+    config = config_of(options)
+    memory_plan = memory.check(config, options)
     if options.init:
-        checkpoint.save_pretrained(players.sampler, run / "model", like=options.init)
-        print(f"\nthe policy, for transformers and others: {run}/model")
-    shown = task.held_out(options.eval_problems)[:3]
-    old_texts, new_texts = (state[when]["greedy"]["examples"] for when in ("before", "after"))
-    for problem, old, new in zip(shown, old_texts, new_texts, strict=True):
-        print(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"
-              f"  after:  {new!r}")
-    print(f"\n{summary['seconds_total']:.0f} s in all; see {run}/summary.json")
+        distributed.print_rank0(memory_plan)
+    # 2. make or open the run's folder
+    run_dir = distributed.on_rank0(lambda: runs.open_run(options, config, resume))
+    if options.init:
+        distributed.on_rank0(lambda: runs.save_tokenizer(run_dir, options.init))
+    if options.task == "file" and options.size == "tiny" and not options.init:
+        distributed.print_rank0("a tiny model solves almost no free-text problems like GSM8K's")
+    # 3. base model, training, evaluation
+    models, optimizer, state = start(run_dir, task, options)
+    reinforce(task, models, optimizer, options, state, run_dir)
+    measure(state, "after", models, task, options)
+    log.write_summary(run_dir, task, models.sampler, optimizer, state, options)
 
 
 def main(argv=None) -> int:
+    """The command line. Returns the exit code: 2 for bad input, 1 for a run that failed."""
     options, resume = parse(argv)
-    run_dir.tune_malloc()
-    code, words = 0, ""
+    runs.tune_malloc()
+    code, message = 0, ""
     try:
-        options.device = distributed.start(options.device)
-        task = validate(options)
-        config = config_of(options)
-        said = memory.check(config, options)
-        if options.init:
-            distributed.print_rank0(said)
-        run = distributed.on_rank0(lambda: run_dir.open_run(options, config, resume))
-        if options.init:
-            distributed.on_rank0(lambda: run_dir.save_tokenizer(run, options.init))
-        if options.task == "file" and options.size == "tiny" and not options.init:
-            distributed.print_rank0("a tiny model scores near nothing on problems in free text "
-                                    "such as GSM8K's")
-        players, optimizer, state = start(run, task, options)
-        reinforce(run, task, players, optimizer, state, options)
-        finish(run, task, players, optimizer, state, options)
+        train(options, resume)
     except UserError as error:
-        code, words = 2, f"train.py: {error}"
+        code, message = 2, f"train.py: {error}"
     except (FloatingPointError, OSError) as error:
-        code, words = 1, f"train.py: {error}"
+        code, message = 1, f"train.py: {error}"
     except KeyboardInterrupt:
-        code, words = 130, "\nstopped; go on with the same command and --resume"
+        code, message = 130, "\nstopped; the same command with --resume continues the run"
     except RuntimeError as error:
         if not distributed.is_peer_failure(error):
             raise
-        code, words = 1, (f"train.py: another process has died, and this one cannot go on without "
-                          f"it; the last checkpoint is kept, --resume goes on from there ({error})")
-    if words and (distributed.rank() == 0 or code == 1):
-        print(words, file=sys.stderr)
+        code, message = 1, ("train.py: another process has died; --resume continues from the last "
+                            f"checkpoint ({error})")
+    if message and (distributed.rank() == 0 or code == 1):
+        print(message, file=sys.stderr)
     distributed.stop()
     return code
 

@@ -1,11 +1,11 @@
-"""DAPO's table 1 in small: plain GRPO, each trick added to it, and each alone taken from the whole.
+"""DAPO's table 1 in small: plain GRPO, GRPO with each trick, and DAPO without each trick.
 
     python bench/ablate_dapo.py --work DIR       trains, writes bench/runs/ablate.jsonl
 
 Then bench/results.py makes the table and bench/plot.py the figure.
 
-The setting is made so that each trick's problem exists: a third of the problems too easy, a third
-too hard, answers cut off at 112 tokens, and sixteen updates on each batch.
+In this setting each trick has a problem to solve: a third of the problems are too easy, a third
+are too hard, answers are cut off at 112 tokens, and each batch gives sixteen updates.
 """
 
 import argparse

@@ -12,10 +12,10 @@ are processes of one thread each, `--workers` at a time; a run that is there is 
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -87,24 +87,23 @@ def compact(run: Path, **names) -> dict:
 
 
 def timed(folder: Path, best: dict, rounds: int = 5) -> dict:
-    """Median seconds of sampling, scoring and updating in a step of each algorithm, after its
-    training: one process, the algorithms taking turns."""
-    games, seconds = {}, {}
+    """Median seconds of sampling, scoring and updating in a step of each algorithm.
+
+    The steps follow the algorithm's training, in one process, and the algorithms take turns.
+    """
+    runs, seconds = {}, {}
     for algo, setting in best.items():
         options, _ = cli.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
                                 "--seed", "0", *COMMON, *setting.split()])
         task = cli.validate(options)
-        games[algo] = options, task, train.start(Path(options.out), task, options)
-    for i in range(rounds):
-        for algo, (options, task, (players, optimizer, _)) in games.items():
-            clock, rng = train.Clock(), random.Random(i)
-            batch, *_ = train.collect(1000, task, players, rng, options, clock)
-            clock.mark("seconds_score")
-            train.update(players, optimizer, batch, options, rng)
-            clock.mark("seconds_update")
-            seconds.setdefault(algo, []).append(clock)
-    return {algo: [round(median(c["seconds_" + part] for c in clocks), 2)
-                   for part in ("sample", "score", "update")] for algo, clocks in seconds.items()}
+        runs[algo] = options, task, *train.start(Path(options.out), task, options)
+    for _ in range(rounds):
+        for algo, (options, task, models, optimizer, state) in runs.items():
+            one_more = replace(options, token_budget=0, steps=state["step"] + 1)
+            lines = train.reinforce(task, models, optimizer, one_more, state)
+            seconds.setdefault(algo, []).extend(lines)
+    return {algo: [round(median(line["seconds_" + part] for line in lines), 2)
+                   for part in ("sample", "score", "update")] for algo, lines in seconds.items()}
 
 
 def tuned(folder: Path, workers: int) -> tuple[dict, dict]:

@@ -2,10 +2,11 @@
 
     python bench/explained.py --run runs/NAME [--write FILE.json]      an arithmetic run; a minute
 
-Four answers of 1,536 training problems each. A critic may know the problem's difficulty (the mean
-of the other three answers), how likely the text so far was (what ppo.Critic is told), or, as an
-oracle, whether it has left the right working: the values are the best ones for each of these,
-fitted on one half of the problems and measured on the other.
+The data are four answers to each of 1,536 training problems. A critic may know the problem's
+difficulty (the mean of the other three answers) and how likely the text so far was: these are the
+inputs of engine/critic_hints.py. An oracle also knows whether the text has left the correct
+working. For each set of inputs a small network is fitted on one half of the problems and measured
+on the other half.
 """
 
 import random
@@ -19,21 +20,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import argparse  # noqa: E402
 
 import evaluate  # noqa: E402
+import grpo  # noqa: E402
 import ppo  # noqa: E402
 import tasks  # noqa: E402
 import tokenizer  # noqa: E402
-from bench.sample import (  # noqa: E402
-    new_report,
-    write,
-)
+from bench.sample import new_report, write  # noqa: E402
+from engine import critic_hints  # noqa: E402
 from tasks import corpus  # noqa: E402
 
 PROBLEMS, ANSWERS = 1536, 4
 
 
 def left_the_working(problem, ids: list[int]) -> list[bool]:
-    """Of each token of a response whether it, or one before it, is another than in the long
-    working of the corpus."""
+    """For each token of a response: does it, or a token before it, differ from the long working
+    of the corpus?"""
     lines, _ = corpus.write_steps(random.Random(0), problem.steps, "long", wrong=False)
     right = tokenizer.encode("<think>" + "\n".join(lines) + f"</think><answer>{problem.answer}"
                              "</answer>") + [tokenizer.EOT]
@@ -43,7 +43,7 @@ def left_the_working(problem, ids: list[int]) -> list[bool]:
 
 
 def fitted(features, returns, train, steps: int = 800) -> torch.Tensor:
-    """Values (N, T): a small network of the features (N, T, K), taught where `train`."""
+    """Values (N, T): a small network of the features (N, T, K), fitted where `train` is True."""
     x = (features - features[train].mean(0)) / (features[train].std(0) + 1e-6)
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(x.shape[-1], 32), torch.nn.GELU(),
@@ -76,8 +76,7 @@ def main():
     mask = rollout.mask
     right = torch.tensor([float(task.correct(problems[i // ANSWERS], text))
                           for i, text in enumerate(texts)])
-    others = right.view(-1, ANSWERS)
-    others = (others.sum(1, keepdim=True) - others).flatten() / (ANSWERS - 1)
+    others = grpo.group_mean_others(right, rollout.group)
     left = torch.zeros_like(mask)
     for i, ids in enumerate(rollout.responses()):
         begin = int(mask[i].argmax())
@@ -85,7 +84,7 @@ def main():
             left_the_working(problems[i // ANSWERS], ids)).float()
     known = {
         "the problem's difficulty": (others[:, None] * mask)[..., None],
-        "how likely the text so far was": ppo.likelihood(rollout.logp, mask),
+        "how likely the text so far was": critic_hints.likelihood(rollout.logp, mask),
         "whether it has left the right working": F.pad(left, (1, 0))[:, :-1, None]}
     known["likelihood and difficulty"] = torch.cat(list(known.values())[:2], -1)
     known["all three"] = torch.cat(list(known.values())[:3], -1)

@@ -119,7 +119,8 @@ def update(args):
     for compiled in (False, True) if device == "cuda" else (False,):
         policy = made(SHAPES[args.shape], device)
         if compiled:
-            train.compile_blocks(policy)
+            for block in policy.blocks:
+                block.compile(dynamic=True)
         options = train.Options(minibatches=1, micro_tokens=args.micro_tokens, device=device,
                                 dtype=dtype)
         run, flop = an_update(policy, options, rows, width, width // 4)

@@ -99,7 +99,8 @@ def where_a_step_goes(shape, rows):
 def where_an_update_goes(shape, compiled):
     policy = made(SHAPES[shape], "cuda")
     if compiled:
-        train.compile_blocks(policy)
+        for block in policy.blocks:
+            block.compile(dynamic=True)
     options = train.Options(minibatches=1, micro_tokens=16384, device="cuda", dtype="bfloat16")
     run, _ = an_update(policy, options, 24, 640, 160)
     run()

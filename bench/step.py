@@ -2,10 +2,10 @@
 
     python bench/step.py [--run runs/NAME] [--write]
 
-One process; the same weights, prompts, group size and one update a step, the two alternating,
-medians of five. The learning rate is next to nothing, so that both go on with the policy they began
-with. --run takes a trained policy (else the prompts' own base is trained for a minute). Needs trl,
-which no requirements file has.
+Both run in one process and take turns, with the same weights, prompts and group size, and one
+update a step. Times are medians of five steps. The learning rate is almost zero, so both keep the
+policy they began with: that of --run, or a base model that is trained for a minute. Needs trl,
+which is in no requirements file.
 """
 
 import copy
@@ -26,10 +26,7 @@ import tasks  # noqa: E402
 import tokenizer  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, begin, seconds, write  # noqa: E402
-from engine import (
-    packing,  # noqa: E402
-    sampler,  # noqa: E402
-)
+from engine import dedup, packing, sampler  # noqa: E402
 
 PROMPTS, GROUP, ROUNDS = 32, 16, 5
 
@@ -40,13 +37,15 @@ def text_of(ids) -> str:
 
 
 def coin(text: str) -> float:
-    """A reward for answers that are cut off, of which none is right: half of them get it."""
+    """A reward for answers that are cut off. None of them is right, so half of them get 1."""
     return float(sum(text.encode()) % 2)
 
 
 def update_flop(policy, lengths, chosen, tokens=None) -> int:
-    """The products of an update on rows of these lengths (N,), forward and backward. `tokens` of
-    them pass the blocks (all, where no two begin alike) and `chosen` the head."""
+    """FLOP of the matrix products of an update, forward and backward, on rows of `lengths` (N,).
+
+    `tokens` tokens pass the blocks, by default all of them; `chosen` tokens pass the head.
+    """
     blocks = sum(p.numel() for p in policy.blocks.parameters())
     tokens = int(lengths.sum()) if tokens is None else tokens
     return 6 * (blocks * tokens + policy.lm_head.weight.numel() * int(chosen)
@@ -54,11 +53,11 @@ def update_flop(policy, lengths, chosen, tokens=None) -> int:
 
 
 def flops(policy, batch) -> tuple[int, int]:
-    """The products that the update on a batch cannot do without, equal rows and equal beginnings
-    taken once; and those of its answers with a gradient taken one by one."""
+    """The FLOP of the update on a batch, rows without gradient left out: with equal rows and equal
+    beginnings computed once, and with every row computed by itself."""
     rows = batch.rows((batch.advantages != 0).any(1).nonzero()[:, 0])
     alone = update_flop(policy, torch.tensor(rows.lengths()) - 1, rows.mask.sum())
-    rows = rows.rows(rows.kinds()[0])
+    rows = rows.rows(dedup.unique_rows(rows)[0])
     lengths = torch.tensor(rows.lengths()) - 1  # the last token is never read
     read = rows.tokens[:, :-1]
     packed = packing.Packed(read, torch.arange(read.shape[1]) < lengths[:, None])
@@ -66,7 +65,7 @@ def flops(policy, batch) -> tuple[int, int]:
 
 
 def our_step(policy, optimizer, task, problems, options, fixed):
-    """Seconds of sampling, verifying and updating; then tokens, and the two counts of `flops`."""
+    """One step: seconds of sampling, verifying and updating; tokens; the two counts of `flops`."""
     marks = [time.perf_counter()]
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
     rollout = sampler.generate(policy, prompts, GROUP, options.max_new_tokens, 1.0, 0,
@@ -78,7 +77,7 @@ def our_step(policy, optimizer, task, problems, options, fixed):
     marks.append(time.perf_counter())
     batch = grpo.prepare(ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group,
                                    rewards), options)
-    train.update(train.Players(policy), optimizer, batch, options, random.Random(0))
+    train.update(train.Models(policy), optimizer, batch, options, random.Random(0))
     marks.append(time.perf_counter())
     return ([b - a for a, b in zip(marks, marks[1:], strict=False)], int(batch.mask.sum()),
             flops(policy, batch))
@@ -91,7 +90,7 @@ def trl_trainer(policy, task, problems, options, fixed, folder, between):
     import trl
 
     class Tokenizer(transformers.PreTrainedTokenizerBase):
-        """As much of one as the trainer asks for."""
+        """The methods of a tokenizer that the trainer calls."""
 
         def convert_tokens_to_ids(self, token):
             return tokenizer.encode(token)[0]
@@ -132,8 +131,9 @@ def trl_trainer(policy, task, problems, options, fixed, folder, between):
 
 
 def compare(policy, new, fixed):
-    """The medians: TRL's seconds; our seconds of sampling, verifying, updating; tokens of our step;
-    both FLOP a second of our update, and those of a large matrix product between the steps."""
+    """Medians over the steps: TRL's seconds; our seconds of sampling, verifying, updating; the
+    tokens of our step; FLOP per second of our update, counted in two ways, and of a large matrix
+    product between the steps."""
     task, options = tasks.Arithmetic(), train.Options(minibatches=1, lr=1e-9, max_new_tokens=new)
     problems = task.sample(random.Random(1), PROMPTS)
     mine = copy.deepcopy(policy)
@@ -153,8 +153,10 @@ def compare(policy, new, fixed):
 
 
 def an_update(policy, options, rows, width, given):
-    """What makes an update of a policy on random rows of `width` tokens, of which `given` are the
-    prompt's, and the products (FLOP) that it cannot do without."""
+    """A function that makes one update of a policy on random rows, and the FLOP of that update.
+
+    A row has `width` tokens, of which `given` are the prompt's.
+    """
     device = policy.embedding.weight.device
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-9, fused=device.type == "cuda")
     mask = (torch.arange(width, device=device) >= given).float().expand(rows, width)
@@ -163,7 +165,7 @@ def an_update(policy, options, rows, width, given):
     batch = grpo.prepare(ppo.Batch(tokens, mask, -6 * mask, row // GROUP, row.float() % 2), options)
 
     def run():
-        train.update(train.Players(policy), optimizer, batch, options, random.Random(0))
+        train.update(train.Models(policy), optimizer, batch, options, random.Random(0))
     return run, update_flop(policy, torch.full((rows,), width - 1), mask.sum())
 
 

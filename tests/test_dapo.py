@@ -9,7 +9,6 @@ import torch
 import dapo
 import grpo
 import ppo
-import verify
 
 
 def options(**changes):
@@ -78,10 +77,17 @@ def test_nothing_to_learn_from_is_an_empty_batch():
 
 @pytest.mark.parametrize("length", range(14))
 def test_the_penalty_at_its_corners_is_the_paper_s(length):
-    """Equation 13, and what verify.py says of it: 0 to 6 of 10 tokens, then down to -1."""
+    """Equation 13: 0 to 6 of 10 tokens, then down to -1."""
     found = float(dapo.overlong_penalty(torch.tensor([float(length)]), 10, 4))
     want = 0 if length <= 6 else (6 - length) / 4 if length <= 10 else -1
-    assert found == pytest.approx(want) == pytest.approx(verify.overlong(length, 10, 4))
+    assert found == pytest.approx(want)
+
+
+@pytest.mark.parametrize("prompts, sampled, kept, want", [
+    (8, 8, 8, 0), (8, 8, 9, 0), (8, 8, 4, 8), (8, 8, 6, 3), (8, 8, 0, 8), (8, 16, 7, 3)])
+def test_as_many_prompts_are_sampled_next_as_will_fill_the_batch(prompts, sampled, kept, want):
+    """If they are mixed as often as those so far; never more than a whole batch."""
+    assert dapo.prompts_to_sample(prompts, sampled, kept) == want
 
 
 def test_soft_punishment_is_added_to_the_reward():

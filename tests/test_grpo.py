@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import grpo
 import model
 import ppo
-from engine import packing, sampler
+from engine import dedup, packing, sampler
 
 STOP, PAD = 18, 19
 AGGREGATIONS = ["token", "sequence", "sum", "constant"]
@@ -54,6 +54,12 @@ def trained_batch(gpt, how, moved=True):
         wave = 0.5 * torch.sin(torch.arange(batch.mask.numel()).view_as(batch.mask)) * batch.mask
         batch = replace(batch, old_logp=batch.old_logp + wave)
     return replace(batch, weights=ppo.token_weights(batch.mask, how, 8))
+
+
+def loss_and_sums(gpt, batch, opts):
+    """grpo.loss, with the sums of its metrics over tokens in place of the metrics."""
+    loss, metrics = grpo.loss(gpt, None, batch, opts)
+    return loss, dedup.sum_over_tokens(metrics, batch.mask, torch.ones(len(batch.mask)))
 
 
 def gradient(gpt, batches, opts):
@@ -126,7 +132,7 @@ def test_a_batch_with_equal_rewards_keeps_its_rows():
     batch = prepared(out, torch.full((12,), 0.1))
     assert batch.tokens.shape == out.tokens.shape and batch.advantages.eq(0).all()
     weights = ppo.token_weights(batch.mask, "sequence")
-    loss, sums = grpo.loss(policy(), None, replace(batch, weights=weights), options())
+    loss, sums = loss_and_sums(policy(), replace(batch, weights=weights), options())
     assert loss == 0 and sums["tokens"] == out.mask.sum()
 
 
@@ -157,7 +163,7 @@ def test_on_the_first_update_nothing_is_clipped(temperature):
     out = rollout(gpt, temperature)
     batch = prepared(out, (torch.arange(12) % 3).float())
     batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
-    loss, sums = grpo.loss(gpt, None, batch, options(temperature=temperature))
+    loss, sums = loss_and_sums(gpt, batch, options(temperature=temperature))
     assert sums["clipfrac_low"] == sums["clipfrac_high"] == 0
     assert sums["approx_kl"] / sums["tokens"] < 1e-8
     assert sums["logp_diff"] / sums["tokens"] < 1e-4
@@ -257,7 +263,7 @@ def test_a_response_without_tokens_has_a_log_ratio_of_zero():
 def test_gspo_clips_whole_responses():
     gpt = policy()
     batch = trained_batch(gpt, "sequence")
-    loss, sums = grpo.loss(gpt, None, batch, options(ratio="sequence", clip_low=0.01,
+    loss, sums = loss_and_sums(gpt, batch, options(ratio="sequence", clip_low=0.01,
                                                      clip_high=0.02))
     want, cut = 0.0, 0
     logp = gpt.logp(batch.tokens, batch.mask).detach()

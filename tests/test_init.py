@@ -179,8 +179,8 @@ def test_it_resumes_to_the_last_bit(folder):
     whole = torch.load(folder.parent / "run" / "checkpoint.pt")
     half, save = folder.parent / "half", run_dir.save_run
 
-    def save_and_copy(path, players, optimizer, state):
-        save(path, players, optimizer, state)
+    def save_and_copy(path, models, optimizer, state):
+        save(path, models, optimizer, state)
         if state["step"] == 1:
             shutil.copytree(path, half)
     with pytest.MonkeyPatch.context() as patch:
@@ -201,16 +201,16 @@ def test_bfloat16_computes_and_float32_is_trained(folder):
     assert checkpoint.load_pretrained(made / "model").lm_head.weight.dtype == torch.bfloat16
     [first, *_] = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
     assert 0 < first["logp_diff"] < 0.05  # sampled and trained on in two roundings
-    players, _, _ = train.start(made, tasks.Arithmetic(1), cli.parse(
+    models, _, _ = train.start(made, tasks.Arithmetic(1), cli.parse(
         [*SMALL, "--init", str(folder), "--out", str(made), "--dtype", "bfloat16"])[0])
-    assert players.sampler is not players.policy
+    assert models.sampler is not models.policy
     with torch.no_grad():
-        players.policy.embedding.weight += 1
-    where = players.sampler.embedding.weight.data_ptr()
-    players.catch_up()
-    assert players.sampler.embedding.weight.data_ptr() == where  # CUDA graphs point there
-    assert torch.equal(players.sampler.embedding.weight,
-                       players.policy.embedding.weight.bfloat16())
+        models.policy.embedding.weight += 1
+    where = models.sampler.embedding.weight.data_ptr()
+    models.sync_sampler()
+    assert models.sampler.embedding.weight.data_ptr() == where  # CUDA graphs point there
+    assert torch.equal(models.sampler.embedding.weight,
+                       models.policy.embedding.weight.bfloat16())
 
 
 def test_gspo_in_bfloat16_begins_within_its_clip(folder):

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import grpo
 import model
 import ppo
+from engine import critic_hints, dedup
 
 RATIOS = [0.3, 0.79, 0.81, 1.0, 1.19, 1.21, 3.0]
 OLD = -1.5
@@ -19,9 +21,8 @@ def options(**changes):
     return SimpleNamespace(**dict(
         clip_low=0.2, clip_high=0.2, dual_clip=0.0, kl_coef=0.0, kl="k3", kl_in="loss",
         entropy_coef=0.0, epochs=1, minibatches=1, aggregate="token", max_new_tokens=10,
-        temperature=1.0, gamma=1.0, gae_lambda=0.95, critic_gae_lambda=1.0, value_clip=0.2,
-        value_coef=1.0)
-        | changes)
+        temperature=1.0, gamma=1.0, gae_lambda=0.95, critic_gae_lambda=1.0, critic_warmup=0,
+        value_clip=0.2, value_coef=1.0) | changes)
 
 
 def random_batch(n=7, t=9, seed=0):
@@ -36,7 +37,21 @@ def random_batch(n=7, t=9, seed=0):
                      torch.randn(n, generator=g), (torch.arange(n) % 2).float(),
                      torch.arange(n) % 3 == 0, ref_logp=make() - 2, values=make(),
                      advantages=make(), returns=make(), weights=mask / mask.sum(),
-                     others=torch.randn(n, generator=g))
+                     group_mean_others=torch.randn(n, generator=g))
+
+
+def summed(f, copies=None):
+    """f, a loss, with the sums of its metrics over tokens in place of the metrics."""
+    def loss(*args, **more):
+        batch = next(x for x in args if isinstance(x, ppo.Batch))
+        value, metrics = f(*args, **more)
+        assert all(x.shape == batch.mask.shape for x in metrics.values())
+        ones = torch.ones(len(batch.mask)) if copies is None else copies
+        return value, dedup.sum_over_tokens(metrics, batch.mask, ones)
+    return loss
+
+
+policy_loss = summed(ppo.policy_loss)
 
 
 def value_and_grad(f, logp):
@@ -82,21 +97,33 @@ def test_clipped_has_both_bounds(ratio, advantage):
     assert bool(high) == (ratio > 1.1 and advantage > 0)
 
 
+def test_a_ratio_beyond_float32_is_no_nan():
+    """exp(200) is infinite, and infinity times an advantage of 0 is NaN."""
+    for far in (200.0, -200.0):
+        for advantage in (0.0, 1.0, -1.0):
+            logp = torch.tensor(far, requires_grad=True)
+            loss = ppo.surrogate(logp, torch.tensor(0.0), torch.tensor(advantage))
+            loss.backward()
+            assert torch.isfinite(loss) and torch.isfinite(logp.grad)
+            assert advantage or loss == 0
+        assert torch.isfinite(ppo.kl(torch.tensor(far), torch.tensor(0.0)))
+
+
 def test_clip_fractions_count_marked_tokens_only():
     batch = random_batch()
     logp = batch.old_logp + 1.0  # every ratio is e
-    _, sums = ppo.policy_loss(logp, batch, options())
+    _, sums = policy_loss(logp, batch, options())
     positive = sum(a > 0 and m > 0 for a, m in
                    zip(batch.advantages.flatten(), batch.mask.flatten(), strict=True))
     assert sums["clipfrac_high"] == positive and sums["clipfrac_low"] == 0
     assert sums["tokens"] == batch.mask.sum()
-    _, sums = ppo.policy_loss(batch.old_logp - 1.0, batch, options())
+    _, sums = policy_loss(batch.old_logp - 1.0, batch, options())
     assert sums["clipfrac_low"] == batch.mask.sum() - positive and sums["clipfrac_high"] == 0
 
 
 def test_the_first_update_has_ratio_one():
     batch = random_batch()
-    loss, sums = ppo.policy_loss(batch.old_logp.clone(), batch, options())
+    loss, sums = policy_loss(batch.old_logp.clone(), batch, options())
     assert sums["clipfrac_low"] == sums["clipfrac_high"] == sums["approx_kl"] == 0
     assert sums["logp_diff"] == 0
     assert loss == pytest.approx(-float((batch.weights * batch.advantages).sum()))
@@ -105,7 +132,7 @@ def test_the_first_update_has_ratio_one():
 def test_approx_kl_is_k3_of_the_old_policy():
     batch = random_batch()
     logp = batch.old_logp + 0.3 * torch.sin(torch.arange(9.0))
-    _, sums = ppo.policy_loss(logp, batch, options())
+    _, sums = policy_loss(logp, batch, options())
     want = sum(math.exp(n - o) - 1 - (n - o) for n, o, m in
                zip(logp.flatten().tolist(), batch.old_logp.flatten().tolist(),
                    batch.mask.flatten().tolist(), strict=True) if m)
@@ -116,7 +143,7 @@ def test_logp_diff_is_a_distance():
     """Too likely and too unlikely do not make up for each other."""
     batch = random_batch()
     off = 0.3 * torch.sin(torch.arange(9.0))
-    _, sums = ppo.policy_loss(batch.old_logp + off, batch, options())
+    _, sums = policy_loss(batch.old_logp + off, batch, options())
     assert float(sums["logp_diff"]) == pytest.approx(float((off.abs() * batch.mask).sum()))
 
 
@@ -243,10 +270,10 @@ def test_no_rows_are_a_batch_too():
     assert list(ppo.minibatches(part, options(minibatches=4), random.Random(0))) == []
 
 
-def test_join_is_the_inverse_of_rows():
+def test_concat_is_the_inverse_of_rows():
     batch = random_batch()
     parts = [batch.rows(torch.tensor(index).long()) for index in ([0], [1, 2, 3], [], [4, 5, 6])]
-    whole, batch = ppo.join(parts), batch.rows(torch.arange(7))
+    whole, batch = ppo.concat(parts), batch.rows(torch.arange(7))
     assert torch.equal(whole.tokens * whole.mask, batch.tokens * batch.mask)
     for name in "mask old_logp group rewards correct truncated ref_logp advantages".split():
         found, want = getattr(whole, name), getattr(batch, name)
@@ -256,9 +283,9 @@ def test_join_is_the_inverse_of_rows():
 
 def test_the_loss_of_the_parts_adds_up_to_that_of_the_batch():
     batch = random_batch()
-    whole, sums = ppo.policy_loss(batch.old_logp + 0.1, batch, options())
+    whole, sums = policy_loss(batch.old_logp + 0.1, batch, options())
     parts = [batch.rows(torch.tensor(index)) for index in ([4], [0, 6, 2], [5, 1, 3])]
-    done = [ppo.policy_loss(p.old_logp + 0.1, p, options()) for p in parts]
+    done = [policy_loss(p.old_logp + 0.1, p, options()) for p in parts]
     assert float(sum(loss for loss, _ in done)) == pytest.approx(float(whole), abs=1e-6)
     for name, total in sums.items():
         assert float(sum(s[name] for _, s in done)) == pytest.approx(float(total), abs=1e-4)
@@ -304,16 +331,16 @@ def twice(batch):
     return batch.rows(torch.tensor(index)), index
 
 
-def test_rows_are_of_a_kind_if_they_are_equal_in_everything():
+def test_rows_are_duplicates_if_they_are_equal_in_everything():
     batch, index = twice(random_batch())
-    first, kind = batch.kinds()
+    first, inverse = dedup.unique_rows(batch)
     assert len(first) == 7 and [index.index(i) for i in dict.fromkeys(index)] == first.tolist()
-    assert [index[i] for i in first[kind].tolist()] == index
-    for name in ("tokens", "old_logp", "rewards", "advantages", "others"):
+    assert [index[i] for i in first[inverse].tolist()] == index
+    for name in ("tokens", "old_logp", "rewards", "advantages", "group_mean_others"):
         other = replace(batch, **{name: getattr(batch, name).clone()})
         x = getattr(other, name)[first[2]]
         x.view(-1)[1 if x.dim() else 0] += 1e-6 if x.is_floating_point() else 1
-        assert len(other.kinds()[0]) == 7 + (kind == 2).any() * ((kind == 2).sum() > 1)
+        assert len(dedup.unique_rows(other)[0]) == 7 + ((inverse == 2).sum() > 1)
 
 
 @pytest.mark.parametrize("aggregate", ["token", "sequence", "sum", "constant"])
@@ -321,13 +348,13 @@ def test_merged_rows_have_the_loss_gradient_and_metrics_of_all(aggregate):
     batch, index = twice(random_batch())
     settings = options(kl_coef=0.1, entropy_coef=0.1, aggregate=aggregate)
     batch = replace(batch, weights=ppo.token_weights(batch.mask, aggregate, 10))
-    merged = batch.merged()
-    assert len(merged.tokens) == 7 and merged.copies.sum() == len(index)
-    assert merged.merged().copies.tolist() == merged.copies.tolist()
+    merged, copies = dedup.merge_duplicates(batch)
+    assert len(merged.tokens) == 7 and copies.sum() == len(index)
+    assert dedup.merge_duplicates(merged)[1].tolist() == [1] * 7
     found = []
-    for part, order in ((batch, index), (merged, list(dict.fromkeys(index)))):
+    for part, order, times in ((batch, index, None), (merged, list(dict.fromkeys(index)), copies)):
         logp = (random_batch(seed=1).old_logp[:, :part.mask.shape[1]]).requires_grad_()
-        loss, sums = ppo.policy_loss(logp[order], part, settings, logp[order] ** 2)
+        loss, sums = summed(ppo.policy_loss, times)(logp[order], part, settings, logp[order] ** 2)
         loss.backward()
         found.append((float(loss.detach()), logp.grad, {k: float(x) for k, x in sums.items()}))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
@@ -337,15 +364,16 @@ def test_merged_rows_have_the_loss_gradient_and_metrics_of_all(aggregate):
 
 
 @pytest.mark.parametrize("how", ["token", "sequence", "sum", "constant"])
-def test_minibatches_merge_equal_rows(how):
+def test_duplicates_of_a_minibatch_are_merged(how):
     batch, index = twice(random_batch())
     [part] = ppo.minibatches(batch, options(aggregate=how), random.Random(0))
-    assert len(part.tokens) == 7 and part.copies.max() == 3
+    part, copies = dedup.merge_duplicates(part)
+    assert len(part.tokens) == 7 and copies.max() == 3
     if how == "token":
-        assert torch.allclose(part.weights, part.copies[:, None] * part.mask / batch.mask.sum())
+        assert torch.allclose(part.weights, copies[:, None] * part.mask / batch.mask.sum())
     assert float(part.weights.sum()) == pytest.approx(
         float(ppo.token_weights(batch.mask, how, 10).sum()))
-    assert float(part.total(part.mask)) == batch.mask.sum()
+    assert dedup.sum_over_tokens({}, part.mask, copies)["tokens"] == batch.mask.sum()
 
 
 def test_minibatches_are_a_function_of_the_rng():
@@ -392,7 +420,7 @@ def test_a_kl_paid_with_the_reward_is_not_in_the_loss():
 @pytest.mark.parametrize("kl, want", [(0.1, 1.0), (0.2, 1.2), (9.0, 1.2), (0.05, 0.8), (0.0, 0.8),
                                       (0.11, 1.1)])
 def test_the_kl_s_weight_follows_its_target(kl, want):
-    assert ppo.adapted(1.0, kl, target=0.1) == pytest.approx(want)
+    assert ppo.adaptive_kl_coef(1.0, kl, target=0.1) == pytest.approx(want)
 
 
 # --- the critic
@@ -526,7 +554,7 @@ def test_likelihood_is_of_what_stands_before():
     none."""
     batch = random_batch()
     batch.old_logp = -torch.rand(7, 9) * batch.mask
-    found = ppo.likelihood(batch.old_logp, batch.mask)
+    found = critic_hints.likelihood(batch.old_logp, batch.mask)
     for i, row in enumerate(batch.mask.bool()):
         chances = batch.old_logp[i, row].exp().tolist()
         for k, t in enumerate(row.nonzero()[:, 0].tolist()):
@@ -546,7 +574,7 @@ def small_policy():
 
 def test_the_mean_of_the_others_leaves_an_answer_out():
     rewards, group = [1.0, 0.0, 5.0, 2.0, 7.0, 3.0], [0, 0, 2, 0, 2, 1]
-    found = ppo.mean_of_others(torch.tensor(rewards), torch.tensor(group))
+    found = grpo.group_mean_others(torch.tensor(rewards), torch.tensor(group))
     for i, g in enumerate(group):
         others = [r for j, r in enumerate(rewards) if group[j] == g and j != i]
         assert float(found[i]) == pytest.approx(sum(others) / len(others) if others else 0.0)
@@ -554,8 +582,12 @@ def test_the_mean_of_the_others_leaves_an_answer_out():
 
 def random_critic(policy, kind):
     """A Critic whose values are not all zero."""
-    critic = ppo.Critic(policy, *kind)
+    own, hints = kind
+    critic = ppo.Critic(policy, own)
     torch.nn.init.normal_(critic.head.weight)
+    if hints:
+        critic = critic_hints.HintedCritic(critic)
+        torch.nn.init.normal_(critic.hint_head.weight)
     return critic
 
 
@@ -604,8 +636,11 @@ def test_a_value_hears_of_the_other_answers_where_there_are_hints(kind):
     policy, batch = small_policy(), random_batch()
     critic = random_critic(policy, kind)
     values = scored(policy, critic, batch).values
-    other = scored(policy, critic, replace(batch, others=batch.others + 1)).values
-    want = ppo.HINT_SCALE * critic.head.weight[0, -1] * batch.mask if kind[1] else 0 * batch.mask
+    other = replace(batch, group_mean_others=batch.group_mean_others + 1)
+    other = scored(policy, critic, other).values
+    want = 0 * batch.mask
+    if kind[1]:
+        want = critic_hints.HINT_SCALE * critic.hint_head.weight[0, -1] * batch.mask
     assert torch.allclose(other - values, want, rtol=1e-3, atol=1e-4)
 
 
@@ -615,9 +650,9 @@ def test_the_temperature_and_the_value_coefficient_reach_the_loss():
     batch = scored(policy, critic, batch)
     with torch.no_grad():
         batch.old_logp = policy.logp(batch.tokens, batch.mask, 0.5)
-        _, sums = ppo.loss(policy, critic, batch, options(temperature=0.5))
+        _, sums = summed(ppo.loss)(policy, critic, batch, options(temperature=0.5))
         assert sums["logp_diff"] < 1e-4
-        _, sums = ppo.loss(policy, critic, batch, options())
+        _, sums = summed(ppo.loss)(policy, critic, batch, options())
         assert sums["logp_diff"] > 1
         warm_up = replace(batch, advantages=None, returns=batch.values + 1)
         one, two = (ppo.loss(policy, critic, warm_up, options(value_coef=c))[0] for c in (1.0, 2.0))
@@ -631,7 +666,7 @@ def test_the_first_update_of_ppo(kind):
     critic = random_critic(policy, kind)
     batch = ppo.prepare(scored(policy, critic, batch), options())
     batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
-    total, sums = ppo.loss(policy, critic, batch, options())
+    total, sums = summed(ppo.loss)(policy, critic, batch, options())
     assert sums["clipfrac_low"] == sums["clipfrac_high"] == 0 and sums["logp_diff"] < 1e-4
     want = -(batch.weights * batch.advantages).sum() + (
         batch.weights * (batch.values - batch.returns) ** 2 / 2).sum()
@@ -648,7 +683,8 @@ def test_the_loss_of_ppo_is_the_policy_s_and_the_critic_s():
     critic = random_critic(policy, (True, True))
     batch = scored(policy, critic, batch)
     old = batch.old_logp - 0.3 * torch.sin(torch.arange(9.0)) * batch.mask
-    total, sums = ppo.loss(policy, critic, replace(batch, old_logp=old), options(value_coef=0.5))
+    total, sums = summed(ppo.loss)(policy, critic, replace(batch, old_logp=old),
+                                   options(value_coef=0.5))
     gain = ppo.surrogate(batch.old_logp, old, batch.advantages)
     values = critic(None, replace(batch, old_logp=old)).detach()
     errors = ppo.value_loss(values, batch.values, batch.returns, 0.2)
@@ -662,12 +698,13 @@ def test_the_loss_of_ppo_is_the_policy_s_and_the_critic_s():
 def test_in_the_warm_up_only_the_critic_learns(kind):
     policy, batch = small_policy(), random_batch()
     critic = random_critic(policy, kind)
-    batch = ppo.prepare(scored(policy, critic, batch), options(critic_gae_lambda=0.0), warm_up=True)
+    batch = ppo.prepare(scored(policy, critic, batch),
+                        options(critic_gae_lambda=0.0, critic_warmup=2))
     assert torch.allclose(batch.returns, batch.rewards[:, None] * batch.mask, atol=1e-5)
     batch = replace(batch, weights=ppo.token_weights(batch.mask, "token"))
     ppo.loss(policy, critic, batch, options())[0].backward()
     assert all(p.grad is None for p in policy.parameters())
-    assert critic.head.weight.grad.abs().sum() > 0
+    assert all(p.grad.abs().sum() > 0 for p in critic.parameters())
 
 
 @CRITICS
@@ -699,7 +736,7 @@ def test_a_critic_learns_what_can_be_known():
     batch.rewards = (batch.tokens[:, 1] % 2).float()
     optimizer = torch.optim.Adam(critic.parameters(), lr=0.01)
     for _ in range(60):
-        ready = ppo.prepare(scored(policy, critic, batch), options(), warm_up=True)
+        ready = ppo.prepare(scored(policy, critic, batch), options(critic_warmup=1))
         ready = replace(ready, weights=ppo.token_weights(batch.mask, "token"))
         ppo.loss(policy, critic, ready, options())[0].backward()
         optimizer.step(), optimizer.zero_grad()

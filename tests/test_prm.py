@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import config
-import evaluate
 import model as gpt
 import ppo
 import prm
 import tasks
 import tokenizer
 import train
+from engine import sampler
 from infra import tensors
 from tasks import chain, oracle
 
@@ -83,7 +83,7 @@ def fake_rollouts(monkeypatch, endings):
                 return made
         return Made
     monkeypatch.setattr(prm, "generate", generate)
-    monkeypatch.setattr(evaluate, "generate", generate)
+    monkeypatch.setattr(sampler, "generate", generate)
     return asked
 
 

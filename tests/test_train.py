@@ -18,20 +18,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import collect
 import config
 import grpo
 import model as gpt
 import ppo
+import sft
 import tasks
 import train
-import verify
-from infra import cli, tensors
+from infra import base_model, cli, forward, metrics, tensors
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
-         "2", "--eval-problems", "4", "--max-new-tokens", "24", "--device", "cpu",
-         "--reward", "random"]  # so that a base which can do nothing has a gradient
+         "2", "--eval-problems", "4", "--eval-samples", "4", "--max-new-tokens", "24", "--device",
+         "cpu", "--reward", "random"]  # so that a base which can do nothing has a gradient
 
 
 def run(out, *flags):
@@ -46,7 +45,7 @@ def start(out, *flags):
                             env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
 
 
-def metrics(out):
+def logged(out):
     """The lines of metrics.jsonl without what the clock decides."""
     lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
@@ -58,7 +57,7 @@ def weights(out):
 
 
 def same_run(a, b):
-    assert metrics(a) == metrics(b)
+    assert logged(a) == logged(b)
     samples = [(Path(x) / "samples.jsonl").read_text() for x in (a, b)]
     assert samples[0] == samples[1]
     one, other = weights(a), weights(b)
@@ -81,7 +80,7 @@ def test_a_run_leaves_what_it_promises(finished):
                  "accuracy_given_working_after "
                  "seconds_base seconds_rl seconds_total peak_rss_mb tokens_sampled").split():
         assert name in summary, name
-    lines = metrics(finished)
+    lines = logged(finished)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     for name in ("reward reward_std accuracy format length length_correct length_wrong "
                  "truncated zero_std_groups entropy kl approx_kl clipfrac_low clipfrac_high "
@@ -94,20 +93,20 @@ def test_a_run_leaves_what_it_promises(finished):
 
 
 def test_sampler_and_trainer_agree_in_every_step(finished):
-    found = [line["logp_diff"] for line in metrics(finished)]
+    found = [line["logp_diff"] for line in logged(finished)]
     assert found.count(None) < 3  # of groups that were paid alike
     assert all(0 < x < 1e-4 for x in found if x is not None)
 
 
 def test_truncated_answers_are_logged(finished):
-    assert any(line["truncated"] > 0 for line in metrics(finished))
+    assert any(line["truncated"] > 0 for line in logged(finished))
 
 
 def test_same_seed_same_run_to_the_last_bit_and_another_seed_another(finished, tmp_path):
     assert run(tmp_path / "again") == 0
     same_run(finished, tmp_path / "again")
     assert run(tmp_path / "other", "--seed", "1") == 0
-    assert metrics(finished) != metrics(tmp_path / "other")
+    assert logged(finished) != logged(tmp_path / "other")
 
 
 @pytest.mark.parametrize("name,after", [("SIGKILL", 1), ("SIGKILL", 3), ("SIGTERM", 2),
@@ -160,14 +159,14 @@ def test_killed_between_writing_and_renaming_a_checkpoint(finished, tmp_path, mo
 
 
 def test_resuming_a_finished_run_changes_nothing(finished):
-    before = metrics(finished)
+    before = logged(finished)
     assert run(finished, "--resume") == 0
-    assert metrics(finished) == before
+    assert logged(finished) == before
 
 
 def test_micro_batches_change_memory_and_not_the_gradient(finished, tmp_path):
     assert run(tmp_path / "cut", "--micro-tokens", "40") == 0
-    for one, other in zip(metrics(finished), metrics(tmp_path / "cut"), strict=True):
+    for one, other in zip(logged(finished), logged(tmp_path / "cut"), strict=True):
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3) and one["grad_norm"]
         assert one["reward"] == other["reward"]
 
@@ -183,7 +182,7 @@ def test_the_norm_of_the_gradient_is_clipped_to_one():
                       advantages=1e4 * mask)
     options = train.Options(minibatches=1)
     before = torch.cat([p.detach().flatten() for p in policy.parameters()])
-    stats = train.update(train.Players(policy), torch.optim.SGD(policy.parameters(), lr=1.0),
+    stats = train.update(train.Models(policy), torch.optim.SGD(policy.parameters(), lr=1.0),
                          batch, options, random.Random(0))
     after = torch.cat([p.detach().flatten() for p in policy.parameters()])
     moved = (after - before).norm()
@@ -194,26 +193,26 @@ def test_equal_rows_are_computed_once():
     """What is asked of each row without gradient, and an update, which is the same as without
     merging."""
     torch.manual_seed(0)
-    kinds, index = torch.randint(0, 30, (3, 9)), torch.tensor([0, 1, 0, 2, 2, 0, 1])
+    unique, index = torch.randint(0, 30, (3, 9)), torch.tensor([0, 1, 0, 2, 2, 0, 1])
     mask = torch.ones(3, 9)
     mask[:, :2], mask[1, 6:] = 0, 0
     values = torch.randn(3, 9) * mask
-    batch = ppo.Batch(kinds[index], mask[index], values[index] - 3, torch.zeros(7).long(),
+    batch = ppo.Batch(unique[index], mask[index], values[index] - 3, torch.zeros(7).long(),
                       torch.ones(7), advantages=values[index])
     options, asked = train.Options(minibatches=1, micro_tokens=18), []
 
     def f(part):
         asked.extend(part.tokens[:, 0].tolist())
         return part.tokens * part.mask
-    found = collect.per_token(f, batch, options)
+    found = forward.without_gradient(f, batch, options)
     assert torch.equal(found, batch.tokens * batch.mask) and len(asked) == 3
     moved = []
-    for merged in (ppo.Batch.merged, lambda batch: batch):
+    for merge in (train.dedup.merge_duplicates, lambda batch: (batch, batch.mask[:, 1] + 1)):
         torch.manual_seed(1)
         policy = gpt.GPT(gpt.Config(30, layers=1, width=32, heads=2, kv_heads=1, hidden=32))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ppo.Batch, "merged", merged)
-            stats = train.update(train.Players(policy), torch.optim.SGD(
+            patch.setattr(train.dedup, "merge_duplicates", merge)
+            stats = train.update(train.Models(policy), torch.optim.SGD(
                 policy.parameters(), lr=1.0), batch, options, random.Random(0))
         moved.append((torch.cat([p.detach().flatten() for p in policy.parameters()]), stats))
     assert torch.allclose(moved[0][0], moved[1][0], atol=1e-6)
@@ -237,8 +236,8 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkey
 def test_the_control_rewards_run_and_pay_for_what_they_say(tmp_path):
     for kind in ("format", "random"):
         assert run(tmp_path / kind, "--reward", kind) == 0
-    assert all(line["reward"] == line["format"] for line in metrics(tmp_path / "format"))
-    paid = [line["reward"] for line in metrics(tmp_path / "random")]
+    assert all(line["reward"] == line["format"] for line in logged(tmp_path / "format"))
+    paid = [line["reward"] for line in logged(tmp_path / "random")]
     assert 0.2 < sum(paid) / len(paid) < 0.8
 
 
@@ -260,21 +259,21 @@ def test_the_learning_rate_warms_up_and_decays_to_a_tenth():
 
 
 def test_the_kl_is_to_the_reference_which_can_be_renewed(tmp_path, monkeypatch):
-    saved, asked = train.run_dir.save_run, []
+    saved, asked = train.runs.save_run, []
 
-    def looked_at(path, players, optimizer, state):
-        asked.append((state["step"], *(copy.deepcopy(p.state_dict()) for p in players[:2])))
-        saved(path, players, optimizer, state)
-    monkeypatch.setattr(train.run_dir, "save_run", looked_at)
+    def looked_at(path, models, optimizer, state):
+        asked.append((state["step"], *(copy.deepcopy(m.state_dict()) for m in models[:2])))
+        saved(path, models, optimizer, state)
+    monkeypatch.setattr(train.runs, "save_run", looked_at)
     same = lambda a, b: all(torch.equal(a[k], b[k]) for k in a)  # noqa: E731
     assert run(tmp_path / "kept", "--lr", "0.01", "--kl-coef", "0.1") == 0
-    lines, (begin, *_, end) = metrics(tmp_path / "kept"), asked
+    lines, (begin, *_, end) = logged(tmp_path / "kept"), asked
     assert same(begin[2], end[2]) and same(begin[1], end[2]) and not same(*end[1:])
     assert lines[0]["kl"] < 1e-6 and lines[-1]["kl"] > 1e-4
     asked.clear()
     assert run(tmp_path / "renewed", "--lr", "0.01", "--ref-update-interval", "2") == 0
     assert all(same(policy, reference) for step, policy, reference in asked)
-    _, second, third, *_ = metrics(tmp_path / "renewed")
+    _, second, third, *_ = logged(tmp_path / "renewed")
     assert second["kl"] > 1e-4 and third["kl"] < 1e-6 and len(asked) == 4
 
 
@@ -286,10 +285,10 @@ def test_reference_log_probs_are_the_references():
     mask[:, :3] = 0
     batch = ppo.Batch(torch.randint(0, 30, (4, 9)), mask, -2 * mask, torch.arange(4), mask[:, 0])
     options = config.Options(temperature=0.8)
-    found = collect.policy_logp(reference, batch, options).detach()
+    found = forward.policy_logp(reference, batch, options).detach()
     want = reference.logp(batch.tokens, mask, 0.8).detach()
     assert torch.allclose(found, want, atol=1e-5) and (found - batch.old_logp).abs().max() > 0.1
-    kl = collect.kl_to_reference(reference, batch, options)
+    kl = metrics.kl_to_reference(reference, batch, options)
     gap = (want - batch.old_logp)[mask > 0]
     assert kl == pytest.approx(float((gap.exp() - 1 - gap).mean()), rel=1e-4)
 
@@ -297,7 +296,7 @@ def test_reference_log_probs_are_the_references():
 def test_several_updates_a_step_move_the_ratio(tmp_path):
     assert run(tmp_path / "several", "--minibatches", "2", "--epochs", "2", "--kl-coef", "0.1",
                "--lr", "0.01") == 0
-    lines = metrics(tmp_path / "several")
+    lines = logged(tmp_path / "several")
     assert all(line["logp_diff"] < 1e-4 for line in lines) and lines[-1]["approx_kl"] > 0
 
 
@@ -307,6 +306,7 @@ ALGORITHMS = {
     "gspo": ["--entropy-coef", "0.01"], "dapo": ["--train-levels", "1,3"],
     "dapo mask": ["--overlong", "mask"],
     "ppo": ["--critic-warmup", "2", "--epochs", "2"], "ppo head": ["--critic", "head"],
+    "ppo hints": ["--critic-hints", "--critic-warmup", "1"],
     "ppo kl": ["--kl-coef", "0.05", "--kl-in", "reward", "--group-size", "1", "--prompts", "8"]}
 
 
@@ -316,21 +316,21 @@ def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, mo
     monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(coin))
     flags = ["--algo", name.split()[0], "--reward", "correct", *ALGORITHMS[name]]
     assert run(tmp_path / "whole", *flags) == 0
-    lines = metrics(tmp_path / "whole")
+    lines = logged(tmp_path / "whole")
     assert any(line["grad_norm"] > 0 for line in lines if "loss" in line)
     if name == "dapo":
         assert all(line["groups_with_gradient"] == 1 for line in lines)
         assert max(line["prompts_sampled"] for line in lines) > 2
     if name.startswith("ppo"):
         assert all("explained_variance" in line and line["grad_norm_critic"] > 0 for line in lines)
-    append = train.run_dir.append
+    append = train.runs.append
 
     def interrupted(path, new):
         append(path, new)
         if path.name == "metrics.jsonl" and new[0]["step"] == 3:
             raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr(train.run_dir, "append", interrupted)
+        patch.setattr(train.runs, "append", interrupted)
         assert run(tmp_path / "cut", *flags) == 130
     assert run(tmp_path / "cut", *flags, "--resume") == 0
     same_run(tmp_path / "whole", tmp_path / "cut")
@@ -341,9 +341,9 @@ def test_dynamic_sampling_fills_the_batch_with_whole_groups(tmp_path, monkeypatc
         lambda problem, text: sum(text.encode()) % 3 == 0))
     seen, update = [], train.update
 
-    def looked_at(players, optimizer, batch, *rest):
+    def looked_at(models, optimizer, batch, *rest):
         seen.append(batch)
-        return update(players, optimizer, batch, *rest)
+        return update(models, optimizer, batch, *rest)
     monkeypatch.setattr(train, "update", looked_at)
     flags = ["--algo", "dapo", "--reward", "sign", "--prompts", "4", "--max-attempts", "9"]
     assert run(tmp_path / "full", *flags) == 0
@@ -353,14 +353,14 @@ def test_dynamic_sampling_fills_the_batch_with_whole_groups(tmp_path, monkeypatc
         right = batch.correct.view(4, 4).mean(1)
         assert ((right > 0) & (right < 1)).all()
     assert all(-1 <= line["reward"] <= 1 and line["groups"] == 4
-               for line in metrics(tmp_path / "full"))
+               for line in logged(tmp_path / "full"))
 
 
 def test_dynamic_sampling_gives_up_when_all_are_wrong(tmp_path):
     flags = ["--algo", "dapo", "--reward", "sign", "--max-attempts", "3"]
     assert run(tmp_path / "wrong", *flags) == 0
     assert all(line["prompts_sampled"] == 6 and line["groups"] == 0 and "loss" not in line
-               for line in metrics(tmp_path / "wrong"))
+               for line in logged(tmp_path / "wrong"))
 
 
 def test_in_the_warm_up_the_policy_stands_still(tmp_path):
@@ -379,7 +379,7 @@ def test_a_critic_that_diverges_is_named(tmp_path, monkeypatch, capsys):
 def test_the_weight_of_the_kl_that_follows_its_target_is_used(tmp_path):
     for name, target in (("held", []), ("moved", ["--kl-target", "0.1"])):
         assert run(tmp_path / name, "--kl-coef", "0.5", *target) == 0
-    held, moved = metrics(tmp_path / "held"), metrics(tmp_path / "moved")
+    held, moved = logged(tmp_path / "held"), logged(tmp_path / "moved")
     assert held[0] == moved[0] and held[-1]["loss"] != moved[-1]["loss"]
     assert tensors.load(tmp_path / "moved" / "checkpoint.pt")["state"]["kl_coef"] < 0.5
 
@@ -392,7 +392,7 @@ def test_no_steps_measure_the_base_alone(tmp_path):
 
 def test_a_token_budget_ends_the_run(tmp_path):
     assert run(tmp_path / "budget", "--token-budget", "300") == 0
-    tokens = [line["tokens"] for line in metrics(tmp_path / "budget")]
+    tokens = [line["tokens"] for line in logged(tmp_path / "budget")]
     assert sum(tokens[:-1]) < 300 <= sum(tokens)
 
 
@@ -430,13 +430,13 @@ def test_each_algorithm_has_its_own_defaults_and_any_flag_overrules_them():
         assert set(defaults) <= {f.name for f in fields(config.Options)}
 
 
-def test_a_new_algorithm_says_that_it_needs_a_critic(tmp_path, monkeypatch):
+def test_a_new_algorithm_that_needs_a_critic_has_one_and_its_flags(tmp_path, monkeypatch):
     own = types.ModuleType("own")
-    own.needs_critic, own.prepare, own.loss = True, ppo.prepare, ppo.loss
+    own.prepare, own.loss, own.needs_critic = ppo.prepare, ppo.loss, True
     changed = config.ALGORITHMS["ppo"][1] | dict(gae_lambda=0.9)
     monkeypatch.setitem(config.ALGORITHMS, "own", (own, changed))
     assert run(tmp_path / "a", "--algo", "own", "--critic", "head", "--steps", "2") == 0
-    assert all(line["value_loss"] >= 0 for line in metrics(tmp_path / "a"))
+    assert all(line["value_loss"] >= 0 for line in logged(tmp_path / "a"))
     own = types.ModuleType("own")
     own.prepare, own.loss = ppo.prepare, ppo.loss
     monkeypatch.setitem(config.ALGORITHMS, "own", (own, {}))
@@ -444,17 +444,111 @@ def test_a_new_algorithm_says_that_it_needs_a_critic(tmp_path, monkeypatch):
     assert run(tmp_path / "b", "--algo", "own", "--no-dynamic-sampling", "--overlong", "mask") == 2
 
 
-def test_a_reward_of_your_own_needs_no_new_base(tmp_path, monkeypatch):
-    code, task = Path(verify.__file__).read_text(), tasks.Arithmetic()
-    monkeypatch.setattr(verify, "__file__", str(tmp_path / "verify.py"))
-    names = []
-    for old, new in (("", ""), ('"sign": lambda', '"short": lambda *_: 0.0, "sign": lambda'),
-                     ("def well_formed", "def formed"), ("\n    return Reward(", "\n    return (")):
-        assert old in code
-        (tmp_path / "verify.py").write_text(code.replace(old, new))
-        names.append(train.made_by(task, 1000))
-    assert names[0] == names[1] == names[3] != names[2]
-    assert train.made_by(task, 999) != names[0]
+def test_every_algorithm_says_whether_it_needs_a_critic():
+    found = {algo for algo, (module, _) in config.ALGORITHMS.items() if module.needs_critic}
+    assert "ppo" in found and not found & {"grpo", "drgrpo", "rloo", "gspo", "dapo"}
+
+
+# --- the base model's name
+
+def base_name(*flags):
+    options, _ = cli.parse(flags)
+    return base_model.base_name(options, cli.validate(options))
+
+
+def test_a_comment_a_task_or_a_reward_of_your_own_needs_no_new_base(tmp_path):
+    """In a copy of the repository: a comment in every file, a further task, a further reward."""
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py")]:
+        if path.parent.name not in ("tests", "bench"):
+            copied = tmp_path / path.relative_to(ROOT)
+            copied.parent.mkdir(exist_ok=True)
+            shutil.copy(path, copied)
+    ask = ("from infra import base_model, cli; options, _ = cli.parse([]); "
+           "print(base_model.base_name(options, cli.validate(options)))")
+
+    def name():
+        return subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, check=True, text=True,
+                              capture_output=True).stdout
+    before = name()
+    for path in tmp_path.rglob("*.py"):
+        path.write_text(path.read_text() + "\n# a comment\n")
+    with open(tmp_path / "tasks" / "__init__.py", "a") as file:
+        file.write("class Mine(Arithmetic):\n    pass\n\n\nTASKS['mine'] = Mine\n")
+    with open(tmp_path / "verify.py", "a") as file:
+        file.write("def mine(problem, text):\n    return Reward(len(text), {'correct': 0.0})\n")
+    assert name() == before == base_name() + "\n"
+
+
+@pytest.mark.parametrize("drill", [True, False])
+def test_a_changed_document_of_either_phase_makes_a_new_base(drill, monkeypatch):
+    before, document = base_name(), sft.document
+
+    def changed(rng, problem, in_drill=False):
+        text = document(rng, problem, in_drill)
+        return text.replace("7", "8") if in_drill == drill else text
+    monkeypatch.setattr(sft, "document", changed)
+    assert base_name() != before
+
+
+def test_other_settings_of_the_training_make_a_new_base(monkeypatch):
+    names = [base_name(), base_name("--level", "1"), base_name("--size", "small"),
+             base_name("--base-steps", "449"), base_name("--base-seed", "1"),
+             base_name("--seed", "2"), base_name("--task", "countdown")]
+    for module, name, value in ((sft, "RECIPE", 99), (sft, "DRILL", 0.5),
+                                (tasks.Arithmetic, "gate", 0.9)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            names.append(base_name())
+    assert len(set(names)) == len(names)
+
+
+def test_a_changed_problem_of_a_file_makes_a_new_base(tmp_path):
+    """Also one that is in none of the digest's documents."""
+    path, names = tmp_path / "f.jsonl", []
+    for last in ("1999", "2000"):
+        path.write_text("".join(json.dumps({"question": f"q{i}?", "answer": str(i)}) + "\n"
+                                for i in range(1999)) + json.dumps(
+                                    {"question": "the last?", "answer": last}) + "\n")
+        names.append(base_name("--task", "file", "--data", str(path)))
+    assert names[0] != names[1]
+
+
+# --- for recipes, and the choice of the sampler
+
+def test_reinforce_runs_without_a_folder_and_writes_nothing(tmp_path, monkeypatch):
+    """And learns the same: the metrics that it returns are those of a run's log."""
+    assert run(tmp_path / "run", "--steps", "0") == 0
+    log = tmp_path / "log"
+    assert run(log, "--out", str(log)) == 0
+    options, _ = cli.parse(["--algo", "grpo", *SMALL])
+    task = cli.validate(options)
+    saved = tensors.load(tmp_path / "run" / "checkpoint.pt")
+    models, optimizer = train.make_models(gpt.from_state(saved), options)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    lines = train.reinforce(task, models, optimizer, options)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [{k: v for k, v in line.items() if not k.startswith("seconds")}
+            for line in lines] == logged(log)
+
+
+def test_every_response_comes_from_the_sampler_that_was_chosen(tmp_path, monkeypatch):
+    """The base's test, both evaluations and the training; and both samplers draw the same."""
+    calls, generate = [], config.SAMPLERS["plain"]
+
+    def counted(*args, **more):
+        calls.append("plain")
+        return generate(*args, **more)
+
+    def refused(*_, **__):
+        raise AssertionError("--sampler plain asked the fast one")
+    assert run(tmp_path / "fast") == 0
+    monkeypatch.setitem(config.SAMPLERS, "plain", counted)
+    monkeypatch.setitem(config.SAMPLERS, "fast", refused)
+    assert run(tmp_path / "plain", "--sampler", "plain") == 0
+    assert len(calls) > 6 + 2 * 3
+    for one, other in zip(logged(tmp_path / "fast"), logged(tmp_path / "plain"), strict=True):
+        assert [one[k] for k in ("reward", "length")] == [other[k] for k in ("reward", "length")]
 
 
 def test_file_task_trains_end_to_end(tmp_path):
@@ -493,7 +587,7 @@ BAD = {
     "dual clip": (["--dual-clip", "0.5"], "--dual-clip"),
     "minibatches": (["--minibatches", "3"], "--minibatches 3"),
     "a target without a KL": (["--kl-target", "0.1"], "--kl-coef"),
-    "overlong zone": (["--algo", "dapo", "--overlong-buffer", "25"], "--overlong-buffer 25"),
+    "overlong buffer": (["--algo", "dapo", "--overlong-buffer", "25"], "--overlong-buffer 25"),
     "levels": (["--train-levels", "1,9"], "--train-levels 1,9"),
     "no levels": (["--train-levels", "1,x"], "--train-levels 1,x: levels look like"),
     "an abbreviation": (["--alg", "dapo"], "--alg"),

@@ -1,0 +1,139 @@
+"""The bookkeeping of training: seconds per stage, metrics, progress bar, log files, summary.
+
+Nothing here changes a weight. The metrics of the responses themselves are evaluate.step_metrics.
+"""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import evaluate
+import ppo
+from infra import checkpoint, distributed, run_dir
+from infra.forward import policy_logp
+
+SAMPLES_LOGGED = 16  # responses in samples.jsonl, at each evaluation
+
+
+class Timer(Counter):
+    """Seconds by name. Each lap adds the seconds since the lap before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.began = self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self[name] += now - self.last
+        self.last = now
+
+    def total(self) -> float:
+        """Seconds since the beginning."""
+        return time.perf_counter() - self.began
+
+
+def step_metrics(state: dict, attempts, batch, models, options) -> dict:
+    """The metrics of a step before its update: of all its samples, and of the batch."""
+    _, texts, rewards = zip(*(s for a in attempts for s in a.samples), strict=True)
+    metrics = evaluate.step_metrics(state["step"] + 1, [a.rollout for a in attempts], rewards,
+                                    texts, options.group_size)
+    metrics["prompts_sampled"] = sum(a.prompts for a in attempts)
+    metrics["kl"] = kl_to_reference(models.reference, batch, options)
+    return metrics | batch_metrics(batch)
+
+
+def kl_to_reference(reference, batch, options, rows: int = 64) -> float:
+    """The KL of the sampling policy to the reference: k3, in nats, mean over tokens.
+
+    It is measured on the first rows of the batch, or on all of them if ref_logp is there already.
+    """
+    if batch.ref_logp is None:
+        batch = batch.rows(torch.arange(min(rows, len(batch.tokens)), device=batch.tokens.device))
+        batch.ref_logp = policy_logp(reference, batch, options)
+    return float((ppo.kl(batch.old_logp, batch.ref_logp) * batch.mask).sum()
+                 / batch.mask.sum().clamp(min=1))
+
+
+def batch_metrics(batch) -> dict:
+    """Metrics of a batch after the algorithm's `prepare`: the critic's explained variance, or, for
+    algorithms without a critic, the proportion of groups with a gradient."""
+    if batch.step_rewards is not None:
+        returns = batch.step_rewards.flip(1).cumsum(1).flip(1)
+        return {"reward": float(batch.rewards.mean()),
+                "explained_variance": ppo.explained_variance(batch.values, returns, batch.mask)}
+    if batch.values is not None:
+        returns = batch.rewards[:, None] * batch.mask
+        return {"explained_variance": ppo.explained_variance(batch.values, returns, batch.mask)}
+    with_gradient = batch.group[batch.advantages.abs().amax(1) > 0].unique()
+    groups = len(batch.group.unique())
+    return {"groups": groups, "groups_with_gradient": len(with_gradient) / max(1, groups)}
+
+
+def average_updates(updates: list[dict]) -> dict:
+    """The mean of each metric over the optimizer steps of one batch; {} for no steps.
+
+    logp_diff is that of the first step, where the trainer's log-probs must be the sampler's. It is
+    None if that step needed no log-probs.
+    """
+    if not updates:
+        return {}
+    names = dict.fromkeys((*ppo.POLICY_METRICS, *(name for u in updates for name in u)))
+    mean = {name: sum(u.get(name, 0.0) for u in updates) / len(updates) for name in names}
+    return mean | {"logp_diff": updates[0].get("logp_diff")}
+
+
+def progress_bar(options, state: dict) -> tqdm:
+    """The bar of the training loop, on the first process only."""
+    return tqdm(total=None if options.token_budget else options.steps, initial=state["step"],
+                desc=options.algo, unit="step", disable=distributed.rank() > 0)
+
+
+def show_progress(bar: tqdm, metrics: dict) -> None:
+    """Moves the bar by one step, and shows the most important metrics."""
+    rate = metrics["tokens"] / sum(v for k, v in metrics.items() if k.startswith("seconds"))
+    bar.update()
+    bar.set_postfix({
+        "reward": f"{metrics['reward']:.2f}", "acc": f"{metrics['accuracy']:.0%}",
+        "len": f"{metrics['length']:.0f}", "ent": f"{metrics['entropy']:.2f}",
+        "kl": f"{metrics['kl']:.2f}", "tok/s": f"{rate:.0f}"})
+
+
+def save_step(folder: Path, metrics: dict, attempts, models, optimizer, state: dict,
+              stopping: bool) -> None:
+    """Logs a step to metrics.jsonl. After an evaluation also logs some samples, and, as before
+    stopping, writes a checkpoint."""
+    evaluated = "eval_accuracy" in metrics
+    run_dir.append(folder / "metrics.jsonl", [metrics])
+    if evaluated:
+        samples = [sample for attempt in attempts for sample in attempt.samples]
+        run_dir.append(folder / "samples.jsonl", [
+            {"step": metrics["step"], "question": problem.question, "text": text,
+             "reward": reward.total, **reward.parts}
+            for problem, text, reward in samples[::max(1, len(samples) // SAMPLES_LOGGED)]])
+    if evaluated or stopping:
+        run_dir.save_run(folder, models, optimizer, state)
+
+
+def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -> None:
+    """Writes summary.json and, with --init, the policy for transformers; prints three answers as
+    they were before training and as they are now."""
+    summary = evaluate.summarize(options, state) | {
+        "peak_rss_mb": run_dir.peak_rss_mb(), "processes": distributed.world_size(),
+        "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])}
+    if options.device.startswith("cuda"):
+        summary["peak_gpu_mb"] = torch.cuda.max_memory_reserved() / 2**20
+    if distributed.rank() > 0:
+        return
+    run_dir.write_json(folder / "summary.json", summary)
+    if options.init:
+        checkpoint.save_pretrained(policy, folder / "model", like=options.init)
+        print(f"\nthe policy, in the format of transformers: {folder}/model")
+    problems = task.held_out(options.eval_problems)[:3]
+    before, after = (state[when]["greedy"]["examples"] for when in ("before", "after"))
+    for problem, old, new in zip(problems, before, after, strict=True):
+        print(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"
+              f"  after:  {new!r}")
+    print(f"\n{summary['seconds_total']:.0f} s in all; see {folder}/summary.json")

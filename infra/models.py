@@ -1,0 +1,69 @@
+"""The networks of a run and their optimizer, in the precision and on the devices asked for."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+
+import evaluate
+import model as gpt
+import ppo
+import prm
+from config import needs_critic
+from engine.critic_hints import HintedCritic
+from infra import distributed
+
+
+class Models(NamedTuple):
+    """The networks of a run. The sampler is the policy itself, or a copy of its weights: unsharded,
+    and in the precision of the computation (--dtype)."""
+
+    policy: gpt.GPT
+    reference: gpt.GPT | None = None      # for the KL
+    critic: torch.nn.Module | None = None
+    sampler: gpt.GPT | None = None
+    reward_model: torch.nn.Module | None = None  # for --reward process
+
+    def sync_sampler(self) -> None:
+        """Copies the policy's weights to the sampler, in place: its CUDA graphs point there."""
+        if self.sampler is not self.policy:
+            with torch.no_grad():
+                for target, weight in zip(self.sampler.parameters(), self.policy.parameters(),
+                                          strict=True):
+                    target.copy_(distributed.full_tensor(weight.detach()))
+
+
+def make_models(policy: gpt.GPT, options):
+    """The Models around a policy, and the optimizer of policy and critic."""
+    precision = getattr(torch, options.dtype)
+    policy.checkpointing = options.gradient_checkpointing
+    reference, critic, sampler = copy.deepcopy(policy).cast(precision), None, policy
+    if options.shard or options.compile or precision != torch.float32:
+        sampler = copy.deepcopy(policy).cast(precision)
+    if options.compile:  # takes half a minute, at the first update
+        for block in policy.blocks:
+            block.compile(dynamic=True)
+    if options.shard:
+        distributed.shard(policy)
+    groups = [{"params": list(policy.parameters())}]
+    if needs_critic(options.algo):
+        critic = ppo.Critic(policy, options.critic == "own")
+        critic = HintedCritic(critic) if options.critic_hints else critic
+        critic.to(options.device)
+        groups.append({"params": list(critic.parameters())})
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0,
+                                  fused=options.device.startswith("cuda"))
+    reward_model = None
+    if options.judge:
+        judge_policy = evaluate.load_policy(options.judge, options.device)
+        reward_model = prm.load(options.judge, judge_policy)["prm"]
+    return Models(policy, reference, critic, sampler, reward_model), optimizer
+
+
+def restore(models: Models, optimizer, saved: dict) -> dict:
+    """Loads a checkpoint, except for the policy's weights, and returns its state."""
+    models.reference.load_state_dict(saved["reference"])
+    if models.critic is not None:
+        models.critic.load_state_dict(saved["critic"])
+    distributed.load_moments(optimizer, saved["optimizer"])
+    return saved["state"]
