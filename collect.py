@@ -85,8 +85,9 @@ def answer(task, policy, n: int, rng, options, clock):
     """Answers of the policy to n problems, scored: the Rollout, and (problem, text, Reward) of
     each."""
     problems = task.draw(rng, n)
-    rollout, texts = evaluate.respond(policy, problems, options.group_size, options.temperature,
-                                      rng.getrandbits(62), options.max_new_tokens)
+    rollout, texts = evaluate.sample_responses(
+        policy, problems, options.group_size, options.temperature, rng.getrandbits(62),
+        options.max_new_tokens)
     clock.mark("seconds_sample")
     asked = [problems[g] for g in rollout.group.tolist()]
     kind = "correct" if options.reward == "process" else options.reward  # the judge comes later
@@ -106,22 +107,13 @@ def policy_logp(policy, batch, options):
 @functools.cache
 def judge_of(run: str, device: str):
     """The process reward model of a run."""
-    return prm.load(run, evaluate.policy_of(run, device))["prm"]
+    return prm.load(run, evaluate.load_policy(run, device))["prm"]
 
 
 def step_rewards(rollout, options):
     """What the judge says of each step, (N, T), at the step's last token (Math-Shepherd's step-wise
     PPO)."""
-    starts = rollout.mask.argmax(1).tolist()
-    prompts = [row[:start] for row, start in zip(rollout.tokens.tolist(), starts, strict=True)]
-    responses = rollout.responses()
-    found = prm.scores(judge_of(options.judge, options.device),
-                       list(zip(prompts, responses, strict=True)))
-    rewards = torch.zeros_like(rollout.mask)
-    for row, (start, ids, scores) in enumerate(zip(starts, responses, found, strict=True)):
-        at = [start + end for end in prm.step_ends(ids)]
-        rewards[row, at] = torch.tensor(scores, device=rewards.device)
-    return rewards
+    return prm.step_rewards(judge_of(options.judge, options.device), rollout)
 
 
 def prepare(rollout, rewards, players, options, **more) -> ppo.Batch:

@@ -1,8 +1,12 @@
-"""Measuring a policy on held-out problems: accuracy with an interval, pass@k, and how it answers.
+"""Evaluation of a policy on held-out problems: accuracy with an interval, pass@k, response style.
 
-Greedy decoding gives the accuracy; one sample a problem at temperature 1 gives the shares and
-lengths, so that each is a mean over independent problems and has a Wilson interval; many samples a
-problem give pass@k. Left out on purpose: voting and search, which spend more compute per problem.
+Greedy decoding gives the accuracy. One sample per problem at temperature 1 gives the proportions
+and the lengths, so each of them is a mean over independent problems and has a Wilson interval.
+Many samples per problem give pass@k (Codex, 2107.03374):
+
+    pass@k = mean over problems of 1 - C(n - c, k) / C(n, k)        c of n samples are correct
+
+Left out on purpose: voting and search, which spend more compute per problem (search.py).
 """
 
 import json
@@ -20,38 +24,44 @@ from engine.rng import row_seeds
 from engine.sampler import generate
 from infra import distributed, run_dir
 
-ROWS = 4096  # of answers for pass@k that are in memory at a time
+MAX_RESPONSES = 4096  # sampled at once for pass@k, to bound the memory
 EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
 SELF_CHECK = re.compile(r"\b(?:check|wait)\b")
 
 
 def before_answer(text: str) -> str:
+    """The part of a response before the first <answer>."""
     return text.partition("<answer>")[0]
 
 
 def shows_working(text: str) -> bool:
-    """At least one equation stands before the answer."""
+    """Whether at least one equation stands before the answer."""
     return bool(EQUATION.search(before_answer(text)))
 
 
 def checks_itself(text: str) -> bool:
-    """One of the corpus's words of doubt (check, wait) stands before the answer."""
+    """Whether a self-check word of the corpus ("check" or "wait") stands before the answer."""
     return bool(SELF_CHECK.search(before_answer(text)))
 
 
-def respond(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96, **more):
-    """Samples group_size responses to each problem: the Rollout, and its texts without the end
-    mark. Of several processes each samples its share, and all get the whole. `more` goes to
-    sample.generate."""
+def sample_responses(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96,
+                     **sampling):
+    """Samples group_size responses to each of P problems.
+
+    Returns the Rollout of N = P * group_size rows, and N texts without their end token. With
+    several processes, each process samples a slice of the problems, and all get the full result.
+    `sampling` goes to engine.sampler.generate, such as top_k=40."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    sampling = generate if distributed.world_size() == 1 else generate_shared
-    rollout = sampling(policy, prompts, group_size, max_new_tokens, temperature, seed,
-                       **ending(policy), **more)
-    return rollout, [tokenizer.text_of(ids) for ids in rollout.responses()]
+    sampler = generate if distributed.world_size() == 1 else generate_distributed
+    rollout = sampler(policy, prompts, group_size, max_new_tokens, temperature, seed,
+                      **stop_conditions(policy), **sampling)
+    return rollout, [tokenizer.decode_response(ids) for ids in rollout.responses()]
 
 
-def generate_shared(policy, prompts, group_size, max_new_tokens, temperature, seed, *, pad, **more):
-    """sample.generate by several processes: each row has the seed that it has in one process."""
+def generate_distributed(policy, prompts, group_size, max_new_tokens, temperature, seed, *, pad,
+                         **more):
+    """engine.sampler.generate, split over the processes. Each row has the same seed as in a single
+    process, so the result is the same."""
     part, rollout = distributed.local_slice(prompts), None
     if prompts[part]:
         rows = torch.arange(part.start * group_size, part.stop * group_size)
@@ -60,62 +70,74 @@ def generate_shared(policy, prompts, group_size, max_new_tokens, temperature, se
     return concat_rollouts(distributed.all_gather(rollout), pad).to(policy.embedding.weight.device)
 
 
-def ending(policy, *more: str) -> dict:
-    """What ends a response, for sample.generate; and `more` texts that do."""
+def stop_conditions(policy, *more: str) -> dict:
+    """The arguments of engine.sampler.generate that end a response. `more` are further stop
+    strings."""
     weight = policy.embedding.weight
     return dict(stop=tokenizer.STOPS, pad=tokenizer.PAD,
                 stop_table=tokenizer.stop_strings(len(weight), weight.device, *more))
 
 
-def share(flags) -> dict:
-    """A share of independent trials with its count and 95% interval."""
+def proportion(flags) -> dict:
+    """The proportion of true flags, which are independent trials: its value, its 95% Wilson
+    interval and the number of trials."""
     flags = list(flags)
     low, high = verify.wilson(sum(flags), len(flags))
     return {"value": sum(flags) / max(1, len(flags)), "ci": [low, high], "n": len(flags)}
 
 
 def greedy_accuracy(policy, task, problems, max_new_tokens: int) -> dict:
-    """Accuracy of greedy answers, also by kind of problem where the task has several, and the first
-    three answers to look at."""
-    _, texts = respond(policy, problems, temperature=0, max_new_tokens=max_new_tokens)
-    right = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
+    """The accuracy of greedy responses: over all problems, and for each kind of problem where the
+    task has several. "examples" holds the first three responses."""
+    _, texts = sample_responses(policy, problems, temperature=0, max_new_tokens=max_new_tokens)
+    correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     kinds = sorted({p.kind for p in problems} - {""})
-    return share(right) | {"examples": texts[:3], "by_kind": {
-        kind: share(r for r, p in zip(right, problems, strict=True) if p.kind == kind)
+    return proportion(correct) | {"examples": texts[:3], "by_kind": {
+        kind: proportion(c for c, p in zip(correct, problems, strict=True) if p.kind == kind)
         for kind in kinds}}
 
 
 def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int = 200,
             samples: int = 64) -> dict:
-    """The whole measurement of a policy on held-out problems; n_pass of them for pass@k."""
+    """All measurements of a policy on held-out problems. pass@k uses the first n_pass problems with
+    `samples` responses each. Each proportion is a dict as `proportion` returns it; the length is a
+    mean in tokens."""
+    # greedy decoding: the accuracy
     result = {"greedy": greedy_accuracy(policy, task, problems, max_new_tokens)}
-    rollout, texts = respond(policy, problems, seed=seed, max_new_tokens=max_new_tokens)
-    right = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
+
+    # one sample per problem at temperature 1: how the policy responds
+    rollout, texts = sample_responses(policy, problems, seed=seed, max_new_tokens=max_new_tokens)
+    correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     works = [shows_working(t) for t in texts]
     result |= {
-        "sampled": share(right),
+        "sampled": proportion(correct),
         "length": float(rollout.mask.sum(1).mean()),
-        "truncated": share(rollout.truncated.tolist()),
-        "working": share(works),
-        "self_check": share(checks_itself(t) for t in texts),
-        "accuracy_given_working": share(r for r, w in zip(right, works, strict=True) if w),
-        "accuracy_given_no_working": share(r for r, w in zip(right, works, strict=True) if not w),
+        "truncated": proportion(rollout.truncated.tolist()),
+        "working": proportion(works),
+        "self_check": proportion(checks_itself(t) for t in texts),
+        "accuracy_given_working": proportion(
+            c for c, w in zip(correct, works, strict=True) if w),
+        "accuracy_given_no_working": proportion(
+            c for c, w in zip(correct, works, strict=True) if not w),
     }
-    counts, at_once = [], max(1, ROWS // samples)
+
+    # many samples per problem: pass@k, a few problems at a time
+    counts, at_once = [], max(1, MAX_RESPONSES // samples)
     for first in range(0, len(problems[:n_pass]), at_once):
-        some = problems[:n_pass][first:first + at_once]
-        _, texts = respond(policy, some, samples, seed=seed + 1 + first,
-                           max_new_tokens=max_new_tokens)
+        chunk = problems[:n_pass][first:first + at_once]
+        _, texts = sample_responses(policy, chunk, samples, seed=seed + 1 + first,
+                                    max_new_tokens=max_new_tokens)
         counts += [sum(task.correct(p, t) for t in texts[i * samples:(i + 1) * samples])
-                   for i, p in enumerate(some)]
+                   for i, p in enumerate(chunk)]
     result["pass_at_k"] = {
         str(k): sum(verify.pass_at_k(samples, c, k) for c in counts) / len(counts)
         for k in (1, 4, 16, 64) if k <= samples}
     return result
 
 
-def report(policy, task, options, when: str) -> dict:
-    """The whole evaluation on the task's held-out problems, printed."""
+def evaluate_and_print(policy, task, options, when: str) -> dict:
+    """Measures a policy on the task's held-out problems and prints the result. `when` begins each
+    printed line: "before" or "after" reinforcement learning."""
     problems = task.held_out(options.eval_problems)
     result = measure(policy, task, problems, options.seed, options.max_new_tokens,
                      max(1, len(problems) // 5), options.eval_samples)
@@ -124,9 +146,9 @@ def report(policy, task, options, when: str) -> dict:
     say(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "
         "held-out problems")
     say(f"{when}: " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items()))
-    say(f"{when}: length {result['length']:.1f}, truncated {result['truncated']['value']:.1%}, "
-        f"working {result['working']['value']:.1%}, right given working "
-        f"{result['accuracy_given_working']['value']:.1%}, without "
+    say(f"{when}: length {result['length']:.1f} tokens, truncated "
+        f"{result['truncated']['value']:.1%}, with working {result['working']['value']:.1%}, "
+        f"accuracy with working {result['accuracy_given_working']['value']:.1%}, without "
         f"{result['accuracy_given_no_working']['value']:.1%}, self-check "
         f"{result['self_check']['value']:.1%}")
     for kind, part in result["greedy"]["by_kind"].items():
@@ -135,16 +157,19 @@ def report(policy, task, options, when: str) -> dict:
 
 
 def summarize(options, state) -> dict:
+    """The content of a run's summary.json: the settings, each measurement before and after
+    reinforcement learning, and the seconds of each stage."""
     summary = {name: getattr(options, name) for name in ("algo", "task", "level", "size", "seed",
                                                          "steps", "reward", "device")}
-    shares = {"accuracy": "greedy", "accuracy_sampled": "sampled",
-              "accuracy_given_working": "accuracy_given_working",
-              "accuracy_given_no_working": "accuracy_given_no_working",
-              "working_share": "working", "self_check_share": "self_check",
-              "truncated": "truncated"}
+    # name in summary.json -> name in the result of `measure`
+    proportions = {"accuracy": "greedy", "accuracy_sampled": "sampled",
+                   "accuracy_given_working": "accuracy_given_working",
+                   "accuracy_given_no_working": "accuracy_given_no_working",
+                   "working_share": "working", "self_check_share": "self_check",
+                   "truncated": "truncated"}
     for when in ("before", "after"):
         result = state[when]
-        for name, source in shares.items():
+        for name, source in proportions.items():
             summary |= {f"{name}_{when}": result[source]["value"],
                         f"{name}_ci_{when}": result[source]["ci"]}
         summary |= {f"{name}_{when}": result[name] for name in ("pass_at_k", "length")}
@@ -155,19 +180,19 @@ def summarize(options, state) -> dict:
 
 
 def step_metrics(step, rollouts, rewards, texts, group_size) -> dict:
-    """What a step's answers, of one or several Rollouts, look like; the names are those of
-    metrics.jsonl."""
+    """Metrics of the N responses of one training step, under their names in metrics.jsonl.
+    rollouts: one Rollout, or several with dynamic sampling; rewards, texts: N of each."""
     total = torch.tensor([r.total for r in rewards])
-    right = torch.tensor([r.parts["correct"] for r in rewards])
-    length = torch.cat([rollout.mask.sum(1) for rollout in rollouts]).cpu()
+    correct = torch.tensor([r.parts["correct"] for r in rewards])
+    length = torch.cat([rollout.mask.sum(1) for rollout in rollouts]).cpu()      # (N,) in tokens
     groups = total.view(-1, group_size)
     mean_where = lambda x, where: float(x[where].mean()) if where.any() else None  # noqa: E731
     return {
         "step": step, "reward": float(total.mean()), "reward_std": float(total.std()),
         **{name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
-        "accuracy": float(right.mean()), "length": float(length.mean()),
-        "length_correct": mean_where(length, right == 1),
-        "length_wrong": mean_where(length, right == 0),
+        "accuracy": float(correct.mean()), "length": float(length.mean()),
+        "length_correct": mean_where(length, correct == 1),
+        "length_wrong": mean_where(length, correct == 0),
         "truncated": float(torch.cat([rollout.truncated for rollout in rollouts]).float().mean()),
         "zero_std_groups": float((groups.amax(1) == groups.amin(1)).float().mean()),
         "entropy": float(sum(rollout.entropy.sum() for rollout in rollouts) / length.sum()),
@@ -177,34 +202,34 @@ def step_metrics(step, rollouts, rewards, texts, group_size) -> dict:
     }
 
 
-def trained(run: str, device: str = "") -> tuple[gpt.GPT, dict]:
-    """The policy of a run's folder, on the GPU where there is one unless a device is given, and the
-    settings it was trained with; from then on the process speaks its tokens. Raises ValueError
-    where there is none, OSError where it cannot be read."""
+def load_run(run: str, device: str = "") -> tuple[gpt.GPT, dict]:
+    """The policy of a run's folder and the settings of the run. The policy is on the given device,
+    by default on a GPU if there is one. From then on the process uses the run's tokenizer. Raises
+    ValueError for a folder without a run, OSError for an unreadable file."""
     if not (Path(run) / "checkpoint.pt").exists():
         raise ValueError(f"{run} has no checkpoint.pt; train.py makes one")
     try:
         settings = json.loads((Path(run) / "config.json").read_text())
     except ValueError as error:
-        raise ValueError(f"{Path(run) / 'config.json'} is no JSON: {error}") from None
+        raise ValueError(f"{Path(run) / 'config.json'} is not valid JSON: {error}") from None
     tokenizer.use_of(run)
-    return policy_of(run, device or ("cuda" if torch.cuda.is_available() else "cpu")), settings
+    return load_policy(run, device or ("cuda" if torch.cuda.is_available() else "cpu")), settings
 
 
-def policy_of(run: str, device: str) -> gpt.GPT:
-    """The policy of a run's folder alone; the process speaks on as before."""
+def load_policy(run: str, device: str) -> gpt.GPT:
+    """The policy of a run's folder."""
     return gpt.from_state(run_dir.load_checkpoint(run), device)
 
 
-def task_of(settings: dict) -> tasks.Task:
+def load_task(settings: dict) -> tasks.Task:
     """The task that a run was trained on."""
     return tasks.TASKS[settings["task"]](settings["level"], settings["data"], settings["eval_data"])
 
 
-def problems_of(path: str, settings: dict) -> list[tasks.Problem]:
-    """The problems of a JSONL file, for a policy with these settings. Raises ValueError where its
-    answers have a verdict of their own, as expressions and programs do."""
+def read_problems(path: str, settings: dict) -> list[tasks.Problem]:
+    """The problems of a JSONL file, for a policy trained with these settings. Raises ValueError for
+    a task whose answers are expressions or programs, since a file holds written answers."""
     if tasks.TASKS[settings["task"]].correct is not verify.written_correct:
-        raise ValueError(f"--problems scores written answers, and a run of --task "
-                         f"{settings['task']} answers with something else")
+        raise ValueError(f"--problems needs a run whose answers are numbers or mathematics, but "
+                         f"this run was trained with --task {settings['task']}")
     return tasks.read_jsonl(path)

@@ -1,21 +1,21 @@
-"""A process reward model: a judge of steps, taught by nobody.
+"""Process and outcome reward models (PRM, ORM), trained without human labels.
 
-A step is worth what can still be made of it. So from each step of each sampled solution the policy
-goes on N times; the share that reaches the right answer is the step's label (Math-Shepherd,
-2312.08935), and the judge learns to say it from the text alone:
+The policy completes each solution N times from the end of each step. The proportion of completions
+that reach the correct answer is the step's label (Math-Shepherd, 2312.08935), and the PRM learns to
+predict the labels from the text alone:
 
-    label[s] = 1/N sum over completions of the solution up to step s of [the answer is right]
-    loss = -mean over steps of label log p + (1 - label) log(1 - p),     p = judge(text up to s)
+    label[s] = 1/N sum over the N completions after step s of [the answer is correct]
+    loss     = -mean over steps s of  label[s] log p[s] + (1 - label[s]) log(1 - p[s])
+    p[s]     = sigmoid(w . h[t] + a min over tokens u <= t of log q(u) + b),   s ends at token t
 
-A solution is worth the product, the least or the last of its steps (2305.20050). An outcome reward
-model is the same network, taught with the same solutions at their last token alone.
+A solution's score is the product, the minimum or the last of its step scores (2305.20050). An ORM
+is the same network, trained on the same solutions at their last token alone.
 
-    p = sigmoid(w . state + a min over tokens so far of log q(token) + b)
-
-The judge is the policy's trunk with a scalar head; q is what the trunk's own language head says. A
-trunk knows what ought to come only after its last layer, and to compare that with what did come
-would need another; so the head is told, and its gradient reaches the trunk through q. Without that
-term judges learned next to nothing here. Left out on purpose: human labels, pairs of solutions.
+The network is a copy of the policy (the trunk) with a scalar head. h is the trunk's hidden state, q
+the prediction of the trunk's own language-model head. A causal trunk knows which token is likely
+only after its last layer, so it cannot compare that token with the actual one; log q tells the head
+the difference. Without this term the reward models learned next to nothing here. Left out on
+purpose: human labels, pairs of solutions.
 
     python prm.py --run runs/NAME          writes runs/NAME/prm.pt and prm.json
 """
@@ -48,240 +48,303 @@ from infra import run_dir, tensors
 from sft import muon_and_adam, padded
 from tasks import oracle
 
-FLOOR = -20.0  # keeps one token from being everything; at -6 too many had no gradient
+MIN_LOGP = -20.0  # bounds the influence of one token; at -6 too many tokens had no gradient
 STEP_END = re.compile(rb"\n|</think>")
-AGGREGATES = {"product": math.prod, "min": min, "last": lambda scores: scores[-1]}
+AGGREGATES = {"product": math.prod, "min": min, "last": lambda step_scores: step_scores[-1]}
 
 
 def step_ends(ids: list[int]) -> list[int]:
-    """At which indices the steps of a response end: at each line's end, at the end of the thinking,
-    and at the last token, whose step is the answer. A real model may end a line within a token, and
-    spell the tag in several."""
+    """The indices of the last tokens of a response's steps.
+
+    A step ends with a line, with the thinking, or with the response (the last step is the answer).
+    The search is over bytes: a real model's token may hold a line end in its middle, and several
+    tokens may spell one tag."""
     pieces = [tokenizer.decode_bytes([i]) for i in ids]
-    read = list(itertools.accumulate(map(len, pieces)))  # bytes so far
-    ends = {bisect.bisect_left(read, found.end()) for found in STEP_END.finditer(b"".join(pieces))}
+    byte_ends = list(itertools.accumulate(map(len, pieces)))  # of each token
+    ends = {bisect.bisect_left(byte_ends, match.end())
+            for match in STEP_END.finditer(b"".join(pieces))}
     return sorted(ends | {len(ids) - 1})
 
 
 @dataclass
 class Solution:
+    """A sampled response to a problem, with the outcomes of its completions."""
+
     problem: tasks.Problem
     prompt: list[int]
-    ids: list[int]                                # the response
-    correct: float                                # the outcome, 1.0 or 0.0
-    reached: list = field(default_factory=list)   # of each step: outcomes of its completions
+    ids: list[int]                                # of the response
+    correct: float                                # 1.0 or 0.0
+    outcomes: list = field(default_factory=list)  # of each step: 1.0 or 0.0 of each completion
 
     @property
     def text(self) -> str:
-        return tokenizer.text_of(self.ids)
+        return tokenizer.decode_response(self.ids)
 
-    def soft(self, n: int = 0) -> list[float]:
-        """Of each step the share of its (first n) completions that reach the answer."""
-        few = [outcomes[:n or None] for outcomes in self.reached]
-        return [sum(outcomes) / len(outcomes) for outcomes in few]
+    def step_labels(self, n: int = 0) -> list[float]:
+        """Of each step the proportion of its completions, or of its first n, that are correct."""
+        first = [outcomes[:n or None] for outcomes in self.outcomes]
+        return [sum(outcomes) / len(outcomes) for outcomes in first]
 
 
-def solve(policy, task, problems, n: int, longest: int, seed: int) -> list[Solution]:
-    """The different ones of n sampled solutions of each problem."""
-    rollout, texts = evaluate.respond(policy, problems, n, 1.0, seed, longest)
-    different = {(g, tuple(ids)): text for g, ids, text in zip(
+def sample_solutions(policy, task, problems, n: int, max_new_tokens: int,
+                     seed: int) -> list[Solution]:
+    """The distinct solutions among n samples of each problem."""
+    rollout, texts = evaluate.sample_responses(policy, problems, n, 1.0, seed, max_new_tokens)
+    distinct = {(g, tuple(ids)): text for g, ids, text in zip(
         rollout.group.tolist(), rollout.responses(), texts, strict=True)}
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
     return [Solution(problems[g], prompts[g], list(ids), float(task.correct(problems[g], text)))
-            for (g, ids), text in different.items()]
+            for (g, ids), text in distinct.items()]
 
 
-def label(policy, task, solutions: list[Solution], n: int, longest: int, seed: int) -> int:
-    """Fills `reached`: for each step the outcomes of n completions by the policy; for the last the
-    outcome itself. They are sampled at temperature 1 with at most `longest` new tokens each. A
-    beginning that solutions share is completed once, and its cache is shared by its completions.
-    Returns how many tokens were sampled. Raises ValueError where there is nothing to complete."""
-    began = {}  # (prompt, beginning) -> its problem, then its outcomes
-    for s in solutions:
-        for end in step_ends(s.ids)[:-1]:
-            began[tuple(s.prompt), tuple(s.ids[:end + 1])] = s.problem
-    keys = list(began)
+def label_steps(policy, task, solutions: list[Solution], n: int, max_new_tokens: int,
+                seed: int) -> int:
+    """Fills the `outcomes` of the solutions, and returns the number of sampled tokens.
+
+    Each step but the last gets the outcomes of n completions, which the policy samples at
+    temperature 1 with at most max_new_tokens tokens. The last step gets the solution's outcome.
+    A beginning that several solutions share is completed once. Raises ValueError if no solution has
+    a step before its last."""
+    # the distinct beginnings: (prompt, response up to the step's end) -> problem
+    beginnings = {(tuple(s.prompt), tuple(s.ids[:end + 1])): s.problem
+                  for s in solutions for end in step_ends(s.ids)[:-1]}
+    keys = list(beginnings)
     if not keys:
-        raise ValueError("the solutions have no steps to label: none has a line end")
-    rollout = generate(policy, [list(prompt) for prompt, _ in keys], n, longest, 1.0, seed,
-                       prefixes=[list(b) for _, b in keys], **evaluate.ending(policy))
-    outcomes = [float(task.correct(began[keys[g]], tokenizer.text_of([*keys[g][1], *ids])))
-                for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
-    for i, key in enumerate(keys):
-        began[key] = outcomes[i * n:(i + 1) * n]
+        raise ValueError("the solutions have no steps to label: none of them has a line end")
+
+    # complete each beginning n times and verify the answers
+    rollout = generate(policy, [list(prompt) for prompt, _ in keys], n, max_new_tokens, 1.0, seed,
+                       prefixes=[list(prefix) for _, prefix in keys],
+                       **evaluate.stop_conditions(policy))
+    correct = [
+        float(task.correct(beginnings[keys[g]], tokenizer.decode_response([*keys[g][1], *ids])))
+        for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
+    outcomes = {key: correct[i * n:(i + 1) * n] for i, key in enumerate(keys)}
+
+    # give each step its outcomes
     for s in solutions:
-        s.reached = [began[tuple(s.prompt), tuple(s.ids[:end + 1])]
-                     for end in step_ends(s.ids)[:-1]] + [[s.correct]]
+        s.outcomes = [outcomes[tuple(s.prompt), tuple(s.ids[:end + 1])]
+                      for end in step_ends(s.ids)[:-1]] + [[s.correct]]
     return int(rollout.mask.sum())
 
 
-class Judge(nn.Module):
-    """A logit for each marked token: that a solution which begins so comes to the right answer."""
+class StepScorer(nn.Module):
+    """The network of a PRM or an ORM. It gives a logit for each step: sigmoid(logit) is the
+    probability that a solution with this beginning reaches the correct answer."""
 
     def __init__(self, policy):
         super().__init__()
         self.trunk = copy.deepcopy(policy)
         self.head = nn.Linear(policy.config.width, 1)
-        self.surprise = nn.Parameter(torch.ones(()))
+        self.logp_weight = nn.Parameter(torch.ones(()))  # the weight a of the least log q
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.to(policy.embedding.weight.device)
 
-    def forward(self, tokens, mask, marks):
-        """Logits (marked,) row by row; tokens, mask of the responses and marks are (N, T)."""
-        real = mask.flip(1).cumsum(1).flip(1) > 0
-        hidden = self.trunk.packed(tokens, real)                          # (M, D)
-        before = F.pad(mask[:, 1:] > 0, (0, 1))        # the state at t says what comes at t + 1
-        logp = -F.cross_entropy(self.trunk.lm_head(hidden[before[real]]).float(),
+    def forward(self, tokens, mask, step_mask):
+        """Logits (S,) of the S marked tokens, row by row. tokens (N, T); mask (N, T) is 1 at tokens
+        of the response; step_mask (N, T) is true at the last token of each step."""
+        real = mask.flip(1).cumsum(1).flip(1) > 0                  # (N, T) all but the padding
+        hidden = self.trunk.packed(tokens, real)                     # (M, D) of the real tokens
+        # log q of the response's tokens; the hidden state at t predicts the token at t + 1
+        predicts = F.pad(mask[:, 1:] > 0, (0, 1))
+        logp = -F.cross_entropy(self.trunk.lm_head(hidden[predicts[real]]).float(),
                                 tokens[:, 1:][mask[:, 1:] > 0], reduction="none")
-        least = packing.scatter_to_mask(logp, mask).cummin(1)[0].clamp(min=FLOOR)       # (N, T)
-        return self.head(hidden[marks[real]]).squeeze(1) + self.surprise * least[marks]
+        least = packing.scatter_to_mask(logp, mask).cummin(1)[0].clamp(min=MIN_LOGP)  # (N, T)
+        return self.head(hidden[step_mask[real]]).squeeze(1) + self.logp_weight * least[step_mask]
 
 
-def inputs(pairs, ends, device):
-    """(tokens, mask, marks), each (N, T), of pairs (prompt, response) and where their steps end."""
+def scorer_inputs(pairs, ends, device):
+    """The arguments (tokens, mask, step_mask) of StepScorer.forward, each (N, T), for N pairs
+    (prompt ids, response ids) and the indices of their step ends."""
     tokens, mask = padded(pairs)
-    marks = torch.zeros(tokens.shape, dtype=torch.bool)
-    for i, ((prompt, _), at) in enumerate(zip(pairs, ends, strict=True)):
-        marks[i, [len(prompt) + end for end in at]] = True
-    return tokens.to(device), mask.to(device), marks.to(device)
+    step_mask = torch.zeros(tokens.shape, dtype=torch.bool)
+    for i, (prompt, _) in enumerate(pairs):
+        step_mask[i, [len(prompt) + end for end in ends[i]]] = True
+    return tokens.to(device), mask.to(device), step_mask.to(device)
 
 
-def loss(judge, pairs, ends, labels):
-    """Cross-entropy, summed over the marked step ends; everything else is masked."""
-    device = judge.head.weight.device
-    wanted = torch.tensor([value for row in labels for value in row], device=device)
-    logits = judge(*inputs(pairs, ends, device))
-    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+def loss(scorer, pairs, ends, labels):
+    """The cross-entropy of the labels, summed over all steps; other tokens have no loss."""
+    device = scorer.head.weight.device
+    targets = torch.tensor([label for row in labels for label in row], device=device)
+    logits = scorer(*scorer_inputs(pairs, ends, device))
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
 
 
-def train(judge, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens: int = 2000,
-          lr: float = 1e-3) -> float:
-    """Trains in place; returns the last batch's loss per step. What all prompts begin with, worked
-    examples say, is computed once (packing.py), and not counted in a batch's tokens. Five times the
-    learning rate and the trunk forgets what it knew."""
-    rng, shared = random.Random(f"judge {seed}"), len(commonprefix([p for p, _ in pairs]))
-    lengths = [len(p) + len(r) - shared for p, r in pairs]
-    plan = []
+def plan_batches(lengths, epochs: int, rng, batch_tokens: int) -> list[list[int]]:
+    """Batches of row indices for several epochs, each of at least batch_tokens tokens if the epoch
+    has as many left. A batch does not cross the end of its epoch."""
+    batches = []
     for _ in range(epochs):
-        order, size = rng.sample(range(len(pairs)), len(pairs)), batch_tokens
+        order, size = rng.sample(range(len(lengths)), len(lengths)), batch_tokens
         for i in order:
             if size >= batch_tokens:
-                plan.append([])
+                batches.append([])
                 size = 0
-            plan[-1].append(i)
+            batches[-1].append(i)
             size += lengths[i]
-    optimizers = muon_and_adam(judge, judge.trunk.blocks, lr, lr)
-    for step, part in enumerate(tqdm(plan, desc="judge", unit="step", disable=None)):
+    return batches
+
+
+def train(scorer, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens: int = 2000,
+          lr: float = 1e-3) -> float:
+    """Trains a StepScorer in place; returns the last batch's loss per step.
+
+    The beginning that all prompts share (worked examples) is computed once per batch, so it does
+    not count towards batch_tokens. At five times this learning rate the trunk forgot its language
+    modelling."""
+    rng = random.Random(f"judge {seed}")
+    shared = len(commonprefix([prompt for prompt, _ in pairs]))
+    lengths = [len(prompt) + len(response) - shared for prompt, response in pairs]
+    batches = plan_batches(lengths, epochs, rng, batch_tokens)
+    optimizers = muon_and_adam(scorer, scorer.trunk.blocks, lr, lr)
+    for step, rows in enumerate(tqdm(batches, desc="reward model", unit="step", disable=None)):
+        # the learning rate warms up over 20 steps and falls to 0 over the last 40%
         for optimizer in optimizers:
             optimizer.zero_grad()
             optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 20,
-                                                       (1 - step / len(plan)) / 0.4)
-        marked = sum(len(ends[i]) for i in part)
-        error = loss(judge, *([x[i] for i in part] for x in (pairs, ends, labels))) / marked
+                                                       (1 - step / len(batches)) / 0.4)
+        # one optimizer step on the mean loss over the batch's steps
+        n_steps = sum(len(ends[i]) for i in rows)
+        error = loss(scorer, *([x[i] for i in rows] for x in (pairs, ends, labels))) / n_steps
         error.backward()
         for optimizer in optimizers:
             optimizer.step()
     return float(error.detach())
 
 
-def teach(policy, solutions: list[Solution], epochs: int, seed: int = 0, outcome: bool = False,
-          lr: float = 1e-3):
-    """A Judge of steps by their soft labels, or of outcomes (an ORM) on the same solutions."""
+def train_reward_model(policy, solutions: list[Solution], epochs: int, seed: int = 0,
+                       outcome: bool = False, lr: float = 1e-3) -> StepScorer:
+    """A PRM trained on the step labels of the solutions, or, with `outcome`, an ORM trained on
+    whether they are correct."""
     pairs = [(s.prompt, s.ids) for s in solutions]
     ends = [step_ends(s.ids)[-1:] if outcome else step_ends(s.ids) for s in solutions]
-    labels = [[s.correct] if outcome else s.soft() for s in solutions]
-    judge = Judge(policy)
-    train(judge, pairs, ends, labels, epochs, seed, lr=lr)
-    return judge.requires_grad_(False)
+    labels = [[s.correct] if outcome else s.step_labels() for s in solutions]
+    scorer = StepScorer(policy)
+    train(scorer, pairs, ends, labels, epochs, seed, lr=lr)
+    return scorer.requires_grad_(False)
 
 
 @torch.inference_mode()
-def scores(judge, pairs, max_tokens: int = 8192) -> list[list[float]]:
-    """Of each pair (prompt, response) the probabilities of its steps; equal pairs are read once."""
-    rows = {(tuple(prompt), tuple(ids)): None for prompt, ids in pairs}
-    keys = [key for key in rows if key[1]]
-    ends = [step_ends(list(ids)) for _, ids in keys]
-    for part in packing.micro_batches([len(p) + len(r) for p, r in keys], max_tokens):
-        p = judge(*inputs([(list(keys[i][0]), list(keys[i][1])) for i in part],
-                          [ends[i] for i in part], judge.head.weight.device)).sigmoid().tolist()
-        for i in part:
-            rows[keys[i]], p = p[:len(ends[i])], p[len(ends[i]):]
-    return [rows[tuple(prompt), tuple(ids)] or [0.0] for prompt, ids in pairs]
+def score_steps(scorer, pairs, max_tokens: int = 8192) -> list[list[float]]:
+    """For each pair (prompt ids, response ids) the probability of success after each step; [0.0]
+    for an empty response. Equal pairs are computed once."""
+    scores = {(tuple(prompt), tuple(ids)): [0.0] for prompt, ids in pairs}
+    keys = [(list(prompt), list(ids)) for prompt, ids in scores if ids]
+    ends = [step_ends(ids) for _, ids in keys]
+    for rows in packing.micro_batches([len(p) + len(r) for p, r in keys], max_tokens):
+        p = scorer(*scorer_inputs([keys[i] for i in rows], [ends[i] for i in rows],
+                                  scorer.head.weight.device)).sigmoid().tolist()
+        for i in rows:  # cut the flat list into the rows' steps
+            prompt, ids = keys[i]
+            scores[tuple(prompt), tuple(ids)], p = p[:len(ends[i])], p[len(ends[i]):]
+    return [scores[tuple(prompt), tuple(ids)] for prompt, ids in pairs]
+
+
+def step_rewards(scorer, rollout) -> torch.Tensor:
+    """Rewards (N, T) of a Rollout: each step's score at the step's last token, 0 elsewhere
+    (step-wise PPO of Math-Shepherd, 2312.08935)."""
+    starts = rollout.mask.argmax(1).tolist()  # of the responses
+    prompts = [row[:start] for row, start in zip(rollout.tokens.tolist(), starts, strict=True)]
+    responses = rollout.responses()
+    scores = score_steps(scorer, list(zip(prompts, responses, strict=True)))
+    rewards = torch.zeros_like(rollout.mask)
+    for row, (start, ids) in enumerate(zip(starts, responses, strict=True)):
+        rewards[row, [start + end for end in step_ends(ids)]] = torch.tensor(
+            scores[row], device=rewards.device)
+    return rewards
 
 
 def load(run: str, policy) -> dict:
-    """The judges {"prm": ..., "orm": ...} of a run. Raises ValueError where there are none."""
+    """The reward models {"prm": StepScorer, "orm": StepScorer} of a run. Raises ValueError if the
+    run has none, or if they are of another version."""
     path = Path(run) / "prm.pt"
     if not path.exists():
         raise ValueError(f"{run} has no prm.pt; python prm.py --run {run} makes one")
-    judges = {}
+    scorers = {}
     for name, state in tensors.load(path).items():
-        judges[name] = Judge(policy)
-        judges[name].load_state_dict(state)
-        judges[name].requires_grad_(False)
-    return judges
+        scorers[name] = StepScorer(policy).requires_grad_(False)
+        try:
+            scorers[name].load_state_dict(state)
+        except RuntimeError:
+            raise ValueError(f"{path} does not fit this version or this policy; "
+                             f"python prm.py --run {run} makes it again") from None
+    return scorers
+
+
+def make_reward_models(args, policy, task, max_new_tokens: int) -> dict:
+    """Samples and labels solutions, trains a PRM and an ORM, measures them on held-out problems.
+    Writes prm.pt and prm.json, whose content is returned."""
+    run_dir.tune_malloc()
+    times = [time.perf_counter()]
+
+    def lap() -> float:  # seconds since the last call
+        times.append(time.perf_counter())
+        return round(times[-1] - times[-2], 1)
+
+    # training data: solutions of training problems and the labels of their steps
+    problems = task.draw(random.Random(f"prm {args.seed}"), args.problems)
+    solutions = sample_solutions(policy, task, problems, args.solutions, max_new_tokens, args.seed)
+    print(f"{len(solutions)} distinct solutions; labelling their steps", file=sys.stderr)
+    tokens = label_steps(policy, task, solutions, args.completions, max_new_tokens, args.seed + 1)
+    result = {"solutions": len(solutions), "steps": sum(len(s.outcomes) for s in solutions),
+              "tokens_for_labels": tokens, "seconds_label": lap(),
+              "labels": oracle.label_quality(solutions, args.completions)}
+
+    # test data: solutions of held-out problems
+    held_out = sample_solutions(policy, task, task.held_out(args.eval_problems), 8, max_new_tokens,
+                                args.seed + 2)
+    slots.release_slots(policy)  # frees the sampler's cache before training
+    lap()
+
+    scorers = {}
+    for name in ("prm", "orm"):
+        scorers[name] = train_reward_model(policy, solutions, args.epochs, args.seed, name == "orm",
+                                           args.lr)
+        result[f"seconds_{name}"] = lap()
+        scores = score_steps(scorers[name], [(s.prompt, s.ids) for s in held_out])
+        outcome_auc = oracle.auc([p[-1] for p in scores], [s.correct > 0 for s in held_out])
+        result[name] = oracle.score_quality(held_out, scores) | {"auc_of_outcomes": outcome_auc}
+        lap()
+    tensors.save(Path(args.run) / "prm.pt", {name: scorer.state_dict()
+                                             for name, scorer in scorers.items()})
+    run_dir.write_json(Path(args.run) / "prm.json", result)
+    return result
+
+
+COUNTS = {"problems": (512, "training problems"), "solutions": (8, "samples of each problem"),
+          "completions": (4, "N, the completions after each step"),
+          "epochs": (4, "passes over the solutions"),
+          "eval-problems": (200, "held-out problems to measure with")}
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
-    parser.add_argument("--problems", type=int, default=512, help="to learn from, none held out")
-    parser.add_argument("--solutions", type=int, default=8, help="samples of each")
-    parser.add_argument("--completions", type=int, default=4, help="of each step: N")
-    parser.add_argument("--epochs", type=int, default=4, help="over the solutions")
-    parser.add_argument("--lr", type=float, help="default: 1e-3, of a pretrained policy 1e-4")
-    parser.add_argument("--eval-problems", type=int, default=200, help="held-out ones to measure")
+    for name, (default, words) in COUNTS.items():
+        parser.add_argument(f"--{name}", type=int, default=default,
+                            help=f"{words} (default: {default})")
+    parser.add_argument("--lr", type=float,
+                        help="learning rate (default: 1e-3, for a pretrained policy 1e-4)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
-        for name in ("problems", "solutions", "completions", "epochs", "eval_problems"):
-            if getattr(args, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        policy, settings = evaluate.trained(args.run)
+        for name in COUNTS:
+            if getattr(args, name.replace("-", "_")) < 1:
+                raise ValueError(f"--{name} must be at least 1")
+        policy, settings = evaluate.load_run(args.run)
         if args.lr is None:
             args.lr = 1e-4 if settings.get("init") else 1e-3
         if not 0 < args.lr < math.inf:
             raise ValueError("--lr must be a number above 0")
-        task = evaluate.task_of(settings)
-        result = make(args, policy, task, settings["max_new_tokens"])
+        task = evaluate.load_task(settings)
+        result = make_reward_models(args, policy, task, settings["max_new_tokens"])
     except (ValueError, OSError) as error:
         print(f"prm.py: {error}", file=sys.stderr)
         return 2
     print(json.dumps(result))
     return 0
-
-
-def make(args, policy, task, longest: int) -> dict:
-    """Labels, trains and measures; writes prm.pt and prm.json."""
-    run_dir.tune_malloc()
-    clock = [time.perf_counter()]
-
-    def lap() -> float:
-        clock.append(time.perf_counter())
-        return round(clock[-1] - clock[-2], 1)
-    problems = task.draw(random.Random(f"prm {args.seed}"), args.problems)
-    solutions = solve(policy, task, problems, args.solutions, longest, args.seed)
-    print(f"{len(solutions)} different solutions; their steps are labelled", file=sys.stderr)
-    tokens = label(policy, task, solutions, args.completions, longest, args.seed + 1)
-    result = {"solutions": len(solutions), "steps": sum(len(s.reached) for s in solutions),
-              "tokens_for_labels": tokens, "seconds_label": lap(),
-              "labels": oracle.label_noise(solutions, args.completions)}
-    held_out = solve(policy, task, task.held_out(args.eval_problems), 8, longest, args.seed + 2)
-    slots.release_slots(policy)  # the sampler's memory, which the judges need
-    lap()
-    judges = {}
-    for name in ("prm", "orm"):
-        judges[name] = teach(policy, solutions, args.epochs, args.seed, name == "orm", args.lr)
-        result[f"seconds_{name}"] = lap()
-        found = scores(judges[name], [(s.prompt, s.ids) for s in held_out])
-        outcomes = oracle.auc([p[-1] for p in found], [s.correct > 0 for s in held_out])
-        result[name] = oracle.measure(held_out, found) | {"auc_of_outcomes": outcomes}
-        lap()
-    tensors.save(Path(args.run) / "prm.pt", {name: judge.state_dict()
-                                             for name, judge in judges.items()})
-    run_dir.write_json(Path(args.run) / "prm.json", result)
-    return result
 
 
 if __name__ == "__main__":

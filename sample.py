@@ -166,7 +166,7 @@ def main(argv=None) -> int:
     try:
         if (args.question is None) == (args.problems is None):
             raise ValueError("give either a question or --problems FILE")
-        policy, settings = evaluate.trained(args.run)
+        policy, settings = evaluate.load_run(args.run)
         longest, how = settings["max_new_tokens"], dict(top_k=args.top_k, top_p=args.top_p)
         if args.max_new_tokens is not None:
             longest = args.max_new_tokens
@@ -178,17 +178,17 @@ def main(argv=None) -> int:
                 if token not in tokenizer.STOPS:
                     print(reader.decode(tokenizer.decode_bytes([token])), end="", flush=True)
             generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
-                     args.seed, on_token=show, **evaluate.ending(policy), **how)
+                     args.seed, on_token=show, **evaluate.stop_conditions(policy), **how)
             print(reader.decode(b"", final=True))
             return 0
-        problems = evaluate.problems_of(args.problems, settings)
-        rollout, texts = evaluate.respond(policy, problems, 1, args.temperature, args.seed, longest,
-                                          **how)
+        problems = evaluate.read_problems(args.problems, settings)
+        rollout, texts = evaluate.sample_responses(policy, problems, 1, args.temperature,
+                                                   args.seed, longest, **how)
     except (ValueError, OSError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2
-    result = evaluate.share(verify.written_correct(p, t)
-                            for p, t in zip(problems, texts, strict=True))
+    result = evaluate.proportion(verify.written_correct(p, t)
+                                 for p, t in zip(problems, texts, strict=True))
     print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
                       "length": float(rollout.mask.sum(1).mean()),
                       "truncated": float(rollout.truncated.float().mean())}))

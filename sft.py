@@ -22,7 +22,7 @@ import torch
 import tokenizer
 import verify
 from engine.packing import micro_batches
-from evaluate import respond
+from evaluate import sample_responses
 from model import GPT
 from tasks import chain
 
@@ -282,6 +282,6 @@ def padded(docs):
 def solved_in_16(model: GPT, task, n: int = 64) -> float:
     """The share of n training problems that the model solves at least once in 16 samples."""
     problems = task.draw(random.Random("gate"), n)
-    _, texts = respond(model, problems, 16, max_new_tokens=task.max_new_tokens)
+    _, texts = sample_responses(model, problems, 16, max_new_tokens=task.max_new_tokens)
     return sum(any(task.correct(p, t) for t in texts[16 * i:16 * (i + 1)])
                for i, p in enumerate(problems)) / n

@@ -66,7 +66,7 @@ def use(folder, template: str, stops: list[int], strings: list[str]) -> None:
     spoken, TEMPLATE, STOPS, STRINGS = known, template, list(stops), list(strings)
     EOT, PAD = (stops[0],) * 2 if known else map(encoding.encode_single_token, SPECIALS[-2:])
     stop_strings.cache_clear()
-    line_ends.cache_clear()
+    newline_tokens.cache_clear()
 
 
 def use_toy() -> None:
@@ -86,7 +86,7 @@ def encode(text: str) -> list[int]:
     return spoken.encode(text, True) if spoken else encoding.encode(text, allowed_special="all")
 
 
-def encode_plain(text: str) -> list[int]:
+def encode_ordinary(text: str) -> list[int]:
     """Ids of a user's text: a typed tag stays plain text."""
     return spoken.encode(text) if spoken else encoding.encode_ordinary(text)
 
@@ -97,7 +97,7 @@ def encode_prompt(question: str) -> list[int]:
     before, _, after = TEMPLATE.partition("{question}")
     first = [spoken.bos] if spoken and spoken.bos is not None else []
     if any(tag in question for tag in (spoken.specials if spoken else SPECIALS)):
-        return first + encode(before) + encode_plain(question) + encode(after)
+        return first + encode(before) + encode_ordinary(question) + encode(after)
     return first + encode(before + question + after)
 
 
@@ -110,18 +110,18 @@ def decode_bytes(ids) -> bytes:
     return (spoken or encoding).decode_bytes(ids)
 
 
-def text_of(ids: list[int]) -> str:
+def decode_response(ids: list[int]) -> str:
     """Text of a response, without the token that ended it."""
     return decode(ids[:-1] if ids and ids[-1] in STOPS else ids)
 
 
-def stopped(text: str) -> bool:
+def has_stop_string(text: str) -> bool:
     """Whether a response has ended with a text, and so without a token of its own."""
     return any(string in text for string in STRINGS)
 
 
 @functools.cache
-def line_ends() -> list[int]:
+def newline_tokens() -> list[int]:
     """The tokens that hold a line's end."""
     return [i for i in range((spoken or encoding).n_vocab) if b"\n" in decode_bytes([i])]
 

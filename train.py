@@ -250,7 +250,7 @@ def start(run: Path, task, options):
         state = {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef,
                  "seconds_base": time.perf_counter() - began}
         began = time.perf_counter()
-        state["before"] = evaluate.report(sampler, task, options, "before")
+        state["before"] = evaluate.evaluate_and_print(sampler, task, options, "before")
         state["seconds_eval"] = time.perf_counter() - began
         run_dir.save_run(run, players, optimizer, state)
     for log in ("metrics.jsonl", "samples.jsonl"):
@@ -261,7 +261,7 @@ def start(run: Path, task, options):
 def finish(run: Path, task, players, optimizer, state: dict, options) -> None:
     """Measures what came of it and writes it down."""
     began = time.perf_counter()
-    state["after"] = evaluate.report(players.sampler, task, options, "after")
+    state["after"] = evaluate.evaluate_and_print(players.sampler, task, options, "after")
     state["seconds_eval"] += time.perf_counter() - began
     summary = evaluate.summarize(options, state) | {
         "peak_rss_mb": run_dir.peak_rss_mb(), "processes": distributed.world_size(),

@@ -63,12 +63,13 @@ def main():
     parser.add_argument("--write", type=Path, help="a JSON file, such as bench/runs/NAME.json")
     args = parser.parse_args()
     try:
-        policy, settings = evaluate.trained(args.run)
+        policy, settings = evaluate.load_run(args.run)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     task = tasks.Arithmetic(settings["level"])
     problems = task.draw(random.Random(5), PROBLEMS)
-    rollout, texts = evaluate.respond(policy, problems, ANSWERS, 1.0, 1, settings["max_new_tokens"])
+    rollout, texts = evaluate.sample_responses(policy, problems, ANSWERS, 1.0, 1,
+                                               settings["max_new_tokens"])
     mask = rollout.mask
     right = torch.tensor([float(task.correct(problems[i // ANSWERS], text))
                           for i, text in enumerate(texts)])

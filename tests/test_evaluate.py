@@ -1,4 +1,4 @@
-"""evaluate.py: what counts as working and as a self-check, shares, and the whole measurement."""
+"""evaluate.py: working and self-checks, proportions, all measurements; sample.py's command."""
 
 import json
 import shutil
@@ -36,15 +36,15 @@ def test_working_is_an_equation_before_the_answer(text, works):
     ("<think>26-5=21 no\n</think>", False),
     ("<think>I know this</think><answer>wait</answer>", False),
     ("<think>notes</think>", False)])
-def test_a_self_check_is_a_word_of_doubt_before_the_answer(text, checks):
+def test_a_self_check_is_check_or_wait_before_the_answer(text, checks):
     assert evaluate.checks_itself(text) == checks
 
 
-def test_share_is_a_mean_with_its_wilson_interval():
-    result = evaluate.share([True] * 9 + [False])
+def test_proportion_is_a_mean_with_its_wilson_interval():
+    result = evaluate.proportion([True] * 9 + [False])
     assert result["value"] == 0.9 and result["n"] == 10
     assert tuple(result["ci"]) == verify.wilson(9, 10)
-    assert evaluate.share([])["ci"] == [0.0, 1.0]
+    assert evaluate.proportion([])["ci"] == [0.0, 1.0]
 
 
 class Scripted(tasks.Arithmetic):
@@ -83,8 +83,8 @@ def test_greedy_answers_are_the_likeliest_tokens():
         assert text == tokenizer.decode([i for i in ids[prompt:] if i not in tokenizer.STOPS])
 
 
-def test_what_a_step_tells_of_its_answers():
-    """Two groups of two: one right and one wrong, and two wrong ones."""
+def test_step_metrics():
+    """Two groups of two responses: the first group has one correct response, the second none."""
     mask = torch.zeros(4, 9)
     for i, length in enumerate((2, 4, 6, 8)):
         mask[i, :length] = 1
@@ -94,19 +94,21 @@ def test_what_a_step_tells_of_its_answers():
     rewards = [verify.Reward(total, {"correct": float(total == 1), "format": float(i < 1)})
                for i, total in enumerate((1.0, 0.0, 0.4, 0.4))]
     found = evaluate.step_metrics(3, [rollout], rewards, texts, 2)
-    assert found == pytest.approx({
+    expected = {
         "step": 3, "reward": 0.45, "reward_std": statistics.stdev((1, 0, 0.4, 0.4)),
         "correct": 0.25, "format": 0.25,
         "accuracy": 0.25, "length": 5.0, "length_correct": 2.0, "length_wrong": 6.0,
         "truncated": 0.25, "zero_std_groups": 0.5, "entropy": 0.5, "working": 0.25,
-        "self_check": 0.25, "tokens": 20})
+        "self_check": 0.25, "tokens": 20}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
     rollout = types.SimpleNamespace(mask=mask[:2], entropy=mask[:2], truncated=torch.zeros(2))
-    found = evaluate.step_metrics(4, [rollout], rewards[1:3], texts[1:3], 2)  # one group, all wrong
+    found = evaluate.step_metrics(4, [rollout], rewards[1:3], texts[1:3], 2)  # none is correct
     assert found["zero_std_groups"] == 0 and found["length_correct"] is None
 
 
-def test_measure_tells_how_it_answers(monkeypatch):
-    """Of ten answers three work, two of them are right; one of the others checks itself."""
+def test_measure_reports_the_style_of_responses(monkeypatch):
+    """Ten responses: three show working, and two of these are correct. One of the other seven
+    checks itself, and one is correct."""
     problems = [tasks.Problem(f"{i}+1=?", str(i + 1)) for i in range(10)]
     texts = [f"<think>{i}+1={i + 1}</think><answer>{i + (i < 2) + (i == 2) * 5}</answer>"
              for i in range(3)]
@@ -115,24 +117,25 @@ def test_measure_tells_how_it_answers(monkeypatch):
     rollout = types.SimpleNamespace(mask=torch.ones(10, 7), truncated=torch.arange(10) > 8)
     asked = []
 
-    def respond(policy, some, n=1, **how):
+    def sample_responses(policy, some, n=1, **how):
         asked.append((len(some), n, how))
-        return rollout, texts if n == 1 else [  # of four samples one more is right each time
+        return rollout, texts if n == 1 else [  # i of the samples of problem i are correct
             f"<answer>{i + (j < i)}</answer>" for i in range(len(some)) for j in range(n)]
-    monkeypatch.setattr(evaluate, "respond", respond)
+    monkeypatch.setattr(evaluate, "sample_responses", sample_responses)
     result = evaluate.measure(None, tasks.Arithmetic(1), problems, 6, 7, n_pass=4, samples=4)
-    assert asked == [(10, 1, {"temperature": 0, "max_new_tokens": 7}),
-                     (10, 1, {"seed": 6, "max_new_tokens": 7}),
-                     (4, 4, {"seed": 7, "max_new_tokens": 7})]
-    told = {name: (part["value"], part["n"]) for name, part in result.items()
-            if isinstance(part, dict) and "n" in part}
-    assert told == {"greedy": (0.3, 10), "sampled": (0.3, 10), "truncated": (0.1, 10),
-                    "working": (0.3, 10), "self_check": (0.1, 10),
-                    "accuracy_given_working": (2 / 3, 3), "accuracy_given_no_working": (1 / 7, 7)}
+    calls = [(10, 1, {"temperature": 0, "max_new_tokens": 7}),
+             (10, 1, {"seed": 6, "max_new_tokens": 7}),
+             (4, 4, {"seed": 7, "max_new_tokens": 7})]
+    for (problems_, n, arguments), expected in zip(asked, calls, strict=True):
+        assert (problems_, n) == expected[:2] and arguments | expected[2] == arguments
+    expected = {"greedy": (0.3, 10), "sampled": (0.3, 10), "truncated": (0.1, 10),
+                "working": (0.3, 10), "self_check": (0.1, 10),
+                "accuracy_given_working": (2 / 3, 3), "accuracy_given_no_working": (1 / 7, 7)}
+    assert {name: (result[name]["value"], result[name]["n"]) for name in expected} == expected
     assert result["length"] == 7 and result["pass_at_k"] == {"1": 0.375, "4": 0.75}
 
 
-def test_accuracy_is_also_told_by_kind():
+def test_greedy_accuracy_is_also_given_per_kind():
     task, model = tasks.Gsm(2), GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2,
                                            kv_heads=1, hidden=32))
     problems = task.held_out(30)
@@ -148,7 +151,7 @@ def test_accuracy_is_also_told_by_kind():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder with a policy that has learned nothing."""
+    """A run's folder with an untrained policy."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
     made = GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
@@ -166,25 +169,25 @@ def asked(capsys, *args):
     return capsys.readouterr().out
 
 
-def test_a_question_is_answered_as_it_is_written(run, capsys):
+def test_a_question_is_answered_and_greedy_is_the_default(run, capsys):
     said = asked(capsys, "--run", run, "1+1=?")
     assert len(said) > 1 and said == asked(capsys, "--run", run, "1+1=?")
     drawn = {asked(capsys, "--run", run, "1+1=?", "--temperature", 1, "--seed", s, *more)
              for s in range(3) for more in ([], ["--top-k", 1], ["--top-p", 1e-6])}
-    assert said in drawn and len(drawn) == 4  # the likeliest token alone is greedy
+    assert said in drawn and len(drawn) == 4  # top_k = 1 and a tiny top_p are greedy
     assert asked(capsys, "--run", run, "1+1=?", "--max-new-tokens", 3) in (
         said[:i] + "\n" for i in range(len(said)))
 
 
-def test_a_character_of_several_tokens_is_shown_whole(run, capsys, monkeypatch):
+def test_a_character_made_of_several_tokens_is_printed_whole(run, capsys, monkeypatch):
     def writes(*_, on_token, **__):
-        for token in [*tokenizer.encode_plain("é漢1"), *tokenizer.encode_plain("é")[:1]]:
+        for token in [*tokenizer.encode_ordinary("é漢1"), *tokenizer.encode_ordinary("é")[:1]]:
             on_token(token)
     monkeypatch.setattr(sample, "generate", writes)
     assert asked(capsys, "--run", run, "1+1=?") == "é漢1\ufffd\n"
 
 
-def test_a_file_of_problems_is_scored(run, tmp_path, capsys):
+def test_problems_of_a_file_are_scored(run, tmp_path, capsys):
     path = tmp_path / "some.jsonl"
     path.write_text("".join(json.dumps({"question": f"{i}+1=?", "answer": str(i + 1)}) + "\n"
                             for i in range(5)))
@@ -198,7 +201,7 @@ def test_a_file_of_problems_is_scored(run, tmp_path, capsys):
     (["x", "--run", "nowhere"], "nowhere"), (["x", "--temperature", "nan"], "temperature"),
     (["x", "--max-new-tokens", "0"], "max_new"), (["x", "--max-new-tokens", "-1"], "max_new"),
     (["x", "--top-p", "2"], "top_p"), (["x", "--top-k", "-1"], "top_k")])
-def test_bad_input_is_one_sentence(run, flags, named, capsys):
+def test_bad_input_gives_a_one_sentence_error(run, flags, named, capsys):
     assert sample.main(["--run", str(run), *flags]) == 2
     said = capsys.readouterr().err
     assert named in said and said.count("\n") == 1
@@ -207,7 +210,7 @@ def test_bad_input_is_one_sentence(run, flags, named, capsys):
 @pytest.mark.parametrize("name, content, named", [
     ("checkpoint.pt", b"", "is no checkpoint"), ("checkpoint.pt", b"x" * 99, "is no checkpoint"),
     ("config.json", b"{", "config.json"), ("config.json", None, "config.json")])
-def test_a_damaged_run_is_one_sentence(run, name, content, named, tmp_path, capsys):
+def test_a_damaged_run_gives_a_one_sentence_error(run, name, content, named, tmp_path, capsys):
     shutil.copytree(run, tmp_path, dirs_exist_ok=True)
     if content is None:
         (tmp_path / name).unlink()
@@ -219,7 +222,7 @@ def test_a_damaged_run_is_one_sentence(run, name, content, named, tmp_path, caps
 
 
 @pytest.mark.parametrize("task", ["countdown", "code"])
-def test_what_is_no_number_is_not_scored_as_one(run, task, tmp_path, capsys):
+def test_tasks_without_written_answers_are_refused(run, task, tmp_path, capsys):
     shutil.copytree(run, tmp_path, dirs_exist_ok=True)
     settings = json.loads((run / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | {"task": task}))

@@ -78,7 +78,7 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
     out = capsys.readouterr().out
     assert "memory, GB: weights" in out and "run/model" in out
     made = folder.parent / "run"
-    policy, settings = evaluate.trained(str(made))
+    policy, settings = evaluate.load_run(str(made))
     assert settings["lr"] == config.PRETRAINED_LR and settings["prompt"] == "r1"
     assert tokenizer.STOPS == [256, 258] and tokenizer.STRINGS == [prompts.END]
     assert tokenizer.decode(tokenizer.encode_prompt("1+1=?")).endswith(
@@ -124,12 +124,12 @@ def test_a_pretrained_policy_votes(folder, capsys):
     """What it draws ends as in training, at a stop token or the stop string."""
     assert run(folder) == 0
     where = str(folder.parent / "run")
-    policy, settings = evaluate.trained(where)
+    policy, settings = evaluate.load_run(where)
     tokenizer.STRINGS[:] = ["7"]  # else a random policy meets none
     tokenizer.stop_strings.cache_clear()
     problems = tasks.Arithmetic(1).held_out(3)
-    found = search.vote(search.Player(policy, settings["max_new_tokens"]), problems, 40, 7)
-    _, texts = evaluate.respond(policy, problems, 40, 1.0, 7, settings["max_new_tokens"])
+    found = search.vote(search.Completer(policy, settings["max_new_tokens"]), problems, 40, 7)
+    _, texts = evaluate.sample_responses(policy, problems, 40, 1.0, 7, settings["max_new_tokens"])
     assert [text for one in found for text in one.samples] == texts
     assert sum(text.endswith("7") for text in texts) > 3
     assert not any("7" in text[:-1] for text in texts)
@@ -141,19 +141,19 @@ def test_a_pretrained_policy_votes(folder, capsys):
 def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, monkeypatch):
     """Drawn a step at a time, a response is what it would have been; it ends at the stop string,
     at the end of text, or at the limit, and a piece of it at a text that is asked for."""
-    policy, _ = evaluate.trained(str(talkative))
+    policy, _ = evaluate.load_run(str(talkative))
     monkeypatch.setattr(tokenizer, "STRINGS", ["7"])
     tokenizer.stop_strings.cache_clear()
     questions, n = ["1+1=?", "2*3=?"], 20
-    player = search.Player(policy, 30)
+    player = search.Completer(policy, 30)
     whole = [text for some in player.complete(questions, n, 5) for text, _ in some]
     assert sum("7" in text for text in whole) > 5 and sum("\n" in text for text in whole) > 5
     seeds = rng.row_seeds(torch.arange(2 * n), 5).tolist()
     texts, over = [""] * 2 * n, [False] * 2 * n
     asked = [q for q in questions for _ in range(n)]
     while live := [i for i in range(2 * n) if not over[i]]:
-        grown = player.steps([asked[i] for i in live], [texts[i] for i in live], 1,
-                             [seeds[i] for i in live])
+        grown = player.next_steps([asked[i] for i in live], [texts[i] for i in live], 1,
+                                  [seeds[i] for i in live])
         for i, (text, tokens, ended) in zip(live, grown, strict=True):
             assert text.startswith(texts[i]) and tokens >= 1
             assert text[len(texts[i]):].count("\n") == 1 or ended
@@ -167,10 +167,10 @@ def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, 
 
 def test_a_judge_reads_no_end_of_text_after_a_stop_string(folder, monkeypatch):
     assert run(folder, "--steps", "0") == 0
-    policy, _ = evaluate.trained(str(folder.parent / "run"))
-    monkeypatch.setattr(prm, "scores", lambda judge, pairs: [ids[-1] for _, ids in pairs])
-    player = search.Player(policy, 30, judges={"prm": None})
-    assert player.judge("prm", ["1"] * 3, ["a</answer>", "a", "a"], [True, True, False]) == [
+    policy, _ = evaluate.load_run(str(folder.parent / "run"))
+    monkeypatch.setattr(prm, "score_steps", lambda judge, pairs: [ids[-1] for _, ids in pairs])
+    player = search.Completer(policy, 30, reward_models={"prm": None})
+    assert player.score("prm", ["1"] * 3, ["a</answer>", "a", "a"], [True, True, False]) == [
         tokenizer.encode(">")[0], tokenizer.EOT, tokenizer.encode("a")[0]]
 
 
@@ -231,7 +231,7 @@ def test_gspo_in_bfloat16_begins_within_its_clip(folder):
 def test_answers_of_a_run_end_at_the_tag(folder):
     tokenizer.use(folder, "{question}\n", [256, 258], [prompts.END])
     policy = checkpoint.load_pretrained(folder)
-    said = tokenizer.encode_plain("<answer>5</answer> and more")
+    said = tokenizer.encode_ordinary("<answer>5</answer> and more")
 
     def spell(self, tokens, positions, cache, mask=None, **_):
         return torch.zeros(*tokens.shape, policy.config.width)
@@ -244,7 +244,8 @@ def test_answers_of_a_run_end_at_the_tag(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt.GPT, "forward", spell)
         patch.setattr(policy.lm_head, "forward", head)
-        rollout, [text] = evaluate.respond(policy, [tasks.Problem("2+3=?", "5")], temperature=0)
+        rollout, [text] = evaluate.sample_responses(
+            policy, [tasks.Problem("2+3=?", "5")], temperature=0)
     assert text == "<answer>5</answer>" and not rollout.truncated[0]
 
 

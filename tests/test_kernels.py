@@ -174,6 +174,7 @@ def test_the_sampler_draws_the_same_with_kernels(kind, dtype, monkeypatch):
         return sampler.generate(made, [[1, 2, 3, 4, 5, 6], [7]], 3, 9, 1.0, 3, stop=STOP, pad=PAD,
                                max_rows=4, stop_table=table)
     want = generate()
+    slots.release_slots(made)
     monkeypatch.setattr(kernels, "INTERPRETED", True)
     config = slots.DECODE_CONFIGS["cuda"]._replace(check_every=2)
     monkeypatch.setitem(slots.DECODE_CONFIGS, "cpu", config)

@@ -562,7 +562,7 @@ def random_critic(policy, kind):
 def scored(policy, critic, batch):
     with torch.no_grad():
         batch.old_logp = policy.logp(batch.tokens, batch.mask)
-        batch.values = critic(policy.states(batch.tokens, batch.mask), batch)
+        batch.values = critic(policy.hidden_states(batch.tokens, batch.mask), batch)
     return batch
 
 
@@ -572,8 +572,8 @@ def test_values_are_fp32_under_autocast():
     critic = random_critic(policy, (False, True))
     want = scored(policy, critic, batch).values
     with torch.autocast("cpu", torch.bfloat16):
-        found = critic(policy.states(batch.tokens, batch.mask).float(), batch)
-    states = policy.states(batch.tokens, batch.mask)
+        found = critic(policy.hidden_states(batch.tokens, batch.mask).float(), batch)
+    states = policy.hidden_states(batch.tokens, batch.mask)
     with torch.autocast("cpu", torch.bfloat16):
         exact = critic(states, batch)
     assert found.dtype == torch.float32 and torch.allclose(exact, want, atol=1e-5)

@@ -390,11 +390,11 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(small_batches, monkey
 def test_the_gate_is_the_share_of_problems_solved_at_least_once(monkeypatch):
     task = tasks.Arithmetic(1)
 
-    def respond(policy, problems, group_size, max_new_tokens):
+    def sample_responses(policy, problems, group_size, max_new_tokens):
         assert group_size == 16 and not any(map(tasks.is_held_out, problems))
         return None, [f"<answer>{p.answer if i % 4 == 0 and j == 7 else 'no'}</answer>"
                       for i, p in enumerate(problems) for j in range(16)]
-    monkeypatch.setattr(sft, "respond", respond)
+    monkeypatch.setattr(sft, "sample_responses", sample_responses)
     assert sft.solved_in_16(None, task, 8) == 0.25
 
 
