@@ -17,6 +17,7 @@ import dapo
 import grpo
 import model
 import ppo
+import sample
 import tasks
 import verify
 from engine import sampler
@@ -35,7 +36,7 @@ GROUPS = {  # heading in --help -> the attribute by which an algorithm says that
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
     "evaluation": "", "memory": "",
 }
-SAMPLERS = {"fast": sampler.generate}
+SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # equal tokens
 PRETRAINED_LR = 1e-5  # with --init: a pretrained model forgets at the rate that a tiny one needs
 
 
