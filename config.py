@@ -36,7 +36,7 @@ GROUPS = {  # heading in --help -> the attribute by which an algorithm says that
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
     "evaluation": "", "memory": "",
 }
-SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}
+SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # equal tokens
 PRETRAINED_LR = 1e-5  # with --init: a pretrained model forgets at the rate that a tiny one needs
 
 

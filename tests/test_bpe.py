@@ -1,4 +1,4 @@
-"""bpe.from_json: the ids of Hugging Face's tokenizers to the last one, or a refusal."""
+"""infra/bpe.py: ids equal those of Hugging Face's tokenizers, or the file is refused."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ TAGS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 
 @cache
 def random_texts(n: int, seed: int = 0) -> list[str]:
-    """Unicode in all its corners, in runs as well as one at a time."""
+    """Texts of unusual Unicode characters, alone and repeated."""
     rng = random.Random(seed)
     pools = [" ", "\n", "\t", "\r", "\r\n", "\u00a0", "\u3000", "\u2028", "\x85", "\x00", "\x1b",
              "\x7f", "0", "7", "42", "1234567", "٣", "½", "Ⅷ", "²", "五", "'s", "'LL", "'ſ", "'D",
@@ -50,14 +50,15 @@ def random_texts(n: int, seed: int = 0) -> list[str]:
 
 
 def corpus() -> list[str]:
-    paths = ["README.md", "bpe.py", "tests/test_answers.py", "tests/test_verify.py", "gsm.py"]
+    paths = ["README.md", "infra/bpe.py", "tests/test_answers.py", "tests/test_verify.py",
+             "tasks/gsm.py"]
     texts = [(ROOT / path).read_text() for path in paths if (ROOT / path).exists()]
     return texts + random_texts(300, seed=1) + problems()[:300]
 
 
 @cache
 def problems() -> list[str]:
-    """GSM8K whole and MATH-500, questions and answers; nothing where they are not at hand."""
+    """Questions and answers of GSM8K and MATH-500; none if the files are missing."""
     return [text for name in ("gsm8k_train", "gsm8k_test", "math500")
             if (path := DATA / f"{name}.jsonl").exists()
             for row in map(json.loads, path.read_text().splitlines())
@@ -67,7 +68,7 @@ def problems() -> list[str]:
 
 @cache
 def family(name: str) -> Tokenizer:
-    """A small vocabulary of the family's normalizer, pre-tokenizer and flags."""
+    """A small tokenizer with the normalizer, pre-tokenizer and flags of the family."""
     hf = Tokenizer(models.BPE(ignore_merges=name == "llama3"))
     hf.normalizer = normalizers.NFC() if name == "qwen2" else None
     words = pre.ByteLevel(add_prefix_space=False)
@@ -138,7 +139,7 @@ def test_any_ids_decode_as_in_tokenizers(load, name):
 
 @cache
 def characters() -> list[str]:
-    """Every 41st character, and every space and digit, each among the others."""
+    """Texts around every 41st character, and around every space and digit."""
     chars = [c for c in map(chr, range(0x110000)) if not "\ud800" <= c < "\ue000"
              and not "\U00011de0" <= c <= "\U00011de9" and not "\U00016ff4" <= c <= "\U00016ff6"
              and (ord(c) % 41 == 0 or ord(c) < 0x300 or c.isspace() or c.isnumeric())]
@@ -148,8 +149,8 @@ def characters() -> list[str]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_regex_engines_agree_on_what_a_letter_a_digit_and_a_space_is(load, name):
-    """(But for two scripts of Unicode 17, whose digits Hugging Face's Digits knows and no pattern
-    does.)"""
+    """The digits of two scripts of Unicode 17 are excepted: only Hugging Face's Digits knows
+    them."""
     hf = family(name)
     assert_same(load(parsed(hf)), hf, characters())
 
@@ -201,7 +202,7 @@ def test_merges_are_read_in_both_forms(load):
 
 
 def test_a_list_of_all_the_splits_of_each_token_as_in_llama3s_file(load):
-    """Files made from tiktoken's ranks list every pair that spells a token, some out of reach."""
+    """Files made from tiktoken's ranks list every pair that spells a token, even if unreachable."""
     data = parsed(family("llama3"))
     vocab = data["model"]["vocab"]
     data["model"]["merges"] = [
@@ -214,7 +215,7 @@ def test_a_list_of_all_the_splits_of_each_token_as_in_llama3s_file(load):
 
 
 def test_a_token_that_no_merge_makes(load):
-    """ignore_merges takes it where it is a whole piece; else it is never written."""
+    """With ignore_merges it is taken where it is a whole piece. Otherwise it never occurs."""
     for name, taken in (("llama3", True), ("gpt2", False)):
         data = parsed(family(name))
         data["added_tokens"] = []
@@ -227,7 +228,7 @@ def test_a_token_that_no_merge_makes(load):
 
 
 def made_up(rng) -> dict:
-    """A vocabulary over three letters whose merges are in any order, whether or not they fit."""
+    """A random vocabulary over three letters. Its merges are in random order."""
     tokens, merges = ["a", "b", "c"], []
     for _ in range(rng.randint(1, 14)):
         pair = [rng.choice(tokens), rng.choice(tokens)]
@@ -246,7 +247,7 @@ def made_up(rng) -> dict:
 
 
 def test_any_list_of_merges(load, monkeypatch):
-    """What `merge_order` claims, on vocabularies that no training would make."""
+    """The claim of `merge_order`, on vocabularies that no training would make."""
     monkeypatch.setattr(bpe, "PATTERNS", [([bpe.WORDS], "[a-z]+")])  # quick to compile
     base, rng, refused = parsed(family("gpt2")) | {"added_tokens": []}, random.Random(0), 0
     for _ in range(400):
@@ -268,8 +269,8 @@ def added(content: str, i: int, **flags) -> dict:
             "normalized": False, "special": True} | flags
 
 
-def test_added_tokens_in_any_company(load):
-    """The longest that fits; the normalized after the others; one that is in the vocabulary."""
+def test_added_tokens_that_overlap(load):
+    """The longest match wins, normalized tokens come after the others, one is in the vocabulary."""
     for name in ("gpt2", "qwen2"):
         data = parsed(family(name))
         n = len(data["model"]["vocab"])
@@ -297,7 +298,7 @@ def test_a_byte_without_a_token_is_named(load):
     assert_same(ours, Tokenizer.from_str(json.dumps(data)), ["fine ó é 漢"])
 
 
-def test_white_space_by_the_million_and_half_a_surrogate_pair(load, capfd):
+def test_a_million_spaces_and_half_a_surrogate_pair(load, capfd):
     ours = load(parsed(family("gpt2")))
     with pytest.raises(ValueError, match="white space"):
         ours.encode(" " * 1_000_000)
@@ -356,7 +357,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("where, what, why", STRANGE)
-def test_what_is_not_understood_is_refused_by_name(load, where, what, why):
+def test_unsupported_parts_are_refused_by_name(load, where, what, why):
     data = copy.deepcopy(parsed(family("gpt2")))
     spot = data
     for key in where[:-1]:

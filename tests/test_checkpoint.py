@@ -1,5 +1,5 @@
-"""checkpoint.py: equal to transformers for every architecture, both ways; what cannot be equal is
-refused by name; hostile files end in ValueError."""
+"""infra/checkpoint.py: models equal those of transformers for each architecture, read and written.
+Unsupported settings are refused by name, and hostile files end in ValueError."""
 
 import copy
 import json
@@ -56,7 +56,7 @@ def theirs_of(case):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """case -> (folder, transformers' model), made once and not to be written to."""
+    """case -> (folder, transformers' model), made once and read only."""
     made = {}
 
     def get(case):
@@ -69,7 +69,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def folder(saved, tmp_path):
-    """A copy of the plain Llama, to be spoiled."""
+    """A copy of the plain Llama, for tests that change it."""
     return shutil.copytree(saved("llama")[0], tmp_path / "copy")
 
 
@@ -87,7 +87,7 @@ def close(a, b):
 
 
 def edit(path, **changes):
-    """Rewrites a config.json; a key changed to ... is taken out."""
+    """Rewrites a config.json; a key with the value ... is removed."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
 
@@ -97,7 +97,7 @@ def write(path, named):
         checkpoint.write_safetensors(named, file)
 
 
-# --- the same numbers as transformers
+# --- numbers equal to those of transformers
 
 @every
 def test_logits_equal_transformers(saved, case):
@@ -134,7 +134,7 @@ def test_ragged_greedy_sampling_equals_transformers(saved, case):
 
 @every
 def test_gradients_equal_transformers(saved, case):
-    """Training sees the same model: gradients of the loss in each tensor's place."""
+    """The gradients of the loss are equal too."""
     path, theirs = saved(case)
     theirs, model, tokens = copy.deepcopy(theirs), checkpoint.load_pretrained(path), ids()
     theirs(tokens, labels=tokens).loss.backward()
@@ -146,7 +146,7 @@ def test_gradients_equal_transformers(saved, case):
 
 
 @every
-def test_what_is_saved_is_read_by_transformers(saved, case, tmp_path):
+def test_transformers_reads_saved_models(saved, case, tmp_path):
     path, theirs = saved(case)
     checkpoint.save_pretrained(checkpoint.load_pretrained(path), tmp_path)
     back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -157,7 +157,7 @@ def test_what_is_saved_is_read_by_transformers(saved, case, tmp_path):
 
 @every
 @pytest.mark.parametrize("dtype", checkpoint.DTYPES.values(), ids=str)
-def test_there_and_back_is_the_same_to_the_last_bit(saved, case, dtype, tmp_path):
+def test_saved_and_loaded_again_is_equal_to_the_last_bit(saved, case, dtype, tmp_path):
     first = checkpoint.load_pretrained(saved(case)[0], dtype=dtype)
     checkpoint.save_pretrained(first, tmp_path)
     again = checkpoint.load_pretrained(tmp_path)  # the file's precision
@@ -241,7 +241,7 @@ def test_published_configs(config, parameters):
 
 
 def test_the_angles_of_a_real_llama():
-    """Those of Llama 3.2's 1B."""
+    """The RoPE frequencies of Llama 3.2 1B."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     theirs = transformers.LlamaConfig(head_dim=64, rope_theta=5e5, rope_scaling=LLAMA_3_2)
     want = ROPE_INIT_FUNCTIONS["llama3"](theirs)[0]
@@ -298,7 +298,7 @@ def test_the_views_cover_the_model_once():
 
 # --- saving
 
-def test_like_keeps_the_tokenizer_and_what_the_config_says(folder, tmp_path):
+def test_like_keeps_the_tokenizer_and_the_other_settings(folder, tmp_path):
     edit(folder / "config.json", max_position_embeddings=8192, note="kept", eos_token_id=[3, 4])
     for name in ("tokenizer.json", "merges.txt"):
         (folder / name).write_text(name)
@@ -330,7 +330,7 @@ def test_like_in_another_precision_is_read_by_transformers(saved, case, tmp_path
     assert checkpoint.load_pretrained(tmp_path).config == model.config
 
 
-def test_saving_refuses_what_cannot_be_said_or_would_be_lost(tmp_path, saved):
+def test_saving_refuses_models_without_an_architecture_and_folders_in_use(tmp_path, saved):
     made = lambda **more: gpt.GPT(gpt.Config(VOCAB, 64, 1, 32, 4, 2, 48, **more))  # noqa: E731
     with pytest.raises(ValueError, match="both biases"):
         checkpoint.save_pretrained(made(qkv_bias=True, qk_norm=True), tmp_path / "a")
@@ -355,7 +355,7 @@ def test_a_save_that_fails_leaves_the_old_file(folder, monkeypatch):
     assert not list(folder.glob("*.partial"))
 
 
-# --- what the GPT does not do is refused by name
+# --- unsupported settings are refused by name
 
 @pytest.mark.parametrize("changes, named", [
     (dict(architectures=["MistralForCausalLM"]), "MistralForCausalLM"),
@@ -537,8 +537,7 @@ def test_data_that_is_not_aligned(tmp_path):
         assert checkpoint.read_safetensors(path)["a"].tolist() == [1.5, -2.0]
 
 
-def test_what_is_read_is_not_the_file(tmp_path):
-    """A private map: writing to a tensor changes no file."""
+def test_writing_to_a_tensor_does_not_change_its_file(tmp_path):
     path = tmp_path / "a.safetensors"
     write(path, small())
     before = path.read_bytes()
@@ -589,7 +588,7 @@ def test_a_run_is_exported(tmp_path, capsys):
 
 @pytest.mark.parametrize("content, says", [
     (None, "has no checkpoint.pt"), (b"", "is no checkpoint"), (b"x" * 99, "is no checkpoint")])
-def test_slips_are_one_sentence(tmp_path, capsys, content, says):
+def test_errors_are_one_sentence(tmp_path, capsys, content, says):
     if content is not None:
         (tmp_path / "checkpoint.pt").write_bytes(content)
     assert checkpoint.main(["--run", str(tmp_path), "--out", str(tmp_path / "out")]) == 2

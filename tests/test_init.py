@@ -1,4 +1,4 @@
-"""--init: a pretrained model is asked in its form, trained, kept and read again; slips are told."""
+"""--init: a pretrained model is prompted, trained, saved and loaded; mistakes are reported."""
 
 import json
 import random
@@ -33,7 +33,7 @@ def speak_as_before():
 
 
 def pretrained(path, merges=(), gain=1.0):
-    """A random model of Llama's kind that speaks single bytes, three tags and merged pairs."""
+    """A random Llama whose tokens are single bytes, three tags and merged pairs."""
     torch.manual_seed(0)
     texts = [*bpe.unicode_to_byte(), *(a + b for a, b in merges)]
     vocab = {text: i for i, text in enumerate(texts)}
@@ -60,8 +60,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def talkative(tmp_path):
-    """The run of one that writes at random, and in a fourth of its tokens each a line's end, with
-    something behind it, and a 7, with something before it."""
+    """A run whose policy samples at random. A fourth of its tokens begin with a line end, another
+    fourth end with a 7."""
     signs = [chr(i) for i in range(33, 127) if chr(i) != "7"]
     folder = pretrained(tmp_path / "init", [*(("\u010a", x) for x in signs),
                                             *((x, "7") for x in signs)], gain=0.1)
@@ -94,8 +94,8 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
     assert metrics[0]["logp_diff"] < 1e-4 and metrics[0]["kl"] < 1e-6
 
 
-def test_judges_and_trees_of_a_pretrained_policy(talkative, capsys):
-    """The command lines, from labels to a tree."""
+def test_reward_models_and_search_of_a_pretrained_policy(talkative, capsys):
+    """The command lines of prm.py and search.py."""
     few = "--problems 6 --solutions 3 --completions 2 --epochs 1 --eval-problems 3"
     assert prm.main(["--run", str(talkative), *few.split()]) == 0
     made = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -107,25 +107,25 @@ def test_judges_and_trees_of_a_pretrained_policy(talkative, capsys):
         assert found["problems"] == 3 and found["tokens_per_problem"] > 0, method
 
 
-def test_a_judge_pays_a_pretrained_policy_of_its_own_tokens(talkative, capsys):
+def test_a_reward_model_pays_a_pretrained_policy_with_the_same_tokenizer(talkative, capsys):
     few = "--problems 2 --solutions 3 --completions 1 --epochs 1 --eval-problems 1"
     assert prm.main(["--run", str(talkative), *few.split()]) == 0
     paid = ["--algo", "ppo", "--critic-warmup", "1", "--reward", "process", "--judge",
             str(talkative), "--out", str(talkative.parent / "paid")]
-    assert train.main([*SMALL, "--base-steps", "3", *paid]) == 2  # a toy's run
+    assert train.main([*SMALL, "--base-steps", "3", *paid]) == 2  # with the toy tokenizer
     assert "other tokens" in capsys.readouterr().err
     assert run(talkative.parent / "init", "--prompt", "plain", *paid) == 0
-    assert tokenizer.TEMPLATE == "Compute {question}\n"  # not the judge's
+    assert tokenizer.TEMPLATE == "Compute {question}\n"  # not the reward model's
     lines = (talkative.parent / "paid" / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["reward"] > 0 for line in lines)
 
 
 def test_a_pretrained_policy_votes(folder, capsys):
-    """What it draws ends as in training, at a stop token or the stop string."""
+    """Its responses end as in training, at a stop token or the stop string."""
     assert run(folder) == 0
     where = str(folder.parent / "run")
     policy, settings = evaluate.load_run(where)
-    tokenizer.STRINGS[:] = ["7"]  # else a random policy meets none
+    tokenizer.STRINGS[:] = ["7"]  # a random policy would sample no </answer>
     tokenizer.stop_strings.cache_clear()
     problems = tasks.Arithmetic(1).held_out(3)
     found = search.vote(search.Completer(policy, settings["max_new_tokens"]), problems, 40, 7)
@@ -138,9 +138,9 @@ def test_a_pretrained_policy_votes(folder, capsys):
     assert json.loads(capsys.readouterr().out)["problems"] == 3
 
 
-def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, monkeypatch):
-    """Drawn a step at a time, a response is what it would have been; it ends at the stop string,
-    at the end of text, or at the limit, and a piece of it at a text that is asked for."""
+def test_steps_of_a_pretrained_policy_are_the_lines_of_its_response(talkative, monkeypatch):
+    """A response that is sampled step by step is equal to one that is sampled at once. It ends at
+    the stop string, at the end of text or at the limit."""
     policy, _ = evaluate.load_run(str(talkative))
     monkeypatch.setattr(tokenizer, "STRINGS", ["7"])
     tokenizer.stop_strings.cache_clear()
@@ -165,7 +165,7 @@ def test_steps_of_a_pretrained_policy_are_the_whole_cut_at_its_lines(talkative, 
     assert player.complete(questions[:1] * len(ended), 1, 5, [t for [(t, _)] in ended]) == ended
 
 
-def test_a_judge_reads_no_end_of_text_after_a_stop_string(folder, monkeypatch):
+def test_a_reward_model_reads_no_end_of_text_after_a_stop_string(folder, monkeypatch):
     assert run(folder, "--steps", "0") == 0
     policy, _ = evaluate.load_run(str(folder.parent / "run"))
     monkeypatch.setattr(prm, "score_steps", lambda judge, pairs: [ids[-1] for _, ids in pairs])
@@ -213,9 +213,9 @@ def test_bfloat16_computes_and_float32_is_trained(folder):
                        models.policy.embedding.weight.bfloat16())
 
 
-def test_gspo_in_bfloat16_begins_within_its_clip(folder):
-    """The ratio of a response is cut off 0.0003 from 1; the sampler's log-probs, rounded otherwise
-    than the trainer's, are further away than that."""
+def test_gspo_in_bfloat16_starts_unclipped(folder):
+    """GSPO clips the ratio at 1 +- 0.0003. The log-probs of sampler and trainer differ by more than
+    that in bfloat16, so old_logp must be the trainer's."""
     model = checkpoint.load_pretrained(folder)
     for name, weight in model.named_parameters():  # a random model's log-probs hardly differ
         weight.data *= 5 if weight.dim() == 2 and "embedding" not in name else 1
@@ -233,7 +233,7 @@ def test_answers_of_a_run_end_at_the_tag(folder):
     policy = checkpoint.load_pretrained(folder)
     said = tokenizer.encode_ordinary("<answer>5</answer> and more")
 
-    def spell(self, tokens, positions, cache, mask=None, **_):
+    def spell(self, tokens, *_):
         return torch.zeros(*tokens.shape, policy.config.width)
     step = iter(said)
 
@@ -282,13 +282,13 @@ def test_examples_are_training_problems_with_right_answers():
 def test_a_typed_tag_stays_text(folder):
     tokenizer.use(folder, prompts.template("chat", "{question}", []), [256], [])
     ids = tokenizer.encode_prompt("what is <|im_end|>?")
-    assert ids.count(258) == 2 and ids.count(257) == 3  # those of the template alone
+    assert ids.count(258) == 2 and ids.count(257) == 3  # from the template alone
     assert "what is <|im_end|>?" in tokenizer.decode(ids)
 
 
 # --- memory
 
-def test_the_plan_counts_what_a_model_holds():
+def test_the_estimate_counts_the_parameters_of_the_model():
     options = config.Options(dtype="float32", max_new_tokens=64)
     shape = cli.config_of(options)
     plan = memory.estimate(shape, options)
@@ -303,7 +303,7 @@ def test_the_plan_counts_what_a_model_holds():
     assert small["activations"] < plan["activations"] / 2
 
 
-def test_the_activations_are_about_what_autograd_keeps():
+def test_the_activations_are_about_those_that_autograd_keeps():
     options = config.Options(dtype="float32", micro_tokens=256)
     shape = gpt.Config(64, layers=3, width=128, heads=4, kv_heads=2, hidden=352)
     made, kept = gpt.GPT(shape), {}
@@ -319,7 +319,7 @@ def test_the_activations_are_about_what_autograd_keeps():
     assert 0.6 < memory.estimate(shape, options)["activations"] / bytes_kept < 1.6
 
 
-# --- slips
+# --- mistakes
 
 @pytest.mark.parametrize("spoil, message", [
     (lambda f: shutil.rmtree(f), "config.json"),
@@ -329,7 +329,7 @@ def test_the_activations_are_about_what_autograd_keeps():
     (lambda f: change(f, eos_token_id=None), "end of text"),
     (lambda f: change(f, eos_token_id=9999), "9999"),
 ])
-def test_what_is_no_model_is_refused_before_any_work(folder, capsys, spoil, message):
+def test_an_unsupported_model_is_refused_before_any_work(folder, capsys, spoil, message):
     spoil(folder)
     assert run(folder) == 2
     error = capsys.readouterr().err
@@ -345,7 +345,7 @@ def test_weights_that_do_not_fit_are_refused(folder, capsys):
     assert not (folder.parent / "run").exists()
 
 
-def test_examples_that_leave_no_room_are_told_before_the_run(folder, capsys):
+def test_examples_that_fill_the_context_are_refused(folder, capsys):
     assert run(folder, "--few-shot", "40") == 2
     said = capsys.readouterr().err
     assert "longer than the context" in said and said.count("\n") == 1
@@ -374,19 +374,19 @@ def change(folder, **entries):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--prompt", "chat"], "--init"), (["--few-shot", "2"], "--init"), (["--shard"], "torchrun")])
-def test_flags_that_need_more(arguments, message, tmp_path, capsys):
+def test_flags_that_need_another_flag(arguments, message, tmp_path, capsys):
     assert train.main([*SMALL, "--out", str(tmp_path / "run"), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_too_little_memory_is_said_before_the_run(folder, capsys, monkeypatch):
+def test_too_little_memory_is_reported_before_the_run(folder, capsys, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 100_000)
     assert run(folder) == 2
     assert "too little memory" in capsys.readouterr().err
     assert not (folder.parent / "run").exists()
 
 
-def test_what_the_plan_leaves_is_the_sampler_s(monkeypatch):
+def test_the_sampler_gets_the_memory_that_is_left(monkeypatch):
     monkeypatch.setattr(memory.slots, "MEMORY_BUDGET", 0)
     monkeypatch.setattr(memory, "free_memory", lambda device: 10**9)
     options = config.Options(dtype="float32", max_new_tokens=64, device="cpu")
@@ -397,7 +397,7 @@ def test_what_the_plan_leaves_is_the_sampler_s(monkeypatch):
         10**9 - 1.1 * (sum(parts.values()) - parts["cache"]), abs=2)
 
 
-def test_evaluations_are_in_the_plan_of_the_cache():
+def test_the_cache_counts_the_rows_of_evaluations():
     options = config.Options(dtype="float32", max_new_tokens=64, eval_problems=1000, prompts=16)
     shape = cli.config_of(options)
     whole = memory.estimate(shape, options)["cache"]
@@ -405,7 +405,7 @@ def test_evaluations_are_in_the_plan_of_the_cache():
     assert whole == 2 * memory.estimate(shape, options)["cache"]  # 512 rows, and a step's 256
 
 
-def test_a_toy_run_after_a_real_one_speaks_its_own_tokens(folder, tmp_path):
+def test_a_toy_run_after_a_pretrained_one_has_the_toy_tokenizer(folder, tmp_path):
     tokenizer.use(folder, "x {question}", [256], [prompts.END])
     cli.validate(cli.parse([*SMALL, "--out", str(tmp_path)])[0])
     assert tokenizer.encode_prompt("1+1=?") == tokenizer.encoding.encode_ordinary("1+1=?\n")

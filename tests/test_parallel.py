@@ -1,4 +1,4 @@
-"""parallel.py: several processes do what one does, to the rounding, and end together."""
+"""infra/distributed.py: several processes compute what one process computes, up to rounding."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SMALL = ("--base-steps 3 --prompts 4 --group-size 4 --minibatches 1 --eval-probl
 
 
 def launch(n, *arguments, **environment):
-    """train.py by torchrun in n processes."""
+    """Starts train.py by torchrun in n processes."""
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n),
          "--master-port", str(29500 + os.getpid() % 1000), ROOT / "train.py", *SMALL, *arguments],
@@ -36,18 +36,18 @@ def finished(process):
 
 
 def learned(run):
-    """(weights, gradients) of a run of one step: Adam's mean is a tenth of its first gradient."""
+    """(weights, gradients) of a run of one step. Adam's first moment is a tenth of the gradient."""
     saved = torch.load(run / "checkpoint.pt")
     return saved["model"], {k: s["exp_avg"] for k, s in saved["optimizer"]["state"].items()}
 
 
-def far(a, b):
+def max_difference(a, b):
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One step by one process; its folder also holds the base."""
+    """A run of one step by one process. The folder also holds the base model."""
     folder = tmp_path_factory.mktemp("runs")
     code, out, error = finished(launch(1, "--steps", "1", "--out", folder / "alone"))
     assert code == 0, out + error
@@ -64,15 +64,15 @@ def test_several_processes_have_the_gradient_of_one(alone, n, how):
     ours, our_gradients = learned(run)
     largest = max(float(g.abs().max()) for g in gradients.values())
     assert largest > 1e-3
-    assert far(gradients, our_gradients) < 1e-5 * largest / 0.1
-    assert far(weights, ours) < 1e-5
+    assert max_difference(gradients, our_gradients) < 1e-5 * largest / 0.1
+    assert max_difference(weights, ours) < 1e-5
     lines = [(path / "metrics.jsonl").read_text().splitlines() for path in (alone / "alone", run)]
     [one], [several] = ([json.loads(line) for line in some] for some in lines)
     for name in ("loss", "grad_norm", "approx_kl", "kl", "entropy", "reward", "length"):
         assert several[name] == pytest.approx(one[name], rel=1e-3, abs=1e-6), name
 
 
-def test_a_critic_too(alone):
+def test_several_processes_have_the_critic_s_gradient_of_one(alone):
     found = []
     for n in (1, 2):
         run = alone / f"ppo-{n}"
@@ -82,12 +82,12 @@ def test_a_critic_too(alone):
         assert code == 0, out + error
         found.append(learned(run)[1])
     largest = max(float(g.abs().max()) for g in found[0].values())
-    assert far(*found) < 1e-5 * largest / 0.1
+    assert max_difference(*found) < 1e-5 * largest / 0.1
 
 
 @pytest.fixture(scope="module")
 def stopped(alone):
-    """A run of two steps by one process, and a copy of it as it was after the first."""
+    """A run of two steps by one process, and a copy made after the first step."""
     whole, half, save = alone / "whole", alone / "half", run_dir.save_run
 
     def save_and_copy(run, players, optimizer, state):
@@ -108,13 +108,13 @@ def test_a_run_goes_on_with_another_number_of_processes(stopped, how, tmp_path):
                                        "--resume", *how))
     assert code == 0 and "resuming after step 1" in out, error
     (_, want), (_, got) = learned(whole), learned(run)
-    assert far(want, got) < 1e-5 * max(float(g.abs().max()) for g in want.values()) / 0.1
+    assert max_difference(want, got) < 1e-5 * max(float(g.abs().max()) for g in want.values()) / 0.1
     lines = [path.joinpath("metrics.jsonl").read_text().splitlines() for path in (whole, run)]
     assert [json.loads(line)["tokens"] for line in lines[0]] == [
         json.loads(line)["tokens"] for line in lines[1]]
 
 
-def test_a_slip_is_said_once(alone):
+def test_an_error_is_printed_once(alone):
     code, _, error = finished(launch(2, "--steps", "1", "--out", alone / "slip", "--lr", "0"))
     assert code and error.count("--lr must be") == 1
 
@@ -133,9 +133,9 @@ def test_a_process_that_dies_ends_the_run(alone):
     assert saved["state"]["step"] >= 1
 
 
-# --- the pieces
+# --- the functions
 
-def test_shares_are_neighbours_and_make_the_whole(monkeypatch):
+def test_slices_and_batches_of_all_processes_make_the_whole(monkeypatch):
     for n in (0, 1, 3, 8, 9):
         for world in (1, 2, 4):
             monkeypatch.setattr(distributed, "world_size", lambda world=world: world)
@@ -149,7 +149,7 @@ def test_shares_are_neighbours_and_make_the_whole(monkeypatch):
             assert sorted(x for t in turns for x, counts in t if counts) == list(range(n))
 
 
-def test_joined_rollouts():
+def test_rollouts_are_joined():
     def rollout(n, t, start):
         x = torch.arange(n * t).view(n, t) + start
         return sampler.Rollout(x, x * 0.1, x * 0.2, torch.ones(n, t), torch.arange(n) // 2,

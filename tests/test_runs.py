@@ -1,4 +1,4 @@
-"""runs.py: files that are whole or not there, and logs that forget."""
+"""infra/run_dir.py: files are replaced in one step, logs are cut at a checkpoint, signals wait."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 from infra import run_dir
 
 
-def test_replace_leaves_the_old_file_when_it_is_interrupted(tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
     run_dir.write_json(path, {"a": 1})
 
@@ -22,7 +22,7 @@ def test_replace_leaves_the_old_file_when_it_is_interrupted(tmp_path, monkeypatc
     assert json.loads(path.read_text()) == {"a": 1}
 
 
-def test_a_log_forgets_what_came_after_the_checkpoint_and_half_a_line(tmp_path):
+def test_a_log_loses_the_lines_after_the_checkpoint_and_half_a_line(tmp_path):
     log = tmp_path / "metrics.jsonl"
     run_dir.append(log, [{"step": i} for i in range(1, 6)])
     with open(log, "a") as file:
@@ -32,7 +32,7 @@ def test_a_log_forgets_what_came_after_the_checkpoint_and_half_a_line(tmp_path):
     run_dir.truncate_log(tmp_path / "none.jsonl", 3)
 
 
-def test_the_first_signal_waits_and_the_second_does_not():
+def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
     before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
     with run_dir.GracefulStop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)

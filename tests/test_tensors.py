@@ -1,4 +1,4 @@
-"""Files of tensors: whole or not at all, and nothing in them runs."""
+"""infra/tensors.py: a file is replaced in one step, and nothing in it can run as code."""
 
 import os
 
@@ -50,8 +50,8 @@ def test_a_save_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch, wher
     assert torch.equal(tensors.load(path)["x"], torch.full((3,), 2.0))
 
 
-def test_a_full_disk_is_an_oserror_and_leaves_no_scraps(tmp_path):
-    """torch.save hides the disk's error in a RuntimeError; a limit on file sizes stands for it."""
+def test_a_full_disk_is_an_oserror_and_leaves_no_other_file(tmp_path):
+    """torch.save turns the disk's error into a RuntimeError. A limit on file sizes simulates it."""
     resource = pytest.importorskip("resource")
     path, old = tmp_path / "a.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
     tensors.save(path, {"x": torch.ones(3)})
