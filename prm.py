@@ -47,7 +47,7 @@ from engine.muon import muon_and_adam
 from engine.sampler import generate
 from infra import run_dir, tensors
 from sft import padded
-from tasks import step_metrics
+from tasks import oracle
 
 FLOOR = -20.0  # keeps one token from being everything; at -6 too many had no gradient
 STEP_END = re.compile(rb"\n|</think>")
@@ -267,7 +267,7 @@ def make(args, policy, task, longest: int) -> dict:
     tokens = label(policy, task, solutions, args.completions, longest, args.seed + 1)
     result = {"solutions": len(solutions), "steps": sum(len(s.reached) for s in solutions),
               "tokens_for_labels": tokens, "seconds_label": lap(),
-              "labels": step_metrics.label_noise(solutions, args.completions)}
+              "labels": oracle.label_noise(solutions, args.completions)}
     held_out = solve(policy, task, task.held_out(args.eval_problems), 8, longest, args.seed + 2)
     slots.KEPT.pop(policy, None)  # the sampler's memory, which the judges need
     lap()
@@ -276,8 +276,8 @@ def make(args, policy, task, longest: int) -> dict:
         judges[name] = teach(policy, solutions, args.epochs, args.seed, name == "orm", args.lr)
         result[f"seconds_{name}"] = lap()
         found = scores(judges[name], [(s.prompt, s.ids) for s in held_out])
-        outcomes = step_metrics.roc_auc([p[-1] for p in found], [s.correct > 0 for s in held_out])
-        result[name] = step_metrics.score_quality(held_out, found) | {"auc_of_outcomes": outcomes}
+        outcomes = oracle.auc([p[-1] for p in found], [s.correct > 0 for s in held_out])
+        result[name] = oracle.measure(held_out, found) | {"auc_of_outcomes": outcomes}
         lap()
     tensors.save(Path(args.run) / "prm.pt", {name: judge.state_dict()
                                              for name, judge in judges.items()})

@@ -9,7 +9,6 @@ import torch
 import dapo
 import grpo
 import ppo
-import verify
 
 
 def options(**changes):
@@ -78,10 +77,16 @@ def test_nothing_to_learn_from_is_an_empty_batch():
 
 @pytest.mark.parametrize("length", range(14))
 def test_the_penalty_at_its_corners_is_the_paper_s(length):
-    """Equation 13, and what verify.py says of it: 0 to 6 of 10 tokens, then down to -1."""
+    """Equation 13: 0 to 6 of 10 tokens, then down to -1."""
     found = float(dapo.overlong_penalty(torch.tensor([float(length)]), 10, 4))
     want = 0 if length <= 6 else (6 - length) / 4 if length <= 10 else -1
-    assert found == pytest.approx(want) == pytest.approx(verify.overlong(length, 10, 4))
+    assert found == pytest.approx(want)
+
+
+def test_the_penalty_at_the_lengths_of_the_paper():
+    """16,384 tokens expected, and 4,096 more in which the penalty grows."""
+    lengths = torch.tensor([100.0, 16_384, 18_432, 20_480, 30_000])
+    assert dapo.overlong_penalty(lengths, 20_480, 4_096).tolist() == [0, 0, -0.5, -1, -1]
 
 
 def test_soft_punishment_is_added_to_the_reward():

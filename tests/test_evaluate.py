@@ -139,7 +139,7 @@ def test_accuracy_is_also_told_by_kind():
     parts = evaluate.greedy_accuracy(model, task, problems, 3)["by_kind"]
     assert set(parts) == {tasks.SEEN, tasks.NEW}
     assert sum(part["n"] for part in parts.values()) == 30
-    task.correct = lambda problem, text: problem.kind == tasks.SEEN
+    task.correct = lambda problem, text: problem.category == tasks.SEEN
     parts = evaluate.greedy_accuracy(model, task, problems, 3)["by_kind"]
     assert (parts[tasks.SEEN]["value"], parts[tasks.NEW]["value"]) == (1, 0)
 

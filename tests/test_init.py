@@ -262,7 +262,7 @@ def test_examples_are_training_problems_with_right_answers():
     for task in (tasks.Arithmetic(2), tasks.Countdown(2), tasks.Gsm(1), tasks.Chain(2),
                  tasks.Wait(1)):
         found = prompts.examples(task, 5)
-        problems = task.draw(random.Random("few shot"), 5)
+        problems = task.sample(random.Random("few shot"), 5)
         for problem, (question, response) in zip(problems, found, strict=True):
             assert question == problem.question and task.correct(problem, response)
             lines = response.removeprefix("<think>").partition("</think>")[0].split("\n")

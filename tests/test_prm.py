@@ -33,7 +33,7 @@ def ids(text):
 
 QUESTION, RIGHT = "3 +6 *9 -2 =?", "<think>3+6=9\n9*9=1\n1-2=9</think><answer>9</answer>"
 PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-", 2, 9)),
-                        doubtful=True)
+                        noisy_facts=True)
 
 
 def test_a_judge_is_where_the_policy_is():
@@ -103,7 +103,7 @@ def test_after_wait_the_oracle_begins_anew():
     (RIGHT.replace("<think>", "<think>3+6=9\nwait\nwait\n"), True),
     ("<think>easy</think><answer>9</answer>", False), ("9", False)])
 def test_a_chain_is_worked_out_only_by_all_true_steps(text, worked):
-    assert chain.worked(PROBLEM, text) is worked
+    assert chain.correct_with_working(PROBLEM, text) is worked
 
 
 def fake_rollouts(monkeypatch, endings):
@@ -154,7 +154,7 @@ def test_labels_are_the_share_of_completions_that_reach_the_answer(monkeypatch):
 
 def test_completions_go_on_from_the_end_of_a_step_at_temperature_one(monkeypatch):
     """Two questions whose answers begin alike, and an answer that is cut by a step's end."""
-    other = tasks.Problem("1 +1 =?", "2", ((1, "+", 1, 2),), doubtful=True)
+    other = tasks.Problem("1 +1 =?", "2", ((1, "+", 1, 2),), noisy_facts=True)
     text = "<think>0</think><answer>\n9</answer>"
     asked = fake_rollouts(monkeypatch, lambda prefix, j: text[len(prefix):])
     solutions = [prm.Solution(p, tokenizer.encode_prompt(p.question), ids(text), c)
@@ -324,7 +324,7 @@ def test_a_judges_learning_rate_warms_up_and_falls_to_the_end(monkeypatch):
 def test_training_separates_what_can_be_told_apart():
     rng = random.Random(0)
     policy = tiny()
-    problems = tasks.Chain(1).draw(rng, 40)
+    problems = tasks.Chain(1).sample(rng, 40)
     solutions = []
     for problem in problems:  # right answers say 1, wrong ones 2
         for correct, word in ((1.0, "yes"), (0.0, "no")):
