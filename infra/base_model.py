@@ -25,8 +25,9 @@ MAX_ROUNDS = 3   # of training, until the base is good enough to start from
 
 def base_name(options, task) -> str:
     """The file name of the base model with these options, for a task."""
-    settings = (sft.RECIPE, sft.BATCH_TOKENS, sft.DRILL_FRACTION, task.min_base_pass16,
-                options.base_steps, sorted(asdict(config_of(options)).items()))
+    settings = (sft.RECIPE, sft.BATCH_TOKENS, sft.DRILL_FRACTION, sft.WARMUP_STEPS,
+                sft.DECAY_FRACTION, task.min_base_pass16, options.base_steps,
+                sorted(asdict(config_of(options)).items()))
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=4)
     for drill in (True, False):
         digest.update(repr(first_documents(task, drill)).encode())
