@@ -481,12 +481,12 @@ def test_a_comment_a_task_or_a_reward_of_your_own_needs_no_new_base(tmp_path):
 
 @pytest.mark.parametrize("drill", [True, False])
 def test_a_changed_document_of_either_phase_makes_a_new_base(drill, monkeypatch):
-    before, document = base_name(), sft.document
+    before, document = base_name(), tasks.Task.document
 
-    def changed(rng, problem, in_drill=False):
-        text = document(rng, problem, in_drill)
+    def changed(task, rng, problem, in_drill=False):
+        text = document(task, rng, problem, in_drill)
         return text.replace("7", "8") if in_drill == drill else text
-    monkeypatch.setattr(sft, "document", changed)
+    monkeypatch.setattr(tasks.Task, "document", changed)
     assert base_name() != before
 
 
@@ -494,8 +494,8 @@ def test_other_settings_of_the_training_make_a_new_base(monkeypatch):
     names = [base_name(), base_name("--level", "1"), base_name("--size", "small"),
              base_name("--base-steps", "449"), base_name("--base-seed", "1"),
              base_name("--seed", "2"), base_name("--task", "countdown")]
-    for module, name, value in ((sft, "RECIPE", 99), (sft, "DRILL", 0.5),
-                                (tasks.Arithmetic, "gate", 0.9)):
+    for module, name, value in ((sft, "RECIPE", 99), (sft, "DRILL_FRACTION", 0.5),
+                                (tasks.Arithmetic, "min_base_pass16", 0.9)):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
             names.append(base_name())
