@@ -36,7 +36,7 @@ def left_the_working(problem, ids: list[int]) -> list[bool]:
     of the corpus?"""
     lines, _ = corpus.write_steps(random.Random(0), problem.steps, "long", wrong=False)
     right = tokenizer.encode("<think>" + "\n".join(lines) + f"</think><answer>{problem.answer}"
-                             "</answer>") + [tokenizer.EOT]
+                             "</answer>") + [tokenizer.eos_id]
     same = next((i for i, pair in enumerate(zip(ids, right, strict=False)) if pair[0] != pair[1]),
                 min(len(ids), len(right)))
     return [i >= same for i in range(len(ids))]

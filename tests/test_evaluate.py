@@ -56,7 +56,7 @@ class Scripted(tasks.Arithmetic):
 
 
 def test_measure_counts_what_the_verifier_says():
-    task, model = Scripted(), GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2,
+    task, model = Scripted(), GPT(Config(tokenizer.n_vocab, layers=1, width=32, heads=2,
                                          kv_heads=1, hidden=32))
     problems = task.held_out(20)
     result = evaluate.measure(model, task, problems, seed=0, max_new_tokens=5, n_pass=8, samples=4)
@@ -71,16 +71,16 @@ def test_measure_counts_what_the_verifier_says():
 
 def test_greedy_answers_are_the_likeliest_tokens():
     torch.manual_seed(0)
-    model = GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
+    model = GPT(Config(tokenizer.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
                        hidden=32))  # far from sure: a sample would be another text
     problems = tasks.Arithmetic(1).held_out(3)
     found = evaluate.greedy_accuracy(model, tasks.Arithmetic(1), problems, 6)["examples"]
     for problem, text in zip(problems, found, strict=True):
         ids = tokenizer.encode_prompt(problem.question)
         prompt = len(ids)
-        while len(ids) < prompt + 6 and ids[-1] not in tokenizer.STOPS:
+        while len(ids) < prompt + 6 and ids[-1] not in tokenizer.stop_ids:
             ids.append(int(model.lm_head(model(torch.tensor([ids])))[0, -1].argmax()))
-        assert text == tokenizer.decode([i for i in ids[prompt:] if i not in tokenizer.STOPS])
+        assert text == tokenizer.decode([i for i in ids[prompt:] if i not in tokenizer.stop_ids])
 
 
 def test_step_metrics():
@@ -136,7 +136,7 @@ def test_measure_reports_the_style_of_responses(monkeypatch):
 
 
 def test_greedy_accuracy_is_also_given_per_kind():
-    task, model = tasks.Gsm(2), GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2,
+    task, model = tasks.Gsm(2), GPT(Config(tokenizer.n_vocab, layers=1, width=32, heads=2,
                                            kv_heads=1, hidden=32))
     problems = task.held_out(30)
     parts = evaluate.greedy_accuracy(model, task, problems, 3)["by_kind"]
@@ -154,7 +154,7 @@ def run(tmp_path_factory):
     """A run's folder with an untrained policy."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    made = GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
+    made = GPT(Config(tokenizer.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
                       hidden=32, tied=False))
     with torch.no_grad():
         made.lm_head.weight.mul_(9)

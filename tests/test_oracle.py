@@ -15,7 +15,7 @@ PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-",
 
 
 def solution(text: str, correct: float):
-    return prm.Solution(PROBLEM, [], tokenizer.encode(text) + [tokenizer.EOT], correct)
+    return prm.Solution(PROBLEM, [], tokenizer.encode(text) + [tokenizer.eos_id], correct)
 
 
 @pytest.mark.parametrize("text, truths", [

@@ -21,12 +21,12 @@ from tasks import chain, oracle
 
 def tiny(seed=0):
     torch.manual_seed(seed)
-    return gpt.GPT(gpt.Config(tokenizer.encoding.n_vocab, layers=2, width=32, heads=2, kv_heads=1,
+    return gpt.GPT(gpt.Config(tokenizer.n_vocab, layers=2, width=32, heads=2, kv_heads=1,
                               hidden=48))
 
 
 def ids(text):
-    return tokenizer.encode(text) + [tokenizer.EOT]
+    return tokenizer.encode(text) + [tokenizer.eos_id]
 
 
 QUESTION, RIGHT = "3 +6 *9 -2 =?", "<think>3+6=9\n9*9=1\n1-2=9</think><answer>9</answer>"
@@ -101,7 +101,7 @@ def test_labels_are_the_proportion_of_correct_completions(monkeypatch):
     assert solutions[1].step_labels() == [0.5, 0, 0, 0]
     assert solutions[0].step_labels(1) == [0, 0, 0, 1]
     [(prompts, prefixes, *how)] = asked
-    assert how == [96, 1.0, [tokenizer.EOT]] and prompts == [prompt] * 5
+    assert how == [96, 1.0, [tokenizer.eos_id]] and prompts == [prompt] * 5
     assert len(prefixes) == 5  # the first step is shared and completed once
     assert drawn == sum(len(ids(endings(tokenizer.decode(prefix), j)))
                         for prefix in prefixes for j in range(4))
@@ -123,7 +123,7 @@ def test_completions_start_at_step_ends_with_temperature_one(monkeypatch):
     [(prompts, prefixes, *how)] = asked
     assert prompts == [s.prompt for s in solutions for _ in range(2)]
     assert [tokenizer.decode([p[-1]]) for p in prefixes] == ["</think>", "\n"] * 2
-    assert how == [96, 1.0, [tokenizer.EOT]]
+    assert how == [96, 1.0, [tokenizer.eos_id]]
 
 
 def test_solutions_without_steps_are_refused():
@@ -332,7 +332,7 @@ COMMAND = ["--problems", "6", "--solutions", "2", "--completions", "2", "--epoch
 def test_step_rewards_stand_at_the_last_token_of_each_step(monkeypatch):
     policy = tiny()
     rollout = prm.generate(policy, [tokenizer.encode_prompt(q) for q in ("1 +1 =?", QUESTION)], 2,
-                           20, 1.0, 0, stop=tokenizer.EOT, pad=tokenizer.PAD)
+                           20, 1.0, 0, stop=tokenizer.eos_id, pad=tokenizer.pad_id)
     asked = []
 
     def scores(scorer, pairs):

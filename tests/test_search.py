@@ -241,7 +241,7 @@ def test_a_token_with_stop_string_and_line_end_ends_the_response(monkeypatch):
     """A real model may have such a token."""
     monkeypatch.setattr(tokenizer, "STRINGS", ["</answer>"])
     made = [tokenizer.encode("<answer>1</answer>\n"), tokenizer.encode("<answer>1\n")]
-    monkeypatch.setattr(evaluate, "stop_conditions", lambda policy: dict(stop=[tokenizer.EOT]))
+    monkeypatch.setattr(evaluate, "stop_conditions", lambda policy: dict(stop=[tokenizer.eos_id]))
     monkeypatch.setattr(infra.completer, "generate", lambda *_, **how: SimpleNamespace(
         responses=lambda: made))
     assert [over for *_, over in search.Completer(None, 96).next_steps(["q"], [""], 2, [0, 1])] == [
@@ -258,7 +258,7 @@ def test_a_response_without_thinking_stays_as_it_is(method, monkeypatch):
 
 def test_a_beam_continues_after_a_lookahead_that_ended_at_once(monkeypatch):
     """The lookahead samples the end token at once, so its text equals the beam's text."""
-    asked, line, end = [], tokenizer.encode("1\n"), [tokenizer.EOT]
+    asked, line, end = [], tokenizer.encode("1\n"), [tokenizer.eos_id]
     answers = iter([[line], [end], [line]])
 
     def generate(policy, prompts, n, longest, temperature, seeds, *, prefixes, **how):

@@ -16,7 +16,7 @@ from engine import muon
 
 def micro(seed=0):
     torch.manual_seed(seed)
-    return model.GPT(model.Config(tokenizer.encoding.n_vocab, context=512, layers=1, width=32,
+    return model.GPT(model.Config(tokenizer.n_vocab, context=512, layers=1, width=32,
                                   heads=2, kv_heads=1, hidden=48))
 
 
@@ -55,8 +55,8 @@ def test_a_batch_of_documents():
     assert sft.BATCH_TOKENS <= size < sft.BATCH_TOKENS + 300
     for prompt, response in batch:
         assert tokenizer.decode(prompt).endswith("=?\n")
-        assert response[-1] == tokenizer.EOT and tokenizer.EOT not in response[:-1]
-        assert tokenizer.PAD not in prompt + response
+        assert response[-1] == tokenizer.eos_id and tokenizer.eos_id not in response[:-1]
+        assert tokenizer.pad_id not in prompt + response
 
 
 def test_every_other_problem_is_an_easier_one():
@@ -67,9 +67,9 @@ def test_every_other_problem_is_an_easier_one():
 
 
 def test_padded_marks_responses_and_their_end_only():
-    tokens, mask = sft.padded([([1, 2], [3, tokenizer.EOT]), ([4], [5, 6, 7, tokenizer.EOT])])
-    pad = tokenizer.PAD
-    assert tokens.tolist() == [[1, 2, 3, tokenizer.EOT, pad], [4, 5, 6, 7, tokenizer.EOT]]
+    tokens, mask = sft.padded([([1, 2], [3, tokenizer.eos_id]), ([4], [5, 6, 7, tokenizer.eos_id])])
+    pad = tokenizer.pad_id
+    assert tokens.tolist() == [[1, 2, 3, tokenizer.eos_id, pad], [4, 5, 6, 7, tokenizer.eos_id]]
     assert mask.tolist() == [[0, 0, 1, 1, 0], [0, 1, 1, 1, 1]]
 
 
@@ -131,7 +131,7 @@ def test_muon_takes_a_step_of_the_same_size_whatever_the_gradient():
 def test_training_lowers_the_loss(small_batches):
     _, losses = trained(20)
     assert len(losses) == 20
-    assert losses[0] == pytest.approx(math.log(tokenizer.encoding.n_vocab), abs=0.3)
+    assert losses[0] == pytest.approx(math.log(tokenizer.n_vocab), abs=0.3)
     assert sum(losses[-3:]) / 3 < losses[0] - 0.7
 
 
@@ -189,7 +189,7 @@ def test_the_gate_is_the_share_of_problems_solved_at_least_once(monkeypatch):
 
 def test_pairs_from_anywhere_are_learned(small_batches):
     """The seam for a cold start or distillation: a plain list of (prompt ids, response ids)."""
-    pairs = [([i, i], [i + 1, tokenizer.EOT]) for i in range(60, 80)]
+    pairs = [([i, i], [i + 1, tokenizer.eos_id]) for i in range(60, 80)]
     made, losses = trained(60, pairs=pairs)
     assert losses[-1] < 0.3 and trained(60, pairs=pairs)[1] == losses
     tokens, mask = sft.padded(pairs)
