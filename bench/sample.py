@@ -72,63 +72,75 @@ def transformers_generate(llama, prompts, new, stop):
     return int(real.sum()) if stop else out.numel()
 
 
-@torch.no_grad()
-def simple_loop(model, prompts, new, how):
-    """What a reader would write first, for prompts of one length, nothing ever ends. how: "naive"
-    reads the whole text for every token; "cached" appends to a cache by concatenation; "static"
-    writes into a preallocated cache and masks its unused columns; "window" reads only the used
-    ones. All expand the shared heads; the samplers of this repository do not."""
-    tokens = torch.tensor(prompts)
-    n, width = tokens.shape
-    c, reps = model.config, model.config.heads // model.config.kv_heads
-    keys, values = [None] * c.layers, [None] * c.layers
-    if how in ("static", "window"):
-        shape = (n, c.kv_heads, width + new, c.head_dim)
-        keys, values = ([torch.zeros(shape) for _ in range(c.layers)] for _ in range(2))
-    done = 0
+class SimpleLoop:
+    """A loop that a reader would write first, for prompts of one length and no stop token.
 
-    def forward(ids):
-        nonlocal done
-        t = ids.shape[1]
-        cos, sin = model.rope_cache[done:done + t].unbind(1)
+    how: "naive" reads the whole text for every token; "cached" appends to a cache by concatenation;
+    "static" writes into a preallocated cache and masks its unused columns; "window" reads only the
+    used ones. All expand the shared heads; the samplers of this repository do not."""
+
+    def __init__(self, model, rows: int, capacity: int, how: str):
+        self.model, self.how, self.done, c = model, how, 0, model.config
+        self.keys, self.values = [None] * c.layers, [None] * c.layers
+        if how in ("static", "window"):
+            shape = (rows, c.kv_heads, capacity, c.head_dim)
+            self.keys, self.values = ([torch.zeros(shape) for _ in range(c.layers)]
+                                      for _ in range(2))
+
+    def with_cache(self, i: int, k, v):
+        """All keys and values of layer i, and a mask or None."""
+        first, last = self.done, self.done + k.shape[2]
+        if self.how == "cached":
+            for store, new in ((self.keys, k), (self.values, v)):
+                store[i] = new if store[i] is None else torch.cat((store[i], new), 2)
+            return self.keys[i], self.values[i], None
+        if self.how in ("static", "window"):
+            self.keys[i][:, :, first:last], self.values[i][:, :, first:last] = k, v
+            end = last if self.how == "window" else self.keys[i].shape[2]
+            mask = torch.arange(end) <= torch.arange(first, last)[:, None]
+            return self.keys[i][:, :, :end], self.values[i][:, :, :end], mask
+        return k, v, None
+
+    def attention(self, i: int, a, x, cos, sin):
+        n, t, _ = x.shape
+        qkv = (x @ a.qkv).view(n, t, -1, a.head_dim).transpose(1, 2)
+        q, k, v = qkv.split((a.heads, a.kv_heads, a.kv_heads), 1)
+        if a.q_norm is not None:
+            q, k = (gpt.rms_norm(y, gain, a.head_dim, a.eps)
+                    for y, gain in ((q, a.q_norm), (k, a.k_norm)))
+        q, k = (gpt.rotate(y, cos, sin, a.head_dim) for y in (q, k))
+        k, v, mask = self.with_cache(i, k, v)
+        k, v = (y.repeat_interleave(a.heads // a.kv_heads, 1) for y in (k, v))
+        y = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and t > 1)
+        return y.transpose(1, 2).reshape(n, t, -1) @ a.out
+
+    def logits(self, ids):
+        """Of the token after the last of ids (N, t)."""
+        model, c, t = self.model, self.model.config, ids.shape[1]
+        cos, sin = model.rope_cache[self.done:self.done + t].unbind(1)
         x = model.embedding(ids)
         for i, block in enumerate(model.blocks):
-            a = block.attention
-            qkv = gpt.rms_norm(x, block.norm1, c.width, c.norm_eps) @ a.qkv
-            qkv = qkv.view(n, t, -1, a.head_dim).transpose(1, 2)
-            q, k, v = qkv.split((a.heads, a.kv_heads, a.kv_heads), 1)
-            if a.q_norm is not None:
-                q, k = (gpt.rms_norm(x, gain, a.head_dim, c.norm_eps)
-                        for x, gain in ((q, a.q_norm), (k, a.k_norm)))
-            q, k = (gpt.rotate(x, cos, sin, a.head_dim) for x in (q, k))
-            mask = None
-            if how == "cached":
-                keys[i] = k if keys[i] is None else torch.cat((keys[i], k), 2)
-                values[i] = v if values[i] is None else torch.cat((values[i], v), 2)
-                k, v = keys[i], values[i]
-            elif how in ("static", "window"):
-                keys[i][:, :, done:done + t], values[i][:, :, done:done + t] = k, v
-                end = done + t if how == "window" else width + new
-                k, v = keys[i][:, :, :end], values[i][:, :, :end]
-                mask = torch.arange(end) <= torch.arange(done, done + t)[:, None]
-            k, v = k.repeat_interleave(reps, 1), v.repeat_interleave(reps, 1)
-            y = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None and t > 1)
-            x = x + y.transpose(1, 2).reshape(n, t, -1) @ a.out
-            x2 = gpt.rms_norm(x, block.norm2, c.width, c.norm_eps)
-            gate, up = (x2 @ block.gate_up).chunk(2, -1)
-            x = x + (torch.nn.functional.silu(gate) * up) @ block.down
-        if how != "naive":
-            done += t
+            y = gpt.rms_norm(x, block.norm1, c.width, c.norm_eps)
+            x = x + self.attention(i, block.attention, y, cos, sin)
+            y = gpt.rms_norm(x, block.norm2, c.width, c.norm_eps)
+            x = x + gpt.swiglu(y @ block.gate_up) @ block.down
+        self.done += 0 if self.how == "naive" else t
         return model.lm_head(gpt.rms_norm(x[:, -1], model.norm, c.width, c.norm_eps))
 
-    logits = forward(tokens)
+
+@torch.no_grad()
+def simple_loop(model, prompts, new: int, how: str) -> int:
+    """Samples `new` tokens after each prompt. Returns how many tokens that are."""
+    tokens = torch.tensor(prompts)
+    loop = SimpleLoop(model, len(tokens), tokens.shape[1] + new, how)
+    logits = loop.logits(tokens)
     for t in range(new):
         token = torch.multinomial(logits.softmax(-1), 1)
         tokens = torch.cat((tokens, token), 1)
         if t < new - 1:
-            logits = forward(tokens if how == "naive" else token)
-    return n * new
+            logits = loop.logits(tokens if how == "naive" else token)
+    return len(tokens) * new
 
 
 @torch.no_grad()
@@ -279,6 +291,26 @@ def begin(doc, title, script, packages):
     return args, policy_of(args.run), new_report(title, command, packages)
 
 
+def ladder(policy, other, prompts, each, took) -> dict:
+    """The table of what each technique brings. took: seconds of each recording of a step."""
+    some = prompts[:16]
+    loops = {how: lambda how=how: simple_loop(policy, each, 64, how)
+             for how in ("naive", "cached", "static", "window")}
+    rates = medians(loops | {
+        "sample.py": lambda: plain(policy, prompts, 64),
+        f"{ALONE}, nothing recorded": lambda: unrecorded(other, prompts, 64),
+        ALONE: lambda: ours(policy, prompts, 1, 64),
+        "engine/sampler.py": lambda: ours(policy, some, 16, 64)})
+    return table(
+        "What each technique brings: batch 256, 64 new tokens. naive computes the whole text again "
+        "for each token; cached concatenates keys and values; static preallocates the cache and "
+        "masks unused columns; window reads the used ones only; sample.py is static with grouped "
+        "heads unexpanded; engine/sampler.py reads a window, records its steps, shares equal "
+        "texts. To record a step takes "
+        f"{1e3 * statistics.median(took):.0f} ms, {len(took)} times, in none of the rates.",
+        rates, "naive")
+
+
 def main():
     args, policy, report = begin(__doc__, "Sampling", "sample.py", ["transformers"])
     tables = report["tables"]
@@ -317,21 +349,7 @@ def main():
         ALONE: lambda: ours(policy, prompts, 1, 192, tokenizer.EOT),
         "engine/sampler.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}),
         "transformers generate"))
-    loops = {how: lambda how=how: simple_loop(policy, each, 64, how)
-             for how in ("naive", "cached", "static", "window")}
-    ladder = medians(loops | {
-        "sample.py": lambda: plain(policy, prompts, 64),
-        f"{ALONE}, nothing recorded": lambda: unrecorded(other, prompts, 64),
-        ALONE: lambda: ours(policy, prompts, 1, 64),
-        "engine/sampler.py": lambda: ours(policy, some, 16, 64)})
-    tables.append(table(
-        "What each technique brings: batch 256, 64 new tokens. naive computes the whole text again "
-        "for each token; cached concatenates keys and values; static preallocates the cache and "
-        "masks unused columns; window reads the used ones only; sample.py is static with grouped "
-        "heads unexpanded; engine/sampler.py reads a window, records its steps, shares equal "
-        "texts. To record a step takes "
-        f"{1e3 * statistics.median(took):.0f} ms, {len(took)} times, in none of the rates.",
-        ladder, "naive"))
+    tables.append(ladder(policy, other, prompts, each, took))
     write(report, args.write)
 
 
