@@ -26,8 +26,10 @@ import tasks  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, begin, seconds, write  # noqa: E402
 from engine import dedup, packing, sampler  # noqa: E402
+from tokenizer import Tokenizer  # noqa: E402
 
 PROMPTS, GROUP, ROUNDS = 32, 16, 5
+tokenizer = Tokenizer.toy()
 
 
 def text_of(ids) -> str:
@@ -95,7 +97,7 @@ def trl_trainer(policy, task, problems, options, fixed, folder, between):
             return tokenizer.encode(token)[0]
 
         def __call__(self, text, **_):
-            return {"input_ids": [tokenizer.encoding.encode_ordinary(t) for t in text]}
+            return {"input_ids": [tokenizer.encode_ordinary(t) for t in text]}
 
         def batch_decode(self, ids, **_):
             return [text_of(int(i) for i in row) for row in ids]
