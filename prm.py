@@ -14,8 +14,8 @@ is the same network, trained on the same solutions at their last token alone.
 The network is a copy of the policy (the trunk) with a scalar head. h is the trunk's hidden state, q
 the prediction of the trunk's own language-model head. A causal trunk knows which token is likely
 only after its last layer, so it cannot compare that token with the actual one; log q tells the head
-the difference. Without this term the reward models learned next to nothing here. Left out on
-purpose: human labels, pairs of solutions.
+the difference. Without this term the reward models learned almost nothing here.
+Left out on purpose: human labels, pairs of solutions.
 
     python prm.py --run runs/NAME          writes runs/NAME/prm.pt and prm.json
 """
@@ -54,11 +54,9 @@ AGGREGATES = {"product": math.prod, "min": min, "last": lambda step_scores: step
 
 
 def step_ends(tokenizer, ids: list[int]) -> list[int]:
-    """The indices of the last tokens of a response's steps.
-
-    A step ends with a line, with the thinking, or with the response (the last step is the answer).
-    The search is over bytes: a real model's token may hold a line end in its middle, and several
-    tokens may spell one tag."""
+    """The indices of the last tokens of a response's steps. A step ends with a line, with the
+    thinking, or with the response (the last step is the answer). The search is over bytes: a token
+    may hold a line end in its middle, and several tokens may spell one tag."""
     pieces = [tokenizer.decode_bytes([i]) for i in ids]
     byte_ends = list(itertools.accumulate(map(len, pieces)))  # of each token
     ends = {bisect.bisect_left(byte_ends, match.end())

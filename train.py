@@ -240,7 +240,6 @@ def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -
 
 def optimizer_step(models: Models, optimizer, sums: Counter) -> dict:
     """Clips the gradients and makes a step. Returns the metrics, averaged over tokens.
-
     Raises FloatingPointError before the step if a loss or a gradient is not finite.
     """
     # 1. clip the gradients

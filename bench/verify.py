@@ -1,10 +1,10 @@
-"""How good the verifier is: on real golds, on rewritten ones against the library math-verify, on
-random text, and how fast.
+"""Measures the verifier: on real gold answers, on rewritten ones against the library math-verify,
+on random text, and its speed.
 
     python verify.py --stats --data DIR [--fuzz SECONDS] [--write FILE.json]
 
-DIR holds math500.jsonl and gsm8k_test.jsonl. The rewrites are made here, by rules that keep the
-meaning and rules that change it, so that the right verdict on each pair is known.
+DIR holds math500.jsonl and gsm8k_test.jsonl. The rewrites come from rules that keep the meaning and
+rules that change it, so the correct verdict on each pair is known.
 """
 
 import argparse
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import verify  # noqa: E402
 from bench.sample import new_report, write  # noqa: E402
 from grading.answers import equal  # noqa: E402
+from grading.expression import expression  # noqa: E402
 
 FRAC = re.compile(r"\\d?frac\{(-?\d+)\}\{(\d+)\}")
 ROOT = re.compile(r"\\sqrt\{(\d+)\}")
@@ -29,8 +30,8 @@ INTERVAL = re.compile(r"(?:\\left)?([\[(])\s*([^,()\[\]]+),\s*([^,()\[\]]+?)\s*(
 NUMBER = re.compile(r"(?<![\d.{_\\])\d+(?![\d.,_}])")
 
 
-def keeping(gold: str, rng) -> dict[str, str]:
-    """Rewrites of a gold that mean the same, by the name of the rule."""
+def equal_rewrites(gold: str, rng) -> dict[str, str]:
+    """Rewrites of a gold answer with the same meaning, by the name of the rule."""
     out = {"in dollars": f"${gold}$", "spaces": f" {gold} ", "full stop": f"{gold}.",
            "dfrac": gold.replace(r"\frac", r"\dfrac"), "wide": gold.replace(",", r",\ ")
            if "," in gold and "!" not in gold and not re.search(r"\d,\d", gold) else gold}
@@ -70,8 +71,8 @@ def keeping(gold: str, rng) -> dict[str, str]:
     return {rule: text for rule, text in out.items() if text != gold}
 
 
-def changing(gold: str, rng) -> dict[str, str]:
-    """Rewrites that mean something else."""
+def different_rewrites(gold: str, rng) -> dict[str, str]:
+    """Rewrites of a gold answer with another meaning, by the name of the rule."""
     out = {}
     if match := NUMBER.search(gold):
         n = int(match[0])
@@ -113,6 +114,7 @@ def changing(gold: str, rng) -> dict[str, str]:
 
 
 def math_verify_says():
+    """The verdict of the library math-verify: a function (gold, answer) -> bool."""
     import logging
 
     from math_verify import parse
@@ -126,10 +128,12 @@ def math_verify_says():
 
 
 def compare(golds, says):
-    """False rejects and false accepts by rule, and how many pairs of each kind there were."""
+    """Wrong verdicts of `says` by rule, and the number of pairs. Both are indexed by whether the
+    two answers of a pair are equal."""
     rng, wrong, total = random.Random(0), {True: Counter(), False: Counter()}, Counter()
     for gold in golds:
-        for same, rewrites in ((True, keeping(gold, rng)), (False, changing(gold, rng))):
+        for same, rewrites in ((True, equal_rewrites(gold, rng)),
+                               (False, different_rewrites(gold, rng))):
             for rule, text in rewrites.items():
                 total[same] += 1
                 if says(gold, text) != same:
@@ -144,7 +148,7 @@ PIECES = [
     "</answer>", "<think>", "</think>", "#### ", "9" * 50, "\u0664", "\n", "^9"]
 
 
-HARD = [  # texts made to take long
+HARD = [  # texts that are made to take long
     "(sin((a+b+c+d+f+g)^{4})+cos((a+b+c+d+f+g)^{4}))^{20}", "(a+b)^{40}", "(a+b+c+d)^{8}",
     "*".join(["(x+y)^3"] * 60), "+".join(["(x+y)^3"] * 60), ",".join(["(x+y)^3"] * 40),
     "+".join(rf"\frac{{1}}{{{a}+{b}}}" for a, b in zip("abcdfg", "bcdfgh", strict=True)),
@@ -152,24 +156,24 @@ HARD = [  # texts made to take long
     "1/7^{600}" + "+1/7^{601}" * 50, "(" * 24 + "x+1" + ")^{2}" * 24, ",".join(["sin(x)"] * 40)]
 CHECKS = {
     "equal to x^2-1": lambda text: equal("x^2-1", text), "itself": lambda text: equal(text, text),
-    "answer_of": lambda text: verify.extract_any(text, last_number=True),
-    "well_formed": verify.well_formed, "number": verify.number, "expression": verify.expression}
+    "extract_any": lambda text: verify.extract_any(text, last_number=True),
+    "well_formed": verify.well_formed, "number": verify.number, "expression": expression}
 
 
 def fuzz(seconds: float):
-    """Random texts up to 64 KB, and hard ones, through everything: how many, exceptions, and the
-    slowest check, in seconds of this thread's own time."""
+    """Runs all checks on hard texts and on random texts of up to 64 KB. Returns the number of
+    texts, the exceptions, and the slowest check (seconds of this thread's CPU time, name, text)."""
     rng, n, slowest, raised = random.Random(1), 0, (0.0, "", ""), Counter()
     end = time.perf_counter() + seconds
-    gc.disable()  # its pauses are nobody's
+    gc.disable()  # its pauses belong to no check
     while time.perf_counter() < end:
         size = int(2 ** rng.uniform(0, 13))
         if rng.random() < 0.2:
             text = "".join(chr(rng.choice((rng.randrange(128), rng.randrange(0x3000))))
                            for _ in range(min(8 * size, 65536)))
         else:
-            few = rng.sample(PIECES, rng.randint(1, 8))
-            text = "".join(rng.choices(few, k=size))[:65536]
+            pieces = rng.sample(PIECES, rng.randint(1, 8))
+            text = "".join(rng.choices(pieces, k=size))[:65536]
         text = HARD[n] if n < len(HARD) else text
         for name, check in CHECKS.items():
             began = time.thread_time()
@@ -184,15 +188,16 @@ def fuzz(seconds: float):
 
 
 def hostile():
-    """How many of the published list of hostile answers are accepted."""
+    """The number of published hostile answers, and of those that the verifier accepts."""
     path = Path(__file__).parents[1] / "tests" / "hostile.jsonl"
     rows = [json.loads(line) for line in path.open()]
-    return len(rows), sum(
-        verify.verdict(row["gold"], verify.extract_any(row["pred"]) or row["pred"]) is True
-        for row in rows)
+    accepted = [row for row in rows
+                if verify.verdict(row["gold"], verify.extract_any(row["pred"]) or row["pred"])]
+    return len(rows), len(accepted)
 
 
 def rate(pairs, check) -> float:
+    """Checks per second."""
     began = time.perf_counter()
     for pair in pairs:
         check(*pair)

@@ -138,8 +138,8 @@ def mix_levels(task: Task, levels: str) -> Task:
     if not levels:
         return task
     if task.paths or not re.fullmatch(r"[0-9](,[0-9])*", levels):
-        raise ValueError(f"--train-levels {levels}: write levels like 1,2,4; a task from a file "
-                         "has none")
+        raise ValueError(f"--train-levels {levels}: levels look like 1,2,4; a task from a file has "
+                         "none")
     try:
         parts = [type(task)(int(level)) for level in levels.split(",")]
     except ValueError as error:

@@ -71,5 +71,5 @@ def end_token_ids(folder) -> list[int]:
             raise ValueError(f"{path} cannot be read: {error}") from None
         ids += found if isinstance(found, list) else [found] if found is not None else []
     if not ids:
-        raise ValueError(f"{folder} names no end-of-text token (eos_token_id in config.json)")
+        raise ValueError(f"{folder} names no end of text (eos_token_id in config.json)")
     return list(dict.fromkeys(ids))

@@ -90,6 +90,12 @@ def test_as_many_prompts_are_sampled_next_as_will_fill_the_batch(prompts, sample
     assert dapo.prompts_to_sample(prompts, sampled, kept) == want
 
 
+def test_the_penalty_at_the_lengths_of_the_paper():
+    """16,384 tokens expected, and 4,096 more in which the penalty grows."""
+    lengths = torch.tensor([100.0, 16_384, 18_432, 20_480, 30_000])
+    assert dapo.overlong_penalty(lengths, 20_480, 4_096).tolist() == [0, 0, -0.5, -1, -1]
+
+
 def test_soft_punishment_is_added_to_the_reward():
     made = dapo.prepare(batch(), options(overlong="soft", scale_by_std=False))
     penalty = torch.tensor([0, 0, 0, 0, 0, 0, -0.5, -1.0])

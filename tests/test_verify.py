@@ -1,4 +1,4 @@
-"""verify.py: small grammars with no holes; what they do not know is wrong."""
+"""verify.py: small grammars without holes; everything outside them is wrong."""
 
 import inspect
 import itertools
@@ -12,6 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import verify
+from grading import algebra, answers, lexer
+from grading import expression as expression_module
+from grading.expression import calculate, expression
+from tasks.countdown import Countdown
 
 
 def problem(answer, numbers=()):
@@ -27,7 +31,7 @@ def right(answer, gold):
 
 
 def reaches(text, target, numbers):
-    return verify.countdown_correct(problem(str(target), numbers), says(text))
+    return Countdown.correct(problem(str(target), numbers), says(text))
 
 
 # --- numbers
@@ -156,7 +160,7 @@ def test_not_well_formed(text):
     ("8/4/2", 1, [8, 4, 2]), ("8-(3-2)", 7, [8, 3, 2]), ("1/3*3", 1, [1, 3, 3]),
     (" ( 1 + 2 ) ", 3, [1, 2]), ("((5))", 5, [5]), ("2*(3+4)-5", 9, [2, 3, 4, 5])])
 def test_expression(text, value, used):
-    assert verify.expression(text) == (value, used)
+    assert expression(text) == (value, used)
 
 
 BROKEN = ["", " ", "+", "1+", "+1", "-1", "1-", "--1", "1--2", "1+-2", "()", "(1", "1)", ")(",
@@ -169,11 +173,11 @@ BROKEN = ["", " ", "+", "1+", "+1", "-1", "1-", "--1", "1--2", "1+-2", "()", "(1
 
 @pytest.mark.parametrize("text", BROKEN)
 def test_expression_refuses_what_is_not_in_its_grammar(text):
-    assert verify.expression(text) is None
+    assert expression(text) is None
 
 
 def test_deep_brackets_are_no_error():
-    assert verify.expression("(" * 90 + "1" + ")" * 90) in (None, (1, [1]))
+    assert expression("(" * 90 + "1" + ")" * 90) in (None, (1, [1]))
 
 
 TREES = st.recursive(st.integers(0, 99).map(str), lambda part: st.tuples(
@@ -188,7 +192,7 @@ def test_expression_agrees_with_python_fractions(text):
         want = eval(re.sub(r"[0-9]+", r"Fraction(\g<0>)", text))
     except ZeroDivisionError:
         want = None
-    found = verify.expression(text)
+    found = expression(text)
     assert (found[0] if found else None) == want or len(text) > 200
 
 
@@ -216,9 +220,9 @@ def test_countdown_has_no_holes(text, target, numbers):
 
 def test_countdown_wants_one_tagged_answer():
     task = problem("8", [3, 5])
-    assert not verify.countdown_correct(task, "3+5")
-    assert not verify.countdown_correct(task, "<think>3+5</think><answer>3*5</answer>")
-    assert not verify.countdown_correct(task, "<answer>3+5</answer><answer>5+3</answer>")
+    assert not Countdown.correct(task, "3+5")
+    assert not Countdown.correct(task, "<think>3+5</think><answer>3*5</answer>")
+    assert not Countdown.correct(task, "<answer>3+5</answer><answer>5+3</answer>")
 
 
 # --- rewards
@@ -245,8 +249,8 @@ def test_a_text_that_is_too_long_earns_nothing(text):
 
 @pytest.mark.parametrize("op", ["%", "**", "", "x"])
 def test_what_is_no_operation_is_refused(op):
-    with pytest.raises(ValueError, match="no operation"):
-        verify.apply(17, op, 3)
+    with pytest.raises(ValueError, match="not an operation"):
+        calculate(17, op, 3)
 
 
 def test_reward_reports_its_parts():
@@ -275,10 +279,10 @@ def test_a_control_still_reports_what_was_correct():
 def test_64_kilobytes_of_anything_are_simply_wrong(unit):
     text = (unit * 65536)[:65536]
     for whole in (text, says(text)):
-        for correct in (verify.number_correct, verify.countdown_correct):
+        for correct in (verify.number_correct, Countdown.correct):
             assert verify.reward(correct, problem("4", [4]), whole).parts["correct"] == 0.0
         verify.well_formed(whole), verify.extract(whole)
-    assert verify.number(text) is None and verify.expression(text) is None
+    assert verify.number(text) is None and expression(text) is None
 
 
 @settings(max_examples=200, deadline=None)
@@ -292,9 +296,38 @@ def test_no_text_raises_and_rewards_are_consistent(text):
 
 
 def test_the_verifier_evaluates_nothing_and_knows_no_tensors():
-    source = inspect.getsource(verify)
-    assert not re.search(r"\b(eval|exec|compile|literal_eval)\(", source.replace("re.compile(", ""))
-    assert "import torch" not in source
+    for module in (verify, expression_module, answers, algebra, lexer):
+        source = inspect.getsource(module).replace("re.compile(", "")
+        assert not re.search(r"\b(eval|exec|compile|literal_eval)\(", source)
+        assert "import torch" not in source
+
+
+# --- the registry
+
+def test_every_reward_is_a_function_of_a_sample():
+    assert {"correct", "sign", "format", "random", "claim", "process"} <= set(verify.REWARDS)
+    for name in verify.REWARDS:
+        given = verify.reward(verify.number_correct, problem("4"), says("4"), name)
+        assert isinstance(given.total, float) and given.parts == {"correct": 1.0, "format": 1.0}
+
+
+def test_the_total_of_a_step_reward_is_that_of_the_outcome_until_steps_are_scored():
+    for text in (says("4"), says("5"), "4"):
+        assert verify.reward(verify.number_correct, problem("4"), text, "process") == \
+            verify.reward(verify.number_correct, problem("4"), text, "correct")
+
+
+def test_a_reward_of_your_own_sees_tokens_and_the_group(monkeypatch):
+    """Length against the group, as in Kimi k1.5 (2501.12599): one function and its name."""
+    def short(sample):
+        lengths = [len(tokens) for _, tokens in sample.group]
+        spread = max(lengths) - min(lengths)
+        return sample.correct + 0.5 - (len(sample.tokens) - min(lengths)) / spread
+    monkeypatch.setitem(verify.REWARDS, "short", short)
+    group = [(says("4"), [1] * 5), (says("4"), [1] * 9), (says("5"), [1] * 7)]
+    totals = [Countdown().score(problem("4", [4]), text, "short", 0.0, tokens, group).total
+              for text, tokens in group]
+    assert totals == [1.5, 0.5, 0.0]
 
 
 # --- statistics
@@ -344,7 +377,7 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
     (r"<think>\boxed{4}</think>\boxed{5}", "5"), (r"\boxed{5}<|im_end|>\boxed{6}", "5"),
     (r"\boxed{5}</s>user: \boxed{6}", "5"), ("#### 5<|endoftext|>#### 6", "5"),
     ("####\n 5 \nand so on", "5"), ("#### 5</s>#### 6</s>#### 7", "5")])
-def test_answer_of_takes_the_last_complete_answer_of_the_final_part(text, answer):
+def test_extract_any_takes_the_last_complete_answer_of_the_final_part(text, answer):
     assert verify.extract_any(text) == answer
 
 
@@ -352,7 +385,7 @@ def test_answer_of_takes_the_last_complete_answer_of_the_final_part(text, answer
     "", "5", r"\boxed{}", r"\boxed{ }", r"\boxed{5", r"\boxed", "####", r"<think>\boxed{5}",
     "<think>#### 5", r"<think>\boxed{5}</think>so", "<|im_end|>#### 5", "<answer></answer>",
     r"<think>a</think><answer>5</answer><answer>6</answer>", r"</think>a<think>\boxed{5}"])
-def test_answer_of_finds_nothing_elsewhere(text):
+def test_extract_any_finds_nothing_elsewhere(text):
     assert verify.extract_any(text) is None
 
 
@@ -383,11 +416,12 @@ def test_three_verdicts():
     assert verify.verdict("90", r"90^\circ", missing_unit=False) is False
 
 
-def test_math_correct_needs_certainty():
-    gold = SimpleNamespace(question="?", answer=r"\frac{\sqrt{8}}{2}")
-    assert verify.math_correct(gold, r"<think>\boxed{3}</think>\boxed{\sqrt2}")
-    assert not verify.math_correct(gold, r"\boxed{1.41421356}")
-    assert not verify.math_correct(gold, r"<think>\boxed{\sqrt2}</think>I do not know")
+def test_only_a_certain_verdict_on_mathematics_is_true():
+    def correct(text):
+        return verify.verdict(r"\frac{\sqrt{8}}{2}", verify.extract_any(text)) is True
+    assert correct(r"<think>\boxed{3}</think>\boxed{\sqrt2}")
+    assert not correct(r"\boxed{1.41421356}")
+    assert not correct(r"<think>\boxed{\sqrt2}</think>I do not know")
 
 
 def test_a_prompt_that_opens_the_thinking():
@@ -395,41 +429,6 @@ def test_a_prompt_that_opens_the_thinking():
     assert verify.well_formed(text, opened=True) and not verify.well_formed(text)
     assert not verify.well_formed("<think>" + text, opened=True)
     assert not verify.well_formed("</think><answer>4</answer>", opened=True)
-
-
-# --- language and length
-
-def test_language_share():
-    assert verify.language_share("so 2 + 2 is four") == 1.0
-    assert verify.language_share("so \u6240\u4ee5 it \u043e\u043d") == 0.5
-    assert verify.language_share("\u6240\u4ee5 \u6240", script="CJK") == 1.0
-    assert verify.language_share("is \u043end on") == pytest.approx(2 / 3)  # of both in a word
-    assert verify.language_share("The cat sat", words={"the", "sat"}) == pytest.approx(2 / 3)
-    assert verify.language_share("1+1=2") == 1.0
-
-
-def test_kimi_length():
-    """Equation of section 2.3.3: lambda = 0.5 - (len - min) / (max - min)."""
-    found = [verify.kimi_length(n, 10, 50, right=True) for n in (10, 30, 50)]
-    assert found == [0.5, 0.0, -0.5]
-    assert [verify.kimi_length(n, 10, 50, right=False) for n in (10, 30, 50)] == [0.0, 0.0, -0.5]
-    assert verify.kimi_length(10, 10, 10, right=True) == 0.0
-
-
-def test_cosine_length():
-    assert verify.cosine_length(0, 100, True) == 2.0
-    assert verify.cosine_length(50, 100, True) == pytest.approx(1.5)
-    assert verify.cosine_length(0, 100, False) == -10.0
-    assert verify.cosine_length(50, 100, False) == pytest.approx(-5.0)
-    assert verify.cosine_length(100, 100, True) == -10.0
-    values = [verify.cosine_length(n, 100, True) for n in range(0, 100, 10)]
-    assert values == sorted(values, reverse=True)
-
-
-def test_overlong():
-    """DAPO's equation 13, with its own numbers: 16,384 expected and a zone of 4,096."""
-    found = [verify.overlong(n, 20_480, 4_096) for n in (100, 16_384, 18_432, 20_480, 30_000)]
-    assert found == [0, 0, -0.5, -1, -1]
 
 
 # --- the command line
