@@ -17,7 +17,6 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
 
 MAX_BITS = 2000     # of a coefficient
 MAX_EXPONENT = 60   # of a sum or a variable
@@ -216,7 +215,7 @@ class Algebra:
         return self.atom(("?", number))
 
 
-# --- structures of values, and their equality
+# --- answers that are not plain values
 
 @dataclass(frozen=True)
 class Structure:
@@ -233,14 +232,6 @@ class Infinity:
     sign: int
 
 
-class Flags(NamedTuple):
-    """See answers.equal."""
-
-    missing_unit: bool
-    ordered: bool
-    percent: bool
-
-
 def as_value(x):
     """x itself; raises CannotTell for a Structure or an Infinity."""
     if isinstance(x, (Structure, Infinity)):
@@ -255,92 +246,3 @@ def variable_name(x) -> str:
         if len(monomial) == 1 and isinstance(monomial[0][0], str) and monomial[0][1] == 1:
             return monomial[0][0]
     return ""
-
-
-def kind_of(x) -> str:
-    return x.kind if isinstance(x, Structure) else (
-        "infinity" if isinstance(x, Infinity) else "value")
-
-
-def compare(x, y, algebra: Algebra, flags: Flags) -> bool | None:
-    """Whether two answers are equal; None where it cannot be decided. Symmetric."""
-    if kind_of(x) > kind_of(y):
-        x, y = y, x
-    kinds = kind_of(x), kind_of(y)
-    if "equation" in kinds and kinds != ("equation", "equation"):  # x=5 equals 5
-        side, other = (x, y) if kinds[0] == "equation" else (y, x)
-        return variable_name(side.parts[0]) != "" and compare(side.parts[1], other, algebra, flags)
-    if kinds == ("value", "value"):
-        return algebra.equal(x, y)
-    if kinds in (("infinity", "infinity"), ("based", "based"), ("text", "text")):
-        return x == y
-    if kinds == ("text", "value"):  # the letter of a choice
-        return variable_name(y) != "" and variable_name(y).lower() == x.parts[0]
-    if kinds == ("equation", "equation"):
-        left, right = (algebra.add(*map(as_value, e.parts), -1)[0] for e in (x, y))
-        return proportional(left, right)
-    if kinds in (("quantity", "quantity"), ("quantity", "value"), ("based", "value")):
-        return compare_units(x, y, kinds, algebra, flags)
-    return compare_collections(x, y, kinds, algebra, flags)
-
-
-def compare_units(x, y, kinds, algebra: Algebra, flags: Flags) -> bool | None:
-    """compare() for a value with a unit, or a number with a base, and another one or a value."""
-    if kinds == ("quantity", "quantity"):
-        return x.parts[1] == y.parts[1] and compare(x.parts[0], y.parts[0], algebra, flags)
-    if kinds == ("based", "value"):
-        return flags.missing_unit and algebra.rational(y) is not None and (
-            str(algebra.rational(y)) == x.parts[0])
-    value, unit = x.parts
-    if flags.percent and unit == "%":
-        hundredth = algebra.divide(as_value(value), algebra.number(100))
-        return algebra.equal(hundredth, y) or flags.missing_unit and algebra.equal(value, y)
-    return flags.missing_unit and compare(value, y, algebra, flags)
-
-
-def compare_collections(x, y, kinds, algebra: Algebra, flags: Flags) -> bool | None:
-    """compare() for answers with several items."""
-    def all_equal(xs, ys):
-        return all_true(compare(a, b, algebra, flags) for a, b in zip(xs, ys, strict=True))
-    if kinds in (("list", "list"), ("list", "set"), ("set", "set"), ("union", "union")):
-        xs, ys = x.parts, y.parts
-        if len(xs) != len(ys):
-            return False
-        if flags.ordered and kinds == ("list", "list"):
-            return all_equal(xs, ys)
-        return match_items(xs, ys, lambda a, b: compare(a, b, algebra, flags))
-    if kinds == ("tuple", "tuple"):
-        (left, xs, right), (left2, ys, right2) = x.parts, y.parts
-        return (left, right, len(xs)) == (left2, right2, len(ys)) and all_equal(xs, ys)
-    if kinds == ("matrix", "matrix"):
-        shapes = [[len(row) for row in m.parts] for m in (x, y)]
-        return shapes[0] == shapes[1] and all_equal(sum(x.parts, ()), sum(y.parts, ()))
-    return False
-
-
-def all_true(verdicts) -> bool | None:
-    """The conjunction of three-valued verdicts."""
-    verdicts = list(verdicts)
-    return False if False in verdicts else None if None in verdicts else True
-
-
-def match_items(xs, ys, equal) -> bool | None:
-    """Whether the items can be paired. Equality is transitive, so the first partner will do."""
-    left, verdicts = list(ys), []
-    for x in xs:
-        found = [(equal(x, y), i) for i, y in enumerate(left)]
-        best = [i for verdict, i in found if verdict] or [i for verdict, i in found
-                                                          if verdict is None]
-        if not best:
-            return False
-        verdicts.append(found[best[0]][0])
-        left.pop(best[0])
-    return all_true(verdicts)
-
-
-def proportional(p: dict, q: dict) -> bool:
-    """Whether two polynomials differ by a constant factor, and so have the same zeros."""
-    if set(p) != set(q) or not p:
-        return p == q
-    first = next(iter(p))
-    return all(p[m] * q[first] == q[m] * p[first] for m in p)

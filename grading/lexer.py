@@ -1,7 +1,7 @@
-"""The lexer of written answers: LaTeX or plain text in, the tokens for answers.py out.
+"""The lexer of written answers: LaTeX or plain text in, the tokens for parser.py out.
 
-Spellings with the same meaning (\\dfrac and \\frac, 1{,}000 and 1,000, \\cdot and *) become the same
-tokens. A token is a number, a letter, a `\\command`, a `<word>` or a sign.
+Spellings with the same meaning (\\dfrac and \\frac, 1{,}000 and 1,000, \\cdot and *) become the
+same tokens. A token is a number, a letter, a `\\command`, a `<word>` or a sign.
 """
 
 import re
@@ -21,8 +21,10 @@ SPELLINGS = {  # spelling -> usual spelling, replaced in this order
     r"\geq": r"\ge", "**": "^"}
 LATEX_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf|textit)\s*\{([^{}<>]*)\}")
 MATRIX = re.compile(r"\\(begin|end)\{[pb]matrix\}")
+# separators of thousands: 1{,}000 and 1,\!000; and 1,000 in an answer without brackets
 THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!\s*|\{,\}|\\,)(?=[0-9]{3}(?![0-9]))")
 PLAIN_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+# 1 4/5 is 1 + 4/5, and 2e-3 is 2 * 10^-3
 MIXED = re.compile(r"(?<![0-9.^_/}])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![0-9.])")
 SCIENTIFIC = re.compile(r"(?<![A-Za-z])([0-9]\.?)[eE]([-+]?[0-9]{1,3})(?![0-9.])")
 LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
@@ -72,8 +74,8 @@ def tokenize(text: str) -> list[str]:
 
 
 def mark_letters(match) -> str:
-    """Several letters in a row: a function becomes a \\command, a word becomes a <word>, a product of
-    variables stays."""
+    """Several letters in a row: a function becomes a \\command, a word becomes a <word>, and a
+    product of variables stays."""
     letters = match[0]
     if letters in KNOWN:
         return f"\\{letters} "

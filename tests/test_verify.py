@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import verify
-from grading import algebra, answers, lexer
+from grading import algebra, answers, lexer, parser
 from grading import expression as expression_module
 from grading.expression import calculate, expression
 from tasks.countdown import Countdown
@@ -296,7 +296,7 @@ def test_no_text_raises_and_rewards_are_consistent(text):
 
 
 def test_the_verifier_evaluates_nothing_and_knows_no_tensors():
-    for module in (verify, expression_module, answers, algebra, lexer):
+    for module in (verify, expression_module, answers, algebra, lexer, parser):
         source = inspect.getsource(module).replace("re.compile(", "")
         assert not re.search(r"\b(eval|exec|compile|literal_eval)\(", source)
         assert "import torch" not in source
