@@ -61,14 +61,14 @@ def test_a_batch_of_documents():
         assert tokenizer.pad_id not in prompt + response
 
 
-def test_every_other_problem_is_an_easier_one():
+def test_every_second_problem_is_an_easier_one():
     task = tasks.Arithmetic(3)
     batch = sft.documents(tokenizer, task, task.easier_task(), random.Random(0))
     operators = [len(re.findall(r"[-+*]", tokenizer.decode(prompt))) for prompt, _ in batch]
     assert set(operators[::2]) == {3} and set(operators[1::2]) == {1}
 
 
-def test_padded_marks_responses_and_their_end_only():
+def test_the_mask_covers_responses_and_their_end_only():
     pad = tokenizer.pad_id
     tokens, mask = sft.padded([([1, 2], [3, tokenizer.eos_id]), ([4], [5, 6, 7, tokenizer.eos_id])],
                               pad)
@@ -184,7 +184,7 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(small_batches, monkey
         assert torch.allclose(a, b, atol=1e-3)
 
 
-def test_the_gate_is_the_share_of_problems_solved_at_least_once(monkeypatch):
+def test_pass_at_16_is_the_share_of_problems_solved_at_least_once(monkeypatch):
     task = tasks.Arithmetic(1)
 
     def sample_responses(policy, tokenizer, problems, group_size, max_new_tokens):
