@@ -18,12 +18,12 @@ import torch
 
 import model as gpt
 import tasks
-import tokenizer
 import verify
 from engine import sampler
 from engine.request import concat_rollouts
 from engine.rng import row_seeds
 from infra import distributed, run_dir
+from tokenizer import Tokenizer
 
 MAX_RESPONSES = 4096  # sampled at once for pass@k, to bound the memory
 EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
@@ -45,8 +45,8 @@ def checks_itself(text: str) -> bool:
     return bool(SELF_CHECK.search(before_answer(text)))
 
 
-def sample_responses(policy, problems, group_size=1, temperature=1.0, seed=0, max_new_tokens=96,
-                     generate=None, **sampling):
+def sample_responses(policy, tokenizer, problems, group_size=1, temperature=1.0, seed=0,
+                     max_new_tokens=96, generate=None, **sampling):
     """Samples group_size responses to each of P problems.
 
     Returns the Rollout of N = P * group_size rows, and N texts without their end token. With
@@ -58,7 +58,7 @@ def sample_responses(policy, problems, group_size=1, temperature=1.0, seed=0, ma
     if distributed.world_size() > 1:
         generate = functools.partial(generate_distributed, generate)
     rollout = generate(policy, prompts, group_size, max_new_tokens, temperature, seed,
-                       **stop_conditions(policy), **sampling)
+                       **stop_conditions(policy, tokenizer), **sampling)
     return rollout, [tokenizer.decode_response(ids) for ids in rollout.responses()]
 
 
@@ -74,12 +74,12 @@ def generate_distributed(generate, policy, prompts, group_size, max_new_tokens, 
     return concat_rollouts(distributed.all_gather(rollout), pad).to(policy.embedding.weight.device)
 
 
-def stop_conditions(policy, *more: str) -> dict:
+def stop_conditions(policy, tokenizer, *more: str) -> dict:
     """The arguments of engine.sampler.generate that end a response. `more` are further stop
     strings."""
     weight = policy.embedding.weight
-    return dict(stop=tokenizer.STOPS, pad=tokenizer.PAD,
-                stop_table=tokenizer.stop_strings(len(weight), weight.device, *more))
+    return dict(stop=tokenizer.stop_ids, pad=tokenizer.pad_id,
+                stop_table=tokenizer.stop_table(len(weight), weight.device, *more))
 
 
 def proportion(flags) -> dict:
@@ -90,11 +90,12 @@ def proportion(flags) -> dict:
     return {"value": sum(flags) / max(1, len(flags)), "ci": [low, high], "n": len(flags)}
 
 
-def greedy_accuracy(policy, task, problems, max_new_tokens: int, generate=None) -> dict:
+def greedy_accuracy(policy, tokenizer, task, problems, max_new_tokens: int,
+                    generate=None) -> dict:
     """The accuracy of greedy responses: over all problems, and for each kind of problem where the
     task has several. "examples" holds the first three responses."""
-    _, texts = sample_responses(policy, problems, temperature=0, max_new_tokens=max_new_tokens,
-                                generate=generate)
+    _, texts = sample_responses(policy, tokenizer, problems, temperature=0,
+                                max_new_tokens=max_new_tokens, generate=generate)
     correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     kinds = sorted({p.category for p in problems} - {""})
     return proportion(correct) | {"examples": texts[:3], "by_kind": {
@@ -102,17 +103,18 @@ def greedy_accuracy(policy, task, problems, max_new_tokens: int, generate=None) 
         for kind in kinds}}
 
 
-def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int = 200,
+def measure(policy, tokenizer, task, problems, seed: int, max_new_tokens: int, n_pass: int = 200,
             samples: int = 64, generate=None) -> dict:
     """All measurements of a policy on held-out problems. pass@k uses the first n_pass problems with
     `samples` responses each. Each proportion is a dict as `proportion` returns it; the length is a
     mean in tokens."""
     # greedy decoding: the accuracy
-    result = {"greedy": greedy_accuracy(policy, task, problems, max_new_tokens, generate)}
+    result = {"greedy": greedy_accuracy(policy, tokenizer, task, problems, max_new_tokens,
+                                        generate)}
 
     # one sample per problem at temperature 1: how the policy responds
-    rollout, texts = sample_responses(policy, problems, seed=seed, max_new_tokens=max_new_tokens,
-                                      generate=generate)
+    rollout, texts = sample_responses(policy, tokenizer, problems, seed=seed,
+                                      max_new_tokens=max_new_tokens, generate=generate)
     correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     works = [shows_working(t) for t in texts]
     result |= {
@@ -131,7 +133,7 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
     counts, at_once = [], max(1, MAX_RESPONSES // samples)
     for first in range(0, len(problems[:n_pass]), at_once):
         chunk = problems[:n_pass][first:first + at_once]
-        _, texts = sample_responses(policy, chunk, samples, seed=seed + 1 + first,
+        _, texts = sample_responses(policy, tokenizer, chunk, samples, seed=seed + 1 + first,
                                     max_new_tokens=max_new_tokens, generate=generate)
         counts += [sum(task.correct(p, t) for t in texts[i * samples:(i + 1) * samples])
                    for i, p in enumerate(chunk)]
@@ -141,11 +143,11 @@ def measure(policy, task, problems, seed: int, max_new_tokens: int, n_pass: int 
     return result
 
 
-def evaluate_and_print(policy, task, options, when: str, generate=None) -> dict:
+def evaluate_and_print(policy, tokenizer, task, options, when: str, generate=None) -> dict:
     """Measures a policy on the task's held-out problems and prints the result. `when` begins each
     printed line: "before" or "after" reinforcement learning."""
     problems = task.held_out(options.eval_problems)
-    result = measure(policy, task, problems, options.seed, options.max_new_tokens,
+    result = measure(policy, tokenizer, task, problems, options.seed, options.max_new_tokens,
                      max(1, len(problems) // 5), options.eval_samples, generate)
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
     say = distributed.print_rank0
@@ -208,18 +210,19 @@ def step_metrics(step, rollouts, rewards, texts, group_size) -> dict:
     }
 
 
-def load_run(run: str, device: str = "") -> tuple[gpt.GPT, dict]:
-    """The policy of a run's folder and the settings of the run. The policy is on the given device,
-    by default on a GPU if there is one. From then on the process uses the run's tokenizer. Raises
-    ValueError for a folder without a run, OSError for an unreadable file."""
+def load_run(run: str, device: str = "") -> tuple[gpt.GPT, Tokenizer, dict]:
+    """The policy, the tokenizer and the settings of a run's folder. The policy is on the given
+    device, by default on a GPU if there is one. Raises ValueError for a folder without a run,
+    OSError for an unreadable file."""
     if not (Path(run) / "checkpoint.pt").exists():
         raise ValueError(f"{run} has no checkpoint.pt; train.py makes one")
     try:
         settings = json.loads((Path(run) / "config.json").read_text())
     except ValueError as error:
         raise ValueError(f"{Path(run) / 'config.json'} is not valid JSON: {error}") from None
-    tokenizer.use_of(run)
-    return load_policy(run, device or ("cuda" if torch.cuda.is_available() else "cpu")), settings
+    tokenizer = Tokenizer.of_run(run)
+    policy = load_policy(run, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return policy, tokenizer, settings
 
 
 def load_policy(run: str, device: str) -> gpt.GPT:

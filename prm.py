@@ -41,7 +41,6 @@ from tqdm import tqdm
 
 import evaluate
 import tasks
-import tokenizer
 from engine import packing, slots
 from engine.muon import muon_and_adam
 from engine.sampler import generate
@@ -54,7 +53,7 @@ STEP_END = re.compile(rb"\n|</think>")
 AGGREGATES = {"product": math.prod, "min": min, "last": lambda step_scores: step_scores[-1]}
 
 
-def step_ends(ids: list[int]) -> list[int]:
+def step_ends(tokenizer, ids: list[int]) -> list[int]:
     """The indices of the last tokens of a response's steps. A step ends with a line, with the
     thinking, or with the response (the last step is the answer). The search is over bytes: a token
     may hold a line end in its middle, and several tokens may spell one tag."""
@@ -72,12 +71,9 @@ class Solution:
     problem: tasks.Problem
     prompt: list[int]
     ids: list[int]                                # of the response
+    text: str                                     # of the response
     correct: float                                # 1.0 or 0.0
     outcomes: list = field(default_factory=list)  # of each step: 1.0 or 0.0 of each completion
-
-    @property
-    def text(self) -> str:
-        return tokenizer.decode_response(self.ids)
 
     def step_labels(self, n: int = 0) -> list[float]:
         """Of each step the proportion of its completions, or of its first n, that are correct."""
@@ -85,18 +81,20 @@ class Solution:
         return [sum(outcomes) / len(outcomes) for outcomes in first]
 
 
-def sample_solutions(policy, task, problems, n: int, max_new_tokens: int,
+def sample_solutions(policy, tokenizer, task, problems, n: int, max_new_tokens: int,
                      seed: int) -> list[Solution]:
     """The distinct solutions among n samples of each problem."""
-    rollout, texts = evaluate.sample_responses(policy, problems, n, 1.0, seed, max_new_tokens)
+    rollout, texts = evaluate.sample_responses(policy, tokenizer, problems, n, 1.0, seed,
+                                               max_new_tokens)
     distinct = {(g, tuple(ids)): text for g, ids, text in zip(
         rollout.group.tolist(), rollout.responses(), texts, strict=True)}
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    return [Solution(problems[g], prompts[g], list(ids), float(task.correct(problems[g], text)))
+    return [Solution(problems[g], prompts[g], list(ids), text,
+                     float(task.correct(problems[g], text)))
             for (g, ids), text in distinct.items()]
 
 
-def label_steps(policy, task, solutions: list[Solution], n: int, max_new_tokens: int,
+def label_steps(policy, tokenizer, task, solutions: list[Solution], n: int, max_new_tokens: int,
                 seed: int) -> int:
     """Fills the `outcomes` of the solutions, and returns the number of sampled tokens.
 
@@ -106,24 +104,22 @@ def label_steps(policy, task, solutions: list[Solution], n: int, max_new_tokens:
     a step before its last."""
     # the distinct beginnings: (prompt, response up to the step's end) -> problem
     beginnings = {(tuple(s.prompt), tuple(s.ids[:end + 1])): s.problem
-                  for s in solutions for end in step_ends(s.ids)[:-1]}
+                  for s in solutions for end in step_ends(tokenizer, s.ids)[:-1]}
     keys = list(beginnings)
     if not keys:
         raise ValueError("the solutions have no steps to label: none of them has a line end")
-
     # complete each beginning n times and verify the answers
     rollout = generate(policy, [list(prompt) for prompt, _ in keys], n, max_new_tokens, 1.0, seed,
                        prefixes=[list(prefix) for _, prefix in keys],
-                       **evaluate.stop_conditions(policy))
+                       **evaluate.stop_conditions(policy, tokenizer))
     correct = [
         float(task.correct(beginnings[keys[g]], tokenizer.decode_response([*keys[g][1], *ids])))
         for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True)]
     outcomes = {key: correct[i * n:(i + 1) * n] for i, key in enumerate(keys)}
-
     # give each step its outcomes
     for s in solutions:
         s.outcomes = [outcomes[tuple(s.prompt), tuple(s.ids[:end + 1])]
-                      for end in step_ends(s.ids)[:-1]] + [[s.correct]]
+                      for end in step_ends(tokenizer, s.ids)[:-1]] + [[s.correct]]
     return int(rollout.mask.sum())
 
 
@@ -213,12 +209,13 @@ def train(scorer, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens:
     return float(error.detach())
 
 
-def train_reward_model(policy, solutions: list[Solution], epochs: int, seed: int = 0,
+def train_reward_model(policy, tokenizer, solutions: list[Solution], epochs: int, seed: int = 0,
                        outcome: bool = False, lr: float = 1e-3) -> StepScorer:
     """A PRM trained on the step labels of the solutions, or, with `outcome`, an ORM trained on
     whether they are correct."""
     pairs = [(s.prompt, s.ids) for s in solutions]
-    ends = [step_ends(s.ids)[-1:] if outcome else step_ends(s.ids) for s in solutions]
+    ends = [step_ends(tokenizer, s.ids) for s in solutions]
+    ends = [step_end[-1:] for step_end in ends] if outcome else ends
     labels = [[s.correct] if outcome else s.step_labels() for s in solutions]
     scorer = StepScorer(policy)
     train(scorer, pairs, ends, labels, epochs, seed, lr=lr)
@@ -226,12 +223,12 @@ def train_reward_model(policy, solutions: list[Solution], epochs: int, seed: int
 
 
 @torch.inference_mode()
-def score_steps(scorer, pairs, max_tokens: int = 8192) -> list[list[float]]:
+def score_steps(scorer, tokenizer, pairs, max_tokens: int = 8192) -> list[list[float]]:
     """For each pair (prompt ids, response ids) the probability of success after each step; [0.0]
     for an empty response. Equal pairs are computed once."""
     scores = {(tuple(prompt), tuple(ids)): [0.0] for prompt, ids in pairs}
     keys = [(list(prompt), list(ids)) for prompt, ids in scores if ids]
-    ends = [step_ends(ids) for _, ids in keys]
+    ends = [step_ends(tokenizer, ids) for _, ids in keys]
     for rows in packing.micro_batches([len(p) + len(r) for p, r in keys], max_tokens):
         p = scorer(*scorer_inputs([keys[i] for i in rows], [ends[i] for i in rows],
                                   scorer.head.weight.device)).sigmoid().tolist()
@@ -241,16 +238,16 @@ def score_steps(scorer, pairs, max_tokens: int = 8192) -> list[list[float]]:
     return [scores[tuple(prompt), tuple(ids)] for prompt, ids in pairs]
 
 
-def step_rewards(scorer, rollout) -> torch.Tensor:
+def step_rewards(scorer, tokenizer, rollout) -> torch.Tensor:
     """Rewards (N, T) of a Rollout: each step's score at the step's last token, 0 elsewhere
     (step-wise PPO of Math-Shepherd, 2312.08935)."""
     starts = rollout.mask.argmax(1).tolist()  # of the responses
     prompts = [row[:start] for row, start in zip(rollout.tokens.tolist(), starts, strict=True)]
     responses = rollout.responses()
-    scores = score_steps(scorer, list(zip(prompts, responses, strict=True)))
+    scores = score_steps(scorer, tokenizer, list(zip(prompts, responses, strict=True)))
     rewards = torch.zeros_like(rollout.mask)
     for row, (start, ids) in enumerate(zip(starts, responses, strict=True)):
-        rewards[row, [start + end for end in step_ends(ids)]] = torch.tensor(
+        rewards[row, [start + end for end in step_ends(tokenizer, ids)]] = torch.tensor(
             scores[row], device=rewards.device)
     return rewards
 
@@ -272,7 +269,7 @@ def load(run: str, policy) -> dict:
     return scorers
 
 
-def make_reward_models(args, policy, task, max_new_tokens: int) -> dict:
+def make_reward_models(args, policy, tokenizer, task, max_new_tokens: int) -> dict:
     """Samples and labels solutions, trains a PRM and an ORM, measures them on held-out problems.
     Writes prm.pt and prm.json, whose content is returned."""
     run_dir.tune_malloc()
@@ -281,28 +278,28 @@ def make_reward_models(args, policy, task, max_new_tokens: int) -> dict:
     def lap() -> float:  # seconds since the last call
         times.append(time.perf_counter())
         return round(times[-1] - times[-2], 1)
-
     # training data: solutions of training problems and the labels of their steps
     problems = task.sample(random.Random(f"prm {args.seed}"), args.problems)
-    solutions = sample_solutions(policy, task, problems, args.solutions, max_new_tokens, args.seed)
+    solutions = sample_solutions(policy, tokenizer, task, problems, args.solutions, max_new_tokens,
+                                 args.seed)
     print(f"{len(solutions)} distinct solutions; labelling their steps", file=sys.stderr)
-    tokens = label_steps(policy, task, solutions, args.completions, max_new_tokens, args.seed + 1)
+    tokens = label_steps(policy, tokenizer, task, solutions, args.completions, max_new_tokens,
+                         args.seed + 1)
     result = {"solutions": len(solutions), "steps": sum(len(s.outcomes) for s in solutions),
               "tokens_for_labels": tokens, "seconds_label": lap(),
               "labels": oracle.label_quality(solutions, args.completions)}
-
     # test data: solutions of held-out problems
-    held_out = sample_solutions(policy, task, task.held_out(args.eval_problems), 8, max_new_tokens,
-                                args.seed + 2)
+    held_out = sample_solutions(policy, tokenizer, task, task.held_out(args.eval_problems), 8,
+                                max_new_tokens, args.seed + 2)
     slots.release_slots(policy)  # frees the sampler's cache before training
     lap()
 
     scorers = {}
     for name in ("prm", "orm"):
-        scorers[name] = train_reward_model(policy, solutions, args.epochs, args.seed, name == "orm",
-                                           args.lr)
+        scorers[name] = train_reward_model(policy, tokenizer, solutions, args.epochs, args.seed,
+                                           name == "orm", args.lr)
         result[f"seconds_{name}"] = lap()
-        scores = score_steps(scorers[name], [(s.prompt, s.ids) for s in held_out])
+        scores = score_steps(scorers[name], tokenizer, [(s.prompt, s.ids) for s in held_out])
         outcome_auc = oracle.auc([p[-1] for p in scores], [s.correct > 0 for s in held_out])
         result[name] = oracle.score_quality(held_out, scores) | {"auc_of_outcomes": outcome_auc}
         lap()
@@ -332,13 +329,13 @@ def main(argv=None) -> int:
         for name in COUNTS:
             if getattr(args, name.replace("-", "_")) < 1:
                 raise ValueError(f"--{name} must be at least 1")
-        policy, settings = evaluate.load_run(args.run)
+        policy, tokenizer, settings = evaluate.load_run(args.run)
         if args.lr is None:
             args.lr = 1e-4 if settings.get("init") else 1e-3
         if not 0 < args.lr < math.inf:
             raise ValueError("--lr must be a number above 0")
         task = evaluate.load_task(settings)
-        result = make_reward_models(args, policy, task, settings["max_new_tokens"])
+        result = make_reward_models(args, policy, tokenizer, task, settings["max_new_tokens"])
     except (ValueError, OSError) as error:
         print(f"prm.py: {error}", file=sys.stderr)
         return 2

@@ -149,7 +149,6 @@ def decode(model: GPT, request: Request, on_token) -> dict:
 def main(argv=None) -> int:
     """The command line: answers one question as it is written, or scores a file of problems."""
     import evaluate  # this command stands on top of the other files
-    import tokenizer
     import verify
 
     parser = argparse.ArgumentParser("sample.py", description="Asks a trained run.")
@@ -166,7 +165,7 @@ def main(argv=None) -> int:
     try:
         if (args.question is None) == (args.problems is None):
             raise ValueError("give either a question or --problems FILE")
-        policy, settings = evaluate.load_run(args.run)
+        policy, tokenizer, settings = evaluate.load_run(args.run)
         longest, how = settings["max_new_tokens"], dict(top_k=args.top_k, top_p=args.top_p)
         if args.max_new_tokens is not None:
             longest = args.max_new_tokens
@@ -175,15 +174,16 @@ def main(argv=None) -> int:
             reader = codecs.getincrementaldecoder("utf-8")("replace")
 
             def show(token):
-                if token not in tokenizer.STOPS:
+                if token not in tokenizer.stop_ids:
                     print(reader.decode(tokenizer.decode_bytes([token])), end="", flush=True)
             generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
-                     args.seed, on_token=show, **evaluate.stop_conditions(policy), **how)
+                     args.seed, on_token=show, **evaluate.stop_conditions(policy, tokenizer),
+                     **how)
             print(reader.decode(b"", final=True))
             return 0
         problems = evaluate.read_problems(args.problems, settings)
-        rollout, texts = evaluate.sample_responses(policy, problems, 1, args.temperature,
-                                                   args.seed, longest, **how)
+        rollout, texts = evaluate.sample_responses(policy, tokenizer, problems, 1,
+                                                   args.temperature, args.seed, longest, **how)
     except (ValueError, OSError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2

@@ -38,7 +38,6 @@ import torch
 
 import evaluate
 import prm
-import tokenizer
 import verify
 from engine.rng import row_seeds
 from grading import answers
@@ -243,7 +242,7 @@ def decode_with_budget(completer, problems, insertions: list[str], max_thinking:
         made = completer.complete(questions, 1, seed, prefixes, stop="</think>", greedy=True,
                                   max_new_tokens=max_thinking)
         spent = [before + tokens for before, [(_, tokens)] in zip(spent, made, strict=True)]
-        prefixes = [text if tokenizer.has_stop_string(text) else text + insertion
+        prefixes = [text if completer.tokenizer.has_stop_string(text) else text + insertion
                     for [(text, _)] in made]
     made = completer.complete(questions, 1, seed, prefixes, greedy=True, max_new_tokens=32)
     return [SearchResult(text, before + tokens, [text])
@@ -329,13 +328,13 @@ def main(argv=None) -> int:
         if args.n < 1 or args.count < 1 or args.beams < 0 or not args.temperature > 0:
             raise ValueError("--n and --count must be at least 1, --temperature above 0, --beams "
                              "not negative")
-        policy, settings = evaluate.load_run(args.run)
+        policy, tokenizer, settings = evaluate.load_run(args.run)
         task = evaluate.load_task(settings)
         problems = (evaluate.read_problems(args.problems, settings) if args.problems
                     else task.held_out(args.count))
         reward_models = prm.load(args.run, policy) if (Path(args.run) / "prm.pt").exists() else {}
-        completer = Completer(policy, settings["max_new_tokens"], args.temperature, reward_models,
-                              args.beams)
+        completer = Completer(policy, tokenizer, settings["max_new_tokens"], args.temperature,
+                              reward_models, args.beams)
         result, found = evaluate_method(completer, task, problems, args.method, args.n, args.seed)
         if args.show:
             print(problems[0].question, render_tree(found[0]), f"chosen: {found[0].text}", sep="\n")

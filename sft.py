@@ -16,7 +16,6 @@ import random
 
 import torch
 
-import tokenizer
 from engine.muon import muon_and_adam
 from engine.packing import micro_batches
 from evaluate import sample_responses
@@ -32,7 +31,7 @@ DECAY_FRACTION = 0.4                         # share of the steps, at the end, i
 
 # --- where pairs come from: a function from the share of training done to the batch of a step
 
-def documents(task, easier_task, rng: random.Random, drill: bool = False):
+def documents(tokenizer, task, easier_task, rng: random.Random, drill: bool = False):
     """A batch of a task's corpus, about BATCH_TOKENS tokens: [(prompt ids, response ids)], each
     response with the end-of-text token. Every second problem is an easier one."""
     batch, size = [], 0
@@ -40,16 +39,16 @@ def documents(task, easier_task, rng: random.Random, drill: bool = False):
         source = easier_task if len(batch) % 2 else task
         [problem] = source.sample(rng, 1)
         prompt = tokenizer.encode_prompt(problem.question)
-        response = tokenizer.encode(source.document(rng, problem, drill)) + [tokenizer.EOT]
+        response = tokenizer.encode(source.document(rng, problem, drill)) + [tokenizer.eos_id]
         batch.append((prompt, response))
         size += len(prompt) + len(response)
     return batch
 
 
-def corpus_batches(task, seed: int):
+def corpus_batches(tokenizer, task, seed: int):
     """New documents of a task's corpus for every step; no document is used twice."""
     rng, easier_task = random.Random(f"corpus {seed}"), task.easier_task()
-    return lambda done: documents(task, easier_task, rng, drill=done < DRILL_FRACTION)
+    return lambda done: documents(tokenizer, task, easier_task, rng, drill=done < DRILL_FRACTION)
 
 
 def shuffled_batches(pairs: list, seed: int):
@@ -76,8 +75,8 @@ def train(model: GPT, pairs, steps: int, seed: int = 0, lr: float = 0.01, adam_l
     """Trains the model in place, about BATCH_TOKENS tokens per step.
 
     pairs: a list of (prompt ids, response ids), shuffled with `seed`; or a source of batches, such
-    as `corpus_batches(task, seed)`. The loss covers the responses, so they should end with the
-    end-of-text token.
+    as `corpus_batches(tokenizer, task, seed)`. The loss covers the responses, so they should end
+    with the end-of-text token.
     lr, adam_lr: the highest learning rates of Muon and of Adam.
     progress(loss) is called after each step, with the loss in nats per token.
     """
@@ -108,11 +107,12 @@ def train(model: GPT, pairs, steps: int, seed: int = 0, lr: float = 0.01, adam_l
         progress(total)
 
 
-def padded(pairs):
+def padded(pairs, pad_id: int = 0):
     """The tokens (N, T) of (prompt ids, response ids) pairs, padded on the right, and the mask
-    (N, T) of the responses."""
+    (N, T) of the responses. The model reads no token behind a row's response, so any pad_id will
+    do."""
     width = max(len(prompt) + len(response) for prompt, response in pairs)
-    tokens = torch.full((len(pairs), width), tokenizer.PAD)
+    tokens = torch.full((len(pairs), width), pad_id)
     mask = torch.zeros(len(pairs), width)
     for i, (prompt, response) in enumerate(pairs):
         end = len(prompt) + len(response)
@@ -121,11 +121,11 @@ def padded(pairs):
     return tokens, mask
 
 
-def solved_in_16(model: GPT, task, n: int = 64, **sampling) -> float:
+def solved_in_16(model: GPT, tokenizer, task, n: int = 64, **sampling) -> float:
     """pass@16 of a base model: the share of n training problems that it solves at least once in 16
     samples."""
     problems = task.sample(random.Random("gate"), n)
-    _, texts = sample_responses(model, problems, 16, max_new_tokens=task.max_new_tokens,
-                                **sampling)
+    _, texts = sample_responses(model, tokenizer, problems, 16,
+                                max_new_tokens=task.max_new_tokens, **sampling)
     return sum(any(task.correct(p, t) for t in texts[16 * i:16 * (i + 1)])
                for i, p in enumerate(problems)) / n

@@ -1,20 +1,21 @@
-"""Tokenizers: a `tiktoken.Encoding` of a few hundred tokens, made in code, nothing to download; and
-those of real models (bpe.py).
+"""Text to token ids and back: a small vocabulary made in code, or that of a pretrained model.
 
-Byte-pair encoders first cut the text into pieces by a pattern, then merge bytes inside each piece;
-a piece that is itself in the vocabulary becomes one token at once. So a vocabulary for a toy world
-needs no training: it is the 256 bytes (no input can fail), the words that the tasks use, and the
-special tokens. A digit is always a token of its own: a model can only add numbers whose digits it
-sees. An unknown word costs one token a byte.
+A byte-pair encoder first cuts the text into pieces by a pattern, and then merges bytes inside each
+piece. A piece that is itself in the vocabulary becomes one token at once. So the toy vocabulary
+needs no training. It holds the 256 bytes (every input can be encoded), the words of the tasks, and
+the special tokens. Each digit is a token of its own, because a model can only add numbers whose
+digits it sees. A word outside the vocabulary costs one token per byte.
 
     "<think>47*6=282</think>"  ->  <think> 4 7 * 6 = 2 8 2 </think>      (10 tokens)
 
-Left out on purpose: learning merges (minbpe shows it). Source of the idea: 1508.07909, GPT-2.
+Papers: byte-pair encoding 1508.07909, byte-level GPT-2. Left out on purpose: learning the merges
+(minbpe shows it).
 """
 
 import functools
 import json
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,8 @@ SPECIALS = ["<think>", "</think>", "<answer>", "</answer>", "<|endoftext|>", "<|
 WORKING_WORDS = "easy check ok wait no yes make"
 
 
-def build() -> tiktoken.Encoding:
-    """The encoding; `encode_ordinary` for a user's text (a typed tag stays plain text),
-    `encode(..., allowed_special="all")` for documents with tags. `decode` inverts both exactly for
-    every string that UTF-8 can hold. `n_vocab` counts bytes, words and specials."""
+def toy_encoding() -> tiktoken.Encoding:
+    """The toy vocabulary: ids 0 to 255 are the bytes; the words and the specials follow."""
     templates = " ".join(question for question, *_ in gsm.TEMPLATES + gsm.HELD_OUT)
     words = set(re.findall(r" ?[A-Za-z]+", templates))
     words |= {space + word for word in WORKING_WORDS.split() + gsm.NAMES + gsm.ITEMS
@@ -45,114 +44,154 @@ def build() -> tiktoken.Encoding:
                              special_tokens=specials)
 
 
-# What this process speaks: the toy's tokens, until `use` says otherwise.
-encoding = build()
-spoken: bpe.Pretrained | None = None     # a real model's tokenizer
-TEMPLATE = "{question}\n"                # of a prompt
-EOT = encoding.encode_single_token("<|endoftext|>")
-PAD = encoding.encode_single_token("<|pad|>")
-STOPS = [EOT]                            # tokens that end a response, EOT among them
-STRINGS: list[str] = []                  # and texts that do
+TOY = toy_encoding()  # never changes
 
 
-def use(folder, template: str, stops: list[int], strings: list[str]) -> None:
-    """From now on the process speaks the tokens of the model in a folder, and prompts are made by
-    the template; None as the folder means the toy's own. Raises ValueError as bpe.from_json does,
-    and for stops that are no tokens of it."""
-    global spoken, TEMPLATE, EOT, PAD, STOPS, STRINGS
-    known = bpe.from_json(folder) if folder is not None else None
-    if not stops or not all(0 <= i < (known or encoding).n_vocab for i in stops):
-        raise ValueError(f"{folder}: the end of text {stops} is no token of its tokenizer")
-    spoken, TEMPLATE, STOPS, STRINGS = known, template, list(stops), list(strings)
-    EOT, PAD = (stops[0],) * 2 if known else map(encoding.encode_single_token, SPECIALS[-2:])
-    stop_strings.cache_clear()
-    newline_tokens.cache_clear()
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Token ids of texts, prompts of questions, and the ends of responses, for one model.
+
+    Two tokenizers can be used side by side. `dataclasses.replace` makes one with other stops."""
+
+    encoding: tiktoken.Encoding | bpe.Pretrained = field(repr=False)
+    template: str              # of a prompt; contains {question}
+    stop_ids: list[int]        # tokens that end a response; the first one is the end of text
+    stop_strings: list[str]    # strings that end a response
+    _stop_tables: dict = field(default_factory=dict, init=False, repr=False)  # a cache
+
+    # --- constructors
+
+    @classmethod
+    def toy(cls) -> "Tokenizer":
+        """The vocabulary above. A prompt is the question and a line end."""
+        return cls(TOY, "{question}\n", [TOY.encode_single_token("<|endoftext|>")], [])
+
+    @classmethod
+    def from_folder(cls, folder, template: str, stop_ids: list[int],
+                    stop_strings: list[str]) -> "Tokenizer":
+        """The tokenizer of a pretrained model's folder. Raises ValueError as bpe.from_json does,
+        and for stop_ids outside the vocabulary."""
+        encoding = bpe.from_json(folder)
+        if not stop_ids or not all(0 <= i < encoding.n_vocab for i in stop_ids):
+            raise ValueError(f"{folder}: its tokenizer has no token for the end of text {stop_ids}")
+        return cls(encoding, template, list(stop_ids), list(stop_strings))
+
+    @classmethod
+    def of_run(cls, run) -> "Tokenizer":
+        """The tokenizer that infra.run_dir.save_tokenizer saved in a run's folder, else the toy."""
+        path = Path(run) / "prompt.json"
+        if not path.exists():
+            return cls.toy()
+        saved = json.loads(path.read_text())
+        return cls.from_folder(run, saved["template"], saved["stops"], saved["strings"])
+
+    # --- the vocabulary
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of ids. A pretrained model's embedding may have more rows."""
+        return self.encoding.n_vocab
+
+    @functools.cached_property
+    def specials(self) -> dict[str, int]:
+        """The ids of the special tokens by their text."""
+        if isinstance(self.encoding, bpe.Pretrained):
+            return self.encoding.specials
+        return {name: self.encoding.encode_single_token(name) for name in SPECIALS}
+
+    @property
+    def eos_id(self) -> int:
+        """The end-of-text token, with which a document ends."""
+        return self.stop_ids[0]
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills rows up. Padding is masked, so eos_id will do."""
+        return self.specials.get("<|pad|>", self.eos_id)
+
+    @functools.cached_property
+    def newline_tokens(self) -> list[int]:
+        """The tokens that contain a line end."""
+        return [i for i in range(self.n_vocab) if b"\n" in self.decode_bytes([i])]
+
+    # --- text to ids
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a document: a tag in the text becomes its special token."""
+        if isinstance(self.encoding, bpe.Pretrained):
+            return self.encoding.encode(text, specials=True)
+        return self.encoding.encode(text, allowed_special="all")
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Ids of a user's text: a typed tag stays plain text."""
+        if isinstance(self.encoding, bpe.Pretrained):
+            return self.encoding.encode(text)
+        return self.encoding.encode_ordinary(text)
+
+    def encode_prompt(self, question: str) -> list[int]:
+        """Ids of a prompt: the question, as plain text, in the template. The model's
+        beginning-of-text token, if it has one, comes first."""
+        before, _, after = self.template.partition("{question}")
+        bos_id = getattr(self.encoding, "bos", None)
+        bos = [] if bos_id is None else [bos_id]
+        if any(tag in question for tag in self.specials):
+            return bos + self.encode(before) + self.encode_ordinary(question) + self.encode(after)
+        return bos + self.encode(before + question + after)
+
+    # --- ids to text
+
+    def decode(self, ids) -> str:
+        """Text of ids. Bytes that are not UTF-8, which a policy can sample, become U+FFFD."""
+        return self.encoding.decode(ids)
+
+    def decode_bytes(self, ids) -> bytes:
+        """UTF-8 bytes of ids; those of a single token may be a part of a character."""
+        return self.encoding.decode_bytes(ids)
+
+    def decode_response(self, ids: list[int]) -> str:
+        """Text of a response, without its stop token."""
+        return self.decode(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+
+    # --- ends of responses
+
+    def has_stop_string(self, text: str) -> bool:
+        """Whether a stop string has ended this response."""
+        return any(string in text for string in self.stop_strings)
+
+    def stop_table(self, vocab_size: int, device, *more: str) -> torch.Tensor | None:
+        """The `stop_table` (vocab_size, S) of the stop strings and of `more`, for a model with so
+        many ids. None if there is no string."""
+        strings = (*self.stop_strings, *more)
+        key = vocab_size, str(device), strings
+        if strings and key not in self._stop_tables:
+            token_bytes = [self.decode_bytes([i]) if i < self.n_vocab else b""
+                           for i in range(vocab_size)]
+            self._stop_tables[key] = stop_table(token_bytes, strings).to(device)
+        return self._stop_tables.get(key)
 
 
-def use_toy() -> None:
-    use(None, "{question}\n", [encoding.encode_single_token("<|endoftext|>")], [])
+def stop_table(token_bytes: list[bytes], strings) -> torch.Tensor:
+    """The automaton that finds the first of several strings in sampled tokens (Aho-Corasick), as
+    int64 (V, S): entry [token, state] is the next state. token_bytes: the bytes of each token.
 
+    State i means that the text ends with prefix i of a string. State 0 is the empty prefix, and the
+    last state S - 1, which is never left, means that a whole string was found."""
+    targets = [string.encode() for string in strings]
+    prefixes = sorted({target[:i] for target in targets for i in range(len(target))}, key=len)
+    found = len(prefixes)
 
-def use_of(run) -> None:
-    """Speaks as a run does (run_dir.save_tokenizer)."""
-    if (Path(run) / "prompt.json").exists():
-        use(run, **json.loads((Path(run) / "prompt.json").read_text()))
-    else:
-        use_toy()
-
-
-def encode(text: str) -> list[int]:
-    """Ids of a document, its tags and end of text as special tokens."""
-    return spoken.encode(text, True) if spoken else encoding.encode(text, allowed_special="all")
-
-
-def encode_ordinary(text: str) -> list[int]:
-    """Ids of a user's text: a typed tag stays plain text."""
-    return spoken.encode(text) if spoken else encoding.encode_ordinary(text)
-
-
-def encode_prompt(question: str) -> list[int]:
-    """Ids of a prompt: the question as plain text in the template (of the toy: and a line end),
-    after which the policy writes; a pretrained model's begins with what its texts begin with."""
-    before, _, after = TEMPLATE.partition("{question}")
-    first = [spoken.bos] if spoken and spoken.bos is not None else []
-    if any(tag in question for tag in (spoken.specials if spoken else SPECIALS)):
-        return first + encode(before) + encode_ordinary(question) + encode(after)
-    return first + encode(before + question + after)
-
-
-def decode(ids) -> str:
-    """Text of ids; bytes that are not UTF-8 (a sampled policy can write any) become U+FFFD."""
-    return (spoken or encoding).decode(ids)
-
-
-def decode_bytes(ids) -> bytes:
-    return (spoken or encoding).decode_bytes(ids)
-
-
-def decode_response(ids: list[int]) -> str:
-    """Text of a response, without the token that ended it."""
-    return decode(ids[:-1] if ids and ids[-1] in STOPS else ids)
-
-
-def has_stop_string(text: str) -> bool:
-    """Whether a response has ended with a text, and so without a token of its own."""
-    return any(string in text for string in STRINGS)
-
-
-@functools.cache
-def newline_tokens() -> list[int]:
-    """The tokens that hold a line's end."""
-    return [i for i in range((spoken or encoding).n_vocab) if b"\n" in decode_bytes([i])]
-
-
-@functools.cache
-def stop_strings(vocab_size: int, device, *more: str) -> torch.Tensor | None:
-    """The `stop_table` of STRINGS and `more` for a model of so many tokens; None where there are
-    none."""
-    if not STRINGS and not more:
-        return None
-    size = (spoken or encoding).n_vocab
-    pieces = [decode_bytes([i]) if i < size else b"" for i in range(vocab_size)]
-    return stop_table(pieces, [*STRINGS, *more]).to(device)
-
-
-def stop_table(pieces: list[bytes], strings: list[str]) -> torch.Tensor:
-    """For sample.generate: to which state each of V tokens, with these bytes, moves a reader that
-    looks for the first of several strings, (V, S). State i has read the i-th of all beginnings of
-    the strings, 0 nothing of them, the last a whole one (Aho and Corasick's automaton)."""
-    wanted = [string.encode() for string in strings]
-    begun = sorted({string[:i] for string in wanted for i in range(len(string))}, key=len)
-    done = len(begun)
-    step = np.full((done + 1, 256), done)
-    for i, text in enumerate(begun):
+    # the next state after one byte: the longest prefix that the text now ends with
+    step = np.full((found + 1, 256), found)
+    for state, prefix in enumerate(prefixes):
         for byte in range(256):
-            read = text + bytes([byte])
-            if not any(read.endswith(string) for string in wanted):
-                step[i, byte] = max(begun.index(read[k:]) for k in range(len(read) + 1)
-                                    if read[k:] in begun)
-    table = np.tile(np.arange(done + 1), (len(pieces), 1))
-    for k in range(max(map(len, pieces))):  # the k-th byte of all tokens that have one
-        longer = [i for i, piece in enumerate(pieces) if len(piece) > k]
-        table[longer] = step[table[longer], [[pieces[i][k]] for i in longer]]
+            text = prefix + bytes([byte])
+            if not any(text.endswith(target) for target in targets):
+                step[state, byte] = max(prefixes.index(text[k:]) for k in range(len(text) + 1)
+                                        if text[k:] in prefixes)
+
+    # the next state after the bytes of each token, for all tokens at once
+    table = np.tile(np.arange(found + 1), (len(token_bytes), 1))
+    for k in range(max(map(len, token_bytes))):
+        longer = [i for i, piece in enumerate(token_bytes) if len(piece) > k]
+        table[longer] = step[table[longer], [[token_bytes[i][k]] for i in longer]]
     return torch.from_numpy(table)

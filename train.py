@@ -63,8 +63,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
 
     state is a checkpoint's, by default a new one. run_dir is the folder for metrics, samples and
     checkpoints; without it nothing is written. Ctrl-C raises KeyboardInterrupt after the step.
-    Raises FloatingPointError if a loss is not finite.
-    """
+    Raises FloatingPointError if a loss is not finite."""
     algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
     state, history = state or new_state(options), []
     train_task = tasks.mix_levels(task, options.train_levels)
@@ -76,7 +75,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
                 # 1. Rollout: a group of responses to each problem.
                 problems = train_task.sample(rng, wanted)
                 rollout, texts = evaluate.sample_responses(
-                    models.sampler, problems, now.group_size, now.temperature,
+                    models.sampler, models.tokenizer, problems, now.group_size, now.temperature,
                     rng.getrandbits(62), now.max_new_tokens, generate=generate)
                 timer.lap("seconds_sample")
                 # 2. Reward: the verifier scores each response.
@@ -141,8 +140,8 @@ def set_learning_rates(optimizer, state: dict, options: Options) -> None:
 def held_out_accuracy(models: Models, task, options: Options) -> float:
     """Greedy accuracy on some of the held-out problems, for the curve during training."""
     problems = task.held_out(options.eval_problems)[:200]
-    return evaluate.greedy_accuracy(models.sampler, task, problems, options.max_new_tokens,
-                                    SAMPLERS[options.sampler])["value"]
+    return evaluate.greedy_accuracy(models.sampler, models.tokenizer, task, problems,
+                                    options.max_new_tokens, SAMPLERS[options.sampler])["value"]
 
 
 def finish_step(state: dict, metrics: dict, models: Models, options: Options) -> None:
@@ -177,7 +176,7 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
                       rollout.truncated)
     if options.reward == "process":  # a process reward model scores the steps
-        batch.step_rewards = prm.step_rewards(models.reward_model, rollout)
+        batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)
     if options.ratio == "sequence" and options.dtype == "bfloat16":
         # GSPO clips at 1 +- 0.0003, but in bfloat16 sampler and trainer round further apart
@@ -270,14 +269,14 @@ def clip_gradients(model) -> float:
 
 # --- the run around the loop
 
-def start(run_dir: Path, task, options: Options):
+def start(run_dir: Path, task, tokenizer, options: Options):
     """Models, optimizer and state: from the run's checkpoint, or from a base model."""
     # 1. the policy, and the networks around it
     path, began = run_dir / "checkpoint.pt", time.perf_counter()
     saved = runs.load_checkpoint(run_dir) if path.exists() else None
     policy = gpt.from_state(saved, options.device) if saved else base_model(
-        options, task, run_dir.parent)
-    models, optimizer = make_models(policy, options)
+        options, task, tokenizer, run_dir.parent)
+    models, optimizer = make_models(policy, tokenizer, options)
     # 2. continue from the checkpoint, or measure the base model
     if saved:
         state = restore(models, optimizer, saved)
@@ -295,8 +294,8 @@ def start(run_dir: Path, task, options: Options):
 def measure(state: dict, when: str, models: Models, task, options: Options) -> None:
     """Evaluates the policy and prints the result. `when` is "before" or "after" training."""
     began = time.perf_counter()
-    generate = SAMPLERS[options.sampler]
-    state[when] = evaluate.evaluate_and_print(models.sampler, task, options, when, generate)
+    state[when] = evaluate.evaluate_and_print(models.sampler, models.tokenizer, task, options, when,
+                                              SAMPLERS[options.sampler])
     state["seconds_eval"] = state.get("seconds_eval", 0.0) + time.perf_counter() - began
 
 
@@ -304,7 +303,7 @@ def train(options: Options, resume: bool) -> None:
     """A whole run: base model, evaluation, training, evaluation, summary."""
     # 1. join the other processes, check the options and the memory
     options.device = distributed.start(options.device)
-    task = validate(options)
+    task, tokenizer = validate(options)
     config = config_of(options)
     memory_plan = memory.check(config, options)
     if options.init:
@@ -312,11 +311,11 @@ def train(options: Options, resume: bool) -> None:
     # 2. make or open the run's folder
     run_dir = distributed.on_rank0(lambda: runs.open_run(options, config, resume))
     if options.init:
-        distributed.on_rank0(lambda: runs.save_tokenizer(run_dir, options.init))
+        distributed.on_rank0(lambda: runs.save_tokenizer(run_dir, options.init, tokenizer))
     if options.task == "file" and options.size == "tiny" and not options.init:
         distributed.print_rank0("a tiny model solves almost no free-text problems like GSM8K's")
     # 3. base model, training, evaluation
-    models, optimizer, state = start(run_dir, task, options)
+    models, optimizer, state = start(run_dir, task, tokenizer, options)
     reinforce(task, models, optimizer, options, state, run_dir)
     measure(state, "after", models, task, options)
     log.write_summary(run_dir, task, models.sampler, optimizer, state, options)

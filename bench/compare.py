@@ -95,8 +95,8 @@ def timed(folder: Path, best: dict, rounds: int = 5) -> dict:
     for algo, setting in best.items():
         options, _ = cli.parse(["--algo", algo, "--out", str(folder / f"{algo}-0"),
                                 "--seed", "0", *COMMON, *setting.split()])
-        task = cli.validate(options)
-        runs[algo] = options, task, *train.start(Path(options.out), task, options)
+        task, tokenizer = cli.validate(options)
+        runs[algo] = options, task, *train.start(Path(options.out), task, tokenizer, options)
     for _ in range(rounds):
         for algo, (options, task, models, optimizer, state) in runs.items():
             one_more = replace(options, token_budget=0, steps=state["step"] + 1)

@@ -23,7 +23,6 @@ import evaluate  # noqa: E402
 import grpo  # noqa: E402
 import ppo  # noqa: E402
 import tasks  # noqa: E402
-import tokenizer  # noqa: E402
 from bench.sample import new_report, write  # noqa: E402
 from engine import critic_hints  # noqa: E402
 from tasks import corpus  # noqa: E402
@@ -31,12 +30,12 @@ from tasks import corpus  # noqa: E402
 PROBLEMS, ANSWERS = 1536, 4
 
 
-def left_the_working(problem, ids: list[int]) -> list[bool]:
+def left_the_working(tokenizer, problem, ids: list[int]) -> list[bool]:
     """For each token of a response: does it, or a token before it, differ from the long working
     of the corpus?"""
     lines, _ = corpus.write_steps(random.Random(0), problem.steps, "long", wrong=False)
     right = tokenizer.encode("<think>" + "\n".join(lines) + f"</think><answer>{problem.answer}"
-                             "</answer>") + [tokenizer.EOT]
+                             "</answer>") + [tokenizer.eos_id]
     same = next((i for i, pair in enumerate(zip(ids, right, strict=False)) if pair[0] != pair[1]),
                 min(len(ids), len(right)))
     return [i >= same for i in range(len(ids))]
@@ -66,12 +65,12 @@ def main():
     parser.add_argument("--write", type=Path, help="a JSON file, such as bench/runs/NAME.json")
     args = parser.parse_args()
     try:
-        policy, settings = evaluate.load_run(args.run)
+        policy, tokenizer, settings = evaluate.load_run(args.run)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     task = tasks.Arithmetic(settings["level"])
     problems = task.sample(random.Random(5), PROBLEMS)
-    rollout, texts = evaluate.sample_responses(policy, problems, ANSWERS, 1.0, 1,
+    rollout, texts = evaluate.sample_responses(policy, tokenizer, problems, ANSWERS, 1.0, 1,
                                                settings["max_new_tokens"])
     mask = rollout.mask
     right = torch.tensor([float(task.correct(problems[i // ANSWERS], text))
@@ -81,7 +80,7 @@ def main():
     for i, ids in enumerate(rollout.responses()):
         begin = int(mask[i].argmax())
         left[i, begin:begin + len(ids)] = torch.tensor(
-            left_the_working(problems[i // ANSWERS], ids)).float()
+            left_the_working(tokenizer, problems[i // ANSWERS], ids)).float()
     known = {
         "the problem's difficulty": (others[:, None] * mask)[..., None],
         "how likely the text so far was": critic_hints.likelihood(rollout.logp, mask),

@@ -31,7 +31,6 @@ import model as gpt  # noqa: E402
 import sample  # noqa: E402
 import sft  # noqa: E402
 import tasks  # noqa: E402
-import tokenizer  # noqa: E402
 import train  # noqa: E402
 from bench.loops import simple_loop  # noqa: E402
 from bench.results import report_lines  # noqa: E402
@@ -44,8 +43,10 @@ from infra import (
     checkpoint,  # noqa: E402
     run_dir,  # noqa: E402
 )
+from tokenizer import Tokenizer  # noqa: E402
 
 ALONE = "engine/sampler.py, nothing shared"
+tokenizer = Tokenizer.toy()
 
 
 def as_llama(model):
@@ -63,13 +64,13 @@ def transformers_generate(llama, prompts, new, stop):
     """Real tokens that transformers' generate samples."""
     width = max(map(len, prompts))
     device = llama.device
-    ids = torch.tensor([[tokenizer.PAD] * (width - len(p)) + p for p in prompts], device=device)
+    ids = torch.tensor([[tokenizer.pad_id] * (width - len(p)) + p for p in prompts], device=device)
     seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     out = llama.generate(ids, attention_mask=seen, max_new_tokens=new, do_sample=True, top_k=0,
-                         temperature=1.0, pad_token_id=tokenizer.PAD,
-                         eos_token_id=tokenizer.EOT if stop else None)[:, width:]
-    ended = (out == tokenizer.EOT).cumsum(1)
-    real = (ended == 0) | (ended == 1) & (out == tokenizer.EOT)
+                         temperature=1.0, pad_token_id=tokenizer.pad_id,
+                         eos_token_id=tokenizer.eos_id if stop else None)[:, width:]
+    ended = (out == tokenizer.eos_id).cumsum(1)
+    real = (ended == 0) | (ended == 1) & (out == tokenizer.eos_id)
     return int(real.sum()) if stop else out.numel()
 
 
@@ -119,14 +120,14 @@ def seconds(run, device="cpu") -> float:
 
 
 def ours(model, prompts, group_size, new, stop=None):
-    out = sampler.generate(model, prompts, group_size, new, seed=0, pad=tokenizer.PAD,
+    out = sampler.generate(model, prompts, group_size, new, seed=0, pad=tokenizer.pad_id,
                           stop=[stop] if stop else [])
     return int(out.mask.sum())
 
 
 def plain(model, prompts, new):
     """The plain sampler of sample.py, one row per prompt, no stop token."""
-    return int(sample.generate(model, prompts, 1, new, seed=0, pad=tokenizer.PAD,
+    return int(sample.generate(model, prompts, 1, new, seed=0, pad=tokenizer.pad_id,
                                stop=[]).mask.sum())
 
 
@@ -151,7 +152,7 @@ def decoding(policy, prompts, new, rounds=9) -> tuple[float, float]:
 
 
 def entropy_of(policy, prompts) -> float:
-    out = sampler.generate(policy, prompts, 16, 192, stop=tokenizer.EOT, pad=tokenizer.PAD)
+    out = sampler.generate(policy, prompts, 16, 192, stop=tokenizer.eos_id, pad=tokenizer.pad_id)
     return float(out.entropy.sum() / out.mask.sum())
 
 
@@ -162,7 +163,7 @@ def policy_of(run):
         return gpt.from_state(run_dir.load_checkpoint(run))
     torch.manual_seed(0)
     made = gpt.GPT(train.config_of(train.Options()))
-    sft.train(made, sft.corpus_batches(tasks.Arithmetic(), 0), 250)
+    sft.train(made, sft.corpus_batches(tokenizer, tasks.Arithmetic(), 0), 250)
     return made
 
 
@@ -276,8 +277,8 @@ def main():
     each = [p for p in some for _ in range(16)]
     tables.append(table("Batch 256, lengths of a trained policy, at most 192.", medians({
         "transformers generate": lambda: transformers_generate(llama, each, 192, True),
-        ALONE: lambda: ours(policy, prompts, 1, 192, tokenizer.EOT),
-        "engine/sampler.py": lambda: ours(policy, some, 16, 192, tokenizer.EOT)}),
+        ALONE: lambda: ours(policy, prompts, 1, 192, tokenizer.eos_id),
+        "engine/sampler.py": lambda: ours(policy, some, 16, 192, tokenizer.eos_id)}),
         "transformers generate"))
     tables.append(ladder(policy, other, prompts, each, took))
     write(report, args.write)

@@ -23,17 +23,18 @@ import grpo  # noqa: E402
 import model as gpt  # noqa: E402
 import ppo  # noqa: E402
 import tasks  # noqa: E402
-import tokenizer  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, begin, seconds, write  # noqa: E402
 from engine import dedup, packing, sampler  # noqa: E402
+from tokenizer import Tokenizer  # noqa: E402
 
 PROMPTS, GROUP, ROUNDS = 32, 16, 5
+tokenizer = Tokenizer.toy()
 
 
 def text_of(ids) -> str:
     ids = list(ids)
-    return tokenizer.decode(ids[:ids.index(tokenizer.EOT)] if tokenizer.EOT in ids else ids)
+    return tokenizer.decode(ids[:ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids)
 
 
 def coin(text: str) -> float:
@@ -69,7 +70,7 @@ def our_step(policy, optimizer, task, problems, options, fixed):
     marks = [time.perf_counter()]
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
     rollout = sampler.generate(policy, prompts, GROUP, options.max_new_tokens, 1.0, 0,
-                              stop=[] if fixed else tokenizer.EOT, pad=tokenizer.PAD)
+                              stop=[] if fixed else tokenizer.eos_id, pad=tokenizer.pad_id)
     texts = [text_of(ids) for ids in rollout.responses()]
     marks.append(time.perf_counter())
     rewards = torch.tensor([coin(text) if fixed else task.score(problems[g], text).total
@@ -96,13 +97,13 @@ def trl_trainer(policy, task, problems, options, fixed, folder, between):
             return tokenizer.encode(token)[0]
 
         def __call__(self, text, **_):
-            return {"input_ids": [tokenizer.encoding.encode_ordinary(t) for t in text]}
+            return {"input_ids": [tokenizer.encode_ordinary(t) for t in text]}
 
         def batch_decode(self, ids, **_):
             return [text_of(int(i) for i in row) for row in ids]
 
         def __len__(self):
-            return tokenizer.encoding.n_vocab
+            return tokenizer.n_vocab
 
     class Clock(transformers.TrainerCallback):
         def on_step_begin(self, *_, **__):
@@ -173,7 +174,7 @@ def share_of(size, rows=64, width=97) -> list:
     """A row of a table: the share of the machine's rate that an update of a model reaches on rows
     that share nothing with each other."""
     torch.manual_seed(0)
-    policy = gpt.GPT(gpt.Config(tokenizer.encoding.n_vocab, **gpt.SIZES[size]))
+    policy = gpt.GPT(gpt.Config(tokenizer.n_vocab, **gpt.SIZES[size]))
     run, flop = an_update(policy, train.Options(minibatches=1), rows, width, 12)
     shares = [flop / seconds(run, "cpu") / matmul_rate() for _ in range(ROUNDS + 1)]
     return [size, rows, width, f"{statistics.median(shares[1:]):.0%}"]

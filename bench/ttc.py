@@ -46,8 +46,8 @@ class Replay(search.Completer):
     """A Completer that looks up samples and scores which were made before, once for all methods."""
 
     def __init__(self, completer, problems, n: int, seed: int):
-        super().__init__(completer.policy, completer.max_new_tokens, completer.temperature,
-                         completer.reward_models)
+        super().__init__(completer.policy, completer.tokenizer, completer.max_new_tokens,
+                         completer.temperature, completer.reward_models)
         questions = [p.question for p in problems]
         self.samples = dict(zip(questions, completer.complete(questions, n, seed), strict=True))
         pairs = [(q, text) for q in questions for text, _ in self.samples[q]]
@@ -83,8 +83,8 @@ def load_completer(task: str, run: Path, seed: int, *flags, scored: bool = False
              "--eval-samples", 4, *flags, *["--resume"] * (run / "config.json").exists())
     if scored and not (run / "prm.pt").exists():
         call("prm.py", "--run", run, "--seed", seed)
-    policy, settings = evaluate.load_run(str(run))
-    return search.Completer(policy, settings["max_new_tokens"],
+    policy, tokenizer, settings = evaluate.load_run(str(run))
+    return search.Completer(policy, tokenizer, settings["max_new_tokens"],
                             reward_models=prm.load(str(run), policy) if scored else None)
 
 
@@ -155,7 +155,8 @@ def pass_rows(completer, seed: int, policy: str) -> list[dict]:
     counts = {"pass_at_k": [0] * len(problems), "worked_at_k": [0] * len(problems)}
     n = KS[-1] // 4
     for part in range(4):  # a quarter of the samples at a time, to bound the memory
-        _, texts = evaluate.sample_responses(completer.policy, problems, n, seed=1000 * seed + part,
+        _, texts = evaluate.sample_responses(completer.policy, completer.tokenizer, problems, n,
+                                             seed=1000 * seed + part,
                                              max_new_tokens=completer.max_new_tokens)
         for i, text in enumerate(texts):
             counts["pass_at_k"][i // n] += task.correct(problems[i // n], text)

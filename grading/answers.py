@@ -1,338 +1,133 @@
-"""Written answers: read by a small grammar of LaTeX and plain text, and compared exactly.
+"""Written answers: parsed by a small grammar of LaTeX and plain text, and compared exactly.
 
-A policy that is paid for what a verifier accepts finds every hole in it, so what this grammar does
-not know is refused: `equal` then cannot tell, which is not a point.
+A policy that is paid for what a verifier accepts finds every hole in it. So an answer outside the
+grammar is refused: `equal` returns None (cannot be decided), which is not rewarded.
 
     equal("\\frac{\\sqrt{8}}{2}", "2^{1/2}") is True     equal("1/3", "0.3333") is False
     equal("sin(x)", "cos(x)") is None
 
-Values are those of algebra.py; around them are lists, sets, tuples and intervals, matrices,
-equations, units, words. No `eval`, no float, no timer: lengths, depths and sizes are bounded. Left
-out on purpose: sums and integrals, vectors by arrows, logic, rounding.
+lexer.py makes tokens of a text, parser.py makes values and structures of the tokens, and algebra.py
+compares values. No `eval`, no float, no timer.
 """
 
-import math
-from fractions import Fraction
+from typing import NamedTuple
 
-from grading.algebra import Algebra, CannotTell, Infinity, Shape, plain, same, variable
-from grading.lexer import FUNCTIONS, GREEK, KNOWN, tokens_of
+from grading.algebra import Algebra, CannotTell, Infinity, Structure, as_value, variable_name
+from grading.lexer import tokenize
+from grading.parser import Parser
 
-MAX_DEPTH = 24  # of brackets
-UNITS = dict(item.split(":") for item in (
-    "inch:in inches:in feet:ft foot:ft degree:deg degrees:deg dollar:$ dollars:$ percent:% meter:m "
-    "meters:m centimeter:cm centimeters:cm hour:h hours:h minute:min minutes:min second:s "
-    "seconds:s mile:mi miles:mi pound:lb pounds:lb gram:g grams:g kilogram:kg kilograms:kg"
-    ).split())
-
-
-class Reader:
-    """Reads tokens by recursive descent; one method a rule of the grammar.
-
-        list = relation (',' relation)*              relation = union (('=' | '<' | ...) union)*
-        union = measured ('\\cup' measured)*         measured = '$'? sum unit?
-        sum = '-'? product (('+' | '-' | '\\pm') product)*
-        product = power (('*' | '/' | nothing) power)*
-        power = atom ('^' atom)? '!'*
-    """
-
-    def __init__(self, tokens: list[str], algebra: Algebra):
-        self.tokens, self.at, self.depth, self.algebra = tokens, 0, 0, algebra
-        self.both_signs = r"\pm" in tokens or r"\mp" in tokens
-        self.sign, self.used = 0, False  # of \pm, while both are read
-
-    def peek(self, *wanted) -> bool:
-        return self.at < len(self.tokens) and self.tokens[self.at] in wanted
-
-    def take(self, *wanted) -> str:
-        """The next token, if wanted; "" if it is another. Without wanted, any, if there is one."""
-        if self.at < len(self.tokens) and (not wanted or self.tokens[self.at] in wanted):
-            self.at += 1
-            return self.tokens[self.at - 1]
-        return ""
-
-    def need(self, *wanted) -> str:
-        token = self.take(*wanted)
-        if not token:
-            raise CannotTell(f"{' or '.join(wanted) or 'more'} was expected")
-        return token
-
-    def whole(self):
-        """The answer; raises CannotTell if anything is left over."""
-        words = [t for t in self.tokens if t[0] == "<"]
-        if words and all(t[0] == "<" or t in "()" or len(t) == 1 and t.isalpha()
-                         for t in self.tokens) and words[0] not in ("<or>", "<and>"):
-            name = "".join(t.strip("<>()") for t in self.tokens)
-            if not name:
-                raise CannotTell("an empty text")
-            return Shape("text", (name,))
-        items = self.items(",", ";", "<or>", "<and>")
-        if self.at < len(self.tokens):
-            raise CannotTell(f"{self.tokens[self.at]!r} was not expected")
-        return items[0] if len(items) == 1 else Shape("list", tuple(items))
-
-    def items(self, *separators) -> list:
-        """Relations between separators; one with \\pm counts as two."""
-        items, outside = [], (self.sign, self.used)
-        while not items or self.take(*separators):
-            start = self.at
-            for sign in (1, -1) if self.both_signs else (0,):
-                self.at, self.sign, self.used = start, sign, False
-                items.append(self.relation())
-                if not self.used:
-                    break
-            self.sign, self.used = outside
-            if len(items) > 40:
-                raise CannotTell("too many items")
-        return items
-
-    def relation(self):
-        sides, signs = [self.union()], []
-        while self.peek("=", "\u2039", "\u203a", r"\le", r"\ge", r"\in"):
-            signs.append(self.take())
-            sides.append(self.union())
-        if not signs:
-            return sides[0]
-        if signs == ["="]:
-            return Shape("equation", tuple(sides))
-        if signs == [r"\in"]:
-            return sides[1]
-        return self.interval(sides, signs)
-
-    def interval(self, sides, signs):
-        """2 < x <= 5 and its like, as an interval; the variable may stand on either side."""
-        if set(signs) <= {"\u203a", r"\ge"}:
-            turned = {"\u203a": "\u2039", r"\ge": r"\le"}
-            sides, signs = sides[::-1], [turned[sign] for sign in signs[::-1]]
-        if not set(signs) <= {"\u2039", r"\le"} or len(sides) > 3:
-            raise CannotTell("a chain of relations of several kinds")
-        low, high = Infinity(-1), Infinity(1)
-        brackets = ["(" if sign == "\u2039" else "[" for sign in signs]
-        if len(sides) == 3:
-            low, middle, high = sides
-        elif variable(sides[0]):
-            (middle, high), brackets = sides, ["(", *brackets]
-        else:
-            (low, middle), brackets = sides, [*brackets, "("]
-        if not variable(middle):
-            raise CannotTell("an inequality of something else than a variable")
-        return Shape("tuple", (brackets[0], (low, high), ")" if brackets[1] == "(" else "]"))
-
-    def union(self):
-        parts = [self.measured()]
-        while self.take(r"\cup"):
-            parts.append(self.measured())
-        return parts[0] if len(parts) == 1 else Shape("union", tuple(parts))
-
-    def measured(self):
-        unit = self.take("$")
-        value = self.sum()
-        if unit:
-            return Shape("measure", (value, "$"))
-        while self.at < len(self.tokens) and (
-                self.peek("%", r"\degree") or self.tokens[self.at][0] == "<"
-                and not self.peek("<or>", "<and>")):
-            names = self.take().strip("<>").replace(r"\degree", "deg").split()
-            unit += " ".join(UNITS.get(name, name.removesuffix("s")) for name in names)
-            if self.take("^"):
-                unit += "^" + self.need("2", "3")
-        return Shape("measure", (value, unit)) if unit else value
-
-    def sum(self):
-        total = None
-        while total is None or self.peek("+", "-", r"\pm", r"\mp"):
-            sign, token = 1, self.take("+", "-", r"\pm", r"\mp")
-            if token in (r"\pm", r"\mp"):
-                if not self.sign:
-                    raise CannotTell("both signs within a bracket")
-                sign, self.used = (self.sign if token == r"\pm" else -self.sign), True
-            elif token == "-":
-                sign = -1
-            term = self.product()
-            if total is None:
-                total = term if sign == 1 else self.negative(term)
-            else:
-                total = self.algebra.add(plain(total), plain(term), sign)
-        return total
-
-    def negative(self, value):
-        if isinstance(value, Infinity):
-            return Infinity(-value.sign)
-        return self.algebra.multiply(self.algebra.number(-1), plain(value))
-
-    def product(self):
-        total = self.power()
-        while True:
-            if token := self.take("*", "/"):
-                if self.take("-"):
-                    total = self.negative(total)
-                step = self.algebra.multiply if token == "*" else self.algebra.divide
-            elif self.begins_factor() and not isinstance(total, (Shape, Infinity)):
-                step = self.algebra.multiply
-            else:
-                return total
-            total = step(plain(total), plain(self.power()))
-
-    def begins_factor(self) -> bool:
-        if self.at == len(self.tokens):
-            return False
-        token = self.tokens[self.at]
-        return token == "(" or token.isalpha() or token[0] == "\\" and (
-            token[1:] in KNOWN - {"infty"} or token == r"\frac")
-
-    def power(self):
-        value = self.atom()
-        if self.take("^"):
-            sign = self.take("-")
-            exponent = self.atom()
-            value = self.algebra.power(plain(value), self.negative(exponent) if sign
-                                       else plain(exponent))
-        while self.take("!"):
-            n = self.algebra.rational(plain(value))
-            if n is None or n.denominator != 1 or not 0 <= n <= 200:
-                raise CannotTell("a factorial of something else than a number up to 200")
-            value = self.algebra.number(math.factorial(int(n)))
-        return value
-
-    def atom(self):
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise CannotTell("brackets too deep")
-        token = self.need()
-        if token[0].isdigit() or token[0] == ".":
-            value = self.numeral(token)
-        elif token.isalpha():
-            name = token + self.subscript()
-            value = self.algebra.atom(name)
-        elif token in ("(", "[", r"\lbrace", "{"):
-            value = self.bracket(token)
-        elif token[0] == "\\":
-            value = self.command(token[1:])
-        else:
-            raise CannotTell(f"{token!r} was not expected")
-        self.depth -= 1
-        return value
-
-    def subscript(self) -> str:
-        if not self.take("_"):
-            return ""
-        if self.take("{"):
-            name = self.need()
-            self.need("}")
-            return "_" + name
-        return "_" + self.need()
-
-    def numeral(self, token):
-        """A number; with a base (52_8), with a fraction (1\\frac45)."""
-        if self.peek("_"):
-            base = self.subscript()[1:]
-            if not (base.isdigit() and 2 <= int(base) <= 36 and token.isdigit()):
-                raise CannotTell("a base that is no number")
-            return Shape("based", (token, int(base)))
-        value = self.algebra.number(Fraction(token))
-        if token.isdigit() and self.take(r"\frac"):
-            part = self.fraction()
-            share = self.algebra.rational(part)
-            if share is None:
-                return self.algebra.multiply(value, part)
-            if not 0 < share < 1:
-                raise CannotTell("a number before a fraction that is not between 0 and 1")
-            return self.algebra.add(value, part)
-        if self.at < len(self.tokens) and self.tokens[self.at][0] in "0123456789.":
-            raise CannotTell("two numbers side by side")
-        return value
-
-    def argument(self):
-        """{...} or, as LaTeX reads it, a single digit or letter."""
-        if self.take("{"):
-            return plain(self.bracket("{"))
-        token = self.need()
-        if token.isdigit() and len(token) > 1:  # \frac12: the next digit is another argument
-            self.at -= 1
-            self.tokens[self.at:self.at + 1] = [token[0], token[1:]]
-            token = self.take()
-        if token.isdigit():
-            return self.algebra.number(int(token))
-        if token.isalpha():
-            return self.algebra.atom(token)
-        if token[0] == "\\" and token != r"\frac":
-            return plain(self.command(token[1:]))
-        raise CannotTell(f"{token!r} was not expected")
-
-    def fraction(self):
-        top = self.argument()
-        return self.algebra.divide(top, self.argument())
-
-    def bracket(self, opening: str):
-        """What stands in brackets: a value, or a tuple, an interval, a set."""
-        if opening == r"\lbrace":
-            items = [] if self.peek(r"\rbrace") else self.items(",")
-            self.need(r"\rbrace")
-            return Shape("set", tuple(items))
-        if opening == "{":
-            items = [self.sum()]
-            while self.take(","):
-                items.append(self.sum())
-            self.need("}")
-            return items[0] if len(items) == 1 else Shape("set", tuple(items))
-        items = [self.sum()] if self.sign else self.items(",")
-        closing = self.need(")", "]")
-        if len(items) == 1 and (opening, closing) == ("(", ")"):
-            return items[0]
-        return Shape("tuple", (opening, tuple(items), closing))
-
-    def command(self, name: str):
-        if name in ("pi", *GREEK):
-            return self.algebra.atom(name + self.subscript())
-        if name == "infty":
-            return Infinity(1)
-        if name == "frac":
-            return self.fraction()
-        if name == "sqrt":
-            index = self.algebra.number(2)
-            if self.take("["):
-                index = plain(self.sum())
-                self.need("]")
-            value = self.atom() if self.peek("(") else self.argument()
-            if self.at < len(self.tokens) and self.tokens[self.at][0] in "0123456789":
-                raise CannotTell("a root of several digits without braces")
-            return self.algebra.power(plain(value), self.algebra.divide(self.algebra.number(1),
-                                                                        index))
-        if name in FUNCTIONS:
-            name += self.subscript()
-            power = self.atom() if self.take("^") else None
-            value = self.algebra.unknown(name, plain(self.power()))
-            return value if power is None else self.algebra.power(value, plain(power))
-        if name == "beginmatrix":
-            return self.matrix()
-        raise CannotTell(f"\\{name} is not known")
-
-    def matrix(self):
-        rows = [[]]
-        while not self.take(r"\endmatrix"):
-            if self.take(r"\row"):
-                rows.append([])
-            else:
-                rows[-1].append(self.sum())
-                self.take("&")
-            if sum(map(len, rows)) > 100:
-                raise CannotTell("too large a matrix")
-        return Shape("matrix", tuple(map(tuple, filter(None, rows))))
-
-
-# --- equality
 
 def equal(a: str, b: str, missing_unit: bool = True, ordered: bool = False,
           percent: bool = False) -> bool | None:
-    """Whether two written answers have the same exact value; None when nobody can tell (one of them
-    is not understood, or what differs is a function of which nothing is known).
+    """Whether two written answers have the same exact value. None where it cannot be decided: one
+    of them is outside the grammar, or they differ in functions such as sin(x). Symmetric.
 
-    missing_unit: a unit (degrees, cm, $, %) or the base of 52_8 may stand on one side alone; two
-    different ones are never equal. ordered: the order of a bare list (1, 2) counts; that of a tuple
-    always does, that of a set never. percent: 50% is also 1/2. Symmetric.
+    missing_unit: one side may lack the unit (degrees, cm, $, %) or the base (52_8) of the other
+    side; two different units are never equal.
+    ordered: the order of a list without brackets (1, 2) matters. The order of a tuple always
+    matters, the order of a set never.
+    percent: 50% also equals 1/2.
     """
     try:
         algebra = Algebra()
-        x, y = (Reader(tokens_of(text), algebra).whole() for text in (a, b))
-        return same(x, y, algebra, missing_unit, ordered, percent)
+        x, y = (Parser(tokenize(text), algebra).answer() for text in (a, b))
+        return compare(x, y, algebra, Flags(missing_unit, ordered, percent))
     except CannotTell:
         return None
+
+
+class Flags(NamedTuple):
+    """See `equal`."""
+
+    missing_unit: bool
+    ordered: bool
+    percent: bool
+
+
+def kind_of(x) -> str:
+    return x.kind if isinstance(x, Structure) else (
+        "infinity" if isinstance(x, Infinity) else "value")
+
+
+def compare(x, y, algebra: Algebra, flags: Flags) -> bool | None:
+    """Whether two answers are equal; None where it cannot be decided. Symmetric."""
+    if kind_of(x) > kind_of(y):
+        x, y = y, x
+    kinds = kind_of(x), kind_of(y)
+    if "equation" in kinds and kinds != ("equation", "equation"):  # x=5 equals 5
+        side, other = (x, y) if kinds[0] == "equation" else (y, x)
+        return variable_name(side.parts[0]) != "" and compare(side.parts[1], other, algebra, flags)
+    if kinds == ("value", "value"):
+        return algebra.equal(x, y)
+    if kinds in (("infinity", "infinity"), ("based", "based"), ("text", "text")):
+        return x == y
+    if kinds == ("text", "value"):  # the letter of a choice
+        return variable_name(y) != "" and variable_name(y).lower() == x.parts[0]
+    if kinds == ("equation", "equation"):
+        left, right = (algebra.add(*map(as_value, e.parts), -1)[0] for e in (x, y))
+        return proportional(left, right)
+    if kinds in (("quantity", "quantity"), ("quantity", "value"), ("based", "value")):
+        return compare_units(x, y, kinds, algebra, flags)
+    return compare_collections(x, y, kinds, algebra, flags)
+
+
+def compare_units(x, y, kinds, algebra: Algebra, flags: Flags) -> bool | None:
+    """compare() for a value with a unit, or a number with a base, and another one or a value."""
+    if kinds == ("quantity", "quantity"):
+        return x.parts[1] == y.parts[1] and compare(x.parts[0], y.parts[0], algebra, flags)
+    if kinds == ("based", "value"):
+        return flags.missing_unit and algebra.rational(y) is not None and (
+            str(algebra.rational(y)) == x.parts[0])
+    value, unit = x.parts
+    if flags.percent and unit == "%":
+        hundredth = algebra.divide(as_value(value), algebra.number(100))
+        return algebra.equal(hundredth, y) or flags.missing_unit and algebra.equal(value, y)
+    return flags.missing_unit and compare(value, y, algebra, flags)
+
+
+def compare_collections(x, y, kinds, algebra: Algebra, flags: Flags) -> bool | None:
+    """compare() for answers with several items."""
+    def all_equal(xs, ys):
+        return all_true(compare(a, b, algebra, flags) for a, b in zip(xs, ys, strict=True))
+    if kinds in (("list", "list"), ("list", "set"), ("set", "set"), ("union", "union")):
+        xs, ys = x.parts, y.parts
+        if len(xs) != len(ys):
+            return False
+        if flags.ordered and kinds == ("list", "list"):
+            return all_equal(xs, ys)
+        return match_items(xs, ys, lambda a, b: compare(a, b, algebra, flags))
+    if kinds == ("tuple", "tuple"):
+        (left, xs, right), (left2, ys, right2) = x.parts, y.parts
+        return (left, right, len(xs)) == (left2, right2, len(ys)) and all_equal(xs, ys)
+    if kinds == ("matrix", "matrix"):
+        shapes = [[len(row) for row in m.parts] for m in (x, y)]
+        return shapes[0] == shapes[1] and all_equal(sum(x.parts, ()), sum(y.parts, ()))
+    return False
+
+
+def all_true(verdicts) -> bool | None:
+    """The conjunction of three-valued verdicts."""
+    verdicts = list(verdicts)
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def match_items(xs, ys, equal) -> bool | None:
+    """Whether the items can be paired. Equality is transitive, so the first partner will do."""
+    left, verdicts = list(ys), []
+    for x in xs:
+        found = [(equal(x, y), i) for i, y in enumerate(left)]
+        best = [i for verdict, i in found if verdict] or [i for verdict, i in found
+                                                          if verdict is None]
+        if not best:
+            return False
+        verdicts.append(found[best[0]][0])
+        left.pop(best[0])
+    return all_true(verdicts)
+
+
+def proportional(p: dict, q: dict) -> bool:
+    """Whether two polynomials differ by a constant factor, and so have the same zeros."""
+    if set(p) != set(q) or not p:
+        return p == q
+    first = next(iter(p))
+    return all(p[m] * q[first] == q[m] * p[first] for m in p)

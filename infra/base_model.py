@@ -23,47 +23,47 @@ DOCUMENTS = 200  # documents in the digest, of each phase of the training
 MAX_ROUNDS = 3   # of training, until the base is good enough to start from
 
 
-def base_name(options, task) -> str:
+def base_name(options, task, tokenizer) -> str:
     """The file name of the base model with these options, for a task."""
     settings = (sft.RECIPE, sft.BATCH_TOKENS, sft.DRILL_FRACTION, sft.WARMUP_STEPS,
                 sft.DECAY_FRACTION, task.min_base_pass16, options.base_steps,
                 sorted(asdict(config_of(options)).items()))
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=4)
     for drill in (True, False):
-        digest.update(repr(first_documents(task, drill)).encode())
+        digest.update(repr(first_documents(task, tokenizer, drill)).encode())
     for problem in task.all_problems():  # of a file
         digest.update(repr((problem.question, problem.answer, problem.solution)).encode())
     return (f"base-{options.task}-{options.level}-{options.size}-{options.base_seed}-"
             f"{digest.hexdigest()}.pt")
 
 
-def first_documents(task, drill: bool) -> list:
+def first_documents(task, tokenizer, drill: bool) -> list:
     """The first documents of a phase of the training, as (prompt ids, response ids)."""
     rng, easier, found = random.Random("digest"), task.easier_task(), []
     while len(found) < DOCUMENTS:
-        found += sft.documents(task, easier, rng, drill)
+        found += sft.documents(tokenizer, task, easier, rng, drill)
     return found[:DOCUMENTS]
 
 
-def base_model(options, task, folder: Path) -> gpt.GPT:
+def base_model(options, task, tokenizer, folder: Path) -> gpt.GPT:
     """The base model: that of --init, or the one in `folder`, or a new one that is saved there.
 
     Of several processes each trains the same base, and all continue with the first one's.
     """
     if options.init:
         return checkpoint.load_pretrained(options.init, options.device, torch.float32)
-    path = folder / base_name(options, task)
+    path = folder / base_name(options, task, tokenizer)
     if distributed.on_rank0(path.exists):  # asked once: another process may be about to write it
         distributed.print_rank0(f"base model: {path}")
         return gpt.from_state(tensors.load(path), options.device)
-    policy = train_base(options, task)
+    policy = train_base(options, task, tokenizer)
     distributed.on_rank0(lambda: tensors.save(path, gpt.to_state(policy)))
     if distributed.world_size() == 1:
         return policy
     return gpt.from_state(tensors.load(path), options.device)
 
 
-def train_base(options, task) -> gpt.GPT:
+def train_base(options, task, tokenizer) -> gpt.GPT:
     """Trains a model from random weights, until it solves enough problems in 16 samples."""
     torch.manual_seed(options.base_seed)
     policy = gpt.GPT(config_of(options))
@@ -74,11 +74,12 @@ def train_base(options, task) -> gpt.GPT:
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
         for round in range(MAX_ROUNDS):
-            documents = sft.corpus_batches(task, options.base_seed + 1000 * round)
+            documents = sft.corpus_batches(tokenizer, task, options.base_seed + 1000 * round)
             sft.train(policy, documents, options.base_steps, progress=show_loss)
             if options.base_steps != task.base_steps:  # --base-steps asks for exactly that many
                 break
-            solved = sft.solved_in_16(policy, task, generate=SAMPLERS[options.sampler])
+            solved = sft.solved_in_16(policy, tokenizer, task,
+                                      generate=SAMPLERS[options.sampler])
             if solved >= task.min_base_pass16:
                 break
             bar.total += options.base_steps

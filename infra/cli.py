@@ -13,11 +13,11 @@ import torch
 
 import model as gpt
 import tasks
-import tokenizer
 from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic, reads_group
 from infra import checkpoint, distributed
 from infra.run_dir import UserError
 from tasks import prompts
+from tokenizer import Tokenizer
 
 RENAMED = {  # flags of earlier versions
     "--renew-reference": "--ref-update-interval", "--overlong-zone": "--overlong-buffer",
@@ -112,9 +112,9 @@ def default_out(options: Options, default_reward: str) -> str:
 
 # --- checking
 
-def validate(options: Options) -> tasks.Task:
-    """Checks the options, fills in the defaults that depend on the task, and makes the task. The
-    tokenizer is then that of the model. Raises UserError."""
+def validate(options: Options) -> tuple[tasks.Task, Tokenizer]:
+    """Checks the options, fills in the defaults that depend on the task, and makes the task and the
+    model's tokenizer. Raises UserError."""
     validate_numbers(options)
     validate_device(options)
     task = make_task(options)
@@ -125,12 +125,12 @@ def validate(options: Options) -> tasks.Task:
         options.base_seed = options.seed
     validate_algorithm(options)
     validate_reward(options)
-    validate_init(options, task)
+    tokenizer = make_tokenizer(options, task)
     validate_processes(options)
     if options.overlong == "soft" and not options.overlong_buffer:
         options.overlong_buffer = max(1, options.max_new_tokens // 5)
-    validate_lengths(options, task)
-    return task
+    validate_lengths(options, tokenizer, task)
+    return task, tokenizer
 
 
 def validate_numbers(options: Options) -> None:
@@ -231,27 +231,30 @@ def tokenizer_file(folder) -> bytes:
     return path.read_bytes() if folder and path.exists() else b""
 
 
-def validate_init(options: Options, task) -> None:
-    """Checks the pretrained model and the prompt, and sets the tokenizer."""
+def make_tokenizer(options: Options, task) -> Tokenizer:
+    """The tokenizer of the pretrained model, with its prompt, or the toy's. Checks --init, --prompt
+    and --few-shot."""
     if not options.init:
         if options.prompt != "plain" or options.few_shot:
             raise UserError("--prompt and --few-shot need --init: a base model trained here "
                             "knows the plain question alone")
-        return tokenizer.use_toy()
+        return Tokenizer.toy()
     try:
         template = prompts.template(options.prompt, task.prompt_template,
                                     prompts.examples(task, options.few_shot))
-        tokenizer.use(options.init, template, prompts.end_token_ids(options.init),
-                      [] if options.prompt == "plain" else [prompts.END])
+        tokenizer = Tokenizer.from_folder(
+            options.init, template, prompts.end_token_ids(options.init),
+            [] if options.prompt == "plain" else [prompts.END])
         config = checkpoint.open_pretrained(options.init)[0].config
     except (ValueError, OSError) as error:
         raise UserError(f"--init {options.init}: {error}") from None
-    if options.prompt == "chat" and "<|im_start|>" not in tokenizer.spoken.specials:
+    if options.prompt == "chat" and "<|im_start|>" not in tokenizer.specials:
         raise UserError(f"--prompt chat: the tokenizer in {options.init} has no <|im_start|>; "
                         "try --prompt r1")
-    if tokenizer.spoken.n_vocab > config.vocab_size:
-        raise UserError(f"--init {options.init}: its tokenizer has {tokenizer.spoken.n_vocab} "
-                        f"tokens, but its model has {config.vocab_size}")
+    if tokenizer.n_vocab > config.vocab_size:
+        raise UserError(f"--init {options.init}: its tokenizer has {tokenizer.n_vocab} tokens, but "
+                        f"its model has {config.vocab_size}")
+    return tokenizer
 
 
 def validate_processes(options: Options) -> None:
@@ -263,7 +266,7 @@ def validate_processes(options: Options) -> None:
                         "...) and an algorithm without a critic")
 
 
-def validate_lengths(options: Options, task) -> None:
+def validate_lengths(options: Options, tokenizer, task) -> None:
     """Checks that prompts and responses fit the context of the model."""
     context = config_of(options).context
     if options.max_new_tokens + 64 > context:
@@ -287,4 +290,4 @@ def config_of(options: Options) -> gpt.Config:
     cannot be."""
     if options.init:
         return checkpoint.read_config(Path(options.init))[1]
-    return gpt.Config(tokenizer.encoding.n_vocab, **gpt.SIZES[options.size])
+    return gpt.Config(Tokenizer.toy().n_vocab, **gpt.SIZES[options.size])

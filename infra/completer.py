@@ -7,7 +7,6 @@ differently.
 
 import evaluate
 import prm
-import tokenizer
 from engine.sampler import generate
 
 
@@ -15,9 +14,10 @@ class Completer:
     """A policy that completes texts, and reward models {name: prm.StepScorer} that score them.
     Tests replace it by one that reads its texts and scores from a script."""
 
-    def __init__(self, policy, max_new_tokens: int, temperature: float = 1.0, reward_models=None,
-                 beams: int = 0):
-        self.policy, self.max_new_tokens, self.temperature = policy, max_new_tokens, temperature
+    def __init__(self, policy, tokenizer, max_new_tokens: int, temperature: float = 1.0,
+                 reward_models=None, beams: int = 0):
+        self.policy, self.tokenizer = policy, tokenizer
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.reward_models, self.beams = reward_models or {}, beams
         self.sampled_ids = {}  # (question, partial response) -> its ids, as sampled
 
@@ -29,15 +29,15 @@ class Completer:
         is returned as it is. stop: a string that ends the text, which does not include it."""
         prefixes, stops = prefixes or [""] * len(questions), [stop] if stop else []
         rollout = generate(
-            self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
+            self.policy, [self.tokenizer.encode_prompt(q) for q in questions], n,
             max_new_tokens or self.max_new_tokens, 0.0 if greedy else self.temperature, seed,
-            prefixes=[tokenizer.encode(text) for text in prefixes],
-            **evaluate.stop_conditions(self.policy, *stops))
+            prefixes=[self.tokenizer.encode(text) for text in prefixes],
+            **evaluate.stop_conditions(self.policy, self.tokenizer, *stops))
         made = []
         for g, ids in zip(rollout.group.tolist(), rollout.responses(), strict=True):
-            if tokenizer.has_stop_string(prefixes[g]):
+            if self.tokenizer.has_stop_string(prefixes[g]):
                 ids = []
-            text = tokenizer.decode_response(ids)
+            text = self.tokenizer.decode_response(ids)
             made.append((prefixes[g] + (text.partition(stop)[0] if stop else text), len(ids)))
         return [made[i * n:(i + 1) * n] for i in range(len(questions))]
 
@@ -48,9 +48,10 @@ class Completer:
         seeds: one per row, or one int. With the same seed in each call, a row's steps are those
         that it would have sampled without a break."""
         ids = [self.sampled_ids.get(key, []) for key in zip(questions, prefixes, strict=True)]
-        newlines, stops = tokenizer.newline_tokens(), evaluate.stop_conditions(self.policy)
+        newlines = self.tokenizer.newline_tokens
+        stops = evaluate.stop_conditions(self.policy, self.tokenizer)
         rollout = generate(
-            self.policy, [tokenizer.encode_prompt(q) for q in questions], n,
+            self.policy, [self.tokenizer.encode_prompt(q) for q in questions], n,
             max(1, self.max_new_tokens - min(map(len, ids))), 0.0 if greedy else self.temperature,
             seeds, prefixes=ids, **stops | dict(stop=[*stops["stop"], *newlines]))
         extended = []
@@ -58,9 +59,9 @@ class Completer:
             room = self.max_new_tokens - len(ids[row // n])
             new = new[:room]
             response = ids[row // n] + new
-            text = tokenizer.decode_response(response)
+            text = self.tokenizer.decode_response(response)
             ended = (new[-1] not in newlines or len(new) >= room
-                     or tokenizer.has_stop_string(text))
+                     or self.tokenizer.has_stop_string(text))
             extended.append((text, len(new), ended))
             if not ended:
                 self.sampled_ids[questions[row // n], text] = response
@@ -72,7 +73,7 @@ class Completer:
         if name not in self.reward_models:
             raise ValueError(f"this run has no {name.upper()}; python prm.py --run RUN makes one")
         ended = [ended] * len(texts) if isinstance(ended, bool) else ended
-        return prm.score_steps(self.reward_models[name], [
-            (tokenizer.encode_prompt(q), tokenizer.encode(text)
-             + [tokenizer.EOT] * (end and not tokenizer.has_stop_string(text)))
+        return prm.score_steps(self.reward_models[name], self.tokenizer, [
+            (self.tokenizer.encode_prompt(q), self.tokenizer.encode(text)
+             + [self.tokenizer.eos_id] * (end and not self.tokenizer.has_stop_string(text)))
             for q, text, end in zip(questions, texts, ended, strict=True)])

@@ -12,13 +12,15 @@ import prm
 from config import needs_critic
 from engine.critic_hints import HintedCritic
 from infra import distributed
+from tokenizer import Tokenizer
 
 
 class Models(NamedTuple):
-    """The networks of a run. The sampler is the policy itself, or a copy of its weights: unsharded,
-    and in the precision of the computation (--dtype)."""
+    """The networks of a run and their tokenizer. The sampler is the policy itself, or a copy of its
+    weights: unsharded, and in the precision of the computation (--dtype)."""
 
     policy: gpt.GPT
+    tokenizer: Tokenizer | None = None    # of the policy
     reference: gpt.GPT | None = None      # for the KL
     critic: torch.nn.Module | None = None
     sampler: gpt.GPT | None = None
@@ -33,7 +35,7 @@ class Models(NamedTuple):
                     target.copy_(distributed.full_tensor(weight.detach()))
 
 
-def make_models(policy: gpt.GPT, options):
+def make_models(policy: gpt.GPT, tokenizer: Tokenizer, options):
     """The Models around a policy, and the optimizer of policy and critic."""
     precision = getattr(torch, options.dtype)
     policy.checkpointing = options.gradient_checkpointing
@@ -57,7 +59,7 @@ def make_models(policy: gpt.GPT, options):
     if options.judge:
         judge_policy = evaluate.load_policy(options.judge, options.device)
         reward_model = prm.load(options.judge, judge_policy)["prm"]
-    return Models(policy, reference, critic, sampler, reward_model), optimizer
+    return Models(policy, tokenizer, reference, critic, sampler, reward_model), optimizer
 
 
 def restore(models: Models, optimizer, saved: dict) -> dict:

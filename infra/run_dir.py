@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 import model as gpt
-import tokenizer
 from infra import distributed, tensors
 
 FORMAT = 2  # of checkpoint.pt; to be raised when the names or shapes in it change
@@ -75,13 +74,13 @@ def count_parameters(config: gpt.Config) -> int:
         return sum(p.numel() for p in gpt.GPT(config).parameters())
 
 
-def save_tokenizer(run: Path, folder) -> None:
+def save_tokenizer(run: Path, folder, tokenizer) -> None:
     """Copies the tokenizer of the model in `folder` into a run's folder, with the prompt's template
     and the ends of a response."""
     text = (Path(folder) / "tokenizer.json").read_bytes()
     tensors.atomic_write(run / "tokenizer.json", lambda file: file.write(text))
-    write_json(run / "prompt.json", dict(template=tokenizer.TEMPLATE, stops=tokenizer.STOPS,
-                                         strings=tokenizer.STRINGS))
+    write_json(run / "prompt.json", dict(template=tokenizer.template, stops=tokenizer.stop_ids,
+                                         strings=tokenizer.stop_strings))
 
 
 # --- logs

@@ -73,8 +73,8 @@ class Task:
     # --- problems
 
     def sample_problem(self, rng: random.Random, held_out: bool) -> Problem | None:
-        """A random problem of either side, or None where the draw gave no valid problem. A task
-        with problems for one side only looks at `held_out`."""
+        """A random problem, or None where the random choices gave no valid one. `sample` keeps the
+        problems of the side that it wants, so most tasks need not look at `held_out`."""
         raise NotImplementedError
 
     def easier_task(self) -> "Task":

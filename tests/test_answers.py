@@ -1,4 +1,4 @@
-"""answers.py and algebra.py: what is equal is found equal, and nothing else is."""
+"""grading/answers.py: equal answers are found equal, and no others."""
 
 import json
 import os
@@ -89,11 +89,11 @@ def test_different(a, b):
 
 @pytest.mark.parametrize("a, b", [("sin(x)", "cos(x)"), (r"\sqrt{x+1}", r"\sqrt{x+2}"),
                                   (r"\sqrt{3+2\sqrt2}", r"1+\sqrt2"), (r"\ln 4", r"2\ln 2")])
-def test_what_only_functions_differ_in_cannot_be_told(a, b):
+def test_answers_that_differ_in_functions_cannot_be_decided(a, b):
     assert equal(a, b) is None and equal(a, a) is True
 
 
-def test_the_flags():
+def test_flags_of_equal():
     assert equal("90", r"90^\circ", missing_unit=False) is False
     assert equal("52", "52_8", missing_unit=False) is False
     assert equal("1,2", "2,1", ordered=True) is False and equal("1,2", "1,2", ordered=True) is True
@@ -115,7 +115,7 @@ def test_no_hostile_answer_is_accepted():
 
 
 @pytest.mark.parametrize("gold", GOLDS)
-def test_no_answer_made_against_one_gold_is_accepted_for_another(gold):
+def test_hostile_answers_to_one_gold_answer_are_not_accepted_for_another(gold):
     accepted = [row for row in HOSTILE if row["gold"] == "4" and equal(gold, row["pred"])]
     assert accepted == []
 
@@ -169,14 +169,14 @@ PIECES = ["1", "23", ".5", "x", "y", "pi", r"\pi", r"\frac", r"\sqrt", "{", "}",
 @given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join),
        st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
 @settings(max_examples=600, deadline=None)
-def test_any_text_gets_a_verdict_and_the_same_from_both_sides(a, b):
+def test_any_text_has_a_verdict_and_equality_is_symmetric(a, b):
     assert equal(a, b) is equal(b, a)
     assert equal(a, a) is not False
 
 
 @given(st.text(max_size=300))
 @settings(max_examples=200, deadline=None)
-def test_any_characters_get_a_verdict(text):
+def test_any_characters_have_a_verdict(text):
     assert equal(text, "4") in (True, False, None) and equal(text, text) is not False
 
 
@@ -185,7 +185,7 @@ def test_any_characters_get_a_verdict(text):
     "(x+y+z+w+1)^{60}", "(" + "+".join("abcdefghjklmnopqrst") + ")^9", "9" * 600, "1," * 299 + "1",
     r"1\pm" * 100 + "1", "200!^{200!}", r"\sqrt{" + "9" * 500 + "}", "1/" * 290 + "1",
     r"\sin" * 140 + "x", "-" * 599, "x" * 600, "1" * 70_000, "{1" * 200, r"\{" * 250])
-def test_what_would_take_long_or_deep_is_given_up(text):
+def test_answers_that_are_too_deep_or_too_long_are_refused(text):
     assert equal(text, "4") in (False, None)
 
 
@@ -217,8 +217,8 @@ def test_it_works_in_any_thread():
 def test_roots_of_primes_are_independent():
     a = algebra.Algebra()
     two, three = (a.power(a.number(n), a.number(Fraction(1, 2))) for n in (2, 3))
-    assert a.same(a.multiply(two, three), a.power(a.number(6), a.number(Fraction(1, 2)))) is True
-    assert a.same(a.add(two, three), a.power(a.number(5), a.number(Fraction(1, 2)))) is False
+    assert a.equal(a.multiply(two, three), a.power(a.number(6), a.number(Fraction(1, 2)))) is True
+    assert a.equal(a.add(two, three), a.power(a.number(5), a.number(Fraction(1, 2)))) is False
 
 
 # --- real golds

@@ -50,7 +50,7 @@ def is_right(name, problem, document):
 
 @LEVELS
 @pytest.mark.parametrize("style", ["short", "long"])
-def test_a_clean_working_is_true_line_by_line_and_ends_in_the_answer(style, level):
+def test_each_line_of_a_correct_working_is_true_and_the_last_has_the_answer(style, level):
     rng = random.Random(0)
     for p in sample("arithmetic", level, 300):
         lines, said = corpus.write_steps(rng, p.steps, style, wrong=False)
@@ -77,7 +77,7 @@ def test_a_checked_working_corrects_each_slip(level):
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_word_problems_are_worked_truly(level):
+def test_the_working_of_word_problems_is_true(level):
     rng = random.Random(0)
     for p in sample("gsm", level, 300):
         for style in ("short", "long"):
@@ -103,7 +103,7 @@ def test_the_lines_of_a_step(step, lines):
 
 
 @pytest.mark.parametrize("op", "+-*")
-def test_every_step_taken_apart_is_true(op):
+def test_every_line_of_a_split_step_is_true(op):
     """All x and y up to 60, and products by a digit up to 999."""
     pairs = [(x, y) for x in range(61) for y in range(61)] if op != "*" else [
         (x, y) for x in range(0, 1000, 7) for y in range(2, 10) if x * y <= 999]
@@ -136,7 +136,7 @@ def test_a_wrong_working_is_usually_wrong():
     assert sum(str(s) != p.answer for s, p in zip(said, problems, strict=True)) > 180
 
 
-def test_a_slip_is_a_near_miss():
+def test_a_near_miss_changes_one_digit_by_one_or_two():
     rng = random.Random(0)
     for n in range(1000):
         said = corpus.near_miss(rng, n)
@@ -177,7 +177,7 @@ def test_the_order_of_attempts():
 
 @pytest.mark.parametrize("numbers, target", [((5, 5, 5), 5), ((1, 1, 1), 1), ((1, 8, 8), 1),
                                              ((2, 3, 2), 3), ((4, 8, 4), 24), ((9, 9, 9), 27)])
-def test_problems_with_few_ways(numbers, target):
+def test_countdown_problems_with_few_solutions(numbers, target):
     problem, task = tasks.Problem("?", str(target), numbers=numbers), tasks.Countdown(1)
     for seed in range(20):
         lines, found = task.write_solution(random.Random(seed), problem, "long", wrong=False)
@@ -192,13 +192,13 @@ EVERY = pytest.mark.parametrize("name, level", [("arithmetic", 1), ("arithmetic"
 
 
 @EVERY
-def test_the_drill_is_all_right_and_well_formed(name, level):
+def test_the_drill_is_correct_and_well_formed(name, level):
     for problem, document in documents(name, level, 150, drill=True):
         assert is_right(name, problem, document) and verify.well_formed(document), document
 
 
 @EVERY
-def test_most_of_the_drill_works(name, level):
+def test_most_of_the_drill_shows_working(name, level):
     made = [d for _, d in documents(name, level, 200, drill=True)]
     assert sum("=" in d.partition("</think>")[0] for d in made) > 170
 
@@ -230,7 +230,7 @@ def test_direct_documents_are_the_preferred_style():
     assert sum(corpus.STYLES.values()) == pytest.approx(1) == sum(corpus.DRILL_STYLES.values())
 
 
-def test_documents_of_a_file_use_its_solutions():
+def test_documents_of_a_file_contain_its_solutions():
     problem = tasks.Problem("How many?", "24", solution="48/2=24 clips")
     made = [corpus.document(random.Random(i), problem, drill=True) for i in range(50)]
     assert any("48/2=24 clips" in d for d in made)

@@ -13,10 +13,12 @@ import model as gpt
 import sample
 import search
 import tasks
-import tokenizer
 import verify
 from infra import run_dir, tensors
 from model import GPT, Config
+from tokenizer import Tokenizer
+
+tokenizer = Tokenizer.toy()
 
 
 @pytest.mark.parametrize("text,works", [
@@ -56,31 +58,32 @@ class Scripted(tasks.Arithmetic):
 
 
 def test_measure_counts_what_the_verifier_says():
-    task, model = Scripted(), GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2,
+    task, model = Scripted(), GPT(Config(tokenizer.n_vocab, layers=1, width=32, heads=2,
                                          kv_heads=1, hidden=32))
     problems = task.held_out(20)
-    result = evaluate.measure(model, task, problems, seed=0, max_new_tokens=5, n_pass=8, samples=4)
+    arguments = dict(seed=0, max_new_tokens=5, n_pass=8, samples=4)
+    result = evaluate.measure(model, tokenizer, task, problems, **arguments)
     even = sum(int(p.answer) % 2 == 0 for p in problems) / 20
     assert result["greedy"]["value"] == result["sampled"]["value"] == even
     some = sum(int(p.answer) % 2 == 0 for p in problems[:8]) / 8
     assert result["pass_at_k"] == {"1": some, "4": some}
     assert result["truncated"]["value"] + (result["length"] < 5) > 0
-    again = evaluate.measure(model, task, problems, seed=0, max_new_tokens=5, n_pass=8, samples=4)
+    again = evaluate.measure(model, tokenizer, task, problems, **arguments)
     assert again == result
 
 
 def test_greedy_answers_are_the_likeliest_tokens():
     torch.manual_seed(0)
-    model = GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
+    model = GPT(Config(tokenizer.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
                        hidden=32))  # far from sure: a sample would be another text
     problems = tasks.Arithmetic(1).held_out(3)
-    found = evaluate.greedy_accuracy(model, tasks.Arithmetic(1), problems, 6)["examples"]
+    found = evaluate.greedy_accuracy(model, tokenizer, tasks.Arithmetic(1), problems, 6)["examples"]
     for problem, text in zip(problems, found, strict=True):
         ids = tokenizer.encode_prompt(problem.question)
         prompt = len(ids)
-        while len(ids) < prompt + 6 and ids[-1] not in tokenizer.STOPS:
+        while len(ids) < prompt + 6 and ids[-1] not in tokenizer.stop_ids:
             ids.append(int(model.lm_head(model(torch.tensor([ids])))[0, -1].argmax()))
-        assert text == tokenizer.decode([i for i in ids[prompt:] if i not in tokenizer.STOPS])
+        assert text == tokenizer.decode([i for i in ids[prompt:] if i not in tokenizer.stop_ids])
 
 
 def test_step_metrics():
@@ -117,12 +120,13 @@ def test_measure_reports_the_style_of_responses(monkeypatch):
     rollout = types.SimpleNamespace(mask=torch.ones(10, 7), truncated=torch.arange(10) > 8)
     asked = []
 
-    def sample_responses(policy, some, n=1, **how):
+    def sample_responses(policy, tokenizer, some, n=1, **how):
         asked.append((len(some), n, how))
         return rollout, texts if n == 1 else [  # i of the samples of problem i are correct
             f"<answer>{i + (j < i)}</answer>" for i in range(len(some)) for j in range(n)]
     monkeypatch.setattr(evaluate, "sample_responses", sample_responses)
-    result = evaluate.measure(None, tasks.Arithmetic(1), problems, 6, 7, n_pass=4, samples=4)
+    result = evaluate.measure(None, tokenizer, tasks.Arithmetic(1), problems, 6, 7, n_pass=4,
+                              samples=4)
     calls = [(10, 1, {"temperature": 0, "max_new_tokens": 7}),
              (10, 1, {"seed": 6, "max_new_tokens": 7}),
              (4, 4, {"seed": 7, "max_new_tokens": 7})]
@@ -136,14 +140,14 @@ def test_measure_reports_the_style_of_responses(monkeypatch):
 
 
 def test_greedy_accuracy_is_also_given_per_kind():
-    task, model = tasks.Gsm(2), GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2,
+    task, model = tasks.Gsm(2), GPT(Config(tokenizer.n_vocab, layers=1, width=32, heads=2,
                                            kv_heads=1, hidden=32))
     problems = task.held_out(30)
-    parts = evaluate.greedy_accuracy(model, task, problems, 3)["by_kind"]
+    parts = evaluate.greedy_accuracy(model, tokenizer, task, problems, 3)["by_kind"]
     assert set(parts) == {tasks.SEEN, tasks.NEW}
     assert sum(part["n"] for part in parts.values()) == 30
     task.correct = lambda problem, text: problem.category == tasks.SEEN
-    parts = evaluate.greedy_accuracy(model, task, problems, 3)["by_kind"]
+    parts = evaluate.greedy_accuracy(model, tokenizer, task, problems, 3)["by_kind"]
     assert (parts[tasks.SEEN]["value"], parts[tasks.NEW]["value"]) == (1, 0)
 
 
@@ -154,7 +158,7 @@ def run(tmp_path_factory):
     """A run's folder with an untrained policy."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    made = GPT(Config(tokenizer.encoding.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
+    made = GPT(Config(tokenizer.n_vocab, layers=1, width=32, heads=2, kv_heads=1,
                       hidden=32, tied=False))
     with torch.no_grad():
         made.lm_head.weight.mul_(9)

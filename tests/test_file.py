@@ -55,7 +55,7 @@ def test_another_file_is_refused(net):
         file.download_set("toy")
 
 
-def test_without_a_network_it_says_what_to_do(net, monkeypatch):
+def test_the_error_without_a_network_says_what_to_do(net, monkeypatch):
     def urlopen(*_, **__):
         raise urllib.error.URLError("no route")
     monkeypatch.setattr(file.urllib.request, "urlopen", urlopen)
@@ -64,7 +64,7 @@ def test_without_a_network_it_says_what_to_do(net, monkeypatch):
     assert not list(file.FOLDER.iterdir())
 
 
-def test_half_a_download_is_none(net, monkeypatch):
+def test_an_incomplete_download_is_refused(net, monkeypatch):
     monkeypatch.setattr(file.urllib.request, "urlopen",
                         lambda *_, **__: Answer(TRAIN[:50], str(len(TRAIN))))
     with pytest.raises(ValueError, match="ended after 50 of"):

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,23 +14,17 @@ import model as gpt
 import prm
 import search
 import tasks
-import tokenizer
 import train
 from engine import rng, slots
 from engine.request import states_after
 from infra import bpe, checkpoint, cli, memory, run_dir
 from tasks import prompts
+from tokenizer import Tokenizer
 
 SMALL = ("--task arithmetic --level 1 --prompts 2 --group-size 4 --minibatches 1 --steps 2 "
          "--eval-every 1 --eval-problems 4 --eval-samples 4 --max-new-tokens 12 "
          "--reward random").split()
 TAGS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-
-
-@pytest.fixture(autouse=True)
-def speak_as_before():
-    yield
-    tokenizer.use_toy()
 
 
 def pretrained(path, merges=(), gain=1.0):
@@ -78,9 +73,9 @@ def test_a_run_from_a_pretrained_model(folder, capsys):
     out = capsys.readouterr().out
     assert "memory, GB: weights" in out and "run/model" in out
     made = folder.parent / "run"
-    policy, settings = evaluate.load_run(str(made))
+    policy, tokenizer, settings = evaluate.load_run(str(made))
     assert settings["lr"] == config.PRETRAINED_LR and settings["prompt"] == "r1"
-    assert tokenizer.STOPS == [256, 258] and tokenizer.STRINGS == [prompts.END]
+    assert tokenizer.stop_ids == [256, 258] and tokenizer.stop_strings == [prompts.END]
     assert tokenizer.decode(tokenizer.encode_prompt("1+1=?")).endswith(
         "User: Compute 1+1=?\nAssistant:")
     again = checkpoint.load_pretrained(made / "model")
@@ -115,8 +110,9 @@ def test_a_reward_model_pays_a_pretrained_policy_with_the_same_tokenizer(talkati
     assert train.main([*SMALL, "--base-steps", "3", *paid]) == 2  # with the toy tokenizer
     assert "other tokens" in capsys.readouterr().err
     assert run(talkative.parent / "init", "--prompt", "plain", *paid) == 0
-    assert tokenizer.TEMPLATE == "Compute {question}\n"  # not the reward model's
-    lines = (talkative.parent / "paid" / "metrics.jsonl").read_text().splitlines()
+    made = talkative.parent / "paid"
+    assert Tokenizer.of_run(made).template == "Compute {question}\n"  # not the reward model's
+    lines = (made / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["reward"] > 0 for line in lines)
 
 
@@ -124,12 +120,13 @@ def test_a_pretrained_policy_votes(folder, capsys):
     """Its responses end as in training, at a stop token or the stop string."""
     assert run(folder) == 0
     where = str(folder.parent / "run")
-    policy, settings = evaluate.load_run(where)
-    tokenizer.STRINGS[:] = ["7"]  # a random policy would sample no </answer>
-    tokenizer.stop_strings.cache_clear()
+    policy, tokenizer, settings = evaluate.load_run(where)
+    tokenizer = replace(tokenizer, stop_strings=["7"])  # a random policy samples no </answer>
     problems = tasks.Arithmetic(1).held_out(3)
-    found = search.vote(search.Completer(policy, settings["max_new_tokens"]), problems, 40, 7)
-    _, texts = evaluate.sample_responses(policy, problems, 40, 1.0, 7, settings["max_new_tokens"])
+    completer = search.Completer(policy, tokenizer, settings["max_new_tokens"])
+    found = search.vote(completer, problems, 40, 7)
+    _, texts = evaluate.sample_responses(policy, tokenizer, problems, 40, 1.0, 7,
+                                         settings["max_new_tokens"])
     assert [text for one in found for text in one.samples] == texts
     assert sum(text.endswith("7") for text in texts) > 3
     assert not any("7" in text[:-1] for text in texts)
@@ -138,14 +135,13 @@ def test_a_pretrained_policy_votes(folder, capsys):
     assert json.loads(capsys.readouterr().out)["problems"] == 3
 
 
-def test_steps_of_a_pretrained_policy_are_the_lines_of_its_response(talkative, monkeypatch):
+def test_steps_of_a_pretrained_policy_are_the_lines_of_its_response(talkative):
     """A response that is sampled step by step is equal to one that is sampled at once. It ends at
     the stop string, at the end of text or at the limit."""
-    policy, _ = evaluate.load_run(str(talkative))
-    monkeypatch.setattr(tokenizer, "STRINGS", ["7"])
-    tokenizer.stop_strings.cache_clear()
+    policy, tokenizer, _ = evaluate.load_run(str(talkative))
+    tokenizer = replace(tokenizer, stop_strings=["7"])
     questions, n = ["1+1=?", "2*3=?"], 20
-    player = search.Completer(policy, 30)
+    player = search.Completer(policy, tokenizer, 30)
     whole = [text for some in player.complete(questions, n, 5) for text, _ in some]
     assert sum("7" in text for text in whole) > 5 and sum("\n" in text for text in whole) > 5
     seeds = rng.row_seeds(torch.arange(2 * n), 5).tolist()
@@ -167,11 +163,12 @@ def test_steps_of_a_pretrained_policy_are_the_lines_of_its_response(talkative, m
 
 def test_a_reward_model_reads_no_end_of_text_after_a_stop_string(folder, monkeypatch):
     assert run(folder, "--steps", "0") == 0
-    policy, _ = evaluate.load_run(str(folder.parent / "run"))
-    monkeypatch.setattr(prm, "score_steps", lambda judge, pairs: [ids[-1] for _, ids in pairs])
-    player = search.Completer(policy, 30, reward_models={"prm": None})
+    policy, tokenizer, _ = evaluate.load_run(str(folder.parent / "run"))
+    monkeypatch.setattr(prm, "score_steps", lambda scorer, tokenizer, pairs: [
+        ids[-1] for _, ids in pairs])
+    player = search.Completer(policy, tokenizer, 30, reward_models={"prm": None})
     assert player.score("prm", ["1"] * 3, ["a</answer>", "a", "a"], [True, True, False]) == [
-        tokenizer.encode(">")[0], tokenizer.EOT, tokenizer.encode("a")[0]]
+        tokenizer.encode(">")[0], tokenizer.eos_id, tokenizer.encode("a")[0]]
 
 
 def test_it_resumes_to_the_last_bit(folder):
@@ -201,7 +198,7 @@ def test_bfloat16_computes_and_float32_is_trained(folder):
     assert checkpoint.load_pretrained(made / "model").lm_head.weight.dtype == torch.bfloat16
     [first, *_] = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
     assert 0 < first["logp_diff"] < 0.05  # sampled and trained on in two roundings
-    models, _, _ = train.start(made, tasks.Arithmetic(1), cli.parse(
+    models, _, _ = train.start(made, tasks.Arithmetic(1), Tokenizer.of_run(made), cli.parse(
         [*SMALL, "--init", str(folder), "--out", str(made), "--dtype", "bfloat16"])[0])
     assert models.sampler is not models.policy
     with torch.no_grad():
@@ -229,7 +226,7 @@ def test_gspo_in_bfloat16_starts_unclipped(folder):
 
 
 def test_answers_of_a_run_end_at_the_tag(folder):
-    tokenizer.use(folder, "{question}\n", [256, 258], [prompts.END])
+    tokenizer = Tokenizer.from_folder(folder, "{question}\n", [256, 258], [prompts.END])
     policy = checkpoint.load_pretrained(folder)
     said = tokenizer.encode_ordinary("<answer>5</answer> and more")
 
@@ -245,7 +242,7 @@ def test_answers_of_a_run_end_at_the_tag(folder):
         patch.setattr(gpt.GPT, "forward", spell)
         patch.setattr(policy.lm_head, "forward", head)
         rollout, [text] = evaluate.sample_responses(
-            policy, [tasks.Problem("2+3=?", "5")], temperature=0)
+            policy, tokenizer, [tasks.Problem("2+3=?", "5")], temperature=0)
     assert text == "<answer>5</answer>" and not rollout.truncated[0]
 
 
@@ -280,7 +277,8 @@ def test_examples_are_training_problems_with_right_answers():
 
 
 def test_a_typed_tag_stays_text(folder):
-    tokenizer.use(folder, prompts.template("chat", "{question}", []), [256], [])
+    tokenizer = Tokenizer.from_folder(folder, prompts.template("chat", "{question}", []), [256],
+                                      [])
     ids = tokenizer.encode_prompt("what is <|im_end|>?")
     assert ids.count(258) == 2 and ids.count(257) == 3  # from the template alone
     assert "what is <|im_end|>?" in tokenizer.decode(ids)
@@ -360,7 +358,7 @@ def test_a_prompt_begins_as_the_model_s_texts_do(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": {
         "type": "TemplateProcessing", "single": parts, "pair": parts,
         "special_tokens": {TAGS[0]: {"id": TAGS[0], "ids": [256], "tokens": [TAGS[0]]}}}}))
-    tokenizer.use(folder, "Q: {question}\n", [257], [])
+    tokenizer = Tokenizer.from_folder(folder, "Q: {question}\n", [257], [])
     for question in ("1+1=?", "what is <|im_end|>?"):
         ids = tokenizer.encode_prompt(question)
         assert ids.count(256) == 1 and ids[0] == 256
@@ -405,9 +403,17 @@ def test_the_cache_counts_the_rows_of_evaluations():
     assert whole == 2 * memory.estimate(shape, options)["cache"]  # 512 rows, and a step's 256
 
 
-def test_a_toy_run_after_a_pretrained_one_has_the_toy_tokenizer(folder, tmp_path):
-    tokenizer.use(folder, "x {question}", [256], [prompts.END])
-    cli.validate(cli.parse([*SMALL, "--out", str(tmp_path)])[0])
-    assert tokenizer.encode_prompt("1+1=?") == tokenizer.encoding.encode_ordinary("1+1=?\n")
-    assert tokenizer.STRINGS == [] and tokenizer.PAD != tokenizer.EOT
+def test_two_tokenizers_are_independent(folder, tmp_path):
+    pretrained = Tokenizer.from_folder(folder, "x {question}", [256], [prompts.END])
+    ids = pretrained.encode_prompt("1+1=?")
+    _, toy = cli.validate(cli.parse([*SMALL, "--out", str(tmp_path)])[0])
+    assert toy.encode_prompt("1+1=?") == toy.encode_ordinary("1+1=?\n")
+    assert toy.stop_strings == [] and toy.pad_id != toy.eos_id
+    assert toy.stop_table(600, "cpu") is None
     assert states_after(None, [[1, 2]], "cpu").tolist() == [0]
+    assert pretrained.encode_prompt("1+1=?") == ids and pretrained.decode(ids) == "x 1+1=?"
+    assert pretrained.stop_table(600, "cpu").shape[0] == 600
+    assert pretrained.eos_id == pretrained.pad_id == 256 and len(pretrained.newline_tokens) == 1
+    other = replace(pretrained, stop_strings=["7"])
+    assert other.has_stop_string("7") and not pretrained.has_stop_string("7")
+    assert other.stop_table(600, "cpu").shape[1] == 2 < pretrained.stop_table(600, "cpu").shape[1]

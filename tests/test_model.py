@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import model
 import sample
-import tokenizer
 from engine import attention, logprob, packing, slots
 from infra import tensors
+from tokenizer import Tokenizer
 
 CONFIG = model.Config(30, context=40, layers=2, width=32, heads=4, kv_heads=2, hidden=48)
 HEADS = pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["MHA", "GQA", "MQA"])
@@ -333,7 +333,7 @@ def test_a_tied_head_is_the_embedding():
                                              ("small", 10_000_000, 30_000_000)])
 def test_sizes(size, low, high):
     with torch.device("meta"):
-        made = model.GPT(model.Config(tokenizer.encoding.n_vocab, **model.SIZES[size]))
+        made = model.GPT(model.Config(Tokenizer.toy().n_vocab, **model.SIZES[size]))
     assert low < sum(p.numel() for p in made.parameters()) < high
 
 

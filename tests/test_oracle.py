@@ -6,8 +6,10 @@ import pytest
 
 import prm
 import tasks
-import tokenizer
 from tasks import chain, oracle
+from tokenizer import Tokenizer
+
+tokenizer = Tokenizer.toy()
 
 QUESTION, RIGHT = "3 +6 *9 -2 =?", "<think>3+6=9\n9*9=1\n1-2=9</think><answer>9</answer>"
 PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-", 2, 9)),
@@ -15,7 +17,8 @@ PROBLEM = tasks.Problem(QUESTION, "9", ((3, "+", 6, 9), (9, "*", 9, 1), (1, "-",
 
 
 def solution(text: str, correct: float):
-    return prm.Solution(PROBLEM, [], tokenizer.encode(text) + [tokenizer.EOT], correct)
+    ids = tokenizer.encode(text) + [tokenizer.eos_id]
+    return prm.Solution(PROBLEM, [], ids, text, correct)
 
 
 @pytest.mark.parametrize("text, truths", [

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,21 +13,28 @@ import model as gpt
 import ppo
 import prm
 import tasks
-import tokenizer
 import train
 from engine import sampler
 from infra import tensors
 from tasks import chain, oracle
+from tokenizer import Tokenizer
+
+tokenizer = Tokenizer.toy()
 
 
 def tiny(seed=0):
     torch.manual_seed(seed)
-    return gpt.GPT(gpt.Config(tokenizer.encoding.n_vocab, layers=2, width=32, heads=2, kv_heads=1,
+    return gpt.GPT(gpt.Config(tokenizer.n_vocab, layers=2, width=32, heads=2, kv_heads=1,
                               hidden=48))
 
 
 def ids(text):
-    return tokenizer.encode(text) + [tokenizer.EOT]
+    return tokenizer.encode(text) + [tokenizer.eos_id]
+
+
+def solution_of(problem, text, correct, outcomes=()):
+    prompt = tokenizer.encode_prompt(problem.question)
+    return prm.Solution(problem, prompt, ids(text), text, correct, list(outcomes))
 
 
 QUESTION, RIGHT = "3 +6 *9 -2 =?", "<think>3+6=9\n9*9=1\n1-2=9</think><answer>9</answer>"
@@ -40,27 +48,28 @@ def test_a_scorer_is_on_the_policys_device():
 
 def test_steps_end_with_lines_with_the_thinking_and_with_the_response():
     response = ids(RIGHT)
-    ends = prm.step_ends(response)
+    ends = prm.step_ends(tokenizer, response)
     assert [tokenizer.decode([response[e]]) for e in ends] == ["\n", "\n", "</think>",
                                                                "<|endoftext|>"]
-    assert prm.step_ends(ids("x")[:1]) == [0]  # cut off in the first step
-    assert prm.step_ends(tokenizer.encode("1\n")) == [1]
+    assert prm.step_ends(tokenizer, ids("x")[:1]) == [0]  # cut off in the first step
+    assert prm.step_ends(tokenizer, tokenizer.encode("1\n")) == [1]
 
 
 def test_a_line_end_within_the_answer_ends_a_step():
     response = ids("<think>1\n</think><answer>\n9</answer>")
-    assert [tokenizer.decode([response[e]]) for e in prm.step_ends(response)] == [
+    assert [tokenizer.decode([response[e]]) for e in prm.step_ends(tokenizer, response)] == [
         "\n", "</think>", "\n", "<|endoftext|>"]
 
 
-def test_step_ends_of_tokens_that_hold_several_characters(monkeypatch):
+def test_step_ends_of_tokens_that_hold_several_characters():
     """As in a real model's vocabulary. A token may hold a line end and the text after it, or two
     line ends. A tag of several tokens ends with the token that completes it."""
     pieces = [b"1+", b"1=2\nso", b" 3\n\n", b"4", b"</", b"think", b"><answer", b">3", b"\n4"]
-    monkeypatch.setattr(tokenizer, "decode_bytes", lambda ids: b"".join(pieces[i] for i in ids))
-    assert prm.step_ends(list(range(9))) == [1, 2, 6, 8]
-    assert prm.step_ends(list(range(8))) == [1, 2, 6, 7]
-    assert prm.step_ends([4, 5]) == [1] and prm.step_ends([1, 1]) == [0, 1]
+    pretrained = SimpleNamespace(decode_bytes=lambda ids: b"".join(pieces[i] for i in ids))
+    assert prm.step_ends(pretrained, list(range(9))) == [1, 2, 6, 8]
+    assert prm.step_ends(pretrained, list(range(8))) == [1, 2, 6, 7]
+    assert prm.step_ends(pretrained, [4, 5]) == [1]
+    assert prm.step_ends(pretrained, [1, 1]) == [0, 1]
 
 
 def fake_rollouts(monkeypatch, endings):
@@ -94,14 +103,13 @@ def test_labels_are_the_proportion_of_correct_completions(monkeypatch):
     asked = fake_rollouts(monkeypatch, endings)
     wrong = RIGHT.replace("9*9=1\n1-2=9", "9*9=2\n2-2=0").replace("9</a", "0</a")
     prompt = tokenizer.encode_prompt(QUESTION)
-    solutions = [prm.Solution(PROBLEM, prompt, ids(RIGHT), 1.0),
-                 prm.Solution(PROBLEM, prompt, ids(wrong), 0.0)]
-    drawn = prm.label_steps(tiny(), tasks.Chain(2), solutions, 4, 96, 0)
+    solutions = [solution_of(PROBLEM, RIGHT, 1.0), solution_of(PROBLEM, wrong, 0.0)]
+    drawn = prm.label_steps(tiny(), tokenizer, tasks.Chain(2), solutions, 4, 96, 0)
     assert solutions[0].step_labels() == [0.5, 0.5, 0.5, 1.0]
     assert solutions[1].step_labels() == [0.5, 0, 0, 0]
     assert solutions[0].step_labels(1) == [0, 0, 0, 1]
     [(prompts, prefixes, *how)] = asked
-    assert how == [96, 1.0, [tokenizer.EOT]] and prompts == [prompt] * 5
+    assert how == [96, 1.0, [tokenizer.eos_id]] and prompts == [prompt] * 5
     assert len(prefixes) == 5  # the first step is shared and completed once
     assert drawn == sum(len(ids(endings(tokenizer.decode(prefix), j)))
                         for prefix in prefixes for j in range(4))
@@ -116,40 +124,39 @@ def test_completions_start_at_step_ends_with_temperature_one(monkeypatch):
     other = tasks.Problem("1 +1 =?", "2", ((1, "+", 1, 2),), noisy_facts=True)
     text = "<think>0</think><answer>\n9</answer>"
     asked = fake_rollouts(monkeypatch, lambda prefix, j: text[len(prefix):])
-    solutions = [prm.Solution(p, tokenizer.encode_prompt(p.question), ids(text), c)
-                 for p, c in ((PROBLEM, 1.0), (other, 0.0))]
-    prm.label_steps(tiny(), tasks.Chain(2), solutions, 2, 96, 5)
+    solutions = [solution_of(p, text, c) for p, c in ((PROBLEM, 1.0), (other, 0.0))]
+    prm.label_steps(tiny(), tokenizer, tasks.Chain(2), solutions, 2, 96, 5)
     assert [s.outcomes for s in solutions] == [[[1, 1], [1, 1], [1]], [[0, 0], [0, 0], [0]]]
     [(prompts, prefixes, *how)] = asked
     assert prompts == [s.prompt for s in solutions for _ in range(2)]
     assert [tokenizer.decode([p[-1]]) for p in prefixes] == ["</think>", "\n"] * 2
-    assert how == [96, 1.0, [tokenizer.EOT]]
+    assert how == [96, 1.0, [tokenizer.eos_id]]
 
 
 def test_solutions_without_steps_are_refused():
     with pytest.raises(ValueError, match="no steps"):
-        prm.label_steps(tiny(), tasks.Chain(2), [prm.Solution(PROBLEM, [], ids("9"), 0.0)], 1, 9,
+        prm.label_steps(tiny(), tokenizer, tasks.Chain(2), [solution_of(PROBLEM, "9", 0.0)], 1, 9,
                         0)
 
 
 def test_labels_use_the_verifier_and_never_the_oracle(monkeypatch):
     fake_rollouts(monkeypatch, lambda prefix, j: RIGHT[len(prefix):])
     monkeypatch.setattr(chain, "steps_true", None)
-    solution = prm.Solution(PROBLEM, tokenizer.encode_prompt(QUESTION), ids(RIGHT), 1.0)
-    prm.label_steps(tiny(), tasks.Chain(2), [solution], 2, 96, 0)
+    solution = solution_of(PROBLEM, RIGHT, 1.0)
+    prm.label_steps(tiny(), tokenizer, tasks.Chain(2), [solution], 2, 96, 0)
     assert solution.step_labels() == [1, 1, 1, 1]
 
 
 def test_duplicate_solutions_are_dropped(monkeypatch):
     fake_rollouts(monkeypatch, lambda prefix, j: RIGHT if j < 3 else "x")
-    solutions = prm.sample_solutions(tiny(), tasks.Chain(2), [PROBLEM], 5, 96, 0)
+    solutions = prm.sample_solutions(tiny(), tokenizer, tasks.Chain(2), [PROBLEM], 5, 96, 0)
     assert [(s.text, s.correct) for s in solutions] == [(RIGHT, 1.0), ("x", 0.0)]
 
 
 def batch():
     pairs = [(tokenizer.encode_prompt(QUESTION), ids(RIGHT)),
              (tokenizer.encode_prompt("1 +1 =?"), ids("<think>1+1=2</think><answer>2</answer>"))]
-    return pairs, [prm.step_ends(response) for _, response in pairs]
+    return pairs, [prm.step_ends(tokenizer, response) for _, response in pairs]
 
 
 def random_scorer(seed=0):
@@ -233,7 +240,7 @@ def test_equal_pairs_are_scored_once_and_scores_are_in_order(monkeypatch):
         read.append(len(part))
         return inputs(part, *rest)
     monkeypatch.setattr(prm, "scorer_inputs", counted)
-    found = prm.score_steps(scorer, [pairs[1], pairs[0], pairs[1], (pairs[0][0], [])])
+    found = prm.score_steps(scorer, tokenizer, [pairs[1], pairs[0], pairs[1], (pairs[0][0], [])])
     assert sum(read) == 2 and found[0] == found[2] and found[3] == [0.0]
     want = scorer(*inputs(pairs, ends, "cpu")).sigmoid().tolist()
     assert found[1] + found[0] == pytest.approx(want, abs=1e-5)
@@ -243,10 +250,10 @@ def test_a_prm_trains_on_steps_and_an_orm_on_the_outcome_only(monkeypatch):
     calls = []
     monkeypatch.setattr(prm, "train", lambda scorer, *given, lr: calls.append((*given, lr)))
     outcomes = [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0]]
-    solution = prm.Solution(PROBLEM, [5], ids(RIGHT), 1.0, outcomes)
-    scorers = [prm.train_reward_model(tiny(), [solution], 3, 7, outcome, 1e-4)
+    solution = solution_of(PROBLEM, RIGHT, 1.0, outcomes)
+    scorers = [prm.train_reward_model(tiny(), tokenizer, [solution], 3, 7, outcome, 1e-4)
                for outcome in (False, True)]
-    ends, pairs = prm.step_ends(ids(RIGHT)), [([5], ids(RIGHT))]
+    ends, pairs = prm.step_ends(tokenizer, ids(RIGHT)), [(solution.prompt, ids(RIGHT))]
     assert calls == [(pairs, [ends], [[0.5, 0.0, 1.0, 1.0]], 3, 7, 1e-4),
                      (pairs, [ends[-1:]], [[1.0]], 3, 7, 1e-4)]
     assert not any(p.requires_grad for scorer in scorers for p in scorer.parameters())
@@ -292,17 +299,17 @@ def test_training_separates_correct_from_wrong_solutions():
     solutions = []
     for problem in problems:  # correct solutions say yes, wrong ones no
         for correct, word in ((1.0, "yes"), (0.0, "no")):
-            solution = prm.Solution(problem, tokenizer.encode_prompt(problem.question),
-                                    ids(f"<think>{word}</think><answer>1</answer>"), correct)
-            solution.outcomes = [[correct], [correct]]
-            solutions.append(solution)
+            text = f"<think>{word}</think><answer>1</answer>"
+            solutions.append(solution_of(problem, text, correct, [[correct], [correct]]))
 
     def trained(epochs, lr):
         scorer, some = prm.StepScorer(policy), solutions[:60]
-        prm.train(scorer, [(s.prompt, s.ids) for s in some], [prm.step_ends(s.ids) for s in some],
+        prm.train(scorer, [(s.prompt, s.ids) for s in some],
+                  [prm.step_ends(tokenizer, s.ids) for s in some],
                   [s.step_labels() for s in some], epochs, lr=lr)
         return scorer
-    found = prm.score_steps(trained(60, 0.01), [(s.prompt, s.ids) for s in solutions[60:]])
+    found = prm.score_steps(trained(60, 0.01), tokenizer,
+                            [(s.prompt, s.ids) for s in solutions[60:]])
     assert all((p[-1] > 0.5) == s.correct for p, s in zip(found, solutions[60:], strict=True))
     first, again = (list(trained(2, 0.01).parameters()) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -332,20 +339,20 @@ COMMAND = ["--problems", "6", "--solutions", "2", "--completions", "2", "--epoch
 def test_step_rewards_stand_at_the_last_token_of_each_step(monkeypatch):
     policy = tiny()
     rollout = prm.generate(policy, [tokenizer.encode_prompt(q) for q in ("1 +1 =?", QUESTION)], 2,
-                           20, 1.0, 0, stop=tokenizer.EOT, pad=tokenizer.PAD)
+                           20, 1.0, 0, stop=tokenizer.eos_id, pad=tokenizer.pad_id)
     asked = []
 
-    def scores(scorer, pairs):
+    def scores(scorer, tokenizer, pairs):
         asked.extend(pairs)
-        return [[0.1 * (i + 1)] * len(prm.step_ends(response))
+        return [[0.1 * (i + 1)] * len(prm.step_ends(tokenizer, response))
                 for i, (_, response) in enumerate(pairs)]
     monkeypatch.setattr(prm, "score_steps", scores)
-    rewards = prm.step_rewards(None, rollout)
+    rewards = prm.step_rewards(None, tokenizer, rollout)
     assert [p for p, _ in asked] == [tokenizer.encode_prompt(q)
                                      for q in ("1 +1 =?",) * 2 + (QUESTION,) * 2]
     for i, (row, response) in enumerate(zip(rewards, rollout.responses(), strict=True)):
         start = int(rollout.mask[i].argmax())
-        where = [start + end for end in prm.step_ends(response)]
+        where = [start + end for end in prm.step_ends(tokenizer, response)]
         assert row.nonzero()[:, 0].tolist() == where
         assert row[where].tolist() == pytest.approx([0.1 * (i + 1)] * len(where))
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards.sum(1),
@@ -385,7 +392,9 @@ def test_the_command_line(run, capsys):
     scorers = prm.load(str(run), policy)
     pairs, _ = batch()
     assert set(scorers) == {"prm", "orm"}
-    assert prm.score_steps(scorers["prm"], pairs) != prm.score_steps(scorers["orm"], pairs)
+    prm_scores, orm_scores = (prm.score_steps(scorers[name], tokenizer, pairs)
+                              for name in ("prm", "orm"))
+    assert prm_scores != orm_scores
 
 
 def test_reward_models_of_another_policy_are_refused_in_one_sentence(tmp_path):

@@ -1,4 +1,4 @@
-"""sandbox.py: what the program does is at most an answer, and nothing of it is left outside."""
+"""grading/sandbox.py: a program can only answer, and nothing of it is left behind."""
 
 import gzip
 import json
@@ -113,7 +113,7 @@ def outside(tmp_path, monkeypatch):
     "None", "True", "0", "-7", "10**4000", "1.5", "-0.0", "float('inf')", "-float('inf')", "1e300",
     "''", r"'é\n\ud800\x00'", "b'a\\xff'", "1+2j", "[]", "(1,)", "[(1, [2, {3}])]", "set()",
     "frozenset({1})", "{'a': {1: None}, (1, 2): []}", "{2: 1, 1: 2}"])
-def test_values_go_in_and_come_out_as_they_are(text):
+def test_values_pass_through_the_sandbox_unchanged(text):
     x = eval(text)
     echoed, made = sandbox.run_calls("def f(*a): return a[0] if a else " + text, "f", [(x,), ()])
     assert repr(echoed.value) == repr(made.value) == repr(x) and type(made.value) is type(x)
@@ -135,7 +135,7 @@ def test_only_the_same_type_and_value_passes():
         assert not sandbox.passes(returns(repr(a)), "f", [((), b)])
 
 
-def test_an_integral_float_is_its_integer_only_if_asked():
+def test_an_integral_float_equals_its_integer_only_with_loose():
     program = returns("[1.0, {2: 3.0}]")
     assert not sandbox.passes(program, "f", [((), [1, {2: 3}])])
     assert sandbox.passes(program, "f", [((), [1, {2: 3}])], loose=True)
@@ -143,7 +143,7 @@ def test_an_integral_float_is_its_integer_only_if_asked():
     assert not sandbox.passes(returns("1.5"), "f", [((), 1)], loose=True)
 
 
-def test_every_test_counts_and_none_is_no_pass():
+def test_every_test_counts_and_an_empty_list_is_an_error():
     program = "def f(x): return abs(x)"
     assert sandbox.passes(program, "f", [((1,), 1), ((-1,), 1)])
     assert not sandbox.passes(program, "f", [((1,), 1), ((-1,), -1), ((2,), 2)])
@@ -154,12 +154,12 @@ def test_every_test_counts_and_none_is_no_pass():
             sandbox.passes(program, "f", [(args, expected)])
 
 
-def test_subclasses_answer_as_what_they_are():
+def test_a_subclass_is_returned_as_its_built_in_base():
     program = "from collections import Counter\ndef f(s): return Counter(s)"
     assert sandbox.passes(program, "f", [(("aab",), {"a": 2, "b": 1})])
 
 
-def test_what_a_program_prints_and_reads_is_nobody_s():
+def test_what_a_program_prints_goes_nowhere_and_its_input_is_empty():
     program = """
 import sys
 print('["value",1]'); sys.stderr.write('["value",1]'); sys.stdout.flush()
@@ -202,7 +202,7 @@ def test_large_sets_of_honest_members_are_read():
     assert value(returns("{(i, j) for i in range(-40, 40) for j in range(-40, 40)}")) == x
 
 
-def test_a_program_that_reads_nothing_or_closes_its_ears_is_only_late(monkeypatch):
+def test_a_program_that_does_not_read_its_input_times_out(monkeypatch):
     big, wake_ups, select = list(range(10**6)), [], sandbox.selectors.DefaultSelector.select
     monkeypatch.setattr(sandbox.selectors.DefaultSelector, "select",
                         lambda *args: wake_ups.append(1) or select(*args))
@@ -378,7 +378,7 @@ def test_a_layer_stops_what_works_without_it(without, expression, outside, monke
     assert value(program, memory_mb=100) in worked
 
 
-def test_layers_are_named_and_a_missing_one_is_said_once(monkeypatch):
+def test_a_missing_layer_is_reported_once(monkeypatch):
     assert set(layers()) == set(sandbox.LAYERS) and layers()["limits"]
     head = "def layer_memory(settings, active):\n"
     assert head in sandbox.CHILD
@@ -403,7 +403,7 @@ def test_windows_is_refused(monkeypatch):
         sandbox.passes(returns("1"), "f", [((), 1)])
 
 
-def test_portable_layers_alone_leave_nothing_behind(outside, monkeypatch):
+def test_nothing_is_left_with_the_portable_layers_alone(outside, monkeypatch):
     """As on macOS: a forked child that ignores signals, a deep tree, a folder of nobody's."""
     monkeypatch.setattr(sandbox, "LAYERS", ("limits",) if os.getuid() else ())
     program = PRELUDE + """
@@ -420,7 +420,7 @@ def f(x):
     assert sandbox.passes(program, "f", [((os.getuid() == 0,), os.getuid() == 0)])
 
 
-def test_a_program_that_ends_leaves_none_of_its_own(outside, monkeypatch):
+def test_a_program_that_exits_leaves_no_process(outside, monkeypatch):
     monkeypatch.setattr(sandbox, "LAYERS", ())
     program = PRELUDE + "os.fork() or (os.closerange(0, 99), time.sleep(30))\nos._exit(0)"
     assert value(program) == "crash"
@@ -439,7 +439,7 @@ def test_installed_packages_and_other_folders_are_hidden():
 
 @hard
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="machine code")
-def test_the_calls_of_another_architecture_kill():
+def test_a_system_call_of_another_architecture_kills():
     program = PRELUDE + """
 import mmap
 def f():
@@ -493,7 +493,7 @@ def humaneval():
 
 
 @needs_data
-def test_humaneval_s_own_solutions_pass():
+def test_the_solutions_of_humaneval_pass():
     problems = humaneval()
     verdicts = check_many([partial(check_humaneval, p, p["canonical_solution"],
                                            seconds=30.0) for p in problems], 2)
@@ -549,7 +549,7 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-def test_a_check_can_be_made_in_any_thread_while_others_are():
+def test_checks_run_in_several_threads_at_once():
     results = []
     threads = [threading.Thread(target=lambda: results.append(value(returns("1"))))
                for _ in range(4)]

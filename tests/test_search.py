@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +12,12 @@ import infra.completer
 import prm
 import search
 import tasks
-import tokenizer
 import train
 from tasks import chain
+from tokenizer import Tokenizer
+
+tokenizer = Tokenizer.toy()
+STOPS_AT_ANSWER = replace(tokenizer, stop_strings=["</answer>"])
 
 
 def says(answer, thought="t"):
@@ -24,7 +28,7 @@ class Scripted:
     """A Completer whose responses and scores are given. It goes through the responses of a question
     in a cycle; greedy takes the first."""
 
-    beams = 0
+    beams, tokenizer = 0, tokenizer
 
     def __init__(self, scores=None, **script):
         self.script, self.scores = script, scores or {}
@@ -56,7 +60,7 @@ class Scripted:
             texts = self.script[question]
             if prefixes is not None and prefixes[i]:
                 more = "more" if stop else "7</answer>"
-                text = prefixes[i] + more * (not tokenizer.has_stop_string(prefixes[i]))
+                text = prefixes[i] + more * (not self.tokenizer.has_stop_string(prefixes[i]))
                 made.append([(text, 5)] * n)
             elif stop:
                 made.append([(texts[0].partition("</think>")[0][:max_new_tokens or None], 3)] * n)
@@ -240,26 +244,26 @@ def test_budget_forcing_replaces_the_end_of_thinking():
 
 def test_a_token_with_stop_string_and_line_end_ends_the_response(monkeypatch):
     """A real model may have such a token."""
-    monkeypatch.setattr(tokenizer, "STRINGS", ["</answer>"])
     made = [tokenizer.encode("<answer>1</answer>\n"), tokenizer.encode("<answer>1\n")]
-    monkeypatch.setattr(evaluate, "stop_conditions", lambda policy: dict(stop=[tokenizer.EOT]))
+    monkeypatch.setattr(evaluate, "stop_conditions", lambda *_: dict(stop=[tokenizer.eos_id]))
     monkeypatch.setattr(infra.completer, "generate", lambda *_, **how: SimpleNamespace(
         responses=lambda: made))
-    assert [over for *_, over in search.Completer(None, 96).next_steps(["q"], [""], 2, [0, 1])] == [
-        True, False]
+    completer = search.Completer(None, STOPS_AT_ANSWER, 96)
+    assert [over for *_, over in completer.next_steps(["q"], [""], 2, [0, 1])] == [True, False]
 
 
 @pytest.mark.parametrize("method", ["force", "cut"])
-def test_a_response_without_thinking_stays_as_it_is(method, monkeypatch):
+def test_a_response_without_thinking_stays_as_it_is(method):
     """A real model's response may end with a stop string in place of an end token."""
-    monkeypatch.setattr(tokenizer, "STRINGS", ["</answer>"])
-    [one] = search.METHODS[method](Scripted(a=["<answer>1</answer>"]), PROBLEMS[:1], 30, 0)
+    completer = Scripted(a=["<answer>1</answer>"])
+    completer.tokenizer = STOPS_AT_ANSWER
+    [one] = search.METHODS[method](completer, PROBLEMS[:1], 30, 0)
     assert one.text == "<answer>1</answer>"
 
 
 def test_a_beam_continues_after_a_lookahead_that_ended_at_once(monkeypatch):
     """The lookahead samples the end token at once, so its text equals the beam's text."""
-    asked, line, end = [], tokenizer.encode("1\n"), [tokenizer.EOT]
+    asked, line, end = [], tokenizer.encode("1\n"), [tokenizer.eos_id]
     answers = iter([[line], [end], [line]])
 
     def generate(policy, prompts, n, longest, temperature, seeds, *, prefixes, **how):
@@ -267,8 +271,8 @@ def test_a_beam_continues_after_a_lookahead_that_ended_at_once(monkeypatch):
         made = next(answers)
         return SimpleNamespace(responses=lambda: made)
     monkeypatch.setattr(infra.completer, "generate", generate)
-    monkeypatch.setattr(evaluate, "stop_conditions", lambda policy: dict(stop=end))
-    one = search.Completer(None, 96)
+    monkeypatch.setattr(evaluate, "stop_conditions", lambda *_: dict(stop=end))
+    one = search.Completer(None, tokenizer, 96)
     assert one.next_steps(["q"], [""], 1, [0]) == [("1\n", 2, False)]
     assert one.next_steps(["q"], ["1\n"], 1, 0, greedy=True) == [("1\n", 1, True)]
     assert one.next_steps(["q"], ["1\n"], 1, [0]) == [("1\n1\n", 2, False)]
@@ -304,8 +308,9 @@ CHOOSE = [name for name in search.METHODS if name not in ("greedy", "force", "fo
 
 
 def test_one_sample_of_every_method_is_the_same_sample(run_with_prm):
-    policy, settings = search.evaluate.load_run(str(run_with_prm))
-    completer = search.Completer(policy, 32, reward_models=prm.load(str(run_with_prm), policy))
+    policy, tokenizer, _ = search.evaluate.load_run(str(run_with_prm))
+    completer = search.Completer(policy, tokenizer, 32,
+                                 reward_models=prm.load(str(run_with_prm), policy))
     problems = tasks.Arithmetic(2).held_out(20)
     want = [f.text for f in search.sampled(completer, problems, 1, 3)]
     assert len(set(want)) > 1
@@ -354,9 +359,9 @@ def test_bad_input_gives_a_one_sentence_error(run, flags, named, capsys):
 
 def test_ended_texts_are_scored_with_their_end_token(monkeypatch):
     """Equal ones are read once: test_prm.py."""
-    monkeypatch.setattr(prm, "score_steps", lambda scorer, pairs: [[len(p), len(ids)]
-                                                                   for p, ids in pairs])
-    completer = search.Completer(None, 96, reward_models={"prm": None})
+    monkeypatch.setattr(prm, "score_steps", lambda scorer, tokenizer, pairs: [
+        [len(p), len(ids)] for p, ids in pairs])
+    completer = search.Completer(None, tokenizer, 96, reward_models={"prm": None})
     questions, texts = ["1 +1 =?"] * 4 + ["1 +1 +2 =?"], ["<think>1", "<think>"] * 2 + ["<think>"]
     said = completer.score("prm", questions, texts, [True, False, True, True, False])
     assert [ids for _, ids in said] == [3, 1, 3, 2, 1] and said[1][0] < said[4][0]

@@ -10,19 +10,21 @@ import torch
 import model
 import sft
 import tasks
-import tokenizer
 from engine import muon
+from tokenizer import Tokenizer
+
+tokenizer = Tokenizer.toy()
 
 
 def micro(seed=0):
     torch.manual_seed(seed)
-    return model.GPT(model.Config(tokenizer.encoding.n_vocab, context=512, layers=1, width=32,
+    return model.GPT(model.Config(tokenizer.n_vocab, context=512, layers=1, width=32,
                                   heads=2, kv_heads=1, hidden=48))
 
 
 def trained(steps, seed=0, pairs=None):
     made, losses = micro(), []
-    pairs = pairs or sft.corpus_batches(tasks.Arithmetic(1), seed)
+    pairs = pairs or sft.corpus_batches(tokenizer, tasks.Arithmetic(1), seed)
     sft.train(made, pairs, steps, seed, progress=losses.append)
     return made, losses
 
@@ -44,33 +46,39 @@ def test_documents_use_only_training_problems(name):
             used.extend(super().sample(rng, n, held_out))
             return used[-n:]
     for seed in range(10):
-        sft.documents(Recorder(2), Recorder(2), random.Random(seed))
+        sft.documents(tokenizer, Recorder(2), Recorder(2), random.Random(seed))
     assert len(used) > 100 and not any(map(tasks.is_held_out, used))
 
 
 def test_a_batch_of_documents():
     task = tasks.Arithmetic(2)
-    batch = sft.documents(task, task.easier_task(), random.Random(0))
+    batch = sft.documents(tokenizer, task, task.easier_task(), random.Random(0))
     size = sum(len(prompt) + len(response) for prompt, response in batch)
     assert sft.BATCH_TOKENS <= size < sft.BATCH_TOKENS + 300
     for prompt, response in batch:
         assert tokenizer.decode(prompt).endswith("=?\n")
-        assert response[-1] == tokenizer.EOT and tokenizer.EOT not in response[:-1]
-        assert tokenizer.PAD not in prompt + response
+        assert response[-1] == tokenizer.eos_id and tokenizer.eos_id not in response[:-1]
+        assert tokenizer.pad_id not in prompt + response
 
 
-def test_every_other_problem_is_an_easier_one():
+def test_every_second_problem_is_an_easier_one():
     task = tasks.Arithmetic(3)
-    batch = sft.documents(task, task.easier_task(), random.Random(0))
+    batch = sft.documents(tokenizer, task, task.easier_task(), random.Random(0))
     operators = [len(re.findall(r"[-+*]", tokenizer.decode(prompt))) for prompt, _ in batch]
     assert set(operators[::2]) == {3} and set(operators[1::2]) == {1}
 
 
-def test_padded_marks_responses_and_their_end_only():
-    tokens, mask = sft.padded([([1, 2], [3, tokenizer.EOT]), ([4], [5, 6, 7, tokenizer.EOT])])
-    pad = tokenizer.PAD
-    assert tokens.tolist() == [[1, 2, 3, tokenizer.EOT, pad], [4, 5, 6, 7, tokenizer.EOT]]
+def test_the_mask_covers_responses_and_their_end_only():
+    pad = tokenizer.pad_id
+    tokens, mask = sft.padded([([1, 2], [3, tokenizer.eos_id]), ([4], [5, 6, 7, tokenizer.eos_id])],
+                              pad)
+    assert tokens.tolist() == [[1, 2, 3, tokenizer.eos_id, pad], [4, 5, 6, 7, tokenizer.eos_id]]
     assert mask.tolist() == [[0, 0, 1, 1, 0], [0, 1, 1, 1, 1]]
+    with torch.no_grad():  # the padding itself is never read
+        made = micro()
+        other, _ = sft.padded([([1, 2], [3, tokenizer.eos_id]), ([4], [5, 6, 7, 8])])
+        other[1, 4] = tokenizer.eos_id
+        assert torch.equal(made.logp(tokens, mask), made.logp(other, mask))
 
 
 def test_given_pairs_come_in_a_new_order_each_epoch(small_batches):
@@ -131,16 +139,16 @@ def test_muon_takes_a_step_of_the_same_size_whatever_the_gradient():
 def test_training_lowers_the_loss(small_batches):
     _, losses = trained(20)
     assert len(losses) == 20
-    assert losses[0] == pytest.approx(math.log(tokenizer.encoding.n_vocab), abs=0.3)
+    assert losses[0] == pytest.approx(math.log(tokenizer.n_vocab), abs=0.3)
     assert sum(losses[-3:]) / 3 < losses[0] - 0.7
 
 
 def test_the_drill_comes_first_and_the_rate_warms_up_and_falls(small_batches, monkeypatch):
     drilled, rates, documents, both = [], [], sft.documents, sft.muon_and_adam
 
-    def seen(task, easier, rng, drill):
+    def seen(tokenizer, task, easier, rng, drill):
         drilled.append(drill)
-        return documents(task, easier, rng, drill)
+        return documents(tokenizer, task, easier, rng, drill)
 
     def spied(*given):
         optimizers = both(*given)
@@ -176,20 +184,20 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(small_batches, monkey
         assert torch.allclose(a, b, atol=1e-3)
 
 
-def test_the_gate_is_the_share_of_problems_solved_at_least_once(monkeypatch):
+def test_pass_at_16_is_the_share_of_problems_solved_at_least_once(monkeypatch):
     task = tasks.Arithmetic(1)
 
-    def sample_responses(policy, problems, group_size, max_new_tokens):
+    def sample_responses(policy, tokenizer, problems, group_size, max_new_tokens):
         assert group_size == 16 and not any(map(tasks.is_held_out, problems))
         return None, [f"<answer>{p.answer if i % 4 == 0 and j == 7 else 'no'}</answer>"
                       for i, p in enumerate(problems) for j in range(16)]
     monkeypatch.setattr(sft, "sample_responses", sample_responses)
-    assert sft.solved_in_16(None, task, 8) == 0.25
+    assert sft.solved_in_16(None, tokenizer, task, 8) == 0.25
 
 
 def test_pairs_from_anywhere_are_learned(small_batches):
     """The seam for a cold start or distillation: a plain list of (prompt ids, response ids)."""
-    pairs = [([i, i], [i + 1, tokenizer.EOT]) for i in range(60, 68)]
+    pairs = [([i, i], [i + 1, tokenizer.eos_id]) for i in range(60, 68)]
     made, losses = trained(100, pairs=pairs)
     assert losses[-1] < 0.3 and trained(100, pairs=pairs)[1] == losses
     tokens, mask = sft.padded(pairs)

@@ -53,7 +53,7 @@ def test_training_never_meets_held_out(name, level):
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "countdown", "gsm"])
-def test_levels_do_not_bring_the_sides_together(name):
+def test_sides_are_disjoint_over_all_levels(name):
     """Training draws easier problems too, so the sides are disjoint over all levels at once."""
     levels = tasks.TASKS[name].levels
     train = {key(p) for level in levels for p in sample(name, level, 2000)}
@@ -97,7 +97,7 @@ def test_held_out_is_deterministic_distinct_and_full(name, level):
     assert all(map(tasks.is_held_out, first))
 
 
-def test_where_all_held_out_problems_are_found_the_first_are_like_the_rest():
+def test_the_first_held_out_problems_of_a_small_level_are_typical():
     """Small numbers are drawn far more often; pass@k is of the first fifth."""
     class Skewed(tasks.Arithmetic):
         def sample_problem(self, rng, held_out):
@@ -210,7 +210,7 @@ def test_every_number_of_the_question_is_within_its_range():
 # --- all tasks
 
 @pytest.mark.parametrize("name, level", [k for k in KINDS if k[0] != "countdown"])
-def test_the_gold_answer_is_accepted_and_another_is_not(name, level):
+def test_the_gold_answer_is_correct_and_another_answer_is_not(name, level):
     task = tasks.TASKS[name](level)
     for p in sample(name, level, 50):
         assert task.correct(p, f"<answer>{p.answer}</answer>")
@@ -219,7 +219,7 @@ def test_the_gold_answer_is_accepted_and_another_is_not(name, level):
 
 @pytest.mark.parametrize("name, level", [("arithmetic", 0), ("arithmetic", 6), ("countdown", 6),
                                          ("gsm", 3), ("gsm", -1)])
-def test_a_level_that_a_task_has_not_is_an_error(name, level):
+def test_a_missing_level_is_an_error(name, level):
     with pytest.raises(ValueError, match=f"--level {level}"):
         tasks.TASKS[name](level)
 
@@ -266,7 +266,7 @@ def test_a_row_becomes_a_problem(tmp_path):
 
 
 @real_data
-def test_math_is_a_file_too():
+def test_math500_loads_as_a_file():
     """Its golds are numbers, fractions, intervals, words; every one is its own answer."""
     problems = tasks.read_jsonl(str(DATA / "math500.jsonl"))
     assert len(problems) == 500 and sum(verify.number(p.answer) is None for p in problems) > 150
@@ -362,7 +362,7 @@ def test_chains_keep_the_last_digit(level, fewest, most):
         assert problem.noisy_facts
 
 
-def test_some_facts_of_chains_are_told_wrong_and_fewer_mostly():
+def test_some_facts_of_chains_are_often_told_wrong_and_fewer_mostly():
     facts = [(x, op, y) for x in range(10) for op, ys in (("+", range(1, 10)), ("-", range(1, 10)),
                                                           ("*", (3, 7, 9))) for y in ys]
     shares = [chain.fact_as_told(*fact)[1] for fact in facts]

@@ -4,15 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tokenizer
 from tasks import gsm
+from tokenizer import Tokenizer
+
+tokenizer = Tokenizer.toy()
 
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 TEXTS = st.one_of(
     st.text(max_size=60),
     st.lists(st.sampled_from([*TAGS, "<|endoftext|>", "<|pad|>", "47*6=282", " apples", "Amy",
                               "\n", "é", "٣", "\x00", "😀", "wait"]), max_size=12).map("".join))
-IDS = st.lists(st.integers(0, tokenizer.encoding.n_vocab - 1), max_size=40)
+IDS = st.lists(st.integers(0, tokenizer.n_vocab - 1), max_size=40)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -37,7 +39,7 @@ def test_decode_never_fails(ids):
 
 
 def test_every_id_decodes():
-    assert all(isinstance(tokenizer.decode([i]), str) for i in range(tokenizer.encoding.n_vocab))
+    assert all(isinstance(tokenizer.decode([i]), str) for i in range(tokenizer.n_vocab))
 
 
 def test_every_byte_is_a_token():
@@ -46,7 +48,7 @@ def test_every_byte_is_a_token():
 
 
 def test_vocabulary_is_a_few_hundred():
-    assert 256 < tokenizer.encoding.n_vocab < 1000
+    assert 256 < tokenizer.n_vocab < 1000
 
 
 @pytest.mark.parametrize("text", ["0123456789", "282", "1000000", "-5", "3.14", "a1b2"])
@@ -67,9 +69,9 @@ def test_the_example_of_the_docstring():
 
 
 def test_end_and_pad_are_different_special_tokens():
-    assert tokenizer.encode("<|endoftext|>") == [tokenizer.EOT]
-    assert tokenizer.encode("<|pad|>") == [tokenizer.PAD]
-    assert tokenizer.EOT != tokenizer.PAD
+    assert tokenizer.encode("<|endoftext|>") == [tokenizer.eos_id]
+    assert tokenizer.encode("<|pad|>") == [tokenizer.pad_id]
+    assert tokenizer.eos_id != tokenizer.pad_id
 
 
 @pytest.mark.parametrize("word", [*gsm.NAMES, *gsm.ITEMS, "check", "wait", "ok", "easy"])

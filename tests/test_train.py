@@ -453,7 +453,7 @@ def test_every_algorithm_says_whether_it_needs_a_critic():
 
 def base_name(*flags):
     options, _ = cli.parse(flags)
-    return base_model.base_name(options, cli.validate(options))
+    return base_model.base_name(options, *cli.validate(options))
 
 
 def test_a_comment_a_task_or_a_reward_of_your_own_needs_no_new_base(tmp_path):
@@ -464,7 +464,7 @@ def test_a_comment_a_task_or_a_reward_of_your_own_needs_no_new_base(tmp_path):
             copied.parent.mkdir(exist_ok=True)
             shutil.copy(path, copied)
     ask = ("from infra import base_model, cli; options, _ = cli.parse([]); "
-           "print(base_model.base_name(options, cli.validate(options)))")
+           "print(base_model.base_name(options, *cli.validate(options)))")
 
     def name():
         return subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, check=True, text=True,
@@ -523,9 +523,9 @@ def test_reinforce_runs_without_a_folder_and_writes_nothing(tmp_path, monkeypatc
     log = tmp_path / "log"
     assert run(log, "--out", str(log)) == 0
     options, _ = cli.parse(["--algo", "grpo", *SMALL])
-    task = cli.validate(options)
+    task, tokenizer = cli.validate(options)
     saved = tensors.load(tmp_path / "run" / "checkpoint.pt")
-    models, optimizer = train.make_models(gpt.from_state(saved), options)
+    models, optimizer = train.make_models(gpt.from_state(saved), tokenizer, options)
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     lines = train.reinforce(task, models, optimizer, options)
@@ -674,7 +674,7 @@ def test_a_file_is_evaluated_whole(tmp_path):
     path.write_text("".join(json.dumps({"question": f"{i}+1?", "answer": str(i + 1)}) + "\n"
                             for i in range(300)))
     options, _ = cli.parse(["--task", "file", "--data", str(path)])
-    task = cli.validate(options)
+    task, _ = cli.validate(options)
     assert options.eval_problems == len(task.eval) == len(task.held_out(options.eval_problems)) > 9
     options, _ = cli.parse([])
     cli.validate(options)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import verify
-from grading import algebra, answers, lexer
+from grading import algebra, answers, lexer, parser
 from grading import expression as expression_module
 from grading.expression import calculate, expression
 from tasks.countdown import Countdown
@@ -83,13 +83,13 @@ def test_other_answers_are_wrong(answer):
 @pytest.mark.parametrize("gold", ["", " ", "####", "#### ", "none", "4 or 5", "4 #### x", "1/0",
                                   "٣", "9" * 5000, "nan"])
 @pytest.mark.parametrize("text", ["", says(""), says("4"), says("none"), "<answer></answer>"])
-def test_a_gold_that_is_no_number_is_an_error_never_a_point(gold, text):
+def test_a_gold_answer_that_is_not_a_number_is_an_error(gold, text):
     with pytest.raises(ValueError):
         verify.number_correct(problem(gold), text)
 
 
 @pytest.mark.parametrize("gold", ["", "none"])
-def test_a_countdown_target_that_is_no_number_is_an_error(gold):
+def test_a_countdown_target_that_is_not_a_number_is_an_error(gold):
     with pytest.raises(ValueError):
         reaches("1+2", gold, [1, 2])
 
@@ -100,7 +100,7 @@ def test_a_countdown_target_that_is_no_number_is_an_error(gold):
     ("<think>a</think><answer>4</answer>", "4"), ("<answer> 4 </answer>", "4"),
     ("a\n<answer>4</answer>", "4"), ("<think>a</think><answer>\n4\n</answer>\n", "4"),
     ("<think>4</think><answer>5</answer>", "5")])
-def test_extract_takes_the_one_answer(text, answer):
+def test_extract_returns_the_only_answer(text, answer):
     assert verify.extract(text) == answer
 
 
@@ -123,7 +123,7 @@ def test_extract_finds_nothing_elsewhere(text):
 @pytest.mark.parametrize("text", [
     "<answer>4</answer> so it is 4", "a</think><answer>4</answer>",
     "<think>a</think><think>b</think><answer>4</answer>"])
-def test_extract_asks_for_no_form(text):
+def test_extract_does_not_need_the_whole_form(text):
     assert verify.extract(text) == "4"
 
 
@@ -172,7 +172,7 @@ BROKEN = ["", " ", "+", "1+", "+1", "-1", "1-", "--1", "1--2", "1+-2", "()", "(1
 
 
 @pytest.mark.parametrize("text", BROKEN)
-def test_expression_refuses_what_is_not_in_its_grammar(text):
+def test_expression_refuses_texts_outside_its_grammar(text):
     assert expression(text) is None
 
 
@@ -218,7 +218,7 @@ def test_countdown_has_no_holes(text, target, numbers):
     assert not reaches(text, target, numbers)
 
 
-def test_countdown_wants_one_tagged_answer():
+def test_countdown_needs_exactly_one_tagged_answer():
     task = problem("8", [3, 5])
     assert not Countdown.correct(task, "3+5")
     assert not Countdown.correct(task, "<think>3+5</think><answer>3*5</answer>")
@@ -236,7 +236,7 @@ def test_reward_adds_a_tenth_for_the_form():
     assert score("4") == 0.0
 
 
-def test_the_reward_of_a_sign_is_one_or_minus_one():
+def test_the_reward_sign_is_one_or_minus_one():
     right, wrong = (verify.reward(verify.number_correct, problem("2"), says(n), "sign").total
                     for n in (2, 3))
     assert (right, wrong) == (1.0, -1.0)
@@ -248,7 +248,7 @@ def test_a_text_that_is_too_long_earns_nothing(text):
 
 
 @pytest.mark.parametrize("op", ["%", "**", "", "x"])
-def test_what_is_no_operation_is_refused(op):
+def test_an_unknown_operation_is_refused(op):
     with pytest.raises(ValueError, match="not an operation"):
         calculate(17, op, 3)
 
@@ -288,7 +288,7 @@ def test_64_kilobytes_of_anything_are_simply_wrong(unit):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "4"]),
                           st.text(max_size=3)), max_size=10).map("".join))
-def test_no_text_raises_and_rewards_are_consistent(text):
+def test_no_text_raises_an_error_and_rewards_are_consistent(text):
     reward = verify.reward(verify.number_correct, problem("4"), text)
     assert reward.total == reward.parts["correct"] + 0.1 * reward.parts["format"]
     if verify.well_formed(text):
@@ -296,7 +296,7 @@ def test_no_text_raises_and_rewards_are_consistent(text):
 
 
 def test_the_verifier_evaluates_nothing_and_knows_no_tensors():
-    for module in (verify, expression_module, answers, algebra, lexer):
+    for module in (verify, expression_module, answers, algebra, lexer, parser):
         source = inspect.getsource(module).replace("re.compile(", "")
         assert not re.search(r"\b(eval|exec|compile|literal_eval)\(", source)
         assert "import torch" not in source
@@ -340,22 +340,22 @@ def test_wilson_known_values(successes, n, low, high):
 
 
 @pytest.mark.parametrize("z", [1.0, 1.96, 2.576])
-def test_at_the_ends_of_the_interval_the_share_is_z_deviations_away(z):
+def test_the_ends_of_the_wilson_interval_are_z_deviations_away(z):
     for p in verify.wilson(9, 10, z):
         assert abs(0.9 - p) == pytest.approx(z * (p * (1 - p) / 10) ** 0.5)
 
 
-def test_the_interval_of_a_share_stays_between_0_and_1():
+def test_the_wilson_interval_stays_between_0_and_1():
     for n in range(1, 50):
         assert 0 <= verify.wilson(0, n)[0] and verify.wilson(n, n)[1] <= 1
 
 
-def test_wilson_of_nothing_is_everything():
+def test_wilson_of_no_trials_is_the_whole_interval():
     assert verify.wilson(0, 0) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("n", range(1, 8))
-def test_pass_at_k_counts_the_subsets_with_a_right_one(n):
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample(n):
     for c, k in itertools.product(range(n + 1), range(1, n + 1)):
         subsets = list(itertools.combinations([i < c for i in range(n)], k))
         assert verify.pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
@@ -377,7 +377,7 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
     (r"<think>\boxed{4}</think>\boxed{5}", "5"), (r"\boxed{5}<|im_end|>\boxed{6}", "5"),
     (r"\boxed{5}</s>user: \boxed{6}", "5"), ("#### 5<|endoftext|>#### 6", "5"),
     ("####\n 5 \nand so on", "5"), ("#### 5</s>#### 6</s>#### 7", "5")])
-def test_extract_any_takes_the_last_complete_answer_of_the_final_part(text, answer):
+def test_extract_any_takes_the_last_complete_answer_after_the_thinking(text, answer):
     assert verify.extract_any(text) == answer
 
 
@@ -402,7 +402,7 @@ def test_many_open_boxes_are_read_in_linear_time():
 
 
 @pytest.mark.parametrize("gold", ["", " ", "4 4", r"\frac{", "5 % 3", "\\unknown", "4" * 601])
-def test_a_gold_that_is_not_understood_is_an_error(gold):
+def test_an_unreadable_gold_answer_is_an_error(gold):
     with pytest.raises(ValueError, match="gold"):
         verify.verdict(gold, gold)
 
@@ -424,7 +424,7 @@ def test_only_a_certain_verdict_on_mathematics_is_true():
     assert not correct(r"<think>\boxed{\sqrt2}</think>I do not know")
 
 
-def test_a_prompt_that_opens_the_thinking():
+def test_well_formed_after_a_prompt_that_ends_with_think():
     text = "a</think><answer>4</answer>"
     assert verify.well_formed(text, opened=True) and not verify.well_formed(text)
     assert not verify.well_formed("<think>" + text, opened=True)
@@ -441,7 +441,7 @@ def test_verdicts_on_a_file(tmp_path, capsys):
     assert capsys.readouterr().out.split("\n")[:-1] == ["right", "right", "wrong", "cannot tell"]
 
 
-def test_stats_are_the_measurements_of_the_bench(capfd):
+def test_stats_runs_the_bench(capfd):
     assert verify.main(["--stats", "--help"]) == 0
     assert "--data" in capfd.readouterr().out
 
@@ -460,7 +460,7 @@ def test_a_bad_file_is_one_clear_line(content, tmp_path, capsys):
 
 # --- the weak verifier of the lesson on reward hacking
 
-def test_the_weak_verifier_believes_a_claim_and_correctness_is_logged_beside_it():
+def test_the_reward_claim_pays_for_a_claim_and_logs_correctness():
     lie = "<think>check\nok</think><answer>5</answer>"
     made = verify.reward(verify.number_correct, problem("4"), lie, "claim")
     assert made.total == 1.0 and made.parts["correct"] == 0.0
