@@ -262,7 +262,8 @@ def test_the_kl_is_to_the_reference_which_can_be_renewed(tmp_path, monkeypatch):
     saved, asked = train.runs.save_run, []
 
     def looked_at(path, models, optimizer, state):
-        asked.append((state["step"], *(copy.deepcopy(m.state_dict()) for m in models[:2])))
+        asked.append((state["step"], *(copy.deepcopy(m.state_dict())
+                                       for m in (models.policy, models.reference))))
         saved(path, models, optimizer, state)
     monkeypatch.setattr(train.runs, "save_run", looked_at)
     same = lambda a, b: all(torch.equal(a[k], b[k]) for k in a)  # noqa: E731
