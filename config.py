@@ -101,7 +101,7 @@ class Options:
                          "process: scores of a process reward model, needs --algo ppo; controls: "
                          "format pays for the tags alone, random pays by chance, claim pays for "
                          "claiming to have checked",
-                         [*verify.REWARDS, "process"])
+                         verify.REWARDS)
 
     # --- algorithm
     prompts: int = option("algorithm", 32, "problems per step")

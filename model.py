@@ -31,6 +31,7 @@ from engine import kernels, products
 from engine.attention import Causal
 from engine.logprob import MAX_LOGITS, ChosenLogp
 from engine.packing import Packed, scatter_to_mask
+from engine.products import cast
 
 # Denormal numbers (below 1e-38) become 0: sharp attention has many, and products with them take up
 # to three times as long on some CPUs. The setting holds for this thread and its later children.
@@ -72,11 +73,6 @@ def norm_constants(d: int, eps: float):
     a measurable share of its time."""
     with torch.inference_mode(False):  # the sampler may call first, and training needs them too
         return torch.tensor((eps * d) ** 0.5), torch.tensor(d**0.5)
-
-
-def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """x in dtype. `x.to` is skipped where it does nothing: a recorded step would repeat it."""
-    return x if x.dtype == dtype else x.to(dtype)
 
 
 def rms_norm(x, gain, d: int, eps: float, dtype=torch.float32) -> torch.Tensor:

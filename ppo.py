@@ -303,7 +303,7 @@ def loss(policy, critic, batch: Batch, options):
     # 3. the policy's loss
     if not warm_up:
         logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature, hidden,
-                                     bool(options.entropy_coef))
+                                        bool(options.entropy_coef))
         policy_part, policy_metrics = policy_loss(logp, batch, options, entropy)
         total, metrics = total + policy_part, metrics | policy_metrics
     return total, metrics

@@ -21,6 +21,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from engine.products import cast
+
 SHORT = 128  # queries up to which plain attention is faster on a CPU than PyTorch's fused kernel
 
 
@@ -40,8 +42,7 @@ def attend(q, k, v, bias, d: int, t: int) -> torch.Tensor:
 
 def visibility_bias(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """0 where `visible` is True, -inf elsewhere."""
-    bias = torch.where(visible, 0.0, -math.inf)
-    return bias if bias.dtype == dtype else bias.to(dtype)
+    return cast(torch.where(visible, 0.0, -math.inf), dtype)
 
 
 class Causal:
@@ -66,18 +67,20 @@ class Causal:
         return y.transpose(1, 2).flatten(0, 1)
 
     def attend(self, q, k, v):
-        """q (N, H, T, d), k and v (N, K, T, d) -> (N, H, T, d)"""
+        """The T tokens q (N, H, T, d), the last of k and v (N, K, S, d) -> (N, H, T, d)"""
         n, heads, t, d = q.shape
-        repeats = heads // k.shape[1]
-        if q.device.type == "cpu" and t <= SHORT:
-            if self.bias is None:  # the first layer makes it for all
-                visible = torch.ones(t, t, dtype=torch.bool).tril().repeat(repeats, 1)
-                self.bias = visibility_bias(visible[None, None], q.dtype)     # (1, 1, R, T)
-            q = q.reshape(n, k.shape[1], -1, d)
-            return attend(q, k, v, self.bias, d, t).reshape(n, heads, t, d)
-        # PyTorch's own grouped form (enable_gqa) may fall back to a slow kernel on CUDA
-        k, v = (x.repeat_interleave(repeats, 1) for x in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        kv_heads, s = k.shape[1:3]
+        if s == t and (q.device.type != "cpu" or t > SHORT):
+            # PyTorch's own grouped form (enable_gqa) may fall back to a slow kernel on CUDA
+            k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if self.bias is None:  # the first layer makes it for all
+            columns = torch.arange(s, device=k.device)
+            visible = columns <= columns[s - t:, None]                        # (T, S)
+            visible = visible.repeat(heads // kv_heads, 1)                    # (R, S)
+            self.bias = visibility_bias(visible[None, None], q.dtype)
+        q = q.reshape(n, kv_heads, -1, d)
+        return attend(q, k, v, self.bias, d, t).reshape(n, heads, t, d)
 
 
 class Cached(Causal):
@@ -95,15 +98,3 @@ class Cached(Causal):
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, self.start:], values[:, :, self.start:] = k, v
         return self.pack(self.attend(q, keys, values))
-
-    def attend(self, q, k, v):
-        if not self.start:
-            return super().attend(q, k, v)
-        n, heads, t, d = q.shape
-        groups = k.shape[1]
-        if self.bias is None:
-            columns = torch.arange(k.shape[2], device=k.device)
-            visible = columns <= columns[self.start:, None]                   # (T, S)
-            self.bias = visibility_bias(visible.repeat(heads // groups, 1)[None, None], q.dtype)
-        q = q.reshape(n, groups, -1, d)
-        return attend(q, k, v, self.bias, d, t).reshape(n, heads, t, d)

@@ -10,6 +10,11 @@ import torch
 ADDS = torch.__version__ >= "2.11"  # whether addmm adds a product of bf16 to an fp32 matrix
 
 
+def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x in dtype. `x.to` is skipped where it does nothing: a recorded step would repeat it."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def product(x, weight, bias, dtype: torch.dtype) -> torch.Tensor:
     """x (M, D) times the transpose of weight (V, D), and bias (V,) or None added: in fp32 (M, V),
     of factors in dtype."""

@@ -28,9 +28,13 @@ def micro_batches(batch, models, options) -> list[list[int]]:
     if models.critic is None and not options.entropy_coef and not (
             options.kl_coef and options.kl_in == "loss"):
         rows = batch.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
-    lengths = [lengths[i] for i in rows]
+    return [[rows[i] for i in part] for part in cut([lengths[i] for i in rows], options)]
+
+
+def cut(lengths: list[int], options) -> list[list[int]]:
+    """The indices of each micro-batch of rows with these lengths, for all processes."""
     budget = distributed.local_token_budget(options.micro_tokens, lengths)
-    return [[rows[i] for i in part] for part in packing.micro_batches(lengths, budget)]
+    return packing.micro_batches(lengths, budget)
 
 
 def policy_logp(policy, batch, options):
@@ -54,10 +58,8 @@ def without_gradient(f, batch, options):
     result = torch.zeros_like(batch.old_logp)
     first, inverse = dedup.unique_rows(batch)
     unique = batch.rows(first)
-    lengths = unique.lengths()
-    budget = distributed.local_token_budget(options.micro_tokens, lengths)
     with torch.no_grad(), autocast(options):
-        for rows, counts in distributed.local_batches(packing.micro_batches(lengths, budget)):
+        for rows, counts in distributed.local_batches(cut(unique.lengths(), options)):
             micro = unique.rows(torch.tensor(rows, device=first.device))
             values = f(micro)
             if counts:
