@@ -23,7 +23,7 @@ import torch
 
 import grpo
 from grpo import loss  # noqa: F401
-from ppo import Batch
+from ppo import Batch, concat
 
 needs_critic = False
 dapo_options = True
@@ -47,11 +47,23 @@ def prompts_to_sample(prompts: int, sampled: int, kept: int) -> int:
     return max(0, min(prompts, math.ceil((prompts - kept) * sampled / max(1, kept))))
 
 
+def full_batch(attempts, prompts: int) -> Batch:
+    """The batches of all attempts of a step as one, cut to the first `prompts` groups. An attempt
+    has a `batch`, and the number of `prompts` that were sampled for it."""
+    batches, before = [], 0
+    for attempt in attempts:  # equal indices of two attempts must stay different groups
+        batches.append(replace(attempt.batch, group=attempt.batch.group + before))
+        before += attempt.prompts
+    batch = concat(batches)
+    groups = batch.group.unique()[:prompts]
+    return batch.rows(torch.isin(batch.group, groups).nonzero()[:, 0])
+
+
 def overlong_penalty(lengths, limit: int, buffer: int):
     """The penalty (N,), to be added to the rewards, of answers with lengths (N,), in tokens.
 
-    It is 0 up to limit - buffer and falls linearly to -1 at the limit (equation 13). buffer is
-    above 0.
+    It is 0 up to limit - buffer and falls linearly to -1 at the limit (equation 13). buffer: the
+    number of tokens before the limit in which the penalty grows, above 0 (--overlong-buffer).
     """
     return -((lengths - (limit - buffer)) / buffer).clamp(0, 1)
 

@@ -187,7 +187,7 @@ def summarize(options, state) -> dict:
                                 "tokens_sampled": state["tokens_sampled"]}
 
 
-def step_metrics(step, rollouts, rewards, texts, group_size) -> dict:
+def response_metrics(step, rollouts, rewards, texts, group_size) -> dict:
     """Metrics of the N responses of one training step, under their names in metrics.jsonl.
     rollouts: one Rollout, or several with dynamic sampling; rewards, texts: N of each."""
     total = torch.tensor([r.total for r in rewards])

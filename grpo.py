@@ -1,17 +1,17 @@
-"""GRPO: PPO without a critic. Its baseline is the mean reward of a group of responses to a prompt.
+"""GRPO: PPO without a critic. The baseline is the mean reward of all responses to the same prompt.
 
-Every token of a response gets the same advantage, which is how much better the response is than
-the others of its group:
+All tokens of a response share one advantage: its reward minus the group's mean, in units of the
+group's standard deviation:
 
     A[i] = (r[i] - mean(r of its group)) / (std(r of its group) + 1e-6)
     loss = ppo.policy_loss with A; each response weighs the same, whatever its length
 
-Differences from ppo.py: no value network, no GAE, no discount; one advantage per response. Three
-relatives are options of a line or two:
+Differences from ppo.py: no value network, no GAE, no discount; one advantage per response. Options
+give three variants, each with one or two lines of code:
 
-    Dr. GRPO  no std, and a constant denominator: neither easy prompts nor lengths weigh more
+    Dr. GRPO  no std and a constant denominator, so difficulty and length change no weight
     RLOO      r[i] - mean(r of the others), which is G / (G - 1) times the centred reward
-    GSPO      ratio = exp(mean over the response's tokens of (logp - old_logp)), clipped as a whole
+    GSPO      one ratio per response: exp(mean over its tokens of (logp - old_logp))
 
 Papers: DeepSeekMath 2402.03300, DeepSeek-R1 2501.12948, Dr. GRPO 2503.20783, RLOO 2402.14740, GSPO
 2507.18071. Left out on purpose: process supervision.
@@ -30,8 +30,8 @@ needs_critic = False
 def group_mean_others(rewards, group):
     """The mean reward of the other responses to the same prompt, (N,); RLOO's baseline.
 
-    rewards and group are (N,). It is 0 for a response without others. A response's own reward is
-    not in its baseline, so the policy gradient stays unbiased.
+    rewards and group are (N,). The baseline is 0 for a response that is alone in its group. A
+    response's own reward is not in its baseline, so the policy gradient stays unbiased.
     """
     total, count = torch.bincount(group, rewards)[group], torch.bincount(group)[group]
     return (total - rewards) / (count - 1).clamp(min=1)
@@ -40,9 +40,9 @@ def group_mean_others(rewards, group):
 def group_advantages(rewards, group, scale_by_std: bool = True, leave_one_out: bool = False):
     """Advantages (N,) of rewards (N,); group (N,) is the index of each response's group.
 
-    A group with equal rewards gets exactly 0, and so does a group of one. The std is unbiased
-    (ddof 1), eps is 1e-6. Sums are in double, so the order of the responses changes no bit; the
-    result has the dtype of rewards.
+    The advantage is exactly 0 if all rewards of a group are equal, or if it has one response. The
+    std divides by n - 1. leave_one_out has an effect only without scale_by_std. Sums use double, so
+    that the order of the responses does not matter. The result has the dtype of rewards.
     """
     dtype, rewards = rewards.dtype, rewards.double()
     # 1. subtract the group's minimum: equal rewards are now exactly 0
@@ -51,9 +51,11 @@ def group_advantages(rewards, group, scale_by_std: bool = True, leave_one_out: b
     rewards = rewards - minimum[group]
     # 2. subtract the baseline: the mean of the group, or of the others in it
     counts = zeros.index_add(0, group, torch.ones_like(rewards))
-    centred = rewards - (zeros.index_add(0, group, rewards) / counts)[group]
     if leave_one_out and not scale_by_std:
-        centred = rewards - group_mean_others(rewards, group)
+        baseline = group_mean_others(rewards, group)
+    else:
+        baseline = (zeros.index_add(0, group, rewards) / counts)[group]
+    centred = rewards - baseline
     # 3. divide by the group's standard deviation
     if scale_by_std:
         std = (zeros.index_add(0, group, centred**2) / (counts - 1).clamp(min=1)).sqrt()
@@ -62,7 +64,7 @@ def group_advantages(rewards, group, scale_by_std: bool = True, leave_one_out: b
 
 
 def sequence_log_ratio(logp, old_logp, mask):
-    """GSPO's log-ratio: the mean of a response's token log-ratios, (N, 1). 0 without tokens."""
+    """GSPO's log-ratio (N, 1): the mean of a response's token log-ratios; 0 without tokens."""
     return ((logp - old_logp) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -75,10 +77,11 @@ def prepare(batch: Batch, options) -> Batch:
 
 
 def loss(policy, critic, batch: Batch, options):
-    """The policy's loss of a micro-batch and its metrics per token. There is no critic: None."""
+    """Returns the loss of a micro-batch and the metrics per token. `critic` is not used."""
     logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature,
-                                 entropy=bool(options.entropy_coef))
+                                    entropy=bool(options.entropy_coef))
     ratio_logp = None
-    if options.ratio == "sequence":  # old_logp + the response's log-ratio, so that GSPO's remains
+    if options.ratio == "sequence":
+        # policy_loss subtracts old_logp again; the log-ratio of the response is left
         ratio_logp = batch.old_logp + sequence_log_ratio(logp, batch.old_logp, batch.mask)
     return policy_loss(logp, batch, options, entropy, ratio_logp)

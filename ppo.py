@@ -2,24 +2,25 @@
 
 A critic V estimates the reward from the state before each token. A token's advantage is how much
 better the outcome was than this estimate. The responses come from an older policy, so each token's
-gain is weighted by the ratio of the two policies. The ratio is clipped, so that no step goes far:
+gain is weighted by the ratio of the two policies. The clip keeps one step from changing the policy
+too much:
 
     delta[t] = r[t] + gamma * V[t+1] - V[t]              V[t] is of the state before token t
     A[t] = delta[t] + gamma * gae_lambda * A[t+1]        GAE, then whitened
-    R[t] = V[t] + the same sum with critic_gae_lambda    returns, the targets of the critic
+    R[t] = V[t] + A[t], with critic_gae_lambda, unwhitened     returns, the targets of the critic
     ratio = exp(logp - old_logp)
     surrogate = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)      per token
     value loss = 1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)         per token
     loss = sum over tokens of weight * (surrogate + kl_coef * KL - entropy_coef * H
                                         + value_coef * value loss)
 
-Three pure functions make an algorithm: the advantages, the surrogate per token, and the weights of
-the average over tokens. train.py calls `prepare` for the first and `loss` for the other two; other
-algorithms are files with functions of the same names. The weights are fixed once per optimizer
-step. A micro-batch then only sums, so the gradient does not depend on how a batch is cut.
+An algorithm has three parts: advantages (`prepare`), a loss per token (`loss`) and the weights of
+the tokens (`minibatches`). Other algorithm files define their own `prepare` and `loss`. The weights
+are computed once per optimizer step. The loss of a micro-batch is a plain weighted sum, so its size
+does not change the gradient.
 
 Papers: PPO 1707.06347, GAE 1506.02438, dual clip 1912.09729, VC-PPO 2503.01491 (warm-up of the
-critic, and a lambda of its own). KL estimators: joschu.net/blog/kl-approx.html. Left out on
+critic, a separate lambda for it). KL estimators: joschu.net/blog/kl-approx.html. Left out on
 purpose: early stopping by KL, normalisation of rewards by their history.
 Shapes: N sequences, T tokens, D width. Values of an (N, T) tensor count only where mask is 1.
 """
@@ -39,7 +40,7 @@ MAX_LOG_RATIO = 20.0  # log-ratios are clamped to +-20 before exp
 
 @dataclass
 class Batch:
-    """The samples of one step, and the results of the algorithm for them."""
+    """The samples of one step, and what the algorithm computes from them."""
 
     tokens: torch.Tensor                     # (N, T) prompt, response, padding
     mask: torch.Tensor                       # (N, T) 1.0 where the policy chose the token
@@ -47,32 +48,35 @@ class Batch:
     group: torch.Tensor                      # (N,) index of the prompt
     rewards: torch.Tensor                    # (N,)
     correct: torch.Tensor | None = None      # (N,) 1.0 or 0.0, whatever the reward is
-    truncated: torch.Tensor | None = None    # (N,) bool, True where max_new_tokens ended it
+    truncated: torch.Tensor | None = None    # (N,) bool, True: cut off at max_new_tokens
     ref_logp: torch.Tensor | None = None     # (N, T) log-prob under the reference policy
-    values: torch.Tensor | None = None       # (N, T) the critic's, before the update
+    values: torch.Tensor | None = None       # (N, T) the critic's values before the update
     advantages: torch.Tensor | None = None   # (N, T)
     returns: torch.Tensor | None = None      # (N, T) targets of the critic
     weights: torch.Tensor | None = None      # (N, T) weight of the token in the loss
-    step_rewards: torch.Tensor | None = None  # (N, T) of a process reward model, at step ends
+    step_rewards: torch.Tensor | None = None  # (N, T) scores of a process reward model
     group_mean_others: torch.Tensor | None = None  # (N,) an input of engine/critic_hints.py
-    sampler_logp: torch.Tensor | None = None  # (N, T) the sampler's, where old_logp is recomputed
+    sampler_logp: torch.Tensor | None = None  # (N, T) the sampler's log-probs, if recomputed
 
     def rows(self, index: torch.Tensor) -> "Batch":
-        """The rows of index, cut after the last masked token of the longest."""
-        ends = self.mask[index].amax(0).nonzero() if len(index) else index
+        """The given rows, without the columns after the last token that has mask 1."""
+        ends = (self.mask[index] > 0).any(0).nonzero()
         width = int(ends.max()) + 1 if len(ends) else 1
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: x if x is None else x[index] if x.dim() == 1 else x[index, :width]
-                        for k, x in values.items()})
+
+        def cut(x):
+            if x is None:
+                return None
+            return x[index] if x.dim() == 1 else x[index, :width]
+        return Batch(**{f.name: cut(getattr(self, f.name)) for f in fields(self)})
 
     def lengths(self) -> list[int]:
-        """The tokens of prompt and response, for each row."""
+        """The number of tokens in each row, prompt plus response."""
         columns = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
         return (self.mask * columns).amax(1).long().tolist()
 
 
 def concat(batches: list[Batch]) -> Batch:
-    """One batch with the rows of several, padded to the widest."""
+    """One batch with the rows of several, padded to the longest row."""
     width = max(b.tokens.shape[1] for b in batches)
 
     def joined(parts):
@@ -85,7 +89,7 @@ def concat(batches: list[Batch]) -> Batch:
 # --- the policy's loss
 
 def clamp(log_ratio):
-    """A log-ratio that exp cannot turn into infinity, which times an advantage of 0 is NaN."""
+    """Bounds a log-ratio, so that exp stays finite: infinity times an advantage of 0 is NaN."""
     return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
@@ -98,8 +102,8 @@ def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: floa
               dual_clip: float = 0.0):
     """The clipped loss per token (N, T), to be minimised.
 
-    dual_clip > 1 also bounds the loss of a token with A < 0 that has become likelier, at
-    dual_clip * |A| (1912.09729). 0 sets no such bound.
+    If dual_clip > 1, the loss of a token with A < 0 is at most dual_clip * |A| (1912.09729). 0 sets
+    no such bound.
     """
     ratio = policy_ratio(logp, old_logp)
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
@@ -111,17 +115,18 @@ def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: floa
 def clipped(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2):
     """The tokens whose gradient the clip has removed: (below, above), each bool (N, T).
 
-    The lower bound acts only where A < 0, the upper bound only where A > 0.
+    The lower bound acts only where A < 0, the upper bound only where A > 0. dual_clip is ignored.
     """
     ratio = policy_ratio(logp, old_logp)
     return (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
 
 
 # Estimators of KL(policy || reference) per token, for tokens sampled from the policy, as functions
-# of log_ratio = ref_logp - logp. A new one is a line here and a choice of --kl.
+# of log_ratio = ref_logp - logp. A line added here is also a choice of --kl, for the loss. The
+# reward (--kl-in reward) uses k1, and the metric `kl` uses k3.
 KL = {
     "k1": lambda log_ratio: -log_ratio,                 # unbiased, high variance
-    "k2": lambda log_ratio: log_ratio * log_ratio / 2,  # biased, but its gradient is the KL's
+    "k2": lambda log_ratio: log_ratio * log_ratio / 2,  # biased, but its mean gradient is the KL's
     "k3": lambda log_ratio: torch.expm1(clamp(log_ratio)) - log_ratio,  # unbiased, never negative
 }
 
@@ -133,19 +138,18 @@ def kl(logp, ref_logp, estimator: str = "k3"):
 
 
 def adaptive_kl_coef(kl_coef: float, kl: float, target: float) -> float:
-    """The kl_coef of the next step: up to a fifth larger while the KL is above its target, up to a
-    fifth smaller while it is below (1909.08593, there a tenth as fast)."""
+    """The kl_coef of the next step. It grows if the KL is above the target and shrinks if below, by
+    at most 20% (1909.08593, there at most 2%)."""
     return kl_coef * (1 + min(0.2, max(-0.2, kl / target - 1)))
 
 
-# How tokens are averaged: the weight (N, T) of each token in the loss of one optimizer step, as a
-# function of (mask, max_tokens), where mask (N, T) holds all rows of that step.
+# How tokens are averaged: functions of (mask, max_tokens) that return the weight (N, T) of each
+# token in the loss. mask (N, T) holds all rows of one optimizer step.
 AGGREGATIONS = {
     # 1 / all tokens: every token counts the same (DAPO)
     "token": lambda mask, max_tokens: mask / mask.sum().clamp(min=1),
     # 1 / (N * tokens of the row): a mean over rows of the mean over tokens (GRPO)
-    "sequence": lambda mask, max_tokens: mask / (len(mask) * mask.sum(1, keepdim=True).clamp(
-        min=1)),
+    "sequence": lambda mask, max_tokens: mask / (len(mask) * mask.sum(1, True).clamp(min=1)),
     # 1 / N: the whole response is one action (RLOO)
     "sum": lambda mask, max_tokens: mask / len(mask),
     # 1 / (N * max_tokens): a constant, so that no length is favoured (Dr. GRPO)
@@ -154,8 +158,8 @@ AGGREGATIONS = {
 
 
 def token_weights(mask, aggregation: str, max_tokens: int = 0):
-    """The weights (N, T) of an aggregation. Raises ValueError for an unknown one, and for
-    "constant" without max_tokens, the most tokens of a response."""
+    """The weights (N, T) of an aggregation. max_tokens is the length limit of a response. Raises
+    ValueError for an unknown aggregation, and if "constant" has no max_tokens."""
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"unknown aggregation {aggregation!r}: choose {', '.join(AGGREGATIONS)}")
     if aggregation == "constant" and max_tokens <= 0:
@@ -167,16 +171,17 @@ POLICY_METRICS = ("clipfrac_low", "clipfrac_high", "approx_kl", "logp_diff")
 
 
 def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
-    """The policy's loss of a micro-batch, a number, and its metrics per token, {name: (N, T)}.
+    """Returns the loss of a micro-batch (a scalar) and the metrics per token, {name: (N, T)}.
 
-    logp (N, T) is the policy's, entropy (N, T) that of the distribution before each token.
-    ratio_logp (N, T) replaces logp in the ratio (GSPO). The losses of the micro-batches of one
-    optimizer step add up to its loss.
+    logp (N, T): log-probs under the current policy. entropy (N, T): of the distribution that each
+    token was drawn from. ratio_logp (N, T) replaces logp in the ratio (GSPO). The losses of the
+    micro-batches of one optimizer step add up to the loss of that step.
     """
     # 1. the clipped surrogate of each token
-    terms = (logp if ratio_logp is None else ratio_logp, batch.old_logp, batch.advantages,
-             options.clip_low, options.clip_high)
-    per_token = surrogate(*terms, options.dual_clip)
+    if ratio_logp is None:
+        ratio_logp = logp
+    per_token = surrogate(ratio_logp, batch.old_logp, batch.advantages, options.clip_low,
+                          options.clip_high, options.dual_clip)
     # 2. the KL penalty and the entropy bonus
     if options.kl_coef and options.kl_in == "loss":
         per_token = per_token + options.kl_coef * kl(logp, batch.ref_logp, options.kl)
@@ -184,8 +189,11 @@ def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
         per_token = per_token - options.entropy_coef * entropy
     # 3. metrics
     with torch.no_grad():
-        sampled = batch.old_logp if batch.sampler_logp is None else batch.sampler_logp
-        metrics = (*clipped(*terms), kl(batch.old_logp, logp), (logp - sampled).abs())
+        sampler_logp = batch.old_logp if batch.sampler_logp is None else batch.sampler_logp
+        low, high = clipped(ratio_logp, batch.old_logp, batch.advantages, options.clip_low,
+                            options.clip_high)
+        approx_kl = kl(batch.old_logp, logp)  # KL(policy that sampled || policy)
+        metrics = low, high, approx_kl, (logp - sampler_logp).abs()
     # 4. the weighted sum over tokens
     return (batch.weights * per_token).sum(), dict(zip(POLICY_METRICS, metrics, strict=True))
 
@@ -196,7 +204,7 @@ def gae(rewards, values, mask, gamma: float = 1.0, gae_lambda: float = 0.95):
     """Generalised advantage estimates (N, T) of rewards and values (N, T); 0 where mask is 0.
 
     values[:, t] is of the state before token t. The value after a row's last token is 0. Tokens
-    outside the mask are skipped: the successor of a token is the next one inside it.
+    with mask 0 are skipped: the next token is the next one with mask 1.
     """
     advantages = torch.zeros_like(rewards)
     next_value = next_advantage = torch.zeros_like(rewards[:, 0])
@@ -220,8 +228,8 @@ def whiten(x, mask, eps: float = 1e-6):
 def value_loss(values, old_values, returns, clip: float = 0.0):
     """Half the squared error per token (N, T).
 
-    With clip > 0: the larger of the errors of the value, and of the value clipped to within `clip`
-    of old_values. 0 does not clip.
+    If clip > 0, values are also clipped to within `clip` of old_values. The larger of the two
+    errors counts.
     """
     loss = (values - returns) ** 2
     if clip:
@@ -233,8 +241,8 @@ def value_loss(values, old_values, returns, clip: float = 0.0):
 def explained_variance(values, returns, mask) -> float:
     """1 - Var(returns - values) / Var(returns) over the mask.
 
-    1: a perfect critic. 0: no better than a constant; also where all returns are equal. Below 0:
-    worse than a constant.
+    1: a perfect critic. 0: no better than a constant. Below 0: worse than a constant. It is 0 as
+    well if all returns are equal.
     """
     inside = mask > 0
     variance = returns[inside].var(correction=0)
@@ -246,8 +254,8 @@ def explained_variance(values, returns, mask) -> float:
 class Critic(nn.Module):
     """A value for the state before each token: a linear head on hidden states.
 
-    own: the hidden states are of a network of its own, at first a copy of the policy. Otherwise
-    they are the policy's, and the value loss also trains the policy's network.
+    own: the critic has its own network, which starts as a copy of the policy. Otherwise it reads
+    the policy's hidden states, and the value loss also trains the policy's network.
     """
 
     def __init__(self, policy, own: bool = True):
@@ -258,7 +266,8 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, hidden, batch: Batch):
-        """Values (N, T). hidden (masked tokens, D) are the policy's; None for an own network."""
+        """Values (N, T). hidden: the policy's hidden states (tokens with mask 1, D). They are not
+        used if the critic has its own network."""
         if self.trunk is not None:
             hidden = self.trunk.hidden_states(batch.tokens, batch.mask)
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 is too coarse for values
@@ -268,10 +277,13 @@ class Critic(nn.Module):
 # --- the algorithm, as train.py calls it
 
 def token_rewards(batch: Batch, options):
-    """Rewards per token (N, T). The reward of a response stands at its last token; those of its
-    steps, if given, at the steps' last tokens. With kl_in "reward" the KL penalty is subtracted."""
-    last = batch.mask * (batch.mask.flip(1).cumsum(1).flip(1) == 1)
-    rewards = batch.rewards[:, None] * last if batch.step_rewards is None else batch.step_rewards
+    """Rewards per token (N, T). The reward of a response is at its last token. batch.step_rewards,
+    if given, replace it. With kl_in "reward", the k1 estimate of the KL is subtracted."""
+    if batch.step_rewards is None:
+        tokens_left = batch.mask.flip(1).cumsum(1).flip(1)  # the token itself included
+        rewards = batch.rewards[:, None] * batch.mask * (tokens_left == 1)
+    else:
+        rewards = batch.step_rewards
     if options.kl_coef and options.kl_in == "reward":
         rewards = rewards - options.kl_coef * kl(batch.old_logp, batch.ref_logp, "k1") * batch.mask
     return rewards
@@ -280,18 +292,22 @@ def token_rewards(batch: Batch, options):
 def prepare(batch: Batch, options) -> Batch:
     """The batch with returns, and with advantages that are whitened over the batch.
 
-    While critic_warmup is above 0 there are no advantages, and only the critic learns (VC-PPO).
+    While critic_warmup is above 0, only the critic learns (VC-PPO): there are no advantages, and
+    lambda is 1.
     """
-    warm_up = options.critic_warmup > 0
-    terms = token_rewards(batch, options), batch.values, batch.mask, options.gamma
+    rewards, warm_up = token_rewards(batch, options), options.critic_warmup > 0
     critic_lambda = 1.0 if warm_up else options.critic_gae_lambda
-    returns = gae(*terms, critic_lambda) + batch.values * batch.mask
-    advantages = None if warm_up else whiten(gae(*terms, options.gae_lambda), batch.mask)
+    returns = gae(rewards, batch.values, batch.mask, options.gamma, critic_lambda)
+    returns = returns + batch.values * batch.mask
+    advantages = None
+    if not warm_up:
+        advantages = gae(rewards, batch.values, batch.mask, options.gamma, options.gae_lambda)
+        advantages = whiten(advantages, batch.mask)
     return replace(batch, advantages=advantages, returns=returns)
 
 
 def loss(policy, critic, batch: Batch, options):
-    """The loss of a micro-batch, of policy and critic together, and its metrics per token."""
+    """Returns the loss of a micro-batch, policy and critic together, and the metrics per token."""
     warm_up = batch.advantages is None
     # 1. the hidden states that each token was sampled from
     with torch.set_grad_enabled(not warm_up):
@@ -312,16 +328,16 @@ def loss(policy, critic, batch: Batch, options):
 def minibatches(batch: Batch, options, rng):
     """Yields the Batch of each optimizer step, with the weights of its tokens.
 
-    Each epoch cuts the rows into options.minibatches nearly equal parts; empty parts are left out.
-    The prompts are shuffled by rng, a random.Random. The responses to one prompt stay together, so
-    that good and bad responses to it mostly meet in one step.
+    Each epoch cuts the rows into options.minibatches nearly equal parts. Empty parts are left out.
+    rng, a random.Random, shuffles the prompts. The responses to one prompt stay together, so most
+    groups are in one step.
     """
     groups = batch.group.tolist()
     for _ in range(options.epochs):
-        position = {group: rng.random() for group in sorted(set(groups))}
+        position = {prompt: rng.random() for prompt in sorted(set(groups))}  # a random order
         order = sorted(range(len(groups)), key=lambda i: position[groups[i]])
-        for index in torch.tensor(order, device=batch.mask.device).tensor_split(
-                options.minibatches):
+        order = torch.tensor(order, device=batch.mask.device)
+        for index in order.tensor_split(options.minibatches):
             if len(index):
                 part = batch.rows(index)
                 yield replace(part, weights=token_weights(part.mask, options.aggregate,

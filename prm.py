@@ -20,6 +20,8 @@ Left out on purpose: human labels, pairs of solutions.
     python prm.py --run runs/NAME          writes runs/NAME/prm.pt and prm.json
 """
 
+import infra.openmp  # noqa: F401  (before torch)
+
 import argparse
 import bisect
 import copy

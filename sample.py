@@ -1,5 +1,4 @@
-"""Batched sampling with a KV cache, the plain way: prompts of different lengths in, tokens and
-their log-probs out.
+"""Batched sampling with a KV cache, the plain way: prompts to responses with their log-probs.
 
     python sample.py --run runs/NAME "47*6+85=?"          ask a trained run
 
@@ -8,12 +7,14 @@ and values of all earlier tokens, which the cache holds (decode):
 
     token[t] ~ softmax(logits[t-1] / temperature)         logp[t] = log of that softmax at token[t]
 
-A row's draws depend on its own seed, its prompt and the position alone (engine/rng.py), so it draws
-the same tokens in any batch. engine/sampler.py draws the same tokens faster and is what trains;
+A row's draws depend only on its seed, its prompt and the position (engine/rng.py). They do not
+depend on the batch. Training uses engine/sampler.py by default, which draws the same tokens faster;
 `train.py --sampler plain` trains with this file. docs/sampler.md compares the two.
 Left out on purpose: finished rows leaving the batch, shared prefixes, CUDA graphs.
 Shapes: N = prompts * group_size rows, T tokens, S columns of the cache, V vocabulary, D width.
 """
+
+import infra.openmp  # noqa: F401  (before torch)
 
 import argparse
 import codecs
@@ -31,14 +32,14 @@ from model import GPT, Config
 
 @dataclass
 class Rollout:
-    """Row i answers prompt group[i]. T is the length of the longest row."""
+    """Row i is a response to prompt number group[i]. T is the length of the longest row."""
 
     tokens: torch.Tensor     # (N, T) int64: prompt, response, padding
-    logp: torch.Tensor       # (N, T) of each response token when it was drawn; else 0
+    logp: torch.Tensor       # (N, T) log-prob of each response token when it was drawn; else 0
     entropy: torch.Tensor    # (N, T) of the distribution it was drawn from, in nats; else 0
-    mask: torch.Tensor       # (N, T) 1.0 where the policy chose the token, the stop token included
+    mask: torch.Tensor       # (N, T) 1.0 for tokens that the policy chose, stop token included
     group: torch.Tensor      # (N,) index of the prompt
-    truncated: torch.Tensor  # (N,) True where max_new_tokens came before a stop
+    truncated: torch.Tensor  # (N,) True: cut off at max_new_tokens, without a stop
 
     def to(self, device) -> "Rollout":
         return Rollout(*(getattr(self, f.name).to(device) for f in fields(self)))
@@ -50,25 +51,26 @@ class Rollout:
 
 
 class KVCache:
-    """Keys and values of N rows, and the attention object (engine/attention.py) of a forward pass
-    that appends t tokens to each row. Row n holds tokens 0 .. lengths[n] - 1."""
+    """The keys and values of N rows. Row n holds tokens 0 .. lengths[n] - 1. The model calls this
+    object in each layer, as its attention (engine/attention.py)."""
 
-    applies_rope = False
+    applies_rope = False  # the model rotates q and k before the call
 
     def __init__(self, config: Config, n: int, capacity: int, device=None, dtype=None):
         shape = (config.layers, n, config.kv_heads, capacity, config.head_dim)
-        self.keys, self.values = torch.zeros(2, *shape, device=device, dtype=dtype)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
 
-    def append(self, t: int) -> "KVCache":
-        """Says that the next forward pass reads t new tokens of each row."""
+    def prepare(self, t: int) -> "KVCache":
+        """Computes positions and mask of a forward pass over t new tokens per row."""
         columns = torch.arange(self.keys.shape[3], device=self.lengths.device)
         self.positions = self.lengths[:, None] + columns[:t]                  # (N, t)
         self.visible = columns <= self.positions[:, None, :, None]            # (N, 1, t, S)
         return self
 
     def __call__(self, layer: int, q, k, v):
-        """Attention (M, H, d) of q (M, H, d), k and v (M, K, d), where M = N * t."""
+        """Returns attention (M, H, d) of q (M, H, d), k and v (M, K, d), where M = N * t."""
         keys, values, d = self.keys[layer], self.values[layer], q.shape[-1]
         n, t = self.positions.shape
         q, k, v = (x.view(n, t, -1, d).transpose(1, 2) for x in (q, k, v))    # (N, heads, t, d)
@@ -76,7 +78,7 @@ class KVCache:
         index = self.positions[:, None, :, None].expand_as(k)
         keys.scatter_(2, index, k)
         values.scatter_(2, index, v)
-        # 2. H / K query heads share a key/value head: they are further queries of it
+        # 2. H / K query heads share a key/value head: put them in the dimension of queries
         kv_heads, share = k.shape[1], q.shape[1] // k.shape[1]
         bias = visibility_bias(self.visible, q.dtype).repeat(1, 1, share, 1)
         y = attend(q.reshape(n, kv_heads, share * t, d), keys, values, bias, d, t)
@@ -90,10 +92,10 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
 
     stop: a token id or several; a response ends with one, or with the token that completes a stop
     string. stop_table (V, states): the automaton of stop strings (tokenizer.stop_table). seed: an
-    int, or a list with a seed per row. prefixes: the given beginning of each prompt's responses;
-    they are not in the mask, and the draws continue as if they had been drawn. Temperature 0 is
-    greedy. on_token(id) is called for each token of a single row. max_rows is for the fast sampler.
-    Raises ValueError as engine.request.make_request does."""
+    int, or a list with a seed per row. prefixes: a fixed beginning of the responses, one per
+    prompt. Its tokens are not in the mask, but positions count them. Temperature 0 is greedy.
+    on_token(id): called with each token of row 0, meant for a single row. max_rows is for the fast
+    sampler. make_request raises ValueError for bad arguments."""
     request = make_request(model, prompts, group_size, max_new_tokens, temperature, seed, stop,
                            stop_table, prefixes, top_k, top_p)
     return Rollout(**assemble(request, decode(model, request, on_token), pad))
@@ -101,8 +103,8 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
 
 @torch.inference_mode()
 def decode(model: GPT, request: Request, on_token) -> dict:
-    """Draws all rows: tokens, logp and entropy (N, max_new_tokens), the number of `drawn` tokens
-    (N,), and which rows are `truncated` (N,)."""
+    """Draws all rows. Returns tokens, logp and entropy (N, max_new_tokens), the number of `drawn`
+    tokens (N,), and which rows are `truncated` (N,)."""
     device, n, steps = request.seeds.device, len(request.seeds), request.max_new_tokens
     of_row = torch.arange(n, device=device) // request.group_size             # prompt of each row
     lengths = torch.tensor([len(text) for text in request.texts], device=device)[of_row]
@@ -114,19 +116,19 @@ def decode(model: GPT, request: Request, on_token) -> dict:
     state = request.stop_states[of_row]
     stop_ids = torch.tensor(request.stop_ids, dtype=torch.int64, device=device)
 
-    # 1. Prefill: read all prompts, padded on the right. Padding is written behind the prompt's end,
-    #    where no token of the prompt looks and where the response overwrites it.
+    # 1. Prefill: read all prompts, padded on the right. Causal attention hides the padding from the
+    #    prompt. The response later overwrites it in the cache.
     width = max(map(len, request.texts))
     texts = torch.tensor([text + [0] * (width - len(text)) for text in request.texts],
                          device=device)[of_row]                               # (N, width)
     cache = KVCache(model.config, n, width + steps, device, model.embedding.weight.dtype)
-    hidden = model(texts, cache.append(width))                                # (N, width, D)
+    hidden = model(texts, cache.prepare(width))                               # (N, width, D)
     hidden = hidden[torch.arange(n, device=device), lengths - 1]              # (N, D)
     cache.lengths = lengths
 
     for step in range(steps):
         # 2. Sample the next token of each row from the logits of its last token.
-        u = uniform(request.seeds, request.offsets[of_row] + step)
+        u = uniform(request.seeds, request.offsets[of_row] + step)  # offsets: prefix lengths
         token, logp, entropy = sample_tokens(model.logits(hidden), u, *request.sampling)
         for name, x in (("tokens", token), ("logp", logp), ("entropy", entropy)):
             out[name][:, step] = torch.where(active, x, 0)
@@ -141,24 +143,24 @@ def decode(model: GPT, request: Request, on_token) -> dict:
         if step + 1 == steps or not active.any():
             break
         # 4. Decode: read the new token; attention finds all earlier ones in the cache.
-        hidden = model(token[:, None], cache.append(1))[:, 0]                 # (N, D)
+        hidden = model(token[:, None], cache.prepare(1))[:, 0]                # (N, D)
         cache.lengths = cache.lengths + 1
     return out | {"truncated": active}
 
 
 def main(argv=None) -> int:
-    """The command line: answers one question as it is written, or scores a file of problems."""
-    import evaluate  # this command stands on top of the other files
+    """The command line: prints one answer token by token, or scores a file of problems."""
+    import evaluate  # not at the top: evaluate imports this file
     import verify
 
     parser = argparse.ArgumentParser("sample.py", description="Asks a trained run.")
     parser.add_argument("question", nargs="?", help='such as "47*6+85=?"')
     parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
-    parser.add_argument("--problems", help="JSONL of question and answer: prints one JSON line")
+    parser.add_argument("--problems", help="JSONL file of question and answer: prints the accuracy")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--top-k", type=int, default=0, help="most likely tokens kept; 0: all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="share of the probability "
-                        "that the fewest tokens kept must hold")
+    parser.add_argument("--top-p", type=float, default=1.0, help="keep the smallest set of top "
+                        "tokens with at least this total probability; 1: all")
     parser.add_argument("--max-new-tokens", type=int, help="default: as in training")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -166,11 +168,10 @@ def main(argv=None) -> int:
         if (args.question is None) == (args.problems is None):
             raise ValueError("give either a question or --problems FILE")
         policy, tokenizer, settings = evaluate.load_run(args.run)
-        longest, how = settings["max_new_tokens"], dict(top_k=args.top_k, top_p=args.top_p)
-        if args.max_new_tokens is not None:
-            longest = args.max_new_tokens
+        longest = settings["max_new_tokens"] if args.max_new_tokens is None else args.max_new_tokens
+        keep = dict(top_k=args.top_k, top_p=args.top_p)
         if args.question is not None:
-            # a character may have up to four tokens
+            # a character may be split over up to four tokens
             reader = codecs.getincrementaldecoder("utf-8")("replace")
 
             def show(token):
@@ -178,12 +179,12 @@ def main(argv=None) -> int:
                     print(reader.decode(tokenizer.decode_bytes([token])), end="", flush=True)
             generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
                      args.seed, on_token=show, **evaluate.stop_conditions(policy, tokenizer),
-                     **how)
+                     **keep)
             print(reader.decode(b"", final=True))
             return 0
         problems = evaluate.read_problems(args.problems, settings)
         rollout, texts = evaluate.sample_responses(policy, tokenizer, problems, 1,
-                                                   args.temperature, args.seed, longest, **how)
+                                                   args.temperature, args.seed, longest, **keep)
     except (ValueError, OSError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2

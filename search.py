@@ -25,6 +25,8 @@ Methods never see the gold answer. The verifier is called once, on the chosen re
 models are those of prm.py. Left out on purpose: Monte-Carlo tree search.
 """
 
+import infra.openmp  # noqa: F401  (before torch)
+
 import argparse
 import itertools
 import json
@@ -326,8 +328,7 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.n < 1 or args.count < 1 or args.beams < 0 or not args.temperature > 0:
-            raise ValueError("--n and --count must be at least 1, --temperature above 0, --beams "
-                             "not negative")
+            raise ValueError("--n, --count and --temperature must be above 0, --beams 0 or more")
         policy, tokenizer, settings = evaluate.load_run(args.run)
         task = evaluate.load_task(settings)
         problems = (evaluate.read_problems(args.problems, settings) if args.problems

@@ -4,19 +4,20 @@
     python train.py --algo grpo --init DIR          starts from a pretrained model
     torchrun --nproc-per-node 4 train.py ...        trains on several GPUs
 
-Each step samples a group of responses to each of a few problems. A verifier scores them, and the
-policy moves towards the responses that did better than expected. `reinforce` is the loop:
+Each step samples a group of responses to each of 32 problems (--prompts). A verifier scores them,
+and the policy moves towards the responses that did better than expected. `reinforce` is the loop:
 
     rollout -> reward -> advantage -> loss -> step
 
-The policy learns from problems and verdicts; it never sees a solution. Random numbers are functions
-of the seed and the step, so a run can stop anywhere and resume to the last bit. Left out on
-purpose: asynchronous sampling, by a policy that is a step behind the update.
+During reinforcement learning the policy sees problems and verdicts, never a solution. Random
+numbers depend only on the seed and the step, so no random state is saved, and a resumed run gives
+bit-identical results. Left out on purpose: asynchronous sampling with a policy one step old.
 """
+
+import infra.openmp  # noqa: F401  (before torch)
 
 import math
 import random
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -38,42 +39,43 @@ from infra import distributed, memory
 from infra import metrics as log
 from infra import run_dir as runs
 from infra.base_model import base_model
-from infra.cli import config_of, parse, validate
+from infra.cli import config_of, exit_code, parse, validate
 from infra.forward import autocast, critic_values, micro_batches, policy_logp
 from infra.models import Models, make_models, restore
-from infra.run_dir import UserError
 
 MAX_GRAD_NORM = 1.0
+CURVE_PROBLEMS = 200  # held-out problems of an evaluation during training
 
 
 class Attempt(NamedTuple):
-    """One rollout of a step, scored. DAPO's dynamic sampling may need several to fill a batch."""
+    """One rollout of a step, scored. DAPO's dynamic sampling may need several attempts per step."""
 
     prompts: int        # how many problems were sampled
     rollout: object     # sample.Rollout
     samples: list       # (problem, text, verify.Reward) of each response
-    batch: ppo.Batch    # with advantages; the responses that the algorithm keeps
+    batch: ppo.Batch    # the responses that the algorithm keeps, with advantages
 
 
 # --- the loop
 
 def reinforce(task, models: Models, optimizer, options: Options, state: dict | None = None,
               run_dir: Path | None = None) -> list[dict]:
-    """Trains models.policy in place, and returns the metrics of each step.
-
-    state is a checkpoint's, by default a new one. run_dir is the folder for metrics, samples and
-    checkpoints; without it nothing is written. Ctrl-C raises KeyboardInterrupt after the step.
-    Raises FloatingPointError if a loss is not finite."""
+    """Trains models.policy in place and returns the metrics of each step. state: the training state
+    of a checkpoint; None: a new one. run_dir: the folder for metrics, samples and checkpoints; None
+    writes nothing. Raises KeyboardInterrupt at the end of the step in which Ctrl-C was pressed, and
+    FloatingPointError if a loss is not finite."""
     algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
-    state, history = state or new_state(options), []
+    state = state or new_state(options)
+    history = []
     train_task = tasks.mix_levels(task, options.train_levels)
     with log.progress_bar(options, state) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
             timer, rng = log.Timer(), random.Random(f"{options.seed} {state['step']}")
-            now, attempts, wanted = options_at(state, options), [], options.prompts
-            while wanted:  # once; with DAPO's dynamic sampling, until the batch is full
+            now, attempts = options_at(state, options), []  # now: the options of this step
+            prompts_wanted = now.prompts
+            while prompts_wanted:  # once, or with dynamic sampling until the batch is full
                 # 1. Rollout: a group of responses to each problem.
-                problems = train_task.sample(rng, wanted)
+                problems = train_task.sample(rng, prompts_wanted)
                 rollout, texts = evaluate.sample_responses(
                     models.sampler, models.tokenizer, problems, now.group_size, now.temperature,
                     rng.getrandbits(62), now.max_new_tokens, generate=generate)
@@ -84,9 +86,9 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
                 # 3. Advantage: how much better than expected each response was.
                 batch = algo.prepare(build_batch(rollout, samples, models, now), now)
                 timer.lap("seconds_score")
-                attempts.append(Attempt(wanted, rollout, samples, batch))
-                wanted = prompts_to_sample(attempts, now)
-            batch = full_batch(attempts, now)
+                attempts.append(Attempt(prompts_wanted, rollout, samples, batch))
+                prompts_wanted = prompts_to_sample(attempts, now)
+            batch = dapo.full_batch(attempts, now.prompts)
             metrics = log.step_metrics(state, attempts, batch, models, now)
             timer.lap("seconds_score")
             # 4. Loss, and 5. optimizer step, for each mini-batch.
@@ -98,7 +100,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             if state["step"] % now.eval_every == 0 or progress(state, now) >= 1:
                 metrics["eval_accuracy"] = held_out_accuracy(models, task, now)
             state["seconds_rl"] += timer.total()
-            history.append(metrics | timer)
+            history.append({**metrics, **timer})
             log.show_progress(bar, history[-1])
             stopping = any(distributed.all_gather(stop.requested))
             if run_dir:
@@ -121,55 +123,62 @@ def progress(state: dict, options: Options) -> float:
 
 
 def options_at(state: dict, options: Options) -> Options:
-    """The options of the next step. Schedules go here: a coefficient that changes with the step."""
+    """The options of the next step. Coefficients that change with the step are set here, except for
+    the learning rate; `progress` is the proportion of the training that is done."""
     return replace(options, kl_coef=state["kl_coef"],
                    critic_warmup=max(0, options.critic_warmup - state["step"]))
 
 
 def learning_rate(peak: float, step: int, done: float) -> float:
-    """Linear warm-up over 5 steps, then linear decay to a tenth of the peak; done is `progress`."""
+    """Linear warm-up over 5 steps, times a linear decay from 1 to 0.1. done: see `progress`."""
     return peak * min(1.0, (step + 1) / 5) * (1 - 0.9 * min(1.0, done))
 
 
 def set_learning_rates(optimizer, state: dict, options: Options) -> None:
-    """The first parameter group is the policy's, the second one, if any, the critic's."""
+    """Sets the learning rates. Parameter group 0 is the policy. Group 1, if any, is the critic."""
     for group, peak in zip(optimizer.param_groups, (options.lr, options.critic_lr), strict=False):
         group["lr"] = learning_rate(peak, state["step"], progress(state, options))
 
 
 def held_out_accuracy(models: Models, task, options: Options) -> float:
-    """Greedy accuracy on some of the held-out problems, for the curve during training."""
-    problems = task.held_out(options.eval_problems)[:200]
+    """Greedy accuracy on the first held-out problems, for the curve during training."""
+    problems = task.held_out(options.eval_problems)[:CURVE_PROBLEMS]
     return evaluate.greedy_accuracy(models.sampler, models.tokenizer, task, problems,
                                     options.max_new_tokens, SAMPLERS[options.sampler])["value"]
 
 
 def finish_step(state: dict, metrics: dict, models: Models, options: Options) -> None:
-    """Gives the sampler the new weights and counts the step. Where the options say so, adapts the
-    KL coefficient, and makes the policy the new reference."""
+    """Gives the sampler the new weights and counts the step. If the options ask for it, adapts the
+    KL coefficient. If they ask for it, makes the policy the new reference."""
     models.sync_sampler()
     state["step"] += 1
     state["tokens_sampled"] += metrics["tokens"]
     if options.kl_target:
         state["kl_coef"] = ppo.adaptive_kl_coef(state["kl_coef"], metrics["kl"], options.kl_target)
     if options.ref_update_interval and state["step"] % options.ref_update_interval == 0:
+        # the sampler holds the policy's weights: unsharded, and in the precision of the reference
         models.reference.load_state_dict(models.sampler.state_dict())
 
 
 # --- 2. reward and 3. advantage
 
 def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
-    """(problem, text, verify.Reward) of each response. A reward function also sees the tokens and
-    the group, as (text, tokens) of each of its responses. Processes share the work."""
-    answers, size = list(zip(texts, rollout.responses(), strict=True)), options.group_size
-    rows = [(problems[i // size], text, options.reward, rng.random(), tokens,
-             answers[i // size * size:][:size]) for i, (text, tokens) in enumerate(answers)]
+    """(problem, text, verify.Reward) of each response. A reward function also gets the response's
+    tokens, and (text, tokens) of all responses to the same problem. Each process scores a share."""
+    answers = list(zip(texts, rollout.responses(), strict=True))
+    rows, size = [], options.group_size
+    for i, (text, tokens) in enumerate(answers):
+        first = i // size * size  # the first response to the same problem
+        uniform = rng.random()    # for --reward random
+        rows.append((problems[i // size], text, options.reward, uniform, tokens,
+                     answers[first:first + size]))
     rewards = distributed.parallel_map(lambda row: task.score(*row), rows)
     return [(row[0], row[1], reward) for row, reward in zip(rows, rewards, strict=True)]
 
 
 def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch:
-    """The batch of a rollout and its rewards, with the outputs of the other networks for it."""
+    """The Batch of a rollout: rewards, reference log-probs, values of the critic, and scores of the
+    process reward model. Networks that are not in use are skipped."""
     device = rollout.tokens.device
     rewards = torch.tensor([reward.total for *_, reward in samples], device=device)
     correct = torch.tensor([reward.parts["correct"] for *_, reward in samples], device=device)
@@ -179,12 +188,12 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
         batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)
     if options.ratio == "sequence" and options.dtype == "bfloat16":
-        # GSPO clips at 1 +- 0.0003, but in bfloat16 sampler and trainer round further apart
+        # GSPO clips at 1 - 0.0003 and 1 + 0.0004. In bfloat16, sampler and trainer differ by more.
         batch.sampler_logp = batch.old_logp
         batch.old_logp = policy_logp(models.policy, batch, options)
     if options.kl_coef:  # the reference policy
         batch.ref_logp = policy_logp(models.reference, batch, options)
-    if models.critic is not None:  # the critic
+    if models.critic is not None:
         if options.critic_hints:
             batch.group_mean_others = grpo.group_mean_others(batch.rewards, batch.group)
         batch.values = critic_values(models, batch, options)
@@ -193,45 +202,36 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
 
 def prompts_to_sample(attempts: list[Attempt], options: Options) -> int:
     """The number of prompts to sample next in a step; 0 if there is nothing more to sample."""
-    if len(attempts) >= (options.max_attempts if options.dynamic_sampling else 1):
+    limit = options.max_attempts if options.dynamic_sampling else 1
+    if len(attempts) >= limit:
         return 0
     return dapo.prompts_to_sample(options.prompts, sum(a.prompts for a in attempts),
                                   sum(len(a.batch.group.unique()) for a in attempts))
 
 
-def full_batch(attempts: list[Attempt], options: Options) -> ppo.Batch:
-    """The batches of all attempts as one, cut to the first options.prompts groups."""
-    batches, prompts = [], 0
-    for attempt in attempts:
-        batches.append(replace(attempt.batch, group=attempt.batch.group + prompts))
-        prompts += attempt.prompts
-    batch = ppo.concat(batches)
-    groups = batch.group.unique()[:options.prompts]
-    return batch.rows(torch.isin(batch.group, groups).nonzero()[:, 0])
-
-
 # --- 4. loss and 5. step
 
 def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -> dict:
-    """The optimizer steps on a batch, one per mini-batch. Returns their metrics, averaged."""
+    """Makes one optimizer step per mini-batch of the batch. Returns the mean of their metrics."""
     algo, updates = ALGORITHMS[options.algo][0], []
     for minibatch in ppo.minibatches(batch, options, rng):
-        minibatch, copies = dedup.merge_duplicates(minibatch)  # equal rows are computed once
+        # equal rows are computed once; copies (K,): the rows that each unique row replaces
+        minibatch, copies = dedup.merge_duplicates(minibatch)
         parts, sums = micro_batches(minibatch, models, options), Counter()
-        for rows, counts in distributed.local_batches(parts):
-            if not counts and not distributed.is_sharded(models.policy):
-                continue
+        for rows, is_own in distributed.local_batches(parts):
+            if not is_own and not distributed.is_sharded(models.policy):
+                continue  # a repeat of the last micro-batch: only sharded layers need it
             rows = torch.tensor(rows, device=copies.device)
             micro = minibatch.rows(rows)
             with autocast(options):  # 4. loss; the gradients of the micro-batches add up
                 loss, stats = algo.loss(models.policy, models.critic, micro, options)
-            distributed.backward(loss if counts else 0 * loss, models.policy)
-            if counts:
+            distributed.backward(loss if is_own else 0 * loss, models.policy)
+            if is_own:
                 sums["loss"] += loss.detach().double()
                 for name, total in dedup.sum_over_tokens(stats, micro.mask, copies[rows]).items():
                     sums[name] += total.double()
         sums = Counter({name: float(total) for name, total in sums.items()})
-        if parts:  # add the gradients and metrics of the other processes
+        if parts:  # unless no row has a gradient: add gradients and metrics of the other processes
             distributed.all_reduce_gradients(p for g in optimizer.param_groups for p in g["params"])
             sums = distributed.all_reduce_counts(sums)
         updates.append(optimizer_step(models, optimizer, sums))  # 5. step
@@ -239,30 +239,31 @@ def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -
 
 
 def optimizer_step(models: Models, optimizer, sums: Counter) -> dict:
-    """Clips the gradients and makes a step. Returns the metrics, averaged over tokens.
-    Raises FloatingPointError before the step if a loss or a gradient is not finite.
-    """
+    """Clips the gradients and makes one step. Returns the gradient norms, the loss, and the metrics
+    as means over tokens. Raises FloatingPointError before the step if a loss or a gradient is not
+    finite."""
     # 1. clip the gradients
     norms = {"grad_norm": clip_gradients(models.policy)}
     if models.critic is not None:
         norms["grad_norm_critic"] = clip_gradients(models.critic)
     # 2. refuse a step that would spoil the weights
     if not math.isfinite(sums["value_loss"] + norms.get("grad_norm_critic", 0.0)):
-        raise FloatingPointError("the critic diverged: its loss is no longer a number; the "
+        raise FloatingPointError("the critic diverged: its loss is no longer finite; the "
                                  "last checkpoint is kept. Try a lower --critic-lr")
     if not math.isfinite(sums["loss"] + norms["grad_norm"]):
-        raise FloatingPointError("the loss is no longer a number; the last checkpoint is kept. "
+        raise FloatingPointError("the loss is no longer finite; the last checkpoint is kept. "
                                  "Try a lower --lr")
     # 3. step
     optimizer.step()
     optimizer.zero_grad()
-    # 4. metrics: the loss is a sum over tokens with weights, the others are means over tokens
-    loss, tokens = sums.pop("loss", 0.0), sums.pop("tokens", 0.0) or 1.0
+    # 4. metrics: the loss is a weighted sum over tokens, the others are means over tokens
+    loss = sums.pop("loss", 0.0)
+    tokens = sums.pop("tokens", 0.0) or 1.0
     return norms | {"loss": loss} | {name: total / tokens for name, total in sums.items()}
 
 
 def clip_gradients(model) -> float:
-    """The norm of the model's gradient, which is then clipped to MAX_GRAD_NORM."""
+    """Clips the gradient to the norm MAX_GRAD_NORM. Returns the norm before the clip."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
     return float(distributed.full_tensor(norm))
 
@@ -270,12 +271,15 @@ def clip_gradients(model) -> float:
 # --- the run around the loop
 
 def start(run_dir: Path, task, tokenizer, options: Options):
-    """Models, optimizer and state: from the run's checkpoint, or from a base model."""
+    """Makes models, optimizer and state, from the run's checkpoint or from a base model. Evaluates
+    a new base model."""
     # 1. the policy, and the networks around it
     path, began = run_dir / "checkpoint.pt", time.perf_counter()
     saved = runs.load_checkpoint(run_dir) if path.exists() else None
-    policy = gpt.from_state(saved, options.device) if saved else base_model(
-        options, task, tokenizer, run_dir.parent)
+    if saved:
+        policy = gpt.from_state(saved, options.device)
+    else:
+        policy = base_model(options, task, tokenizer, run_dir.parent)
     models, optimizer = make_models(policy, tokenizer, options)
     # 2. continue from the checkpoint, or measure the base model
     if saved:
@@ -285,14 +289,15 @@ def start(run_dir: Path, task, tokenizer, options: Options):
         state = new_state(options) | {"seconds_base": time.perf_counter() - began}
         measure(state, "before", models, task, options)
         runs.save_run(run_dir, models, optimizer, state)
-    # 3. drop the log lines after the checkpoint: these steps are made again
+    # 3. drop the log lines after the checkpoint: these steps will run again
     for name in ("metrics.jsonl", "samples.jsonl"):
         distributed.on_rank0(lambda name=name: runs.truncate_log(run_dir / name, state["step"]))
     return models, optimizer, state
 
 
 def measure(state: dict, when: str, models: Models, task, options: Options) -> None:
-    """Evaluates the policy and prints the result. `when` is "before" or "after" training."""
+    """Evaluates the policy, prints the result and keeps it as state[when]. `when` is "before" or
+    "after" training."""
     began = time.perf_counter()
     state[when] = evaluate.evaluate_and_print(models.sampler, models.tokenizer, task, options, when,
                                               SAMPLERS[options.sampler])
@@ -313,7 +318,8 @@ def train(options: Options, resume: bool) -> None:
     if options.init:
         distributed.on_rank0(lambda: runs.save_tokenizer(run_dir, options.init, tokenizer))
     if options.task == "file" and options.size == "tiny" and not options.init:
-        distributed.print_rank0("a tiny model solves almost no free-text problems like GSM8K's")
+        distributed.print_rank0("warning: a tiny model solves almost no problem in free text, such "
+                                "as GSM8K's; --init DIR starts from a pretrained model")
     # 3. base model, training, evaluation
     models, optimizer, state = start(run_dir, task, tokenizer, options)
     reinforce(task, models, optimizer, options, state, run_dir)
@@ -322,27 +328,10 @@ def train(options: Options, resume: bool) -> None:
 
 
 def main(argv=None) -> int:
-    """The command line. Returns the exit code: 2 for bad input, 1 for a run that failed."""
+    """The command line. Returns the exit code; see infra.cli.exit_code."""
     options, resume = parse(argv)
     runs.tune_malloc()
-    code, message = 0, ""
-    try:
-        train(options, resume)
-    except UserError as error:
-        code, message = 2, f"train.py: {error}"
-    except (FloatingPointError, OSError) as error:
-        code, message = 1, f"train.py: {error}"
-    except KeyboardInterrupt:
-        code, message = 130, "\nstopped; the same command with --resume continues the run"
-    except RuntimeError as error:
-        if not distributed.is_peer_failure(error):
-            raise
-        code, message = 1, ("train.py: another process has died; --resume continues from the last "
-                            f"checkpoint ({error})")
-    if message and (distributed.rank() == 0 or code == 1):
-        print(message, file=sys.stderr)
-    distributed.stop()
-    return code
+    return exit_code(lambda: train(options, resume))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ REWARDS = {  # the choices of --reward
 def reward(correct, problem, text: str, name: str = "correct", uniform: float = 0.0,
            tokens: Sequence[int] = (), group=()) -> Reward:
     """The reward of a response by the function REWARDS[name]. `correct` is the task's verifier
-    (problem, text) -> bool; the other arguments are the fields of Sample."""
+    (problem, text) -> bool; the other arguments are the fields of Sample. A response that was cut
+    off at the token limit is no special case: without a complete answer it is wrong and badly
+    formed. The metric `truncated` counts these responses."""
     text = text if len(text) <= MAX_CHARS else ""
     parts = {"correct": float(correct(problem, text)), "format": float(well_formed(text))}
     sample = Sample(problem, text, uniform=uniform, tokens=tokens, group=group, **parts)

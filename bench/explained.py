@@ -9,15 +9,16 @@ working. For each set of inputs a small network is fitted on one half of the pro
 on the other half.
 """
 
+import argparse
 import random
 import sys
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import argparse  # noqa: E402
+import infra.openmp  # noqa: E402, F401, I001  (before torch)
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 
 import evaluate  # noqa: E402
 import grpo  # noqa: E402

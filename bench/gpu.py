@@ -26,10 +26,12 @@ import threading
 import time
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+import infra.openmp  # noqa: E402, F401, I001  (before torch)
+
+import torch  # noqa: E402
+
 import model as gpt  # noqa: E402
 import train  # noqa: E402
 from bench.sample import as_llama, cpu, seconds, version_of  # noqa: E402

@@ -24,9 +24,11 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import infra.openmp  # noqa: E402, F401, I001  (before torch)
+
+import torch  # noqa: E402
+
 import model as gpt  # noqa: E402
 import sample  # noqa: E402
 import sft  # noqa: E402

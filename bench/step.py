@@ -16,9 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import infra.openmp  # noqa: E402, F401, I001  (before torch)
+
+import torch  # noqa: E402
+
 import grpo  # noqa: E402
 import model as gpt  # noqa: E402
 import ppo  # noqa: E402

@@ -25,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+import infra.openmp  # noqa: E402, F401, I001  (before torch)
 
 import evaluate  # noqa: E402
 import prm  # noqa: E402

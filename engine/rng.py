@@ -4,8 +4,9 @@
 
 A row draws by inverting the cumulative distribution at one uniform number. The number is a hash
 (splitmix64) of the row's own seed and of the position in the response. No stream of random numbers
-is shared, so a row's draws do not depend on the other rows, their order, or the device. Left out on
-purpose: repetition penalties and min-p, which change the distribution that is trained.
+is shared, so a row's draws do not depend on the other rows, their order, or the device. top-k and
+top-p are for evaluation only: the loss computes log-probs over the whole distribution, so training
+must sample from the whole distribution. Left out on purpose: repetition penalties and min-p.
 Shapes: N rows, V vocabulary, P slots (texts that several rows may share, engine/slots.py).
 """
 
@@ -77,8 +78,9 @@ def inverse_cdf(cumulative, u, slot=None):
 
 
 def keep_top(logits, top_k: int, top_p: float):
-    """Logits (N, V) with the unlikely tokens at -1e30: the top_k most likely stay (0: all), and of
-    these the fewest that hold at least the share top_p of the probability (1904.09751)."""
+    """Logits (N, V) with the unlikely tokens at -1e30. The top_k most likely tokens stay (0: all).
+    Of these stays the smallest set whose probability is at least top_p (1904.09751). For
+    evaluation only: training must sample from the whole distribution."""
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     if top_k:
         ordered[:, top_k:] = -1e30  # not -inf: 0 times -inf is NaN

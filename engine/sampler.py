@@ -1,20 +1,21 @@
-"""The fast sampler, which training uses: the same draws as sample.py, several times as fast.
+"""The fast sampler, used in training. It draws the same tokens as sample.py, several times faster.
 
 sample.py computes every row at every step. Here
-  - rows with the same text share a slot of the KV cache until they draw different tokens
-    (engine/slots.py), and a prompt or a common prefix of prompts is read once;
-  - finished rows leave the batch, and waiting rows come in;
-  - a decode step is recorded and replayed without Python (engine/graphs.py), on CUDA as a graph
-    with Triton kernels (engine/kernels.py).
+  - on a CPU, rows with the same text share a slot of the KV cache until they draw different tokens
+    (engine/slots.py);
+  - each prompt is read once, and so is a common prefix of all prompts, such as few-shot examples;
+  - finished rows leave the batch, and waiting rows are admitted;
+  - a decode step is recorded and replayed without Python (engine/graphs.py). On CUDA the record is
+    a CUDA graph with Triton kernels (engine/kernels.py).
 
     token[t] ~ softmax(logits[t-1] / temperature)         logp[t] = log of that softmax at token[t]
 
-A row's draws depend on its own seed, prompt and position alone (engine/rng.py), so both samplers
+A row's draws depend only on its seed, its prompt and the position (engine/rng.py), so both samplers
 draw the same tokens. Left out on purpose: paged caches, speculative decoding, several GPUs.
-Shapes: N rows, P texts or slots, V vocabulary, D width.
+Shapes: N rows of the call, M rows in the batch, P texts or slots, V vocabulary, D width.
 """
 
-from os.path import commonprefix  # works on any sequences
+from os.path import commonprefix  # not only for paths: it works on any sequences
 
 import torch
 
@@ -27,17 +28,17 @@ from model import GPT
 from sample import Rollout
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 32768}  # prompt tokens that are read at a time
-MIN_SHARED_PREFIX = 32  # tokens; a shorter common prefix of prompts is not worth a pass of its own
-REFILL = 0.5            # waiting rows come in when at most this share of the batch is in use
+MIN_SHARED_PREFIX = 32  # tokens; a shorter common prefix of prompts is not read separately
+REFILL = 0.5            # waiting rows are admitted if at most this share of the batch is in use
 
 
 def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 96,
              temperature: float = 1.0, seed=0, *, stop, pad: int, stop_table=None, prefixes=None,
              top_k: int = 0, top_p: float = 1.0, max_rows: int = 0, on_token=None) -> Rollout:
-    """sample.generate, with the same arguments, errors and draws.
+    """Does what sample.generate does: same arguments, same errors, same tokens.
 
-    At most max_rows rows are decoded at a time (0: 512 on a CPU, 1024 on a GPU), fewer where the
-    memory does not suffice."""
+    At most max_rows rows are decoded at a time (0: 512 on a CPU, 1024 on a GPU), or fewer if memory
+    is short."""
     request = make_request(model, prompts, group_size, max_new_tokens, temperature, seed, stop,
                            stop_table, prefixes, top_k, top_p)
     return Rollout(**assemble(request, decode(model, request, max_rows, on_token), pad))
@@ -45,8 +46,8 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
 
 @torch.inference_mode()
 def decode(model: GPT, request: Request, max_rows: int, on_token) -> dict:
-    """Draws all rows: tokens, logp and entropy (N, max_new_tokens), the number of `drawn` tokens
-    (N,), and which rows are `truncated` (N,)."""
+    """Draws all rows. Returns tokens, logp and entropy (N, max_new_tokens), the number of `drawn`
+    tokens (N,), and which rows are `truncated` (N,)."""
     n, steps = len(request.seeds), request.max_new_tokens
     device = request.seeds.device
     config = DECODE_CONFIGS[device.type]
@@ -59,30 +60,32 @@ def decode(model: GPT, request: Request, max_rows: int, on_token) -> dict:
            for name in ("tokens", "logp", "entropy")}
     out["drawn"] = torch.zeros(n, dtype=torch.int64, device=device)
     out["truncated"] = torch.zeros(n, dtype=torch.bool, device=device)
-    most, admitted = min(n, max_rows, len(slots.row_id)), 0
-    # a batch shrinks through fixed sizes; CUDA graphs need the same ones in every call
-    sizes = [len(slots.row_id) if config.cuda_graphs else most]
+    capacity = min(n, max_rows, len(slots.row_id))  # rows in the batch
+    admitted = 0
+    # a batch shrinks in fixed steps, so that CUDA graphs of earlier calls can be reused
+    sizes = [len(slots.row_id) if config.cuda_graphs else capacity]
     while sizes[-1] > 1:
         sizes.append(max(1, int(sizes[-1] * config.size_ratio)))
     while admitted < n or slots.n_rows:
-        # 1. waiting rows come in, or the batch takes a few decode steps
-        if admitted < n and slots.n_rows <= REFILL * most:
-            rows = torch.arange(admitted, min(n, admitted + most - slots.n_rows), device=device)
-            admit(model, slots, request, rows, share=config.check_every == 1)
+        # 1. admit waiting rows, or make a few decode steps
+        if admitted < n and slots.n_rows <= REFILL * capacity:
+            rows = torch.arange(admitted, min(n, admitted + capacity - slots.n_rows), device=device)
+            admit(model, slots, request, rows, share=not config.cuda_graphs)
             admitted += len(rows)
         else:
             size = min(s for s in sizes if s >= slots.n_rows)
             for _ in range(check_every):
                 decode_step(model, slots, size, request.sampling)
-        if on_token:
+        if on_token:  # there is a single row, in slot 0
             on_token(slots.last_token[0].item())
-        # 2. finished rows leave once a smaller batch will do, or others wait for their place
-        active = slots.count_active()
-        shrink = (not active or any(active <= s < slots.n_rows for s in sizes)
-                  or admitted < n and active <= REFILL * most)
+        # 2. finished rows leave if a smaller batch size fits, or if waiting rows can be admitted
+        n_active = slots.count_active()
+        smaller_fits = any(n_active <= s < slots.n_rows for s in sizes)
+        can_admit = admitted < n and n_active <= REFILL * capacity
+        shrink = n_active == 0 or smaller_fits or can_admit
         if shrink:
-            slots.retire_finished(out, active)
-        # 3. rows that drew different tokens get different slots
+            slots.retire_finished(out, n_active)
+        # 3. rows that drew different tokens get different slots; used slots stay in front
         if shrink or not slots.one_row_per_slot:
             slots.fork()
         if shrink:
@@ -91,71 +94,78 @@ def decode(model: GPT, request: Request, max_rows: int, on_token) -> dict:
 
 
 def prefill(model: GPT, texts, prefix: SlotCache | None = None):
-    """Reads P texts, padded on the right to the longest; padding comes after all real tokens, which
-    do not see it. `prefix`: a cache of one slot with the first tokens of all texts, which are then
-    not read again. Returns the cache (P slots) and the hidden states (P, D) of the last tokens."""
+    """Reads P texts, padded on the right; no token of a text sees the padding. `prefix`: the cache,
+    of one slot, of the common first tokens of the texts, which are not read again. Returns the
+    cache (P slots) and the hidden states (P, D) of the last tokens."""
     device, width = model.embedding.weight.device, max(map(len, texts))
-    b = 0 if prefix is None else prefix.keys.shape[3]
-    tokens = torch.tensor([[*text[b:]] + [0] * (width - len(text)) for text in texts],
-                          device=device)                                      # (P, width - b)
-    last = torch.tensor([len(text) - b - 1 for text in texts], device=device)
+    read = 0 if prefix is None else prefix.keys.shape[3]  # tokens that the prefix holds
+    tokens = torch.tensor([list(text[read:]) + [0] * (width - len(text)) for text in texts],
+                          device=device)                                      # (P, width - read)
+    last = torch.tensor([len(text) - read - 1 for text in texts], device=device)
     cache = SlotCache(model.config, len(texts), width, device, model.embedding.weight.dtype)
     if prefix is not None:
-        cache.keys[..., :b, :], cache.values[..., :b, :] = prefix.keys, prefix.values
-    hidden = model(tokens, cache.columns(len(texts), width, width - b))
+        cache.keys[..., :read, :], cache.values[..., :read, :] = prefix.keys, prefix.values
+    hidden = model(tokens, cache.columns(len(texts), width, width - read))
     return cache, hidden[torch.arange(len(texts), device=device), last]
 
 
 def prefill_slots(model: GPT, slots: Slots, texts, text_of_slot) -> torch.Tensor:
-    """Reads each of P texts once, and their common prefix (few-shot examples) once for all, and
-    copies the caches to the new slots. text_of_slot: for each new slot, the index of its text.
-    Returns the hidden states (P, D) of the texts' last tokens."""
+    """Reads each of P texts once and their common prefix once. Copies the caches to the new slots.
+    text_of_slot: for each new slot, the index of its text. Returns the hidden states (P, D) of the
+    last tokens of the texts."""
     weight = model.embedding.weight
     hidden = weight.new_empty(len(texts), weight.shape[1])
-    # 1. the common prefix
-    b = min(len(commonprefix(texts)), min(map(len, texts)) - 1) if len(texts) > 1 else 0
-    prefix = prefill(model, [texts[0][:b]])[0] if b >= MIN_SHARED_PREFIX else None
+    # 1. the common prefix, such as few-shot examples
+    prefix, shared = None, 0
+    if len(texts) > 1:  # each text keeps a token to read
+        shared = min(len(commonprefix(texts)), min(map(len, texts)) - 1)
+    if shared >= MIN_SHARED_PREFIX:
+        prefix, _ = prefill(model, [texts[0][:shared]])
     # 2. the texts, in batches of similar length so that little is padding
     for part in micro_batches(list(map(len, texts)), PREFILL_TOKENS[weight.device.type]):
         cache, hidden[part] = prefill(model, [texts[i] for i in part], prefix)
         # 3. copy to the slots that hold these texts
-        index = text_of_slot.new_full((len(texts),), -1)
-        index[part] = torch.arange(len(part), device=index.device)
-        source, width = index[text_of_slot], cache.keys.shape[3]
-        to = slots.n_slots + (source >= 0).nonzero()[:, 0]
-        for target, found in ((slots.cache.keys, cache.keys), (slots.cache.values, cache.values)):
-            target[:, to, :, :width] = found[:, source[source >= 0]]
+        row_of_text = text_of_slot.new_full((len(texts),), -1)  # in `part`; -1: not there
+        row_of_text[part] = torch.arange(len(part), device=row_of_text.device)
+        row_of_slot, width = row_of_text[text_of_slot], cache.keys.shape[3]
+        here = (row_of_slot >= 0).nonzero()[:, 0]
+        source, target = row_of_slot[here], slots.n_slots + here
+        slots.cache.keys[:, target, :, :width] = cache.keys[:, source]
+        slots.cache.values[:, target, :, :width] = cache.values[:, source]
     return hidden
 
 
 def admit(model: GPT, slots: Slots, request: Request, rows, share: bool) -> None:
-    """Consecutive rows (M,) come in and draw their first token. share: rows with the same text
-    start in one slot; else each row has its own."""
-    # 1. the different texts, and the slot of each row
-    text, different = rows // request.group_size, {}
-    first, last = int(text[0]), int(text[-1])
-    number = [different.setdefault(tuple(x), len(different))
-              for x in request.texts[first:last + 1]]
-    slot, texts = torch.tensor(number, device=rows.device)[text - first], list(different)
-    text_of_slot = torch.arange(len(texts), device=rows.device)
-    if not share:
-        slot, text_of_slot = torch.arange(len(rows), device=rows.device), slot
-    # 2. read them
+    """Admits consecutive rows (M,) and draws their first token. share: rows with the same text
+    start in one slot; else each row has its own slot."""
+    # 1. the different texts, and the number of each row's text among them
+    prompt = rows // request.group_size
+    first, last = int(prompt[0]), int(prompt[-1])
+    prompts = [tuple(text) for text in request.texts[first:last + 1]]
+    texts = list(dict.fromkeys(prompts))
+    number = {text: i for i, text in enumerate(texts)}
+    text_of_row = torch.tensor([number[text] for text in prompts], device=rows.device)
+    text_of_row = text_of_row[prompt - first]                                 # (M,)
+    # 2. the new slots, numbered from 0
+    if share:
+        slot, text_of_slot = text_of_row, torch.arange(len(texts), device=rows.device)
+    else:
+        slot, text_of_slot = torch.arange(len(rows), device=rows.device), text_of_row
     hidden = prefill_slots(model, slots, texts, text_of_slot)
-    # 3. the state of the new rows and slots
+    # 4. the state of the new rows and slots, behind those in use
     at = slice(slots.n_rows, slots.n_rows + len(rows))
     new = slice(slots.n_slots, slots.n_slots + len(text_of_slot))
     lengths = torch.tensor([len(text) for text in texts], device=rows.device)
     position = torch.arange(slots.uniforms.shape[1], device=rows.device)
-    position = position + request.offsets[text, None]
+    position = position + request.offsets[prompt, None]
     slots.uniforms[at] = uniform(request.seeds[rows, None], position)
     slots.row_id[at], slots.slot[at] = rows, slots.n_slots + slot
-    slots.stop_state[at] = request.stop_states[text]
+    slots.stop_state[at] = request.stop_states[prompt]
     slots.n_drawn[at], slots.active[at] = 0, True
     slots.lengths[new] = lengths[text_of_slot] - 1  # draw_and_record adds 1
     slots.n_rows, slots.n_slots = at.stop, new.stop
     slots.one_row_per_slot = slots.one_row_per_slot and len(text_of_slot) == len(rows)
-    # 4. the first token
+    # 5. the first token; `hidden` holds the new slots only, so slots count from the first of them
     tensors = slots.row_tensors(new, at)
     tensors = tensors._replace(slot=None if slots.one_row_per_slot else slot)
     draw_and_record(model, tensors, hidden[text_of_slot], request.sampling)
@@ -163,13 +173,13 @@ def admit(model: GPT, slots: Slots, request: Request, rows, share: bool) -> None
 
 
 def draw_and_record(model: GPT, t: StepTensors, hidden, sampling: tuple) -> None:
-    """Draws the next token of each row from the hidden states (P, D) of the slots' last tokens and
-    records token, log-prob and entropy in column n_drawn, all in place.
+    """Draws the next token of each row from the hidden states (P, D) of the slots' last tokens.
+    Records token, log-prob and entropy in column n_drawn, all in place.
 
-    A row finishes with a stop token, a stop string, or at the limit. n_drawn and stop_state of a
-    finished row stay; its later draws are overwritten and never read. last_token is written where
-    row i is in slot i; else Slots.fork writes it."""
-    active, n_drawn = t.active, t.n_drawn
+    A row finishes at a stop token, a stop string or the length limit. A finished row keeps n_drawn
+    and stop_state. Its later draws are ignored. last_token is written here if row i is in slot i;
+    otherwise Slots.fork writes it."""
+    active, n_drawn = t.active, t.n_drawn  # views of the slots: they are changed in place
     # 1. draw
     u = t.uniforms.gather(1, n_drawn[:, None])[:, 0]
     found = sample_tokens(model.logits(hidden), u, *sampling, slot=t.slot)
@@ -186,17 +196,17 @@ def draw_and_record(model: GPT, t: StepTensors, hidden, sampling: tuple) -> None
     t.lengths.add_(1)
     if t.slot is None:
         t.last_token.copy_(token)
-        t.lengths.mul_(active)  # nothing of a finished row is read any more
+        t.lengths.mul_(active)  # a finished row gets length 0: attention reads nothing of it
 
 
 def step(model: GPT, tensors: StepTensors, sampling: tuple) -> None:
-    """One decode step, all in place and without reading a number, so that it can be recorded."""
+    """One decode step. It works in place and copies no value to the host, so it can be recorded."""
     hidden = model(tensors.last_token, Decode(model.config, tensors))
     draw_and_record(model, tensors, hidden, sampling)
 
 
 def decode_step(model: GPT, slots: Slots, size: int, sampling: tuple) -> None:
-    """One decode step of the rows in use; as a CUDA graph, of `size` rows, each in its own slot."""
+    """One decode step of all rows in use. A CUDA graph computes `size` rows, one slot per row."""
     rows = (size, size) if slots.cuda_graphs else (slots.n_slots, slots.n_rows)
     graphs.run(step, model, slots, slots.step_tensors(*rows), sampling)
     slots.count_step()

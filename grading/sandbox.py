@@ -8,8 +8,9 @@ forges or exits with is at most an answer, never a verdict, and only correct ans
 
 The child gives up its rights before it receives the program (grading/sandbox_child.py): resource
 limits on every system; on Linux also namespaces, a small disk in memory, capabilities, Landlock and
-a seccomp filter. The parent keeps the time, counts the bytes, and kills. Paper: Codex 2107.03374
-(HumanEval).
+a seccomp filter. CPU time and memory are limits of the child (layer_limits, layer_memory). Wall
+time and the size of an answer are limits of the parent (Child.exchange), which kills the child.
+Paper: Codex 2107.03374 (HumanEval).
 
 Known limits: a program sees the names and sizes of outside files, but not their contents. All calls
 of a check go to one process, so a program can remember earlier calls. Strings hash differently in

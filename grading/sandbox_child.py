@@ -65,12 +65,14 @@ def layer_disk(settings, active):
 
 
 def layer_limits(settings, active):
+    """Limits of CPU time in seconds, bytes of a file, open files, processes and core dumps."""
     for name, amount in (("CPU", settings["cpu"]), ("FSIZE", 1 << 22), ("NOFILE", 64),
                          ("NPROC", 0), ("CORE", 0)):
         set_limit(name, amount)
 
 
 def layer_memory(settings, active):
+    """A limit of the address space in bytes."""
     set_limit("AS", settings["memory"])
     try:
         bytearray(2 * settings["memory"])

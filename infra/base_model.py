@@ -2,7 +2,8 @@
 
 A base is trained once and then loaded by every run with the same settings. The file's name holds a
 digest of the training data and the settings. So a changed corpus makes a new base, and a comment,
-a new task or a new reward does not. What the digest cannot see is sft.RECIPE's business.
+a new task or a new reward does not. The digest does not see a change of the training code: raise
+sft.RECIPE after such a change.
 """
 
 import hashlib

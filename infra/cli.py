@@ -6,6 +6,7 @@ sentence before any work begins.
 
 import argparse
 import math
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -291,3 +292,28 @@ def config_of(options: Options) -> gpt.Config:
     if options.init:
         return checkpoint.read_config(Path(options.init))[1]
     return gpt.Config(Tokenizer.toy().n_vocab, **gpt.SIZES[options.size])
+
+
+# --- running
+
+def exit_code(run) -> int:
+    """Calls run() and prints its failure in one sentence. Returns the exit code: 0 done, 1 the run
+    failed, 2 bad input, 130 Ctrl-C. Other errors pass: they are faults of the program."""
+    code, message = 0, ""
+    try:
+        run()
+    except UserError as error:
+        code, message = 2, f"train.py: {error}"
+    except (FloatingPointError, OSError) as error:
+        code, message = 1, f"train.py: {error}"
+    except KeyboardInterrupt:
+        code, message = 130, "\nstopped; the same command with --resume continues the run"
+    except RuntimeError as error:
+        if not distributed.is_peer_failure(error):
+            raise
+        code, message = 1, ("train.py: another process has died; --resume continues from the last "
+                            f"checkpoint ({error})")
+    if message and (distributed.rank() == 0 or code == 1):
+        print(message, file=sys.stderr)
+    distributed.stop()
+    return code

@@ -143,9 +143,9 @@ def local_token_budget(micro_tokens: int, lengths) -> int:
 
 
 def local_batches(batches: list) -> list:
-    """The micro-batches that this process runs: [(batch, counts)], the same number on every rank.
+    """The micro-batches that this process runs: [(batch, is_own)], the same number on every rank.
     Rank r takes batches r, r + world_size, ... Where these run out, the last batch is repeated with
-    counts False. Such a batch adds nothing, but a sharded layer needs every process to gather it.
+    is_own False. A repeat adds nothing, but a sharded layer needs every process to gather it.
     """
     world, r = world_size(), rank()
     rounds = -(-len(batches) // world)

@@ -1,6 +1,6 @@
 """The bookkeeping of training: seconds per stage, metrics, progress bar, log files, summary.
 
-Nothing here changes a weight. The metrics of the responses themselves are evaluate.step_metrics.
+Nothing here changes a weight. evaluate.response_metrics computes the metrics of the responses.
 """
 
 import time
@@ -38,7 +38,7 @@ class Timer(Counter):
 def step_metrics(state: dict, attempts, batch, models, options) -> dict:
     """The metrics of a step before its update: of all its samples, and of the batch."""
     _, texts, rewards = zip(*(s for a in attempts for s in a.samples), strict=True)
-    metrics = evaluate.step_metrics(state["step"] + 1, [a.rollout for a in attempts], rewards,
+    metrics = evaluate.response_metrics(state["step"] + 1, [a.rollout for a in attempts], rewards,
                                     texts, options.group_size)
     metrics["prompts_sampled"] = sum(a.prompts for a in attempts)
     metrics["kl"] = kl_to_reference(models.reference, batch, options)
@@ -59,7 +59,9 @@ def kl_to_reference(reference, batch, options, rows: int = 64) -> float:
 
 def batch_metrics(batch) -> dict:
     """Metrics of a batch after the algorithm's `prepare`: the critic's explained variance, or, for
-    algorithms without a critic, the proportion of groups with a gradient."""
+    algorithms without a critic, the proportion of groups with a gradient. Only the groups that
+    `prepare` has kept count, so it is close to 1 with dynamic sampling. `zero_std_groups`
+    (evaluate.response_metrics) counts groups of equal rewards among all sampled groups."""
     if batch.step_rewards is not None:
         returns = batch.step_rewards.flip(1).cumsum(1).flip(1)
         return {"reward": float(batch.rewards.mean()),

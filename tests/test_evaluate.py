@@ -86,7 +86,7 @@ def test_greedy_answers_are_the_likeliest_tokens():
         assert text == tokenizer.decode([i for i in ids[prompt:] if i not in tokenizer.stop_ids])
 
 
-def test_step_metrics():
+def test_response_metrics():
     """Two groups of two responses: the first group has one correct response, the second none."""
     mask = torch.zeros(4, 9)
     for i, length in enumerate((2, 4, 6, 8)):
@@ -96,7 +96,7 @@ def test_step_metrics():
     texts = ["<think>1+1=2</think><answer>2</answer>", "<think>wait</think>", "", "<answer>"]
     rewards = [verify.Reward(total, {"correct": float(total == 1), "format": float(i < 1)})
                for i, total in enumerate((1.0, 0.0, 0.4, 0.4))]
-    found = evaluate.step_metrics(3, [rollout], rewards, texts, 2)
+    found = evaluate.response_metrics(3, [rollout], rewards, texts, 2)
     expected = {
         "step": 3, "reward": 0.45, "reward_std": statistics.stdev((1, 0, 0.4, 0.4)),
         "correct": 0.25, "format": 0.25,
@@ -105,7 +105,7 @@ def test_step_metrics():
         "self_check": 0.25, "tokens": 20}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     rollout = types.SimpleNamespace(mask=mask[:2], entropy=mask[:2], truncated=torch.zeros(2))
-    found = evaluate.step_metrics(4, [rollout], rewards[1:3], texts[1:3], 2)  # none is correct
+    found = evaluate.response_metrics(4, [rollout], rewards[1:3], texts[1:3], 2)  # none is correct
     assert found["zero_std_groups"] == 0 and found["length_correct"] is None
 
 

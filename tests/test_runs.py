@@ -1,8 +1,13 @@
-"""infra/run_dir.py: files are replaced in one step, logs are cut at a checkpoint, signals wait."""
+"""The run around the loop: files are replaced in one step, logs are cut at a checkpoint, signals
+wait (infra/run_dir.py), and threads sleep when they wait for long (infra/openmp.py)."""
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +45,20 @@ def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "prm", "search"])
+def test_a_command_limits_the_spinning_of_threads_before_torch_is_loaded(command):
+    text = (Path(__file__).parents[1] / f"{command}.py").read_text()
+    assert re.search(r"^(?:import|from) (\S+)", text, re.M)[1] == "infra.openmp"
+
+
+@pytest.mark.parametrize("given, want", [
+    ({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")], ids=str)
+def test_the_users_own_waiting_policy_is_kept(given, want):
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    found = subprocess.check_output(
+        [sys.executable, "-c", "import os, infra.openmp; print(os.environ.get('GOMP_SPINCOUNT'))"],
+        cwd=Path(__file__).parents[1], env=environment, text=True)
+    assert found.strip() == want

@@ -229,7 +229,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkey
 
     monkeypatch.setattr(grpo, "loss", poisoned)
     assert run(out, "--kl-coef", "0.1") == 1
-    assert "no longer a number" in capsys.readouterr().err
+    assert "no longer finite" in capsys.readouterr().err
     assert all(torch.isfinite(w).all() for w in weights(out).values())
 
 
