@@ -5,9 +5,9 @@ order can bring the same problem to both sides:
 
     held out  <=>  first byte of blake2b(key of the problem) mod 10 = 0
 
-A new task is one file with a subclass of Task, and its entry in tasks/__init__.py. Reinforcement
-learning sees the question and the verdict of `correct`. The solution in a Problem is for the
-base model's corpus alone. Left out on purpose: answers that no program can check.
+A new task is one file in this folder with a subclass of Task; tasks/__init__.py finds it.
+Reinforcement learning sees the question and the verdict of `correct`. The solution in a Problem is
+for the base model's corpus alone. Left out on purpose: answers that no program can check.
 """
 
 import functools
