@@ -6,6 +6,7 @@ tree: a change makes a new base only if it changes the model or the task.
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -36,23 +37,22 @@ CHANGES = dict(zip(SECTIONS[::2], SECTIONS[1::2], strict=True))  # title -> text
 SMALL = ("--base-steps 5 --steps 2 --prompts 4 --group-size 4 --minibatches 2 --eval-problems 20 "
          "--eval-samples 4 --max-new-tokens 24 --kl-coef 0.1 --entropy-coef 0.05 --lr 0.01 "
          "--device cpu").split()
-# The tests of a change, the name of the default task's base, and a run: the flags of the change
-# come first, because SMALL overrules the length of the run.
-# The verifier decides by the text alone, so that a base which can do nothing has a gradient.
+# The tests of a change and a run, in a tree. Its verifier decides by the text alone, so that a base
+# which can do nothing has a gradient. SMALL overrules the flags that make the page's run longer.
 SCRIPT = """
-import json, sys
-import pytest
-tests, small, flags = json.loads(sys.argv[1])
-for arguments in tests:
-    if pytest.main(["-qx", "-n", "0", *arguments]):
-        sys.exit("the tests failed")
+import os, sys
+import pytest, torch
+log = os.open(out + ".log", os.O_WRONLY | os.O_CREAT)
+os.dup2(log, 1), os.dup2(log, 2), os.chdir(tree), sys.path.insert(0, tree)
+torch.set_num_threads(1)
+if tests and pytest.main(["-qx", "-n", "0", *tests]):
+    sys.exit("the tests failed")
 import tasks, train
-from infra import base_model, cli
 tasks.Arithmetic.correct = staticmethod(lambda problem, text: sum(text.encode()) % 2 == 0)
-options = cli.parse(small)[0]
-print("base", base_model.base_name(options, *cli.validate(options)))
-sys.exit(train.main([*flags, *small]))
+sys.exit(train.main(flags))
 """
+SERVER = multiprocessing.get_context("forkserver")  # imports once what takes seconds to import
+SERVER.set_forkserver_preload(["torch", "torch._dynamo", "pytest", "hypothesis"])
 
 
 # --- reading the page
@@ -93,17 +93,18 @@ def apply(folder: Path, title: str) -> None:
 
 
 def run(tree: Path, out: Path, tests=(), flags=()) -> SimpleNamespace:
-    """SCRIPT in a tree: the name of its base, and the files of its run."""
-    arguments = json.dumps([tests, [*SMALL, "--out", str(out)], flags])
-    done = subprocess.run([sys.executable, "-c", SCRIPT, arguments], cwd=tree, text=True,
-                          capture_output=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"})
-    assert not done.returncode, done.stdout + done.stderr
+    """SCRIPT in a tree, in a process of its own. Returns the content of the run's files."""
+    flags = [*flags, *SMALL, "--out", str(out)]
+    given = dict(tree=str(tree), out=str(out), tests=tests, flags=flags)
+    process = SERVER.Process(target=exec, args=(SCRIPT, given))
+    process.start()
+    process.join()
+    assert not process.exitcode, Path(f"{out}.log").read_text()
     metrics, samples = ([json.loads(line) for line in (out / name).read_text().splitlines()]
                         for name in ("metrics.jsonl", "samples.jsonl"))
     metrics = [{k: v for k, v in step.items() if not k.startswith("seconds")} for step in metrics]
-    return SimpleNamespace(base=re.search(r"^base (.+)$", done.stdout, re.M)[1], metrics=metrics,
-                           samples=samples, summary=json.loads((out / "summary.json").read_text()))
+    return SimpleNamespace(metrics=metrics, samples=samples, bases=set(out.parent.glob("base-*")),
+                           summary=json.loads((out / "summary.json").read_text()))
 
 
 def load(path: Path, monkeypatch):
@@ -235,10 +236,10 @@ NEW_BASE = {"RoPE's base", "A new task with its verifier"}
 
 @pytest.fixture(scope="module")
 def unchanged(tmp_path_factory):
-    """A run of the unchanged tree. Its folder's parent holds the base model."""
+    """A run of the unchanged tree. The folder of all runs holds its base model."""
     folder = tmp_path_factory.mktemp("runs")
     result = run(ROOT, folder / "unchanged")
-    assert [path.name for path in folder.glob("base-*.pt")] == [result.base]
+    assert len(result.bases) == 1
     result.folder = folder
     return result
 
@@ -257,31 +258,28 @@ def test_each_change_is_as_small_as_the_page_says():
             assert len(lines) == 1 and sum(lines.values()) <= 15
 
 
-def test_all_changes_apply_together(tmp_path):
-    copy = copy_tree(tmp_path / "copy")
-    for title in CHANGES:
-        apply(copy, title)
-
-
 @pytest.mark.parametrize("title", CHANGES)
 def test_a_change_is_green_and_acts(title, unchanged, tmp_path, monkeypatch):
-    flags = command(title, "Try")[2:]
+    tests, flags = command(title, "Tests")[3:], command(title, "Try")[2:]
     if CHOICES & set(flags):  # the unchanged tree does not know this choice
         with pytest.raises(SystemExit):
             cli.parse(flags)
-    # 1. the change applies, and the code is clean
-    copy = copy_tree(tmp_path / "copy")
-    apply(copy, title)
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=copy,
+    apply(copy_tree(tmp_path), title)
+    bases = set(unchanged.folder.glob("base-*"))
+    result = run(tmp_path, unchanged.folder / title.replace(" ", "-"), tests, flags)
+    assert len(result.bases - bases) == (title in NEW_BASE)
+    [path] = set(changed_lines(title)) - {"config.py"}
+    CHECKS[title](load(tmp_path / path, monkeypatch), result, unchanged)
+
+
+def test_all_changes_together_are_clean_and_keep_the_base(unchanged, tmp_path):
+    """All but that of the model."""
+    copy_tree(tmp_path)
+    for title in CHANGES.keys() - {"RoPE's base"}:
+        apply(tmp_path, title)
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=tmp_path,
                           capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr
-    # 2. its tests are green, and a new base is made only where it must be
-    bases = set(unchanged.folder.glob("base-*.pt"))
-    tests = [command(title, "Tests")[3:], ["tests/test_layers.py"]]
-    result = run(copy, unchanged.folder / title.replace(" ", "-"), tests, flags)
-    made = set(unchanged.folder.glob("base-*.pt")) - bases
-    assert len(made) == (title in NEW_BASE)
-    assert (result.base != unchanged.base) == (title == "RoPE's base")
-    # 3. it acts
-    [path] = set(changed_lines(title)) - {"config.py"}
-    CHECKS[title](load(copy / path, monkeypatch), result, unchanged)
+    bases = set(unchanged.folder.glob("base-*"))
+    result = run(tmp_path, unchanged.folder / "together", ["tests/test_layers.py"])
+    assert result.bases == bases
