@@ -2,8 +2,8 @@
 
     python train.py --algo dapo --help       every option, with the defaults of that algorithm
 
-To add an option, add a field to Options. To add an algorithm, write a module with `prepare`
-(advantages) and `loss`, and add a line to ALGORITHMS. The module says what it needs:
+To add an option, add a field to Options. To add an algorithm, write a file with `prepare`
+(advantages) and `loss`, and add a line to PRESETS. The file says what it needs:
 
     needs_critic = True     it learns with a critic, and reads the options of the group PPO
     dapo_options = True     it reads the options of the group DAPO
@@ -12,8 +12,8 @@ Command lines are read and checked in infra/cli.py.
 """
 
 from dataclasses import dataclass, field
+from importlib import import_module
 
-import dapo
 import grpo
 import model
 import ppo
@@ -22,16 +22,18 @@ import tasks
 import verify
 from engine import sampler
 
-ALGORITHMS = {  # name -> (module, defaults that differ from those of Options)
-    "grpo": (grpo, {}),
-    "drgrpo": (grpo, dict(scale_by_std=False, aggregate="constant")),
-    "rloo": (grpo, dict(scale_by_std=False, leave_one_out=True, aggregate="sum", lr=8e-4)),
-    "gspo": (grpo, dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4, lr=8e-4)),
-    "dapo": (dapo, dict(clip_high=0.28, aggregate="token", dynamic_sampling=True, overlong="soft",
-                        reward="sign", minibatches=8)),
-    "ppo": (ppo, dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
-                      minibatches=8)),
+PRESETS = {  # name -> (file of the algorithm, defaults that differ from those of Options)
+    "grpo": ("grpo", {}),
+    "drgrpo": ("grpo", dict(scale_by_std=False, aggregate="constant")),
+    "rloo": ("grpo", dict(scale_by_std=False, baseline="others", aggregate="sum", lr=8e-4)),
+    "gspo": ("grpo", dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4, lr=8e-4)),
+    "dapo": ("dapo", dict(clip_high=0.28, aggregate="token", dynamic_sampling=True,
+                          overlong="soft", reward="sign", minibatches=8)),
+    "ppo": ("ppo", dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
+                        minibatches=8)),
 }
+# name -> (module, the same defaults)
+ALGORITHMS = {name: (import_module(file), defaults) for name, (file, defaults) in PRESETS.items()}
 GROUPS = {  # heading in --help -> the attribute by which an algorithm says that it reads the group
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
     "evaluation": "", "memory": "",
@@ -125,8 +127,8 @@ class Options:
                             ppo.AGGREGATIONS)
     scale_by_std: bool = option("algorithm", True, "divide advantages by the standard deviation of "
                                 "the group")
-    leave_one_out: bool = option("algorithm", False, "baseline of a response: mean reward of the "
-                                 "other responses of its group (RLOO)")
+    baseline: str = option("algorithm", "mean", "baseline of a response: mean reward of its group, "
+                           "or of the others of its group (RLOO)", grpo.BASELINES)
     entropy_coef: float = option("algorithm", 0.0, "weight of the entropy bonus; try 0.01")
     kl_coef: float = option("algorithm", 0.0, "weight of the KL to the reference; try 0.02")
     kl: str = option("algorithm", "k3", "estimator of that KL in the loss", ppo.KL)

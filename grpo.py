@@ -27,6 +27,13 @@ from ppo import Batch, policy_loss, token_rewards
 needs_critic = False
 
 
+# --- baselines: (N,) from rewards (N,) and group (N,), the index of each response's group
+
+def group_mean(rewards, group):
+    """The mean reward of all responses to the same prompt, (N,); GRPO's baseline."""
+    return (torch.bincount(group, rewards) / torch.bincount(group))[group]
+
+
 def group_mean_others(rewards, group):
     """The mean reward of the other responses to the same prompt, (N,); RLOO's baseline.
 
@@ -37,30 +44,34 @@ def group_mean_others(rewards, group):
     return (total - rewards) / (count - 1).clamp(min=1)
 
 
-def group_advantages(rewards, group, scale_by_std: bool = True, leave_one_out: bool = False):
+BASELINES = {  # the choices of --baseline
+    "mean": group_mean,
+    "others": group_mean_others,
+}
+
+
+# --- advantages and loss
+
+def group_advantages(rewards, group, scale_by_std: bool = True, baseline: str = "mean"):
     """Advantages (N,) of rewards (N,); group (N,) is the index of each response's group.
 
     The advantage is exactly 0 if all rewards of a group are equal, or if it has one response. The
-    std divides by n - 1. leave_one_out has an effect only without scale_by_std. Sums use double, so
-    that the order of the responses does not matter. The result has the dtype of rewards.
+    std divides by n - 1. baseline: a name in BASELINES. Sums use double, so that the order of the
+    responses does not matter. The result has the dtype of rewards.
     """
     dtype, rewards = rewards.dtype, rewards.double()
     # 1. subtract the group's minimum: equal rewards are now exactly 0
     zeros = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
     minimum = zeros.scatter_reduce(0, group, rewards, "amin", include_self=False)
     rewards = rewards - minimum[group]
-    # 2. subtract the baseline: the mean of the group, or of the others in it
-    counts = zeros.index_add(0, group, torch.ones_like(rewards))
-    if leave_one_out and not scale_by_std:
-        baseline = group_mean_others(rewards, group)
-    else:
-        baseline = (zeros.index_add(0, group, rewards) / counts)[group]
-    centred = rewards - baseline
+    # 2. subtract the baseline
+    advantages = rewards - BASELINES[baseline](rewards, group)
     # 3. divide by the group's standard deviation
     if scale_by_std:
-        std = (zeros.index_add(0, group, centred**2) / (counts - 1).clamp(min=1)).sqrt()
-        centred = centred / (std[group] + 1e-6)
-    return centred.to(dtype)
+        squares = (rewards - group_mean(rewards, group)) ** 2
+        std = (torch.bincount(group, squares) / (torch.bincount(group) - 1).clamp(min=1)).sqrt()
+        advantages = advantages / (std[group] + 1e-6)
+    return advantages.to(dtype)
 
 
 def sequence_log_ratio(logp, old_logp, mask):
@@ -72,7 +83,7 @@ def prepare(batch: Batch, options) -> Batch:
     """The batch with the advantage of each response at each of its tokens."""
     rewards = token_rewards(batch, options).sum(1)
     advantages = group_advantages(rewards, batch.group, options.scale_by_std,
-                                  options.leave_one_out)
+                                  options.baseline)
     return replace(batch, advantages=advantages[:, None] * batch.mask)
 
 

@@ -22,7 +22,8 @@ from tokenizer import Tokenizer
 
 RENAMED = {  # flags of earlier versions
     "--renew-reference": "--ref-update-interval", "--overlong-zone": "--overlong-buffer",
-    "--lam": "--gae-lambda", "--critic-lam": "--critic-gae-lambda"}
+    "--lam": "--gae-lambda", "--critic-lam": "--critic-gae-lambda",
+    "--leave-one-out": "--baseline"}
 AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "max_attempts",
                 "eval_samples")
 ABOVE_ZERO = ("temperature", "lr", "critic_lr")
@@ -192,14 +193,14 @@ def validate_algorithm(options: Options) -> None:
     if not critic and options.group_size < 2:
         raise UserError(f"--group-size {options.group_size}: a group needs at least 2 responses to "
                         "compare")
-    if critic and (options.scale_by_std or options.leave_one_out):
-        raise UserError("--scale-by-std and --leave-one-out need advantages of groups, but "
+    if critic and (options.scale_by_std or options.baseline != "mean"):
+        raise UserError("--scale-by-std and --baseline need advantages of groups, but "
                         f"--algo {algo} has a critic")
     if critic and options.ratio == "sequence":
         raise UserError("--ratio sequence needs one advantage per response, but --algo "
                         f"{algo} has one per token")
-    if options.scale_by_std and options.leave_one_out:
-        raise UserError("--leave-one-out needs --no-scale-by-std")
+    if options.scale_by_std and options.baseline == "others":
+        raise UserError("--baseline others needs --no-scale-by-std")
     # the rest
     responses = options.prompts * options.group_size
     if responses % options.minibatches:

@@ -1,4 +1,10 @@
-"""The registry of tasks. A new task is a file in this folder, its import, and a line in TASKS."""
+"""The registry of tasks. A new task is a file in this folder with a subclass of Task.
+
+The name of a task is that of its class in lower case: class Arithmetic is --task arithmetic.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from tasks.arithmetic import Arithmetic
 from tasks.base import MAX_VALUE, NEW, SEEN, Problem, Task, is_held_out, mix_levels
@@ -9,15 +15,16 @@ from tasks.file import File, read_jsonl
 from tasks.gsm import Gsm
 from tasks.wait import Wait
 
-TASKS = {
-    "arithmetic": Arithmetic,
-    "countdown": Countdown,
-    "gsm": Gsm,
-    "chain": Chain,
-    "wait": Wait,
-    "code": Code,
-    "file": File,
-}
-
 __all__ = ["MAX_VALUE", "NEW", "SEEN", "TASKS", "Arithmetic", "Chain", "Code", "Countdown", "File",
            "Gsm", "Problem", "Task", "Wait", "is_held_out", "mix_levels", "read_jsonl"]
+
+
+def find_tasks() -> dict[str, type[Task]]:
+    """The subclasses of Task in all files of this folder, by name."""
+    modules = [import_module(f"tasks.{module.name}") for module in iter_modules(__path__)]
+    found = [item for module in modules for item in vars(module).values()]
+    return {item.__name__.lower(): item for item in found
+            if isinstance(item, type) and issubclass(item, Task) and item is not Task}
+
+
+TASKS = find_tasks()

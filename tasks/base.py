@@ -5,10 +5,10 @@ order can bring the same problem to both sides:
 
     held out  <=>  first byte of blake2b(key of the problem) mod 10 = 0
 
-A new task is one file with a subclass of Task, and its import and entry in tasks/__init__.py;
-tasks/countdown.py is a short example with a verifier of its own. Reinforcement
-learning sees the question and the verdict of `correct`. The solution in a Problem is for the
-base model's corpus alone. Left out on purpose: answers that no program can check.
+A new task is one file in this folder with a subclass of Task; tasks/__init__.py finds it.
+tasks/countdown.py is a short example with its own verifier. Reinforcement learning sees the
+question and the verdict of `correct`. Only the corpus of the base model uses the solution in a
+Problem. Left out on purpose: answers that no program can check.
 """
 
 import functools

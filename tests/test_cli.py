@@ -49,7 +49,8 @@ def test_an_old_flag_is_refused_with_its_new_name(old, new, form, capsys):
 
 @pytest.mark.parametrize("name, registry", [
     ("algo", config.ALGORITHMS), ("task", tasks.TASKS), ("reward", verify.REWARDS), ("kl", ppo.KL),
-    ("aggregate", ppo.AGGREGATIONS), ("sampler", config.SAMPLERS), ("size", gpt.SIZES)])
+    ("aggregate", ppo.AGGREGATIONS), ("baseline", grpo.BASELINES),
+    ("sampler", config.SAMPLERS), ("size", gpt.SIZES)])
 def test_each_entry_of_a_registry_is_a_choice(name, registry):
     choices = {f.name: f.metadata["choices"] for f in fields(config.Options)}
     assert set(registry) <= set(choices[name])

@@ -16,13 +16,14 @@ from engine import dedup, packing, sampler
 
 STOP, PAD = 18, 19
 AGGREGATIONS = ["token", "sequence", "sum", "constant"]
+HOW = [(scale, baseline) for scale in (True, False) for baseline in grpo.BASELINES]
 
 
 def options(**changes):
     return SimpleNamespace(**dict(
         clip_low=0.2, clip_high=0.2, dual_clip=0.0, ratio="token", kl_coef=0.0, kl="k3",
         kl_in="loss", entropy_coef=0.0, epochs=1, minibatches=1, aggregate="token",
-        max_new_tokens=8, temperature=1.0, scale_by_std=True, leave_one_out=False) | changes)
+        max_new_tokens=8, temperature=1.0, scale_by_std=True, baseline="mean") | changes)
 
 
 def policy(seed=0):
@@ -102,15 +103,15 @@ def test_rewards_that_hardly_differ_are_not_blown_up():
     assert found.tolist() == pytest.approx([-want, want], rel=1e-3)
 
 
-@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("how", HOW, ids=str)
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1.1, 1 / 3, -0.7, 1e6 + 0.1])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 100])
-def test_equal_rewards_give_exactly_zero(reward, size, scale):
-    found = grpo.group_advantages(torch.full((size,), reward), torch.zeros(size).long(), scale)
+def test_equal_rewards_give_exactly_zero(reward, size, how):
+    found = grpo.group_advantages(torch.full((size,), reward), torch.zeros(size).long(), *how)
     assert found.tolist() == [0.0] * size
 
 
-@pytest.mark.parametrize("how", [(True, False), (False, False), (False, True)], ids=str)
+@pytest.mark.parametrize("how", HOW, ids=str)
 def test_the_order_of_the_answers_changes_no_bit(how):
     """A GPU adds in any order; the processes of a run must still agree on who has no advantage."""
     rewards = torch.tensor([1.1] + [0.1] * 5 + [0.0] * 10)      # 0.1 is their mean
@@ -231,7 +232,7 @@ def test_a_step_makes_rewarded_responses_likelier():
 @given(rows=st.lists(st.tuples(st.integers(-8, 8), st.integers(0, 3)), min_size=1, max_size=16))
 def test_leave_one_out_compares_with_the_others(rows):
     rewards, group = [r / 8 for r, _ in rows], [g for _, g in rows]
-    found = grpo.group_advantages(torch.tensor(rewards), torch.tensor(group), False, True)
+    found = grpo.group_advantages(torch.tensor(rewards), torch.tensor(group), False, "others")
     for i, (r, g) in enumerate(zip(rewards, group, strict=True)):
         others = [x for j, (x, h) in enumerate(zip(rewards, group, strict=True))
                   if h == g and j != i]
@@ -242,8 +243,8 @@ def test_leave_one_out_compares_with_the_others(rows):
 def test_leave_one_out_is_a_factor():
     rewards, group = torch.randn(12), torch.arange(12) // 4
     centred = grpo.group_advantages(rewards, group, False)
-    assert torch.allclose(grpo.group_advantages(rewards, group, False, True), centred * 4 / 3,
-                          atol=1e-6)
+    others = grpo.group_advantages(rewards, group, False, "others")
+    assert torch.allclose(others, centred * 4 / 3, atol=1e-6)
 
 
 def test_sequence_log_ratio_is_the_mean_over_the_response():

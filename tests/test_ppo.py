@@ -168,6 +168,16 @@ def test_expectation_of_the_estimators_is_the_kl(kind, unbiased):
     assert (abs(found - exact) < 1e-6) == unbiased
 
 
+@pytest.mark.parametrize("kind", ppo.KL)
+def test_every_kl_estimate_is_zero_between_equals_and_always_finite(kind):
+    """A new estimator is among these without a further line."""
+    logp = torch.tensor([-2.0, -1.0, -1e4, 0.0], requires_grad=True)
+    found = ppo.kl(logp, torch.tensor([-2.0, -1.0, 0.0, -1e4]), kind)
+    found.sum().backward()
+    assert found[:2].tolist() == [0.0, 0.0]
+    assert found.isfinite().all() and logp.grad.isfinite().all()
+
+
 def test_an_unknown_estimator_is_an_error():
     with pytest.raises(KeyError):
         ppo.kl(torch.zeros(1), torch.zeros(1), "k4")

@@ -209,6 +209,18 @@ def test_every_number_of_the_question_is_within_its_range():
 
 # --- all tasks
 
+@pytest.mark.parametrize("name", sorted(tasks.TASKS.keys() - {"file"}))
+def test_every_task_is_sound(name):
+    """A new task is among these without a further line."""
+    task, rng = tasks.TASKS[name](), random.Random(0)
+    problems, held_out = task.sample(rng, 20), task.held_out(20)
+    assert not set(map(key, problems)) & set(map(key, held_out))
+    for p in [problems[0], *held_out[:3]]:  # these texts answer nothing
+        assert not any(task.correct(p, text) for text in ("", p.answer, "<answer></answer>"))
+    right = [task.correct(p, task.document(rng, p, drill=True)) for p in problems]
+    assert all(right) or any(right) and problems[0].noisy_facts
+
+
 @pytest.mark.parametrize("name, level", [k for k in KINDS if k[0] != "countdown"])
 def test_the_gold_answer_is_correct_and_another_answer_is_not(name, level):
     task = tasks.TASKS[name](level)

@@ -307,7 +307,8 @@ def test_the_verifier_evaluates_nothing_and_knows_no_tensors():
 def test_every_reward_is_a_function_of_a_sample():
     assert {"correct", "sign", "format", "random", "claim", "process"} <= set(verify.REWARDS)
     for name in verify.REWARDS:
-        given = verify.reward(verify.number_correct, problem("4"), says("4"), name)
+        given = verify.reward(verify.number_correct, problem("4"), says("4"), name, 0.5, [1, 2],
+                              [(says("4"), [1, 2]), (says("5"), [1])])  # a group, as in training
         assert isinstance(given.total, float) and given.parts == {"correct": 1.0, "format": 1.0}
 
 
