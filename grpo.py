@@ -9,7 +9,7 @@ group's standard deviation:
 Differences from ppo.py: no value network, no GAE, no discount; one advantage per response. Options
 give three variants, each with one or two lines of code:
 
-    Dr. GRPO  no std and a constant denominator, so difficulty and length change no weight
+    Dr. GRPO  no division by std, a constant denominator: difficulty and length change no weight
     RLOO      r[i] - mean(r of the others), which is G / (G - 1) times the centred reward
     GSPO      one ratio per response: exp(mean over its tokens of (logp - old_logp))
 
@@ -93,6 +93,6 @@ def loss(policy, critic, batch: Batch, options):
                                     entropy=bool(options.entropy_coef))
     ratio_logp = None
     if options.ratio == "sequence":
-        # policy_loss subtracts old_logp again; the log-ratio of the response is left
+        # policy_loss subtracts old_logp again; what remains is the log-ratio of the response
         ratio_logp = batch.old_logp + sequence_log_ratio(logp, batch.old_logp, batch.mask)
     return policy_loss(logp, batch, options, entropy, ratio_logp)

@@ -7,7 +7,7 @@ too much:
 
     delta[t] = r[t] + gamma * V[t+1] - V[t]              V[t] is of the state before token t
     A[t] = delta[t] + gamma * gae_lambda * A[t+1]        GAE, then whitened
-    R[t] = V[t] + A[t], with critic_gae_lambda, unwhitened     returns, the targets of the critic
+    R[t] = V[t] + A'[t]     targets of the critic; A' uses critic_gae_lambda and is not whitened
     ratio = exp(logp - old_logp)
     surrogate = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)      per token
     value loss = 1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2)         per token
@@ -56,7 +56,7 @@ class Batch:
     weights: torch.Tensor | None = None      # (N, T) weight of the token in the loss
     step_rewards: torch.Tensor | None = None  # (N, T) scores of a process reward model
     group_mean_others: torch.Tensor | None = None  # (N,) an input of engine/critic_hints.py
-    sampler_logp: torch.Tensor | None = None  # (N, T) the sampler's log-probs, if recomputed
+    sampler_logp: torch.Tensor | None = None  # (N, T) of the sampler, if old_logp was recomputed
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The given rows, without the columns after the last token that has mask 1."""
@@ -173,9 +173,9 @@ POLICY_METRICS = ("clipfrac_low", "clipfrac_high", "approx_kl", "logp_diff")
 def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
     """Returns the loss of a micro-batch (a scalar) and the metrics per token, {name: (N, T)}.
 
-    logp (N, T): log-probs under the current policy. entropy (N, T): of the distribution that each
-    token was drawn from. ratio_logp (N, T) replaces logp in the ratio (GSPO). The losses of the
-    micro-batches of one optimizer step add up to the loss of that step.
+    logp (N, T): log-probs under the current policy. entropy (N, T): of its distribution at each
+    token. ratio_logp (N, T) replaces logp in the ratio (GSPO). The losses of the micro-batches of
+    one optimizer step add up to the loss of that step.
     """
     # 1. the clipped surrogate of each token
     if ratio_logp is None:
@@ -219,7 +219,7 @@ def gae(rewards, values, mask, gamma: float = 1.0, gae_lambda: float = 0.95):
 
 
 def whiten(x, mask, eps: float = 1e-6):
-    """x (N, T) with mean 0 and unbiased standard deviation 1 over the mask, 0 outside of it."""
+    """x (N, T) with mean 0 and standard deviation 1 (n - 1) over the mask, 0 outside of it."""
     n = mask.sum()
     centred = (x - (x * mask).sum() / n) * mask
     return centred / ((centred**2).sum() / (n - 1).clamp(min=1) + eps**2).sqrt()
@@ -266,8 +266,8 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, hidden, batch: Batch):
-        """Values (N, T). hidden: the policy's hidden states (tokens with mask 1, D). They are not
-        used if the critic has its own network."""
+        """Values (N, T). hidden (n, D): the policy's hidden states, one for each of the n tokens
+        with mask 1. A critic with its own network ignores them."""
         if self.trunk is not None:
             hidden = self.trunk.hidden_states(batch.tokens, batch.mask)
         with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 is too coarse for values
@@ -309,7 +309,7 @@ def prepare(batch: Batch, options) -> Batch:
 def loss(policy, critic, batch: Batch, options):
     """Returns the loss of a micro-batch, policy and critic together, and the metrics per token."""
     warm_up = batch.advantages is None
-    # 1. the hidden states that each token was sampled from
+    # 1. the current policy's hidden states that predict each token
     with torch.set_grad_enabled(not warm_up):
         hidden = policy.hidden_states(batch.tokens, batch.mask)
     # 2. the critic's loss

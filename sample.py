@@ -94,7 +94,7 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
     string. stop_table (V, states): the automaton of stop strings (tokenizer.stop_table). seed: an
     int, or a list with a seed per row. prefixes: a fixed beginning of the responses, one per
     prompt. Its tokens are not in the mask, but positions count them. Temperature 0 is greedy.
-    on_token(id): called with each token of row 0, meant for a single row. max_rows is for the fast
+    on_token(id): called with each token of row 0, for a single row. max_rows is for the fast
     sampler. make_request raises ValueError for bad arguments."""
     request = make_request(model, prompts, group_size, max_new_tokens, temperature, seed, stop,
                            stop_table, prefixes, top_k, top_p)

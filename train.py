@@ -123,8 +123,8 @@ def progress(state: dict, options: Options) -> float:
 
 
 def options_at(state: dict, options: Options) -> Options:
-    """The options of the next step. Coefficients that change with the step are set here, except for
-    the learning rate; `progress` is the proportion of the training that is done."""
+    """The options of the next step. Coefficients that change with the step are set here; a schedule
+    may use `progress`. set_learning_rates sets the learning rate."""
     return replace(options, kl_coef=state["kl_coef"],
                    critic_warmup=max(0, options.critic_warmup - state["step"]))
 
@@ -148,8 +148,8 @@ def held_out_accuracy(models: Models, task, options: Options) -> float:
 
 
 def finish_step(state: dict, metrics: dict, models: Models, options: Options) -> None:
-    """Gives the sampler the new weights and counts the step. If the options ask for it, adapts the
-    KL coefficient. If they ask for it, makes the policy the new reference."""
+    """Gives the sampler the new weights and counts the step. --kl-target adapts the KL
+    coefficient. --ref-update-interval makes the policy the new reference."""
     models.sync_sampler()
     state["step"] += 1
     state["tokens_sampled"] += metrics["tokens"]
@@ -215,12 +215,12 @@ def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -
     """Makes one optimizer step per mini-batch of the batch. Returns the mean of their metrics."""
     algo, updates = ALGORITHMS[options.algo][0], []
     for minibatch in ppo.minibatches(batch, options, rng):
-        # equal rows are computed once; copies (K,): the rows that each unique row replaces
+        # equal rows are computed once; copies (K,): how many rows each unique row stands for
         minibatch, copies = dedup.merge_duplicates(minibatch)
         parts, sums = micro_batches(minibatch, models, options), Counter()
         for rows, is_own in distributed.local_batches(parts):
             if not is_own and not distributed.is_sharded(models.policy):
-                continue  # a repeat of the last micro-batch: only sharded layers need it
+                continue  # this process has no micro-batch left; only sharded layers repeat one
             rows = torch.tensor(rows, device=copies.device)
             micro = minibatch.rows(rows)
             with autocast(options):  # 4. loss; the gradients of the micro-batches add up
@@ -231,7 +231,7 @@ def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -
                 for name, total in dedup.sum_over_tokens(stats, micro.mask, copies[rows]).items():
                     sums[name] += total.double()
         sums = Counter({name: float(total) for name, total in sums.items()})
-        if parts:  # unless no row has a gradient: add gradients and metrics of the other processes
+        if parts:  # some row has a gradient: add gradients and metrics of the other processes
             distributed.all_reduce_gradients(p for g in optimizer.param_groups for p in g["params"])
             sums = distributed.all_reduce_counts(sums)
         updates.append(optimizer_step(models, optimizer, sums))  # 5. step

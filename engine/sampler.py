@@ -70,7 +70,8 @@ def decode(model: GPT, request: Request, max_rows: int, on_token) -> dict:
         # 1. admit waiting rows, or make a few decode steps
         if admitted < n and slots.n_rows <= REFILL * capacity:
             rows = torch.arange(admitted, min(n, admitted + capacity - slots.n_rows), device=device)
-            admit(model, slots, request, rows, share=not config.cuda_graphs)
+            # rows can share a slot only if the host looks at them after every step
+            admit(model, slots, request, rows, share=config.check_every == 1)
             admitted += len(rows)
         else:
             size = min(s for s in sizes if s >= slots.n_rows)
@@ -94,9 +95,9 @@ def decode(model: GPT, request: Request, max_rows: int, on_token) -> dict:
 
 
 def prefill(model: GPT, texts, prefix: SlotCache | None = None):
-    """Reads P texts, padded on the right; no token of a text sees the padding. `prefix`: the cache,
-    of one slot, of the common first tokens of the texts, which are not read again. Returns the
-    cache (P slots) and the hidden states (P, D) of the last tokens."""
+    """Reads P texts, padded on the right; no token of a text sees the padding. `prefix`: a cache of
+    one slot, with the first tokens of all texts. These tokens are not read again. Returns the cache
+    (P slots) and the hidden states (P, D) of the last tokens."""
     device, width = model.embedding.weight.device, max(map(len, texts))
     read = 0 if prefix is None else prefix.keys.shape[3]  # tokens that the prefix holds
     tokens = torch.tensor([list(text[read:]) + [0] * (width - len(text)) for text in texts],
@@ -117,8 +118,8 @@ def prefill_slots(model: GPT, slots: Slots, texts, text_of_slot) -> torch.Tensor
     hidden = weight.new_empty(len(texts), weight.shape[1])
     # 1. the common prefix, such as few-shot examples
     prefix, shared = None, 0
-    if len(texts) > 1:  # each text keeps a token to read
-        shared = min(len(commonprefix(texts)), min(map(len, texts)) - 1)
+    if len(texts) > 1:
+        shared = min(len(commonprefix(texts)), min(map(len, texts)) - 1)  # leaves a token to read
     if shared >= MIN_SHARED_PREFIX:
         prefix, _ = prefill(model, [texts[0][:shared]])
     # 2. the texts, in batches of similar length so that little is padding
@@ -138,7 +139,7 @@ def prefill_slots(model: GPT, slots: Slots, texts, text_of_slot) -> torch.Tensor
 def admit(model: GPT, slots: Slots, request: Request, rows, share: bool) -> None:
     """Admits consecutive rows (M,) and draws their first token. share: rows with the same text
     start in one slot; else each row has its own slot."""
-    # 1. the different texts, and the number of each row's text among them
+    # 1. the distinct texts, and the index of each row's text in that list
     prompt = rows // request.group_size
     first, last = int(prompt[0]), int(prompt[-1])
     prompts = [tuple(text) for text in request.texts[first:last + 1]]
@@ -146,13 +147,13 @@ def admit(model: GPT, slots: Slots, request: Request, rows, share: bool) -> None
     number = {text: i for i, text in enumerate(texts)}
     text_of_row = torch.tensor([number[text] for text in prompts], device=rows.device)
     text_of_row = text_of_row[prompt - first]                                 # (M,)
-    # 2. the new slots, numbered from 0
+    # 2. the new slots, numbered from 0; their texts are read
     if share:
         slot, text_of_slot = text_of_row, torch.arange(len(texts), device=rows.device)
     else:
         slot, text_of_slot = torch.arange(len(rows), device=rows.device), text_of_row
     hidden = prefill_slots(model, slots, texts, text_of_slot)
-    # 4. the state of the new rows and slots, behind those in use
+    # 3. the state of the new rows and slots, behind those in use
     at = slice(slots.n_rows, slots.n_rows + len(rows))
     new = slice(slots.n_slots, slots.n_slots + len(text_of_slot))
     lengths = torch.tensor([len(text) for text in texts], device=rows.device)
@@ -165,7 +166,7 @@ def admit(model: GPT, slots: Slots, request: Request, rows, share: bool) -> None
     slots.lengths[new] = lengths[text_of_slot] - 1  # draw_and_record adds 1
     slots.n_rows, slots.n_slots = at.stop, new.stop
     slots.one_row_per_slot = slots.one_row_per_slot and len(text_of_slot) == len(rows)
-    # 5. the first token; `hidden` holds the new slots only, so slots count from the first of them
+    # 4. the first token; `slot` and hidden[text_of_slot] count the new slots from 0
     tensors = slots.row_tensors(new, at)
     tensors = tensors._replace(slot=None if slots.one_row_per_slot else slot)
     draw_and_record(model, tensors, hidden[text_of_slot], request.sampling)

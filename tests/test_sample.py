@@ -112,9 +112,10 @@ def same(a, b):
 
 @HEADS
 @pytest.mark.parametrize("stop", [0.0, 1.8])
-def test_greedy_equals_an_uncached_loop(kv_heads, stop):
+@pytest.mark.parametrize("module", [sample, sampler], ids=["plain", "fast"])
+def test_greedy_equals_an_uncached_loop(module, kv_heads, stop):
     made = gpt(kv_heads, stop)
-    found = generate(made, temperature=0).responses()
+    found = module.generate(made, PROMPTS, 1, 12, 0.0, 3, stop=STOP, pad=PAD).responses()
     assert found == [greedy_loop(made, prompt, 12) for prompt in PROMPTS]
 
 
@@ -142,10 +143,11 @@ def test_greedy_equals_transformers_generate(kv_heads, monkeypatch):
 
 
 @HEADS
-def test_sampling_equals_an_uncached_loop_of_each_row(kv_heads):
+@pytest.mark.parametrize("module", [sample, sampler], ids=["plain", "fast"])
+def test_sampling_equals_an_uncached_loop_of_each_row(module, kv_heads):
     """Rows end at different times, so this covers retirement too."""
     made = gpt(kv_heads, stop=1.8)
-    found = generate(made, group_size=4).responses()
+    found = module.generate(made, PROMPTS, 4, 12, 1.0, 3, stop=STOP, pad=PAD).responses()
     want = [sampling_loop(made, PROMPTS[i // 4], s, 12, 1.0) for i, s in enumerate(seeds(16, 3))]
     assert found == want
     assert len({len(r) for r in found}) > 3  # or nothing was retired
