@@ -79,7 +79,7 @@ class Options:
                        model.SIZES)
     base_seed: int = option("run", -1, "seed of the base model (default: --seed)")
     base_steps: int = option("run", 0, "training steps of the base model (default: the task's, "
-                             "repeated up to three times until it solves enough problems)")
+                             "for up to three rounds, until it solves enough problems)")
     init: str = option("run", "", "folder of a pretrained model in Hugging Face's format, to start "
                        "from in place of a base model trained here")
 
