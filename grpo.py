@@ -9,7 +9,7 @@ group's standard deviation:
 Differences from ppo.py: no value network, no GAE, no discount; one advantage per response. Options
 give three variants, each with one or two lines of code:
 
-    Dr. GRPO  no division by std, a constant denominator: difficulty and length change no weight
+    Dr. GRPO  no division by std, loss / constant: a token's weight ignores difficulty and length
     RLOO      r[i] - mean(r of the others), which is G / (G - 1) times the centred reward
     GSPO      one ratio per response: exp(mean over its tokens of (logp - old_logp))
 

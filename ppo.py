@@ -14,10 +14,10 @@ too much:
     loss = sum over tokens of weight * (surrogate + kl_coef * KL - entropy_coef * H
                                         + value_coef * value loss)
 
-An algorithm has three parts: advantages (`prepare`), a loss per token (`loss`) and the weights of
-the tokens (`minibatches`). Other algorithm files define their own `prepare` and `loss`. The weights
-are computed once per optimizer step. The loss of a micro-batch is a plain weighted sum, so its size
-does not change the gradient.
+An algorithm has three parts: advantages (`prepare`), the weights of the tokens (`minibatches`) and
+the weighted loss (`loss`). Other algorithm files define their own `prepare` and `loss`. The weights
+are computed once per optimizer step. The loss of a micro-batch is a plain weighted sum. So the size
+of the micro-batches does not change the gradient.
 
 Papers: PPO 1707.06347, GAE 1506.02438, dual clip 1912.09729, VC-PPO 2503.01491 (warm-up of the
 critic, a separate lambda for it). KL estimators: joschu.net/blog/kl-approx.html. Left out on

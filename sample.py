@@ -36,7 +36,7 @@ class Rollout:
 
     tokens: torch.Tensor     # (N, T) int64: prompt, response, padding
     logp: torch.Tensor       # (N, T) log-prob of each response token when it was drawn; else 0
-    entropy: torch.Tensor    # (N, T) of the distribution it was drawn from, in nats; else 0
+    entropy: torch.Tensor    # (N, T) of its distribution, in nats (greedy: at temperature 1); else 0
     mask: torch.Tensor       # (N, T) 1.0 for tokens that the policy chose, stop token included
     group: torch.Tensor      # (N,) index of the prompt
     truncated: torch.Tensor  # (N,) True: cut off at max_new_tokens, without a stop
@@ -45,7 +45,7 @@ class Rollout:
         return Rollout(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def responses(self) -> list[list[int]]:
-        """Token ids of each response, its stop token included."""
+        """Token ids of each response without its fixed prefix. A stop token is included."""
         rows = zip(self.tokens.cpu(), self.mask.bool().cpu(), strict=True)
         return [tokens[mask].tolist() for tokens, mask in rows]
 
@@ -94,7 +94,7 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
     string. stop_table (V, states): the automaton of stop strings (tokenizer.stop_table). seed: an
     int, or a list with a seed per row. prefixes: a fixed beginning of the responses, one per
     prompt. Its tokens are not in the mask, but positions count them. Temperature 0 is greedy.
-    on_token(id): called with each token of row 0, for a single row. max_rows is for the fast
+    on_token(id): called with each token; the call must have a single row. max_rows is for the fast
     sampler. make_request raises ValueError for bad arguments."""
     request = make_request(model, prompts, group_size, max_new_tokens, temperature, seed, stop,
                            stop_table, prefixes, top_k, top_p)

@@ -111,7 +111,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
 
 
 def new_state(options: Options) -> dict:
-    """The part of a checkpoint that is not weights: counters, and the adaptive KL coefficient."""
+    """The state of the loop before step 1: counters, and the adaptive KL coefficient."""
     return {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef}
 
 
@@ -220,7 +220,7 @@ def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -
         parts, sums = micro_batches(minibatch, models, options), Counter()
         for rows, is_own in distributed.local_batches(parts):
             if not is_own and not distributed.is_sharded(models.policy):
-                continue  # this process has no micro-batch left; only sharded layers repeat one
+                continue  # a repeat of the last micro-batch, which only sharded layers need
             rows = torch.tensor(rows, device=copies.device)
             micro = minibatch.rows(rows)
             with autocast(options):  # 4. loss; the gradients of the micro-batches add up

@@ -3,7 +3,8 @@
 sample.py computes every row at every step. Here
   - on a CPU, rows with the same text share a slot of the KV cache until they draw different tokens
     (engine/slots.py);
-  - each prompt is read once, and so is a common prefix of all prompts, such as few-shot examples;
+  - rows that are admitted together read each prompt once, and a common prefix of their prompts
+    once, such as few-shot examples;
   - finished rows leave the batch, and waiting rows are admitted;
   - a decode step is recorded and replayed without Python (engine/graphs.py). On CUDA the record is
     a CUDA graph with Triton kernels (engine/kernels.py).
@@ -197,7 +198,7 @@ def draw_and_record(model: GPT, t: StepTensors, hidden, sampling: tuple) -> None
     t.lengths.add_(1)
     if t.slot is None:
         t.last_token.copy_(token)
-        t.lengths.mul_(active)  # a finished row gets length 0: attention reads nothing of it
+        t.lengths.mul_(active)  # a finished row gets length 0: the CUDA kernel reads no cache of it
 
 
 def step(model: GPT, tensors: StepTensors, sampling: tuple) -> None:

@@ -23,7 +23,7 @@ from tokenizer import Tokenizer
 RENAMED = {  # flags of earlier versions
     "--renew-reference": "--ref-update-interval", "--overlong-zone": "--overlong-buffer",
     "--lam": "--gae-lambda", "--critic-lam": "--critic-gae-lambda",
-    "--leave-one-out": "--baseline"}
+    "--leave-one-out": "--baseline others"}
 AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "max_attempts",
                 "eval_samples")
 ABOVE_ZERO = ("temperature", "lr", "critic_lr")
