@@ -36,7 +36,7 @@ class Rollout:
 
     tokens: torch.Tensor     # (N, T) int64: prompt, response, padding
     logp: torch.Tensor       # (N, T) log-prob of each response token when it was drawn; else 0
-    entropy: torch.Tensor    # (N, T) of its distribution, in nats (greedy: at temperature 1); else 0
+    entropy: torch.Tensor    # (N, T) of its distribution, nats (greedy: at temperature 1); else 0
     mask: torch.Tensor       # (N, T) 1.0 for tokens that the policy chose, stop token included
     group: torch.Tensor      # (N,) index of the prompt
     truncated: torch.Tensor  # (N,) True: cut off at max_new_tokens, without a stop
