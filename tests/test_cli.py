@@ -44,7 +44,7 @@ def test_help_shows_each_flag_in_the_group_of_its_field(capsys):
 def test_an_old_flag_is_refused_with_its_new_name(old, new, form, capsys):
     assert refused(capsys, "--algo", "ppo", *form.format(old).split()).endswith(
         f"{old} has a new name: {new}")
-    assert new.split()[0].removeprefix("--").replace("-", "_") in {f.name for f in fields(config.Options)}
+    assert new.split()[0] in {cli.flag(f.name) for f in fields(config.Options)}
 
 
 @pytest.mark.parametrize("name, registry", [
