@@ -270,8 +270,8 @@ def page() -> str:
         read_jsonl(RUNS / "search-arithmetic-0.jsonl")))
     lines += reports("forced-arithmetic")
     lines += section(*sources["ttc"], results_search.tables(read_jsonl(RUNS / "ttc.jsonl")))
-    for name in ("wait-bases", "gpu", "sampling", "step", "pretrained", "memory-plan", "verifier",
-                 "sandbox"):
+    for name in ("wait-bases", "gpu", "sampling", "step", "busy", "pretrained", "memory-plan",
+                 "verifier", "sandbox"):
         lines += reports(name)
     return "\n".join(lines).rstrip("\n") + "\n"
 
