@@ -30,6 +30,20 @@ def launch(n, *arguments, **environment):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def run_processes(n, *arguments):
+    """Trains in n processes with the environment that torchrun gives them. Torchrun itself would
+    import torch once more. Returns exit code, output and errors, of all processes together."""
+    given = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
+                          "MASTER_ADDR": "127.0.0.1",
+                          "MASTER_PORT": str(30500 + os.getpid() % 1000)}
+    processes = [subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *SMALL, *arguments], cwd=ROOT, text=True,
+        env=given | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE) for rank in range(n)]
+    codes, outs, errors = zip(*map(finished, processes), strict=True)
+    return max(map(abs, codes)), "".join(outs), "".join(errors)
+
+
 def finished(process):
     out, error = process.communicate(timeout=180)
     return process.returncode, out, error
@@ -49,15 +63,14 @@ def max_difference(a, b):
 def alone(tmp_path_factory):
     """A run of one step by one process. The folder also holds the base model."""
     folder = tmp_path_factory.mktemp("runs")
-    code, out, error = finished(launch(1, "--steps", "1", "--out", folder / "alone"))
-    assert code == 0, out + error
+    assert train.main([*SMALL, "--steps", "1", "--out", str(folder / "alone")]) == 0
     return folder
 
 
 @pytest.mark.parametrize("n, how", [(2, []), (4, []), (2, ["--shard"])])
 def test_several_processes_have_the_gradient_of_one(alone, n, how):
     run = alone / f"of-{n}{''.join(how)}"
-    code, out, error = finished(launch(n, "--steps", "1", "--out", run, *how))
+    code, out, error = run_processes(n, "--steps", "1", "--out", run, *how)
     assert code == 0, out + error
     assert out.count("before: greedy") == 1 and out.count("in all; see") == 1  # said once
     weights, gradients = learned(alone / "alone")
@@ -73,14 +86,11 @@ def test_several_processes_have_the_gradient_of_one(alone, n, how):
 
 
 def test_several_processes_have_the_critic_s_gradient_of_one(alone):
-    found = []
-    for n in (1, 2):
-        run = alone / f"ppo-{n}"
-        code, out, error = finished(launch(
-            n, "--steps", "2", "--out", run, "--algo", "ppo", "--prompts", "16", "--group-size",
-            "1", "--critic-warmup", "1"))
-        assert code == 0, out + error
-        found.append(learned(run)[1])
+    flags = "--steps 2 --algo ppo --prompts 16 --group-size 1 --critic-warmup 1".split()
+    assert train.main([*SMALL, *flags, "--out", str(alone / "ppo-1")]) == 0
+    code, out, error = run_processes(2, *flags, "--out", alone / "ppo-2")
+    assert code == 0, out + error
+    found = [learned(alone / name)[1] for name in ("ppo-1", "ppo-2")]
     largest = max(float(g.abs().max()) for g in found[0].values())
     assert max_difference(*found) < 1e-5 * largest / 0.1
 
@@ -104,8 +114,8 @@ def stopped(alone):
 def test_a_run_goes_on_with_another_number_of_processes(stopped, how, tmp_path):
     whole, half = stopped
     run = shutil.copytree(half, tmp_path / "run")
-    code, out, error = finished(launch(2, "--steps", "2", "--eval-every", "1", "--out", run,
-                                       "--resume", *how))
+    code, out, error = run_processes(2, "--steps", "2", "--eval-every", "1", "--out", run,
+                                     "--resume", *how)
     assert code == 0 and "resuming after step 1" in out, error
     (_, want), (_, got) = learned(whole), learned(run)
     assert max_difference(want, got) < 1e-5 * max(float(g.abs().max()) for g in want.values()) / 0.1

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 from dataclasses import fields
 from pathlib import Path
@@ -29,20 +28,44 @@ from infra import base_model, cli, forward, metrics, tensors
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
-         "2", "--eval-problems", "4", "--eval-samples", "4", "--max-new-tokens", "24", "--device",
+         "2", "--eval-problems", "4", "--eval-samples", "4", "--max-new-tokens", "16", "--device",
          "cpu", "--reward", "random"]  # so that a base which can do nothing has a gradient
+TINY = dict(layers=2, width=64, heads=4, kv_heads=2, hidden=96, **gpt.TOY)  # --size tiny, of here
+# A run with the model TINY in a process that kills itself where `function` of `module` is called
+# for the n-th time: before or after the call.
+KILLED = """
+import importlib, os, signal, sys, torch
+torch.set_num_threads(1)  # the last bits depend on the number of threads
+import model, train
+tiny, module, function, n, when, *flags = sys.argv[1:]
+model.SIZES["tiny"], module = eval(tiny), importlib.import_module(module)
+called, calls = getattr(module, function), []
+
+def call(*args):
+    calls.append(args)
+    if len(calls) == int(n) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = called(*args)
+    if len(calls) == int(n):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(module, function, call)
+sys.exit(train.main(flags))
+"""
 
 
 def run(out, *flags):
-    return train.main(["--algo", "grpo", "--out", str(out), *SMALL, *flags])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(gpt.SIZES, "tiny", TINY)
+        return train.main(["--algo", "grpo", "--out", str(out), *SMALL, *flags])
 
 
-def start(out, *flags):
-    """The same in a process of its own, to be stopped."""
-    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--out", str(out), *SMALL,
-                             *flags], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                            # the last bits depend on the number of threads
-                            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+def run_killed(out, *where):
+    """The same in a process of its own, which must die of KILLED."""
+    done = subprocess.run([sys.executable, "-c", KILLED, repr(TINY), *map(str, where),
+                           "--out", str(out), *SMALL], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (out / "summary.json").exists()
 
 
 def logged(out):
@@ -62,6 +85,29 @@ def same_run(a, b):
     assert samples[0] == samples[1]
     one, other = weights(a), weights(b)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trained_once():
+    """A base model of the same settings is trained once for all tests. Returns the function that
+    trains it."""
+    train_base, trained = base_model.train_base, {}
+
+    def once(options, *rest):
+        key = tuple(getattr(options, name) for name in ("task", "level", "data", "base_steps",
+                                                        "base_seed"))
+        if key not in trained:
+            trained[key] = train_base(options, *rest)
+        return copy.deepcopy(trained[key])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_model, "train_base", once)
+        yield train_base
+
+
+@pytest.fixture
+def own_base(trained_once, monkeypatch):
+    """The test trains its base model itself."""
+    monkeypatch.setattr(base_model, "train_base", trained_once)
 
 
 @pytest.fixture(scope="module")
@@ -102,40 +148,49 @@ def test_truncated_answers_are_logged(finished):
     assert any(line["truncated"] > 0 for line in logged(finished))
 
 
-def test_same_seed_same_run_to_the_last_bit_and_another_seed_another(finished, tmp_path):
+def test_same_seed_same_run_to_the_last_bit_and_another_seed_another(
+        finished, own_base, tmp_path):
     assert run(tmp_path / "again") == 0
     same_run(finished, tmp_path / "again")
     assert run(tmp_path / "other", "--seed", "1") == 0
     assert logged(finished) != logged(tmp_path / "other")
 
 
-@pytest.mark.parametrize("name,after", [("SIGKILL", 1), ("SIGKILL", 3), ("SIGTERM", 2),
-                                        ("SIGINT", 3)])
-def test_stopped_anywhere_and_resumed_is_the_same_run(finished, tmp_path, name, after):
-    out = tmp_path / "stopped"
-    process = start(out)
-    log = out / "metrics.jsonl"
-    deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        if log.exists() and log.read_text().count("\n") >= after:
-            process.send_signal(getattr(signal, name))
-            break
-        time.sleep(0.002)
-    process.wait(60)
-    assert process.returncode in (-signal.SIGKILL, 130)
-    assert not (out / "summary.json").exists()
+@pytest.mark.parametrize("steps, where", [
+    (1, ("infra.run_dir", "append", 1, "after")), (3, ("train", "update", 4, "before"))])
+def test_killed_and_resumed_is_the_same_run(finished, tmp_path, steps, where):
+    """Between the log and the checkpoint, and within a step."""
+    out = tmp_path / "killed"
+    run_killed(out, *where)
+    assert [line["step"] for line in logged(out)] == list(range(1, steps + 1))
     assert run(out, "--resume") == 0
     same_run(finished, out)
 
 
-def test_killed_while_the_base_is_made(finished, tmp_path):
+@pytest.mark.parametrize("number, after", [(signal.SIGTERM, 3), (signal.SIGINT, 2)])
+def test_stopped_by_a_signal_and_resumed_is_the_same_run(finished, tmp_path, monkeypatch, number,
+                                                         after):
+    """The step ends first, and its checkpoint is written."""
+    out, update, updates = tmp_path / "stopped", train.update, []
+
+    def signalled(*args):
+        updates.append(args)
+        if len(updates) == after:
+            os.kill(os.getpid(), number)
+        return update(*args)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "update", signalled)
+        assert run(out) == 130
+    assert not (out / "summary.json").exists()
+    assert tensors.load(out / "checkpoint.pt")["state"]["step"] == after
+    assert run(out, "--resume") == 0
+    same_run(finished, out)
+
+
+def test_killed_while_the_base_is_made(finished, own_base, tmp_path):
     out = tmp_path / "early"
-    process = start(out)
-    while not (out / "config.json").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (out / "checkpoint.pt").exists()
+    run_killed(out, "sft", "padded", 2, "before")
+    assert (out / "config.json").exists() and not (out / "checkpoint.pt").exists()
     assert run(out, "--resume") == 0
     same_run(finished, out)
 
@@ -304,18 +359,22 @@ def test_several_updates_a_step_move_the_ratio(tmp_path):
 ALGORITHMS = {
     "drgrpo": ["--kl-coef", "0.05", "--kl-target", "0.001", "--ref-update-interval", "2"],
     "rloo": ["--kl-coef", "0.05", "--kl-in", "reward", "--kl", "k1"],
-    "gspo": ["--entropy-coef", "0.01"], "dapo": ["--train-levels", "1,3"],
+    "gspo": ["--entropy-coef", "0.01"],
+    "dapo": ["--train-levels", "1,3", "--steps", "6"],
     "dapo mask": ["--overlong", "mask"],
-    "ppo": ["--critic-warmup", "2", "--epochs", "2"], "ppo head": ["--critic", "head"],
+    "ppo": ["--critic-warmup", "2", "--epochs", "2"],
+    "ppo head": ["--critic", "head", "--critic-warmup", "2"],
     "ppo hints": ["--critic-hints", "--critic-warmup", "1"],
-    "ppo kl": ["--kl-coef", "0.05", "--kl-in", "reward", "--group-size", "1", "--prompts", "8"]}
+    "ppo kl": ["--kl-coef", "0.05", "--kl-in", "reward", "--group-size", "1", "--prompts", "8",
+               "--critic-warmup", "2"]}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, monkeypatch):
     coin = lambda problem, text: sum(text.encode()) % 2 == 0  # noqa: E731
     monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(coin))
-    flags = ["--algo", name.split()[0], "--reward", "correct", *ALGORITHMS[name]]
+    flags = ["--algo", name.split()[0], "--reward", "correct", "--steps", "4",
+             *ALGORITHMS[name]]
     assert run(tmp_path / "whole", *flags) == 0
     lines = logged(tmp_path / "whole")
     assert any(line["grad_norm"] > 0 for line in lines if "loss" in line)
