@@ -67,10 +67,16 @@ def alone(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("n, how", [(2, []), (4, []), (2, ["--shard"])])
-def test_several_processes_have_the_gradient_of_one(alone, n, how):
+def run_with_torchrun(n, *arguments):
+    """As run_processes, by the command of the README."""
+    return finished(launch(n, *arguments))
+
+
+@pytest.mark.parametrize("start, n, how", [
+    (run_with_torchrun, 2, []), (run_processes, 4, []), (run_processes, 2, ["--shard"])])
+def test_several_processes_have_the_gradient_of_one(alone, start, n, how):
     run = alone / f"of-{n}{''.join(how)}"
-    code, out, error = run_processes(n, "--steps", "1", "--out", run, *how)
+    code, out, error = start(n, "--steps", "1", "--out", run, *how)
     assert code == 0, out + error
     assert out.count("before: greedy") == 1 and out.count("in all; see") == 1  # said once
     weights, gradients = learned(alone / "alone")

@@ -548,18 +548,18 @@ def test_any_batch_equals_its_rows_alone(lengths, group_size, steps, max_rows, s
 
 # --- the plain sampler defines what the fast one draws
 
-def test_both_samplers_draw_the_same_tokens_in_400_random_cases():
+def test_both_samplers_draw_the_same_tokens_in_1000_random_cases():
     """Random weights, prompt lengths, group sizes, stops, temperatures, prefixes, batch sizes."""
     rng, models = random.Random(0), {
         (kv, stop): gpt(kv, stop, seed=kv) for kv in (4, 2, 1) for stop in (0.0, 1.8)}
     tables = [None, *(tokenizer.stop_table(PIECES, strings) for strings in (["abcab"], ["bb"]))]
     lengths = set()
-    for case in range(400):
+    for case in range(1000):
         made = models[rng.choice((4, 2, 1)), rng.choice((0.0, 1.8))]
         prompts = [[rng.randrange(28) for _ in range(rng.randint(1, 9))]
                    for _ in range(rng.randint(1, 4))]
         arguments = dict(
-            group_size=rng.randint(1, 4), max_new_tokens=rng.randint(1, 10), seed=case,
+            group_size=rng.randint(1, 4), max_new_tokens=rng.randint(1, 6), seed=case,
             temperature=rng.choice((0.0, 0.7, 1.0)), stop=rng.choice((STOP, [STOP, 5])), pad=PAD,
             stop_table=rng.choice(tables), top_k=rng.choice((0, 0, 3)),
             prefixes=rng.choice((None, [[rng.randrange(28)] * (i % 3)
@@ -569,7 +569,7 @@ def test_both_samplers_draw_the_same_tokens_in_400_random_cases():
         assert same(found, want) and torch.equal(found.mask, want.mask), (case, arguments)
         assert torch.allclose(found.entropy, want.entropy, atol=1e-4)
         lengths |= {len(ids) for ids in want.responses()}
-    assert len(lengths) == 10
+    assert len(lengths) == 6
 
 
 def test_the_plain_sampler_shows_each_token_of_a_row():
