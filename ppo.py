@@ -63,11 +63,11 @@ class Batch:
         ends = (self.mask[index] > 0).any(0).nonzero()
         width = int(ends.max()) + 1 if len(ends) else 1
 
-        def cut(x):
+        def select(x):
             if x is None:
                 return None
             return x[index] if x.dim() == 1 else x[index, :width]
-        return Batch(**{f.name: cut(getattr(self, f.name)) for f in fields(self)})
+        return Batch(**{f.name: select(getattr(self, f.name)) for f in fields(self)})
 
     def lengths(self) -> list[int]:
         """The number of tokens in each row, prompt plus response."""

@@ -62,7 +62,7 @@ class KVCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
 
-    def prepare(self, t: int) -> "KVCache":
+    def next_tokens(self, t: int) -> "KVCache":
         """Computes positions and mask of a forward pass over t new tokens per row."""
         columns = torch.arange(self.keys.shape[3], device=self.lengths.device)
         self.positions = self.lengths[:, None] + columns[:t]                  # (N, t)
@@ -122,7 +122,7 @@ def decode(model: GPT, request: Request, on_token) -> dict:
     texts = torch.tensor([text + [0] * (width - len(text)) for text in request.texts],
                          device=device)[of_row]                               # (N, width)
     cache = KVCache(model.config, n, width + steps, device, model.embedding.weight.dtype)
-    hidden = model(texts, cache.prepare(width))                               # (N, width, D)
+    hidden = model(texts, cache.next_tokens(width))                           # (N, width, D)
     hidden = hidden[torch.arange(n, device=device), lengths - 1]              # (N, D)
     cache.lengths = lengths
 
@@ -143,7 +143,7 @@ def decode(model: GPT, request: Request, on_token) -> dict:
         if step + 1 == steps or not active.any():
             break
         # 4. Decode: read the new token; attention finds all earlier ones in the cache.
-        hidden = model(token[:, None], cache.prepare(1))[:, 0]                # (N, D)
+        hidden = model(token[:, None], cache.next_tokens(1))[:, 0]            # (N, D)
         cache.lengths = cache.lengths + 1
     return out | {"truncated": active}
 

@@ -28,10 +28,10 @@ def micro_batches(batch, models, options) -> list[list[int]]:
     if models.critic is None and not options.entropy_coef and not (
             options.kl_coef and options.kl_in == "loss"):
         rows = batch.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
-    return [[rows[i] for i in part] for part in cut([lengths[i] for i in rows], options)]
+    return [[rows[i] for i in part] for part in split_rows([lengths[i] for i in rows], options)]
 
 
-def cut(lengths: list[int], options) -> list[list[int]]:
+def split_rows(lengths: list[int], options) -> list[list[int]]:
     """The indices of each micro-batch of rows with these lengths, for all processes."""
     budget = distributed.local_token_budget(options.micro_tokens, lengths)
     return packing.micro_batches(lengths, budget)
@@ -59,10 +59,10 @@ def without_gradient(f, batch, options):
     first, inverse = dedup.unique_rows(batch)
     unique = batch.rows(first)
     with torch.no_grad(), autocast(options):
-        for rows, counts in distributed.local_batches(cut(unique.lengths(), options)):
+        for rows, is_own in distributed.local_batches(split_rows(unique.lengths(), options)):
             micro = unique.rows(torch.tensor(rows, device=first.device))
             values = f(micro)
-            if counts:
+            if is_own:
                 result[first[rows], :micro.mask.shape[1]] = values.float()
     distributed.all_reduce(result)
     return result[first[inverse]]

@@ -39,7 +39,7 @@ def step_metrics(state: dict, attempts, batch, models, options) -> dict:
     """The metrics of a step before its update: of all its samples, and of the batch."""
     _, texts, rewards = zip(*(s for a in attempts for s in a.samples), strict=True)
     metrics = evaluate.response_metrics(state["step"] + 1, [a.rollout for a in attempts], rewards,
-                                    texts, options.group_size)
+                                        texts, options.group_size)
     metrics["prompts_sampled"] = sum(a.prompts for a in attempts)
     metrics["kl"] = kl_to_reference(models.reference, batch, options)
     return metrics | batch_metrics(batch)

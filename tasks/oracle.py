@@ -11,14 +11,13 @@ Shapes: `solutions` are those of prm.py; `scores` holds a list for each solution
 each step.
 """
 
-import torch
-
 from tasks import chain
 
 
 def auc(scores: list[float], truths: list[bool]) -> float | None:
     """The probability that a true item scores above a false one, where ties count half (the area
     under the ROC curve). None if all items are true, or all are false."""
+    import torch  # not at the top: `import tasks` reads this file, and tasks need no tensors
     x, true = torch.tensor(scores, dtype=torch.float64), torch.tensor(truths, dtype=torch.bool)
     n_pairs = int(true.sum()) * int((~true).sum())
     if not n_pairs:

@@ -115,7 +115,7 @@ def test_cached_logits_equal_transformers(saved, case):
     cache, parts = sample.KVCache(model.config, 18, 60), []
     with torch.no_grad():
         for first, last in ((0, 50), *((t, t + 1) for t in range(50, 60))):
-            parts.append(model(tokens[:, first:last], cache.prepare(last - first)))
+            parts.append(model(tokens[:, first:last], cache.next_tokens(last - first)))
             cache.lengths = cache.lengths + last - first
         assert close(model.lm_head(torch.cat(parts, 1)), theirs(tokens).logits)
 

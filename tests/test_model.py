@@ -313,7 +313,7 @@ def test_cached_equals_uncached(kv_heads):
     with torch.no_grad():
         want = made(ids)
         for first, last in ((0, 4), *((t, t + 1) for t in range(4, 10))):
-            parts.append(made(ids[:, first:last], cache.prepare(last - first)))
+            parts.append(made(ids[:, first:last], cache.next_tokens(last - first)))
             cache.lengths = cache.lengths + last - first
         assert torch.allclose(torch.cat(parts, 1), want, atol=1e-4)
         assert torch.allclose(continued(made, ids), want[:, 4:], atol=1e-4)
