@@ -25,7 +25,7 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
     "sample engine.*",
     "infra.run_dir infra.checkpoint infra.forward",
     "ppo", "grpo", "dapo", ALGORITHMS,
-    "evaluate sft prm infra.completer",
+    "evaluate sft prm infra.completer infra.rewards",
     "config infra.cli infra.memory infra.models infra.base_model infra.metrics",
     "train search",
     "recipes.* bench.*",
