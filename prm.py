@@ -261,7 +261,8 @@ def load(run: str, policy) -> dict:
     if not path.exists():
         raise ValueError(f"{run} has no prm.pt; python prm.py --run {run} makes one")
     scorers = {}
-    for name, state in tensors.load(path).items():
+    mend = f"; python prm.py --run {run} makes it again"
+    for name, state in tensors.load(path, mend=mend).items():
         scorers[name] = StepScorer(policy).requires_grad_(False)
         try:
             scorers[name].load_state_dict(state)
