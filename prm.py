@@ -206,7 +206,7 @@ def train(scorer, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens:
         n_steps = sum(len(ends[i]) for i in rows)
         error = loss(scorer, *([x[i] for i in rows] for x in (pairs, ends, labels))) / n_steps
         error.backward()
-        if not math.isfinite(float(error)):
+        if not math.isfinite(error.item()):
             raise FloatingPointError("the reward model diverged: its loss is no longer finite; "
                                      "nothing is written. Try a lower --lr")
         for optimizer in optimizers:

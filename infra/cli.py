@@ -258,17 +258,15 @@ def make_tokenizer(options: Options, task) -> Tokenizer:
                             "knows the plain question alone")
         return Tokenizer.toy()
     try:
+        ends = prompts.end_token_ids(options.init)
         config = checkpoint.open_pretrained(options.init)[0].config
-        if options.few_shot > config.context // 16:  # found before they are sampled
-            raise UserError(f"--few-shot {options.few_shot}: so many examples do not fit the "
-                            f"model's context of {config.context} tokens")
+        if 16 * options.few_shot > config.context:  # found before they are sampled
+            raise ValueError(f"--few-shot {options.few_shot}: so many examples do not fit the "
+                             f"model's context of {config.context} tokens")
         template = prompts.template(options.prompt, task.prompt_template,
                                     prompts.examples(task, options.few_shot))
-        tokenizer = Tokenizer.from_folder(
-            options.init, template, prompts.end_token_ids(options.init),
-            [] if options.prompt == "plain" else [prompts.END])
-    except UserError:
-        raise
+        tokenizer = Tokenizer.from_folder(options.init, template, ends,
+                                          [] if options.prompt == "plain" else [prompts.END])
     except (ValueError, OSError) as error:
         raise UserError(f"--init {options.init}: {error}") from None
     if options.prompt == "chat" and "<|im_start|>" not in tokenizer.specials:
