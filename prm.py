@@ -268,7 +268,7 @@ def load(run: str, policy) -> dict:
         for name in ("prm", "orm"):
             scorers[name] = StepScorer(policy).requires_grad_(False)
             scorers[name].load_state_dict(states[name])
-    except (RuntimeError, TypeError, KeyError, AttributeError):  # other names, shapes or types
+    except (RuntimeError, TypeError, LookupError, AttributeError):  # other names, shapes, types
         raise ValueError(f"{path} does not fit this version or this policy; "
                          f"python prm.py --run {run} makes it again") from None
     return scorers
@@ -334,7 +334,7 @@ def main(argv=None) -> int:
 
     def work(args):
         policy, tokenizer, settings = evaluate.load_run(args.run)
-        args.lr = args.lr or (1e-4 if settings["init"] else 1e-3)
+        args.lr = args.lr or (1e-4 if settings.get("init") else 1e-3)
         rows = max(args.problems * args.solutions * args.completions, 8 * args.eval_problems)
         memory.check_responses(rows, settings["max_new_tokens"], "change --problems, --solutions, "
                                "--completions or --eval-problems")

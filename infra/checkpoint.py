@@ -14,7 +14,6 @@ Tokenizers are read in bpe.py; here their files are copied.
     python -m infra.checkpoint --run runs/NAME --out DIR       exports the policy of a run
 """
 
-import argparse
 import json
 import sys
 from dataclasses import replace
@@ -24,7 +23,7 @@ from pathlib import Path
 import torch
 
 import model as gpt
-from infra import run_dir
+from infra import arguments, run_dir
 from infra.tensors import (
     DTYPES,
     atomic_write,
@@ -330,19 +329,17 @@ def save_pretrained(model: gpt.GPT, folder, like=None) -> None:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m infra.checkpoint",
+    parser = arguments.Parser(
+        "infra.checkpoint",
         description="Exports the policy of a run in Hugging Face's format, without a tokenizer. A "
                     "run of --init has already done so, with the tokenizer, in runs/NAME/model.")
-    parser.add_argument("--run", required=True, help="folder of the run, such as runs/NAME")
-    parser.add_argument("--out", required=True, help="folder to write")
-    args = parser.parse_args(argv)
-    try:
+    parser.add_argument("--run", required=True, type=arguments.path,
+                        help="folder of the run, such as runs/NAME")
+    parser.add_argument("--out", required=True, type=arguments.path, help="folder to write")
+
+    def work(args):
         save_pretrained(gpt.from_state(run_dir.load_checkpoint(args.run)), args.out)
-    except (ValueError, OSError) as error:
-        print(f"infra.checkpoint: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return arguments.run(parser, argv, work)
 
 
 if __name__ == "__main__":
