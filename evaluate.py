@@ -227,8 +227,12 @@ def load_policy(run: str, device: str) -> gpt.GPT:
 
 
 def load_task(settings: dict) -> tasks.Task:
-    """The task that a run was trained on."""
-    return tasks.TASKS[settings["task"]](settings["level"], settings["data"], settings["eval_data"])
+    """The task that a run was trained on. Raises ValueError for settings that no task has."""
+    try:
+        return tasks.TASKS[settings["task"]](settings["level"], settings["data"],
+                                             settings["eval_data"])
+    except ValueError as error:
+        raise ValueError(f"the run's config.json: {error}") from None
 
 
 def read_problems(path: str, settings: dict) -> list[tasks.Problem]:

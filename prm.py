@@ -22,7 +22,6 @@ Left out on purpose: human labels, pairs of solutions.
 
 import infra.openmp  # noqa: F401  (before torch)
 
-import argparse
 import bisect
 import copy
 import itertools
@@ -46,10 +45,11 @@ import tasks
 from engine import packing, slots
 from engine.muon import muon_and_adam
 from engine.sampler import generate
-from infra import run_dir, tensors
+from infra import arguments, run_dir, tensors
 from sft import padded
 from tasks import oracle
 
+MAX_EPOCHS = 1000
 MIN_LOGP = -20.0  # bounds the influence of one token; at -6 too many tokens had no gradient
 STEP_END = re.compile(rb"\n|</think>")
 AGGREGATES = {"product": math.prod, "min": min, "last": lambda step_scores: step_scores[-1]}
@@ -206,6 +206,9 @@ def train(scorer, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens:
         n_steps = sum(len(ends[i]) for i in rows)
         error = loss(scorer, *([x[i] for i in rows] for x in (pairs, ends, labels))) / n_steps
         error.backward()
+        if not math.isfinite(error.item()):
+            raise FloatingPointError("the reward model diverged: its loss is no longer finite; "
+                                     "nothing is written. Try a lower --lr")
         for optimizer in optimizers:
             optimizer.step()
     return float(error.detach())
@@ -260,15 +263,15 @@ def load(run: str, policy) -> dict:
     path = Path(run) / "prm.pt"
     if not path.exists():
         raise ValueError(f"{run} has no prm.pt; python prm.py --run {run} makes one")
-    scorers = {}
     mend = f"; python prm.py --run {run} makes it again"
-    for name, state in tensors.load(path, mend=mend).items():
-        scorers[name] = StepScorer(policy).requires_grad_(False)
-        try:
-            scorers[name].load_state_dict(state)
-        except RuntimeError:
-            raise ValueError(f"{path} does not fit this version or this policy; "
-                             f"python prm.py --run {run} makes it again") from None
+    states, scorers = tensors.load(path, mend=mend), {}
+    try:
+        for name in ("prm", "orm"):
+            scorers[name] = StepScorer(policy).requires_grad_(False)
+            scorers[name].load_state_dict(states[name])
+    except (RuntimeError, TypeError, LookupError, AttributeError):  # other names, shapes, types
+        raise ValueError(f"{path} does not fit this version or this policy; "
+                         f"python prm.py --run {run} makes it again") from None
     return scorers
 
 
@@ -319,31 +322,27 @@ COUNTS = {"problems": (512, "training problems"), "solutions": (8, "samples of e
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
+    from infra import memory  # not at the top: it stands above this file
+
+    parser = arguments.Parser("prm.py", description=__doc__.split("\n\n")[0])
+    arguments.add_run(parser)
     for name, (default, words) in COUNTS.items():
-        parser.add_argument(f"--{name}", type=int, default=default,
+        most = {"most": MAX_EPOCHS} if name == "epochs" else {}
+        parser.add_argument(f"--{name}", type=arguments.integer(1, **most), default=default,
                             help=f"{words} (default: {default})")
-    parser.add_argument("--lr", type=float,
+    parser.add_argument("--lr", type=arguments.number(above=0),
                         help="learning rate (default: 1e-3, for a pretrained policy 1e-4)")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
-        for name in COUNTS:
-            if getattr(args, name.replace("-", "_")) < 1:
-                raise ValueError(f"--{name} must be at least 1")
+
+    def work(args):
         policy, tokenizer, settings = evaluate.load_run(args.run)
-        if args.lr is None:
-            args.lr = 1e-4 if settings.get("init") else 1e-3
-        if not 0 < args.lr < math.inf:
-            raise ValueError("--lr must be a number above 0")
+        args.lr = args.lr or (1e-4 if settings.get("init") else 1e-3)
+        rows = max(args.problems * args.solutions * args.completions, 8 * args.eval_problems)
+        memory.check_responses(rows, settings["max_new_tokens"], "change --problems, --solutions, "
+                               "--completions or --eval-problems")
         task = evaluate.load_task(settings)
-        result = make_reward_models(args, policy, tokenizer, task, settings["max_new_tokens"])
-    except (ValueError, OSError) as error:
-        print(f"prm.py: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(result))
-    return 0
+        print(json.dumps(make_reward_models(args, policy, tokenizer, task,
+                                            settings["max_new_tokens"])))
+    return arguments.run(parser, argv, work)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ Shapes: N = prompts * group_size rows, T tokens, S columns of the cache, V vocab
 
 import infra.openmp  # noqa: F401  (before torch)
 
-import argparse
 import codecs
 import json
 import sys
@@ -27,6 +26,8 @@ import torch
 from engine.attention import attend, visibility_bias
 from engine.request import Request, assemble, make_request
 from engine.rng import sample_tokens, uniform
+from infra import arguments
+from infra.terminal import echo
 from model import GPT, Config
 
 
@@ -153,22 +154,23 @@ def main(argv=None) -> int:
     import evaluate  # not at the top: evaluate imports this file
     import verify
 
-    parser = argparse.ArgumentParser("sample.py", description="Asks a trained run.")
-    parser.add_argument("question", nargs="?", help='such as "47*6+85=?"')
-    parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
-    parser.add_argument("--problems", help="JSONL file of question and answer: prints the accuracy")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--top-k", type=int, default=0, help="most likely tokens kept; 0: all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="keep the smallest set of top "
-                        "tokens with at least this total probability; 1: all")
-    parser.add_argument("--max-new-tokens", type=int, help="default: as in training")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
+    parser = arguments.Parser("sample.py", description="Asks a trained run.")
+    add = parser.add_argument
+    add("question", nargs="?", help='such as "47*6+85=?"')
+    arguments.add_run(parser)
+    add("--problems", type=arguments.path, help="JSONL file of question and answer: prints the "
+        "accuracy")
+    add("--temperature", type=arguments.temperature, default=0.0, help="0 is greedy")
+    add("--top-k", type=arguments.integer(0), default=0, help="most likely tokens kept; 0: all")
+    add("--top-p", type=arguments.number(above=0, most=1), default=1.0, help="keep the smallest "
+        "set of top tokens with at least this total probability; 1: all")
+    add("--max-new-tokens", type=arguments.integer(1), help="default: as in training")
+
+    def work(args):
         if (args.question is None) == (args.problems is None):
-            raise ValueError("give either a question or --problems FILE")
+            parser.error("give either a question or --problems FILE")
         policy, tokenizer, settings = evaluate.load_run(args.run)
-        longest = settings["max_new_tokens"] if args.max_new_tokens is None else args.max_new_tokens
+        longest = args.max_new_tokens or settings["max_new_tokens"]
         keep = dict(top_k=args.top_k, top_p=args.top_p)
         if args.question is not None:
             # a character may be split over up to four tokens
@@ -176,24 +178,21 @@ def main(argv=None) -> int:
 
             def show(token):
                 if token not in tokenizer.stop_ids:
-                    print(reader.decode(tokenizer.decode_bytes([token])), end="", flush=True)
+                    echo(reader.decode(tokenizer.decode_bytes([token])), end="", flush=True)
             generate(policy, [tokenizer.encode_prompt(args.question)], 1, longest, args.temperature,
                      args.seed, on_token=show, **evaluate.stop_conditions(policy, tokenizer),
                      **keep)
-            print(reader.decode(b"", final=True))
-            return 0
+            echo(reader.decode(b"", final=True))
+            return
         problems = evaluate.read_problems(args.problems, settings)
         rollout, texts = evaluate.sample_responses(policy, tokenizer, problems, 1,
                                                    args.temperature, args.seed, longest, **keep)
-    except (ValueError, OSError) as error:
-        print(f"sample.py: {error}", file=sys.stderr)
-        return 2
-    result = evaluate.proportion(verify.written_correct(p, t)
-                                 for p, t in zip(problems, texts, strict=True))
-    print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
-                      "length": float(rollout.mask.sum(1).mean()),
-                      "truncated": float(rollout.truncated.float().mean())}))
-    return 0
+        result = evaluate.proportion(verify.written_correct(p, t)
+                                     for p, t in zip(problems, texts, strict=True))
+        print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
+                          "length": float(rollout.mask.sum(1).mean()),
+                          "truncated": float(rollout.truncated.float().mean())}))
+    return arguments.run(parser, argv, work)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,7 @@ models are those of prm.py. Left out on purpose: Monte-Carlo tree search.
 
 import infra.openmp  # noqa: F401  (before torch)
 
-import argparse
-import itertools
 import json
-import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -43,7 +40,10 @@ import prm
 import verify
 from engine.rng import row_seeds
 from grading import answers
+from infra import arguments, memory
 from infra.completer import Completer
+from infra.terminal import echo
+from infra.tree import render_tree
 
 # Both tags at once: a real model may have tokens that span them, and after "</think>" alone it may
 # write anything.
@@ -291,59 +291,39 @@ def evaluate_method(completer, task, problems, method: str, n: int, seed: int):
                                   for result in results)}, results
 
 
-def render_tree(result: SearchResult) -> str:
-    """The samples of a problem as an indented tree of their steps, for a terminal. Shared steps are
-    printed once, with the number of samples; the colour shows the step's score."""
-    def add(node, parts, scores):
-        if parts:
-            branch = node.setdefault(parts[0], [0, scores[0] if scores else None, {}])
-            branch[0] += 1
-            add(branch[2], parts[1:], scores[1:])
-
-    def lines(node, depth):
-        for part, (count, score, below) in node.items():
-            colour = 0 if score is None else 31 if score < 1 / 3 else 33 if score < 2 / 3 else 32
-            mark = "" if score is None else f"  {score:.2f}"
-            yield (f"{'  ' * depth}\x1b[{colour}m{part.strip()}\x1b[0m{mark}"
-                   + (f"  x{count}" if count > 1 else ""))
-            yield from lines(below, depth + 1)
-    root = {}
-    for text, scores in itertools.zip_longest(result.samples, result.scores, fillvalue=()):
-        add(root, [p for p in re.split(r"(?<=\n)(?!\n)|(?<=</think>)", text) if p], scores)
-    return "\n".join(lines(root, 0))
-
-
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--run", required=True, help="the run's folder, such as runs/NAME")
-    parser.add_argument("--method", default="vote", choices=METHODS)
-    parser.add_argument("--n", type=int, default=16, help="samples per problem; for force the "
-                        "rounds of thinking, for cut the tokens of thinking")
-    parser.add_argument("--beams", type=int, default=0, help="kept per step (default: n // 4)")
-    parser.add_argument("--problems", help="JSONL of question and answer (default: held-out ones)")
-    parser.add_argument("--count", type=int, default=500, help="number of held-out problems")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", action="store_true", help="print the first problem's tree")
-    args = parser.parse_args(argv)
-    try:
-        if args.n < 1 or args.count < 1 or args.beams < 0 or not args.temperature > 0:
-            raise ValueError("--n, --count and --temperature must be above 0, --beams 0 or more")
-        policy, tokenizer, settings = evaluate.load_run(args.run)
-        task = evaluate.load_task(settings)
-        problems = (evaluate.read_problems(args.problems, settings) if args.problems
-                    else task.held_out(args.count))
-        reward_models = prm.load(args.run, policy) if (Path(args.run) / "prm.pt").exists() else {}
-        completer = Completer(policy, tokenizer, settings["max_new_tokens"], args.temperature,
-                              reward_models, args.beams)
-        result, found = evaluate_method(completer, task, problems, args.method, args.n, args.seed)
-        if args.show:
-            print(problems[0].question, render_tree(found[0]), f"chosen: {found[0].text}", sep="\n")
-    except (ValueError, OSError, KeyError) as error:
-        print(f"search.py: {error}", file=sys.stderr)
-        return 2
+    parser = arguments.Parser("search.py", description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    arguments.add_run(parser)
+    add("--method", default="vote", choices=METHODS)
+    add("--n", type=arguments.integer(1), default=16, help="samples per problem; for force the "
+        "rounds of thinking, for cut the tokens of thinking")
+    add("--beams", type=arguments.integer(0), default=0, help="kept per step (default: n // 4)")
+    add("--problems", type=arguments.path, help="JSONL of question and answer (default: held-out "
+        "ones)")
+    add("--count", type=arguments.integer(1), default=500, help="number of held-out problems")
+    add("--temperature", type=arguments.number(least=arguments.LEAST_TEMPERATURE), default=1.0)
+    add("--show", action="store_true", help="print the first problem's tree")
+    return arguments.run(parser, argv, work)
+
+
+def work(args) -> None:
+    """Runs a method and prints its measurements as JSON."""
+    policy, tokenizer, settings = evaluate.load_run(args.run)
+    task = evaluate.load_task(settings)
+    problems = args.problems and evaluate.read_problems(args.problems, settings)
+    memory.check_responses(len(problems or range(args.count)) * args.n, settings["max_new_tokens"],
+                           "change --n or --count")
+    problems = problems or task.held_out(args.count)
+    reward_models = prm.load(args.run, policy) if (Path(args.run) / "prm.pt").exists() else {}
+    completer = Completer(policy, tokenizer, settings["max_new_tokens"], args.temperature,
+                          reward_models, args.beams)
+    result, found = evaluate_method(completer, task, problems, args.method, args.n, args.seed)
+    if args.show:
+        echo(problems[0].question)
+        print(render_tree(found[0]))
+        echo("chosen:", found[0].text)
     print(json.dumps(result))
-    return 0
 
 
 if __name__ == "__main__":

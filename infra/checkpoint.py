@@ -13,7 +13,6 @@ Tokenizers are read in bpe.py; here their files are copied.
     python -m infra.checkpoint --run runs/NAME --out DIR       exports the policy of a run
 """
 
-import argparse
 import json
 import sys
 from dataclasses import replace
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 
 import model as gpt
-from infra import run_dir
+from infra import arguments, run_dir
 from infra.files import UserError, atomic_write, read_json
 from infra.hf_config import hf_config, read_config, shorten
 from infra.tensors import count_bytes, not_finite, read_safetensors, write_safetensors
@@ -188,21 +187,17 @@ def save_pretrained(model: gpt.GPT, folder, like=None) -> None:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m infra.checkpoint",
+    parser = arguments.Parser(
+        "infra.checkpoint",
         description="Exports the policy of a run in Hugging Face's format, without a tokenizer. A "
                     "run of --init has already done so, with the tokenizer, in runs/NAME/model.")
-    parser.add_argument("--run", required=True, help="folder of the run, such as runs/NAME")
-    parser.add_argument("--out", required=True, help="folder to write")
-    args = parser.parse_args(argv)
-    try:
-        if not args.out:
-            raise ValueError("--out is empty; name the folder to write")
+    parser.add_argument("--run", required=True, type=arguments.path,
+                        help="folder of the run, such as runs/NAME")
+    parser.add_argument("--out", required=True, type=arguments.path, help="folder to write")
+
+    def work(args):
         save_pretrained(gpt.from_state(run_dir.load_checkpoint(args.run)), args.out)
-    except (ValueError, OSError) as error:
-        print(f"infra.checkpoint: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return arguments.run(parser, argv, work)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import torch
 import model as gpt
 import tasks
 from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic, reads_group
-from infra import checkpoint, distributed
+from infra import arguments, checkpoint, distributed, models
 from infra.run_dir import UserError
+from infra.terminal import echo
 from tasks import prompts
 from tokenizer import Tokenizer
 
@@ -24,6 +25,7 @@ RENAMED = {  # flags of earlier versions
     "--renew-reference": "--ref-update-interval", "--overlong-zone": "--overlong-buffer",
     "--lam": "--gae-lambda", "--critic-lam": "--critic-gae-lambda",
     "--leave-one-out": "--baseline others"}
+FLAG_TYPES = {str: str, int: arguments.integer(), float: arguments.number()}
 AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "max_attempts",
                 "eval_samples")
 ABOVE_ZERO = ("temperature", "lr", "critic_lr")
@@ -41,7 +43,7 @@ def parse(argv) -> tuple[Options, bool]:
     """The Options of a command line, and whether to resume. argparse exits with code 2 on a flag or
     a choice that does not exist."""
     # the defaults depend on these three, so they are read first
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = arguments.Parser("train.py", add_help=False, allow_abbrev=False)
     first.add_argument("--algo", default="grpo")
     first.add_argument("--init", default="")
     first.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +68,7 @@ def build_parser(known) -> argparse.ArgumentParser:
     """argparse's parser, with a flag for each field of Options and the defaults of the algorithm.
     `known` has the values of --algo, --init and --device."""
     # no abbreviations, or `--alg dapo` would not be seen as --algo above
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         "train.py", allow_abbrev=False, usage="%(prog)s [--FLAG VALUE ...]; --help lists the flags",
         description="Trains a language model to reason, by reinforcement learning from a verifier. "
                     "It starts from random weights, or from a pretrained model with --init.")
@@ -80,7 +82,8 @@ def build_parser(known) -> argparse.ArgumentParser:
             how["action"] = argparse.BooleanOptionalAction
         else:
             choices = f.metadata["choices"]
-            how |= dict(type=type(f.default), choices=None if choices is None else list(choices))
+            how |= dict(type=FLAG_TYPES[type(f.default)],
+                        choices=None if choices is None else list(choices))
         groups[f.metadata["group"]].add_argument(flag(f.name), **how)
     groups["run"].add_argument("--resume", action="store_true",
                                help="continue the run in the folder --out")
@@ -115,8 +118,16 @@ def default_out(options: Options, default_reward: str) -> str:
 # --- checking
 
 def validate(options: Options) -> tuple[tasks.Task, Tokenizer]:
-    """Checks the options, fills in the defaults that depend on the task, and makes the task and the
-    model's tokenizer. Raises UserError."""
+    """Checks the options and the files that they name, fills in the defaults that depend on the
+    task, and makes the task and the model's tokenizer. Raises UserError."""
+    try:
+        return validate_all(options)
+    except OSError as error:
+        raise UserError(arguments.describe(error)) from None
+
+
+def validate_all(options: Options) -> tuple[tasks.Task, Tokenizer]:
+    """`validate`, which may also raise OSError for a file."""
     validate_numbers(options)
     validate_device(options)
     task = make_task(options)
@@ -147,9 +158,8 @@ def validate_numbers(options: Options) -> None:
     for name in ZERO_TO_ONE:
         if not 0 <= getattr(options, name) <= 1:
             raise UserError(f"{flag(name)} must be between 0 and 1")
-    for name in ("seed", "base_seed"):
-        if abs(getattr(options, name)) >= 2**62:
-            raise UserError(f"{flag(name)} {getattr(options, name)} must be below 2**62")
+    if options.temperature < arguments.LEAST_TEMPERATURE:
+        raise UserError(f"--temperature must be at least {arguments.LEAST_TEMPERATURE}")
     if options.dual_clip and not options.dual_clip > 1:
         raise UserError("--dual-clip must be above 1, or 0 for no bound")
 
@@ -219,11 +229,17 @@ def validate_reward(options: Options) -> None:
     if (options.reward == "process") != bool(judge):
         raise UserError("--reward process and --judge RUN need each other; RUN is a run with a "
                         "prm.pt, made by prm.py")
-    if judge and not (Path(judge) / "prm.pt").exists():
+    if not judge:
+        return
+    if not (Path(judge) / "prm.pt").exists():
         raise UserError(f"--judge {judge} has no prm.pt; python prm.py --run {judge} makes one")
-    if judge and tokenizer_file(judge) != tokenizer_file(options.init):
+    if tokenizer_file(judge) != tokenizer_file(options.init):
         raise UserError(f"--judge {judge} reads other tokens than the policy; both need the same "
                         "tokenizer")
+    try:
+        models.load_judge(judge, "cpu")  # a damaged file is found before any work
+    except (ValueError, OSError) as error:
+        raise UserError(f"--judge {judge}: {arguments.describe(error)}") from None
 
 
 def tokenizer_file(folder) -> bytes:
@@ -242,12 +258,15 @@ def make_tokenizer(options: Options, task) -> Tokenizer:
                             "knows the plain question alone")
         return Tokenizer.toy()
     try:
+        ends = prompts.end_token_ids(options.init)
+        config = checkpoint.open_pretrained(options.init)[0].config
+        if 16 * options.few_shot > config.context:  # found before they are sampled
+            raise ValueError(f"--few-shot {options.few_shot}: so many examples do not fit the "
+                             f"model's context of {config.context} tokens")
         template = prompts.template(options.prompt, task.prompt_template,
                                     prompts.examples(task, options.few_shot))
-        tokenizer = Tokenizer.from_folder(
-            options.init, template, prompts.end_token_ids(options.init),
-            [] if options.prompt == "plain" else [prompts.END])
-        config = checkpoint.open_pretrained(options.init)[0].config
+        tokenizer = Tokenizer.from_folder(options.init, template, ends,
+                                          [] if options.prompt == "plain" else [prompts.END])
     except (ValueError, OSError) as error:
         raise UserError(f"--init {options.init}: {error}") from None
     if options.prompt == "chat" and "<|im_start|>" not in tokenizer.specials:
@@ -297,24 +316,29 @@ def config_of(options: Options) -> gpt.Config:
 
 # --- running
 
-def exit_code(run) -> int:
-    """Calls run() and prints its failure in one sentence. Returns the exit code: 0 done, 1 the run
+def exit_code(work) -> int:
+    """Calls work() and prints its failure in one sentence. Returns the exit code: 0 done, 1 the run
     failed, 2 bad input, 130 Ctrl-C. Other errors pass: they are faults of the program."""
+    arguments.write_any_text()
     code, message = 0, ""
     try:
-        run()
+        work()
     except UserError as error:
-        code, message = 2, f"train.py: {error}"
+        code, message = 2, f"train.py: {arguments.describe(error)}"
     except (FloatingPointError, OSError) as error:
-        code, message = 1, f"train.py: {error}"
+        code, message = 1, f"train.py: {arguments.describe(error)}"
     except KeyboardInterrupt:
         code, message = 130, "\nstopped; the same command with --resume continues the run"
-    except RuntimeError as error:
-        if not distributed.is_peer_failure(error):
+    except (MemoryError, RuntimeError) as error:
+        if distributed.is_peer_failure(error):
+            code, message = 1, ("train.py: another process has died; --resume continues from the "
+                                f"last checkpoint ({arguments.describe(error)})")
+        elif arguments.is_out_of_memory(error):
+            code, message = 1, ("train.py: there is not enough memory; try a smaller "
+                                f"--micro-tokens ({arguments.describe(error)})")
+        else:
             raise
-        code, message = 1, ("train.py: another process has died; --resume continues from the last "
-                            f"checkpoint ({error})")
     if message and (distributed.rank() == 0 or code == 1):
-        print(message, file=sys.stderr)
+        echo(message, file=sys.stderr)
     distributed.stop()
     return code

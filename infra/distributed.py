@@ -23,6 +23,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from infra.terminal import echo
+
 if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # one process saves the 45 MB of these imports
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -91,9 +93,9 @@ def is_peer_failure(error: RuntimeError) -> bool:
 # --- sharing work and results
 
 def print_rank0(*words) -> None:
-    """Prints once, on rank 0."""
+    """Prints once, on rank 0, text that may be from a model or a file."""
     if rank() == 0:
-        print(*words)
+        echo(*words)
 
 
 def on_rank0(function):

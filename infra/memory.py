@@ -27,6 +27,7 @@ from infra import distributed
 from infra.run_dir import UserError, count_parameters
 
 OVERHEAD = 1.1            # memory in use over memory in the estimate
+RESPONSE_BYTES = 64       # of a sampled token: its id, log-prob and entropy, copies, Python's ints
 PROMPT_TOKENS = 128       # assumed length of a prompt
 MAX_MICRO_TOKENS = 32768  # on a GPU
 
@@ -110,9 +111,22 @@ def default_micro_tokens(config: gpt.Config, options) -> int:
     return tokens
 
 
+def check_responses(rows: int, max_new_tokens: int, mend: str) -> None:
+    """Raises UserError where the memory cannot hold so many responses. `mend` ends the message."""
+    needed = RESPONSE_BYTES * rows * (PROMPT_TOKENS + max_new_tokens)
+    free = free_memory(torch.device("cpu"))
+    if needed > free:
+        raise UserError(f"{rows} responses of up to {max_new_tokens} tokens need "
+                        f"{needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB are free; "
+                        f"{mend}")
+
+
 def check(config: gpt.Config, options) -> str:
     """Sets options.micro_tokens if it is 0, and gives the sampler the memory that is left. Returns
     the estimate in words. Raises UserError if all but the cache does not fit."""
+    check_responses(max(options.prompts * options.group_size, options.eval_problems,
+                        options.eval_samples), options.max_new_tokens,
+                    "change --prompts, --group-size, --eval-problems or --eval-samples")
     options.micro_tokens = options.micro_tokens or default_micro_tokens(config, options)
     bytes_of = estimate(config, options)
     free = free_memory(torch.device(options.device))

@@ -15,6 +15,7 @@ import evaluate
 import ppo
 from infra import checkpoint, distributed, load, run_dir
 from infra.forward import policy_logp
+from infra.terminal import echo
 
 SAMPLES_LOGGED = 16  # responses in samples.jsonl, at each evaluation
 
@@ -138,10 +139,10 @@ def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -
     run_dir.write_json(folder / "summary.json", summary)
     if options.init:
         checkpoint.save_pretrained(policy, folder / "model", like=options.init)
-        print(f"\nthe policy, in the format of transformers: {folder}/model")
+        echo(f"\nthe policy, in the format of transformers: {folder}/model")
     problems = task.held_out(options.eval_problems)[:3]
     before, after = (state[when]["greedy"]["examples"] for when in ("before", "after"))
     for problem, old, new in zip(problems, before, after, strict=True):
-        print(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"
-              f"  after:  {new!r}")
-    print(f"\n{summary['seconds_total']:.0f} s in all; see {folder}/summary.json")
+        echo(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"
+             f"  after:  {new!r}")
+    echo(f"\n{summary['seconds_total']:.0f} s in all; see {folder}/summary.json")

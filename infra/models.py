@@ -57,9 +57,14 @@ def make_models(policy: gpt.GPT, tokenizer: Tokenizer, options):
                                   fused=options.device.startswith("cuda"))
     reward_model = None
     if options.judge:
-        judge_policy = evaluate.load_policy(options.judge, options.device)
-        reward_model = prm.load(options.judge, judge_policy)["prm"]
+        reward_model = load_judge(options.judge, options.device)
     return Models(policy, tokenizer, reference, critic, sampler, reward_model), optimizer
+
+
+def load_judge(run: str, device: str) -> torch.nn.Module:
+    """The process reward model of the run in --judge. Raises ValueError or OSError where its files
+    cannot be read."""
+    return prm.load(run, evaluate.load_policy(run, device))["prm"]
 
 
 def restore(models: Models, optimizer, saved: dict) -> dict:

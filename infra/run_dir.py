@@ -249,6 +249,8 @@ class GracefulStop:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        if distributed.rank() == 0:  # os.write: a handler may interrupt a print
+            os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
 
     def __exit__(self, *_):
         for number, handler in self.previous.items():

@@ -202,9 +202,13 @@ def test_problems_of_a_file_are_scored(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("flags, named", [
     ([], "either"), (["1+1=?", "--problems", "x"], "either"), (["--problems", "no.jsonl"], "no.js"),
-    (["x", "--run", "nowhere"], "nowhere"), (["x", "--temperature", "nan"], "temperature"),
-    (["x", "--max-new-tokens", "0"], "max_new"), (["x", "--max-new-tokens", "-1"], "max_new"),
-    (["x", "--top-p", "2"], "top_p"), (["x", "--top-k", "-1"], "top_k")])
+    (["x", "--run", "nowhere"], "nowhere"), (["x", "--temperature", "nan"], "--temperature"),
+    (["x", "--temperature", "1e-45"], "--temperature"), (["x", "--temperature=--"], "--temp"),
+    (["x", "--seed", "9" * 20], "--seed"), (["x", "--problems", ""], "--problems"),
+    (["x", "--max-new-tokens", "0"], "--max-new"), (["x", "--max-new-tokens", "-1"], "--max-new"),
+    (["x", "--max-new-tokens", "1" * 19], "context"), (["x", "--max-new-tokens", "1.5"], "--max"),
+    (["x", "--top-p", "2"], "--top-p"), (["x", "--top-p", "inf"], "--top-p"),
+    (["x", "--top-k", "-1"], "--top-k"), (["x", "--\x1b[2J"], "\\x1b[2J")])
 def test_bad_input_gives_a_one_sentence_error(run, flags, named, capsys):
     assert sample.main(["--run", str(run), *flags]) == 2
     said = capsys.readouterr().err

@@ -37,11 +37,12 @@ def test_a_log_loses_the_lines_after_the_checkpoint_and_half_a_line(tmp_path):
     run_dir.truncate_log(tmp_path / "none.jsonl", 3)
 
 
-def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
+def test_the_first_signal_waits_for_the_step_and_the_second_does_not(capfd):
     before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
     with run_dir.GracefulStop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested
+        assert capfd.readouterr().err.count("stopping after this step") == 1
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
