@@ -238,7 +238,12 @@ def load_task(settings: dict) -> tasks.Task:
 def read_problems(path: str, settings: dict) -> list[tasks.Problem]:
     """The problems of a JSONL file, for a policy trained with these settings. Raises ValueError for
     a task whose answers are expressions or programs, since a file holds written answers."""
-    if tasks.TASKS[settings["task"]].correct is not verify.written_correct:
+    task, correct = settings["task"], tasks.TASKS[settings["task"]].correct
+    if correct not in (verify.written_correct, tasks.File.correct):
         raise ValueError(f"--problems needs a run whose answers are numbers or mathematics, but "
-                         f"this run was trained with --task {settings['task']}")
-    return tasks.read_jsonl(path)
+                         f"this run was trained with --task {task}")
+    problems = tasks.read_jsonl(path)
+    if correct is verify.written_correct and any(problem.numbers for problem in problems):
+        raise ValueError(f"--problems {path} has rows of Countdown, but this run was trained with "
+                         f"--task {task}; rows with question and answer fit it")
+    return problems

@@ -151,7 +151,7 @@ def decode(model: GPT, request: Request, on_token) -> dict:
 def main(argv=None) -> int:
     """The command line: prints one answer token by token, or scores a file of problems."""
     import evaluate  # not at the top: evaluate imports this file
-    import verify
+    import tasks
 
     parser = argparse.ArgumentParser("sample.py", description="Asks a trained run.")
     parser.add_argument("question", nargs="?", help='such as "47*6+85=?"')
@@ -188,7 +188,7 @@ def main(argv=None) -> int:
     except (ValueError, OSError) as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2
-    result = evaluate.proportion(verify.written_correct(p, t)
+    result = evaluate.proportion(tasks.File.correct(p, t)
                                  for p, t in zip(problems, texts, strict=True))
     print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
                       "length": float(rollout.mask.sum(1).mean()),

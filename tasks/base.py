@@ -61,6 +61,8 @@ class Task:
     min_base_pass16 = 0.6           # training goes on until the base model has this pass@16
     default_max_new_tokens = 0      # 0: 64 tokens, and 64 more per level
     paths: list = []                # files that the problems come from
+    notes: list = []                # sentences about these files, such as rows that are left out
+    left_out = 0                    # rows of these files that are no problems
     correct = staticmethod(verify.written_correct)  # (problem, text) -> bool
 
     def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
