@@ -187,7 +187,7 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
     if options.reward == "process":  # a process reward model scores the steps
         batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)
-    if options.ratio == "sequence" and options.dtype == "bfloat16":
+    if options.ratio != "token" and options.dtype == "bfloat16":
         # GSPO clips at 1 - 0.0003 and 1 + 0.0004. In bfloat16, sampler and trainer differ by more.
         batch.sampler_logp = batch.old_logp
         batch.old_logp = policy_logp(models.policy, batch, options)
