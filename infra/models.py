@@ -12,6 +12,7 @@ import prm
 from config import needs_critic
 from engine.critic_hints import HintedCritic
 from infra import distributed
+from infra.run_dir import UserError
 from tokenizer import Tokenizer
 
 
@@ -63,7 +64,11 @@ def make_models(policy: gpt.GPT, tokenizer: Tokenizer, options):
 
 
 def restore(models: Models, optimizer, saved: dict) -> dict:
-    """Loads a checkpoint, except for the policy's weights, and returns its state."""
+    """Loads a checkpoint, except for the policy's weights, and returns its state. Raises UserError
+    for one that holds the policy alone."""
+    if "optimizer" not in saved:
+        raise UserError("checkpoint.pt holds the policy alone, because the run had --no-checkpoints"
+                        "; start a new run with another --out")
     models.reference.load_state_dict(saved["reference"])
     if models.critic is not None:
         models.critic.load_state_dict(saved["critic"])

@@ -24,7 +24,7 @@ from infra import distributed, tensors
 
 FORMAT = 2  # of checkpoint.pt; to be raised when the names or shapes in it change
 NOT_SAVED = ("out", "device", "shard")  # settings of a process, not of the run
-MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile")  # when a run continues
+MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile", "checkpoints")  # on resume
 
 
 class UserError(ValueError):

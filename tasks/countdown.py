@@ -11,7 +11,7 @@ import itertools
 
 import verify
 from grading.expression import calculate, expression
-from tasks.base import Problem, Task
+from tasks.base import EQUATION, Problem, Task
 
 MAX_LINES = 9          # attempts in a document; earlier ones are left out
 MAX_ATTEMPTS = 20_000  # that the corpus looks at: all of five numbers, a part of six
@@ -21,6 +21,7 @@ class Countdown(Task):
     prompt_template = (
         "Use each of the given numbers exactly once, with + - * / and brackets, and write an "
         "expression that makes the target. Numbers and target: {question}")
+    working = EQUATION
     base_steps = 1200
     largest = {1: 9, 2: 15, 3: 40, 4: 12, 5: 40}  # number, of each level
 

@@ -220,7 +220,8 @@ def read_answer(answer) -> tuple[str, str]:
         solution, final = text, box
     # 3. what a verifier can check
     number = verify.gsm8k_gold(text if mark else final)
-    if number is None and not is_checkable(final.strip()):
+    words = mark and not re.search("[0-9]", final)  # "#### none"
+    if number is None and (words or not is_checkable(final.strip())):
         raise BadRow(NO_GOLD, text)
     gold = final.strip() if number is None else str(number)
     return gold, re.sub(r"<<.*?>>", "", solution).strip()

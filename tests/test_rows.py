@@ -130,6 +130,7 @@ BAD = {  # line -> the reason, and what is shown
     "empty": ({"question": "a", "answer": ""}, rows.NO_GOLD, "''"),
     "nothing": ({"question": "a", "answer": None}, rows.NO_GOLD, "''"),
     "nothing after the mark": ({"question": "a", "answer": "#### "}, rows.NO_GOLD, "#### "),
+    "a word after the mark": ({"question": "a", "answer": "so #### x"}, rows.NO_GOLD, "x"),
     "half": ({"question": "a", "answer": "4 or"}, rows.NO_GOLD, "4 or"),
     "infinite": ('{"question": "a", "answer": 1e999}\n', rows.NO_GOLD, "inf"),
     "NaN": ('{"question": "a", "answer": NaN}\n', rows.NO_GOLD, "nan"),
