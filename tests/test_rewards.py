@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import config
 import train
 import verify
 from infra import checkpoint, rewards
@@ -98,6 +99,32 @@ print([name for name in ("torch", "trl", "verl", "transformers") if name in sys.
     assert score("x", WRONG, "4", {}, reward="sign")["score"] == -1
 
 
+def table_of_flags():
+    """The rows of the table in docs/scaling.md: (names here, in TRL, in verl)."""
+    page = (ROOT / "docs" / "scaling.md").read_text().partition("## When one machine")[2]
+    lines = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", page.partition("\n## ")[0], re.M)
+    return [[re.findall("`([^`]+)`", cell) for cell in line] for line in lines[1:]]
+
+
+def test_the_flags_in_the_table_exist():
+    known = {"--" + f.name.replace("_", "-").replace("--no-", "--") for f in fields(config.Options)}
+    rows = table_of_flags()
+    assert len(rows) > 25
+    for here, _, _ in rows:
+        for flag in (text.split()[0] for text in here if text.startswith("--")):
+            assert flag.replace("--no-", "--") in known, flag
+
+
+def test_the_names_of_trl_in_the_table_exist():
+    trl = pytest.importorskip("trl")
+    import trl.rewards
+    for _, theirs, _ in table_of_flags():
+        for name in (text.split("=")[0] for text in theirs):
+            place = trl.rewards if "rewards." in name else trl.GRPOConfig
+            assert (hasattr(place, name.rpartition(".")[2]) or hasattr(trl, name)
+                    or name in {f.name for f in fields(trl.GRPOConfig)} | {"P*G/M", "accelerate"})
+
+
 def toy_tokenizer(transformers):
     """The toy vocabulary as a tokenizer of transformers."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -131,12 +158,12 @@ def test_trl_trains_a_run_s_policy_by_these_rewards(tmp_path, monkeypatch):
     data = datasets.Dataset.from_list([{"prompt": p.question + "\n", "answer": p.answer, "level": 1}
                                        for p in problems])
     before = {name: p.clone() for name, p in model.named_parameters()}
-    config = trl.GRPOConfig(
+    settings = trl.GRPOConfig(
         output_dir=str(tmp_path / "trl"), max_steps=2, per_device_train_batch_size=4,
         num_generations=4, max_completion_length=8, learning_rate=1e-3, bf16=False, use_cpu=True,
         logging_steps=1, save_strategy="no", report_to="none", gradient_checkpointing=False,
         disable_tqdm=True)
-    trainer = trl.GRPOTrainer(model, [rewards.trl_reward("letters"), rewards.trl_reward()], config,
+    trainer = trl.GRPOTrainer(model, [rewards.trl_reward("letters"), rewards.trl_reward()], settings,
                               train_dataset=data, processing_class=tokenizer)
     trainer.train()
     logs = [row for row in trainer.state.log_history if "rewards/reward_letters/mean" in row]
