@@ -20,6 +20,7 @@ from infra.run_dir import UserError
 from infra.terminal import echo
 from tasks import prompts
 from tokenizer import Tokenizer
+from verify import RewardError
 
 RENAMED = {  # flags of earlier versions
     "--renew-reference": "--ref-update-interval", "--overlong-zone": "--overlong-buffer",
@@ -327,7 +328,7 @@ def exit_code(work) -> int:
     code, message = 0, ""
     try:
         work()
-    except UserError as error:
+    except (UserError, RewardError) as error:
         code, message = 2, f"train.py: {arguments.describe(error)}"
     except (FloatingPointError, OSError) as error:
         code, message = 1, f"train.py: {arguments.describe(error)}"

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import verify
+from grading.extraction import extract_boxed
 from infra.terminal import echo, quote
 from tasks import countdown
 from tasks.base import Problem
@@ -216,7 +217,7 @@ def read_answer(answer) -> tuple[str, str]:
         raise BadRow(NO_GOLD, answer)
     # 2. the answer after a mark, in the last box, or alone
     solution, mark, final = text.rpartition("####")
-    if not mark and (box := verify.extract_boxed(text)):
+    if not mark and (box := extract_boxed(text)):
         solution, final = text, box
     # 3. what a verifier can check
     number = verify.gsm8k_gold(text if mark else final)

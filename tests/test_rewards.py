@@ -81,6 +81,13 @@ def test_what_cannot_be_paid_is_an_error(monkeypatch):
         rewards.trl_reward()(prompts=["a"], completions=[RIGHT])
 
 
+def test_train_says_the_reward_that_is_no_number_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(verify.REWARDS, "random", lambda sample: float("nan"))
+    assert train.main([*SMALL, "--out", str(tmp_path / "run")]) == 2
+    [said] = [line for line in capsys.readouterr().err.splitlines() if "train.py" in line]
+    assert "the reward function random returned nan" in said and "=?" in said
+
+
 def test_verl_s_compute_score():
     """Loaded as verl loads it: by the path of the file, in another folder."""
     code = f"""
