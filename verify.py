@@ -169,7 +169,7 @@ def extract_any(text: str, last_number: bool = False, bare: bool = False) -> str
     last_number: where there is none of these forms, the last number of the text is its answer.
     bare: there, all that follows the thinking is the answer, as in `<think>…</think>42`.
     """
-    text = extraction.END_OF_TURN.split(text, maxsplit=1)[0].rpartition("</think>")[2]
+    text = extraction.first_turn(text).rpartition("</think>")[2]
     if TAGS.search(text):
         return extraction.without_words(extract(text) or "")
     if boxed := extraction.extract_boxed(text):
@@ -234,7 +234,7 @@ def verdict(gold: str, answer: str | None, **flags) -> bool | None:
     if not is_checkable(gold):
         raise ValueError(f"the gold answer {quote(gold)} cannot be read; write a number or "
                          "mathematics")
-    return False if answer is None else equal(gold, answer, **flags)
+    return False if answer is None else equal(gold, extraction.first_turn(answer), **flags)
 
 
 @lru_cache(maxsize=2**16)

@@ -20,10 +20,17 @@ INKLESS = "\u115f\u1160\u2800\u3164\uffa0\ufffc"  # letters and symbols that loo
 NUMBER_IN_TEXT = re.compile(r"(?:(?<![\w)}])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
                             r"(?:\.[0-9]+)?(?:/[0-9]+)?")  # the - of 10-7 is no sign
 
+
+
+def first_turn(text: str) -> str:
+    """The text up to the first end-of-turn mark."""
+    return END_OF_TURN.split(text, maxsplit=1)[0]
+
+
 # --- boxes
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is matched with its backslash
+BRACE = re.compile("[{}]")
 # without braces: not a word, as in "the \boxed form"; up to $, \), \], a line's end or another box
 UNBRACED = re.compile(r"(?=[-+]?[\w√(\[|$]|[-+]?\.[0-9]|\\[A-Za-z{$])(?![A-Za-z]{2})"
                       r"(?:(?!\\boxed|\\fbox|\\[)\]])[^$\n])+")
@@ -36,29 +43,34 @@ PLACEHOLDERS = {"", "...", "…", r"\dots", r"\ldots", "answer", "your answer", 
 def extract_boxed(text: str) -> str | None:
     """The content of the last box, or of the last boxes that are joined, separated by commas. None
     where no box has content."""
-    boxes = [box for box in find_boxes(text) if box[2].lower() not in PLACEHOLDERS]
-    if not boxes:
-        return None
-    first = len(boxes) - 1
-    while first > 0 and is_joint(text, boxes[first - 1][1], boxes[first][0]):
-        first -= 1
-    return complete(", ".join(dict.fromkeys(content for _, _, content in boxes[first:])))
+    contents, start = [], len(text)  # the boxes found so far, from the last one on
+    for begin, end, first, last in reversed(find_boxes(text)):
+        if contents and not is_joint(text, end, start):
+            break
+        content = BOX.sub("", text[first:last]).strip()  # without the commands of inner boxes
+        if content.lower() not in PLACEHOLDERS:
+            contents.append(content)
+            start = begin
+    return complete(", ".join(dict.fromkeys(reversed(contents))))
 
 
 def is_joint(text: str, end: int, start: int) -> bool:
     return start - end <= MAX_JOINT and JOINT.fullmatch(text, end, start) is not None
 
 
-def find_boxes(text: str) -> list[tuple[int, int, str]]:
-    """Where each outermost box begins and ends, and its content without inner boxes."""
-    # 1. pair the braces
+def find_boxes(text: str) -> list[list[int]]:
+    """Where each outermost box begins and ends, and where its content does."""
+    if not (first_box := BOX.search(text)):
+        return []
+    # 1. pair the braces, from the first box on; an escaped brace is no brace
+    plain = text.replace("\\\\", "  ").replace("\\{", "  ").replace("\\}", "  ")
     closing, opened = {}, []
-    for match in BRACES.finditer(text) if BOX.search(text) else ():
+    for match in BRACE.finditer(plain, first_box.start()):
         if match[0] == "{":
             opened.append(match.start())
-        elif match[0] == "}" and opened:
+        elif opened:
             closing[opened.pop()] = match.start()
-    # 2. find the boxes: where each begins and ends, and where its content does
+    # 2. find the boxes
     found = []
     for match in BOX.finditer(text):
         begin, first = match.span()
@@ -72,8 +84,7 @@ def find_boxes(text: str) -> list[tuple[int, int, str]]:
             found.append(box)
         elif box[:2] == found[-1][2:]:  # a box that fills the one around it
             found[-1][2:] = box[2:]
-    return [(begin, end, BOX.sub("", text[first:last]).strip())
-            for begin, end, first, last in found]
+    return found
 
 
 # --- around an answer
@@ -86,8 +97,10 @@ def complete(answer: str) -> str | None:
 def unbox(answer: str) -> str | None:
     """An answer without a box around the whole of it. None as for `complete`."""
     boxes = find_boxes(answer) if len(answer) <= MAX_ANSWER else []
-    if len(boxes) == 1 and not AROUND.sub("", answer[:boxes[0][0]] + answer[boxes[0][1]:]):
-        answer = boxes[0][2]
+    if len(boxes) == 1:
+        begin, end, first, last = boxes[0]
+        if not AROUND.sub("", answer[:begin] + answer[end:]):
+            answer = BOX.sub("", answer[first:last])
     return complete(answer)
 
 

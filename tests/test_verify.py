@@ -539,6 +539,8 @@ def test_three_verdicts():
     assert verify.verdict(r"\frac12", r"\sum_1^2 k") is None
     assert verify.verdict(r"\frac12", "half of it") is False
     assert verify.verdict("90", r"90^\circ", missing_unit=False) is False
+    assert verify.verdict("90", "90<|im_end|>\n<|endoftext|>") is True
+    assert verify.verdict("90", "91<|im_end|>90") is False
 
 
 def test_only_a_certain_verdict_on_mathematics_is_true():
