@@ -85,6 +85,10 @@ class Tokenizer:
                 raise ValueError(f"{run} is a run of a pretrained model, but holds no prompt.json")
             return cls.toy()
         saved = files.read_json(path, template=str, stops=list, strings=list)
+        if "{question}" not in saved["template"] or not all(
+                isinstance(string, str) and string for string in saved["strings"]):
+            raise ValueError(f"{path} is damaged: no {{question}} in the template, or a stop "
+                             "string that is no text")
         if "digest" in saved and saved["digest"] != files.digest(Path(run) / "tokenizer.json"):
             raise ValueError(f"{run}/tokenizer.json is not the one that the run had")
         return cls.from_folder(run, saved["template"], saved["stops"], saved["strings"])

@@ -9,6 +9,7 @@ disks without locks, where two processes in one folder are not noticed.
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -63,9 +64,12 @@ def no_space(path, size: int) -> str:
             "free")
 
 
-def free_bytes(path) -> int:
-    """The free bytes on the disk of a file that exists or will."""
-    return shutil.disk_usage(Path(path).parent).free
+def free_bytes(path) -> float:
+    """The free bytes on the disk of a file that exists or will; infinite without its folder."""
+    try:
+        return shutil.disk_usage(Path(path).parent).free
+    except OSError:
+        return math.inf
 
 
 def write_json(path, content) -> None:

@@ -21,7 +21,7 @@ SUPPORTED = {  # settings that change the model -> the only supported value
     "use_sliding_window": False, "quantization_config": None, "auto_map": None}
 MAX_CONTEXT = 2**15  # tokens; the RoPE cache of a loaded model takes 32 MB then
 MAX_LAYERS = 1000  # a larger number is a slip, and its model would take minutes to describe
-MAX_NUMBER = 1e12
+MAX_NUMBER = 1e12  # theta of Llama 3 is 500,000
 
 
 def hf_config(config: gpt.Config, dtype: torch.dtype = torch.float32) -> dict:
@@ -49,11 +49,11 @@ def hf_config(config: gpt.Config, dtype: torch.dtype = torch.float32) -> dict:
         "torch_dtype": str(dtype).removeprefix("torch.")}
 
 
-def positive_number(settings: dict, key: str, default=None):
+def positive_number(settings: dict, key: str, default=None, below: float = MAX_NUMBER):
     """The value of a key. Raises ValueError unless it is a number above 0, not absurdly large."""
     value = default if settings.get(key) is None else settings[key]
-    if type(value) not in (int, float) or not 0 < value < MAX_NUMBER:
-        raise ValueError(f"{key} is {value!r}, not a positive number below {MAX_NUMBER:.0e}")
+    if type(value) not in (int, float) or not 0 < value < below:
+        raise ValueError(f"{key} is {value!r}, not a positive number below {below:g}")
     return value
 
 
@@ -70,9 +70,10 @@ def parse_rope(settings: dict) -> tuple:
     rope_scaling, newer ones have both in rope_parameters."""
     if settings.get("rope_scaling") and settings.get("rope_parameters"):
         raise ValueError("rope_scaling and rope_parameters are both given")
-    given = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
-    if not isinstance(given, dict):
-        raise ValueError(f"the rope parameters are {given!r}, no object")
+    parts = [settings.get(key) for key in ("rope_scaling", "rope_parameters")]
+    if any(part is not None and not isinstance(part, dict) for part in parts):
+        raise ValueError(f"rope_scaling {parts[0]!r} or rope_parameters {parts[1]!r} is no object")
+    given = parts[0] or parts[1] or {}
     given = {key: value for key, value in given.items() if value is not None}
     # type and theta
     rope_types = [given.pop(key) for key in ("rope_type", "type") if key in given] or ["default"]
@@ -132,7 +133,7 @@ def parse_config(settings: dict) -> gpt.Config:
     config = gpt.Config(
         positive_int(settings, "vocab_size"), context, layers, width, heads, kv_heads,
         positive_int(settings, "intermediate_size"), theta,
-        positive_number(settings, "rms_norm_eps"), tied,
+        positive_number(settings, "rms_norm_eps", below=1), tied,
         0 if head_dim == width // heads else head_dim,
         qkv_bias=model_type == "qwen2", qk_norm=model_type == "qwen3", rope_scaling=scaling)
     with torch.device("cpu"):  # whatever the caller's

@@ -54,6 +54,8 @@ def open_run(options, checkpoint_bytes: int, resume: bool) -> Path:
         # the same settings
         if (run / "config.json").exists():
             check_settings(run, settings, resume)
+        if (run / PREVIOUS).exists() and not (run / CHECKPOINT).exists():
+            raise UserError(f"{run} has lost its checkpoint.pt{way_back(run)}")
         # the disk
         there = sum(p.stat().st_size for p in (run / CHECKPOINT, run / PREVIOUS) if p.exists())
         need = 2 * checkpoint_bytes - there
@@ -103,11 +105,12 @@ def check_settings(run: Path, settings: dict, resume: bool) -> None:
         raise UserError(f"{run} is a run with other settings: " + ", ".join(
             f"{k} was {saved[k]!r} and is now {settings[k]!r}" for k in changed))
     # files of the same names and other contents; runs of earlier versions have no digests
-    old, new = saved.get("digests", {}), settings["digests"]
-    if "digests" in saved and old != new:
-        path = next((p for p in new if not isinstance(old, dict) or old.get(p) != new[p]), None)
-        raise UserError(f"{path or min(old)} has changed since the run in {run} began; put the old "
-                        "file back, or start a new run with another --out")
+    old, new = saved.get("digests", settings["digests"]), settings["digests"]
+    if not isinstance(old, dict):
+        raise UserError(f"{run / 'config.json'} is damaged: digests is {old!r}")
+    if paths := [path for path in {**new, **old} if old.get(path) != new.get(path)]:
+        raise UserError(f"{paths[0]} has changed since the run in {run} began; put the old file "
+                        "back, or start a new run with another --out")
 
 
 def count_parameters(config: gpt.Config) -> int:
@@ -175,9 +178,11 @@ def save_run(run: Path, models, optimizer, state: dict) -> None:
     content = distributed.full_tensor(content, host=True)
 
     def write():
-        if not has_finite_logits(models.sampler):
-            raise tensors.NotFinite(f"{run / CHECKPOINT} is not written: the logits of the policy "
-                                    "are NaN or infinite; try a lower --lr")
+        critics = models.critic.modules() if models.critic is not None else ()
+        for network in (models.sampler, *(m for m in critics if isinstance(m, gpt.GPT))):
+            if not has_finite_logits(network):
+                raise tensors.NotFinite(f"{run / CHECKPOINT} is not written: the logits of the "
+                                        "policy or critic are NaN or infinite; try a lower --lr")
         keep_previous(run)
         tensors.save(run / CHECKPOINT, content)
     distributed.on_rank0(write)
@@ -209,18 +214,23 @@ def keep_previous(run: Path) -> None:
 def load_checkpoint(run) -> dict:
     """The content of a run's checkpoint.pt, on the CPU. Raises UserError where there is none, where
     it is damaged and where another version wrote it."""
-    path, previous = Path(run) / CHECKPOINT, Path(run) / PREVIOUS
+    path = Path(run) / CHECKPOINT
     if not path.exists():
         raise UserError(f"{run} has no checkpoint.pt; train.py makes one")
-    mend = "; train a new run with another --out"
-    if previous.exists() and not previous.samefile(path):
-        mend = (f"; the checkpoint before it is kept, and --resume goes on from there after: "
-                f"mv {shlex.quote(str(previous))} {shlex.quote(str(path))}")
-    content = tensors.load(path, mend=mend)
+    content = tensors.load(path, mend=way_back(run))
     if not isinstance(content, dict) or content.get("format") != FORMAT or not is_policy(content):
         raise UserError(f"{path} was made by another version of this program and cannot be read by "
                         "this one; train a new run with another --out")
     return content
+
+
+def way_back(run) -> str:
+    """The end of the message about a checkpoint that is damaged or gone."""
+    path, previous = Path(run) / CHECKPOINT, Path(run) / PREVIOUS
+    if not previous.exists() or path.exists() and previous.samefile(path):
+        return "; train a new run with another --out"
+    return ("; the checkpoint before it is kept, and --resume goes on from there after: "
+            f"mv {shlex.quote(str(previous))} {shlex.quote(str(path))}")
 
 
 def is_policy(content) -> bool:
