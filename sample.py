@@ -152,7 +152,7 @@ def decode(model: GPT, request: Request, on_token) -> dict:
 def main(argv=None) -> int:
     """The command line: prints one answer token by token, or scores a file of problems."""
     import evaluate  # not at the top: evaluate imports this file
-    import verify
+    import tasks
 
     parser = arguments.Parser("sample.py", description="Asks a trained run.")
     add = parser.add_argument
@@ -187,7 +187,7 @@ def main(argv=None) -> int:
         problems = evaluate.read_problems(args.problems, settings)
         rollout, texts = evaluate.sample_responses(policy, tokenizer, problems, 1,
                                                    args.temperature, args.seed, longest, **keep)
-        result = evaluate.proportion(verify.written_correct(p, t)
+        result = evaluate.proportion(tasks.File.correct(p, t)
                                      for p, t in zip(problems, texts, strict=True))
         print(json.dumps({"accuracy": result["value"], "ci": result["ci"], "n": result["n"],
                           "length": float(rollout.mask.sum(1).mean()),
