@@ -10,7 +10,6 @@ Left out on purpose: voting and search, which spend more compute per problem (se
 """
 
 import functools
-import json
 import re
 from pathlib import Path
 
@@ -216,12 +215,12 @@ def load_run(run: str, device: str = "") -> tuple[gpt.GPT, Tokenizer, dict]:
     OSError for an unreadable file."""
     if not (Path(run) / "checkpoint.pt").exists():
         raise ValueError(f"{run} has no checkpoint.pt; train.py makes one")
-    try:
-        settings = json.loads((Path(run) / "config.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{Path(run) / 'config.json'} is not valid JSON: {error}") from None
+    settings = run_dir.read_settings(run)
     tokenizer = Tokenizer.of_run(run)
     policy = load_policy(run, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if tokenizer.n_vocab > policy.config.vocab_size:
+        raise ValueError(f"{run}: its tokenizer has {tokenizer.n_vocab} tokens, but its policy has "
+                         f"{policy.config.vocab_size}")
     return policy, tokenizer, settings
 
 

@@ -13,7 +13,6 @@ Papers: byte-pair encoding 1508.07909, byte-level GPT-2. Left out on purpose: le
 """
 
 import functools
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import tiktoken
 import torch
 
-from infra import bpe
+from infra import bpe, files
 from tasks import gsm
 
 PATTERN = r" ?[A-Za-z]+|(?s:.)"  # a word with its leading space, or any one character
@@ -72,17 +71,22 @@ class Tokenizer:
         """The tokenizer of a pretrained model's folder. Raises ValueError as bpe.from_json does,
         and for stop_ids outside the vocabulary."""
         encoding = bpe.from_json(folder)
-        if not stop_ids or not all(0 <= i < encoding.n_vocab for i in stop_ids):
+        if not stop_ids or not all(type(i) is int and 0 <= i < encoding.n_vocab for i in stop_ids):
             raise ValueError(f"{folder}: its tokenizer has no token for the end of text {stop_ids}")
         return cls(encoding, template, list(stop_ids), list(stop_strings))
 
     @classmethod
     def of_run(cls, run) -> "Tokenizer":
-        """The tokenizer that infra.run_dir.save_tokenizer saved in a run's folder, else the toy."""
-        path = Path(run) / "prompt.json"
+        """The tokenizer that infra.run_dir.save_tokenizer saved in a run's folder, else the toy.
+        Raises ValueError for a run of a pretrained model without the tokenizer that it had."""
+        path, config = Path(run) / "prompt.json", Path(run) / "config.json"
         if not path.exists():
+            if config.exists() and files.read_json(config).get("init"):
+                raise ValueError(f"{run} is a run of a pretrained model, but holds no prompt.json")
             return cls.toy()
-        saved = json.loads(path.read_text())
+        saved = files.read_json(path, template=str, stops=list, strings=list)
+        if "digest" in saved and saved["digest"] != files.digest(Path(run) / "tokenizer.json"):
+            raise ValueError(f"{run}/tokenizer.json is not the one that the run had")
         return cls.from_folder(run, saved["template"], saved["stops"], saved["strings"])
 
     # --- the vocabulary

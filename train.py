@@ -314,7 +314,8 @@ def train(options: Options, resume: bool) -> None:
     if options.init:
         distributed.print_rank0(memory_plan)
     # 2. make or open the run's folder
-    run_dir = distributed.on_rank0(lambda: runs.open_run(options, config, resume))
+    run_dir = distributed.on_rank0(lambda: runs.open_run(
+        options, memory.checkpoint_bytes(config, options), resume))
     if options.init:
         distributed.on_rank0(lambda: runs.save_tokenizer(run_dir, options.init, tokenizer))
     if options.task == "file" and options.size == "tiny" and not options.init:

@@ -15,28 +15,34 @@ Paper: DeepSeek-R1 2501.12948, section 2.2.2. At the end are two statistics that
 `wilson` and `pass_at_k`. Left out on purpose: rewards from a model (see prm.py).
 """
 
-import argparse
+import codecs
 import json
 import math
+import numbers
 import re
+import reprlib
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
+from grading import extraction
 from grading.answers import equal
+from infra import arguments
+from infra.terminal import echo, quote, visible
 
 FORMAT_WEIGHT = 0.1
-MAX_CHARS = 4096   # characters of a response; a longer one is scored like an empty one
-MAX_DIGITS = 40    # characters of a number
+MAX_DIGITS = 40  # characters of a number
 
 
 # --- rewards
 
-CLAIM = re.compile(r"\bcheck\b.*\bok\b", re.DOTALL)
+class RewardError(ValueError):
+    """A reward that is not a finite number: one sentence that names function, problem and value."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Sample:
     """One response, as a reward function sees it. Most functions need the first four fields."""
 
     problem: object             # question, answer and the task's other fields
-    text: str                   # the response; "" where it has more than MAX_CHARS characters
+    text: str                   # the response
     correct: float              # 1.0 or 0.0: the verdict of the task's `correct`
     format: float               # 1.0 or 0.0: well_formed(text)
     uniform: float = 0.0        # a random number in [0, 1), which repeats when a run is resumed
@@ -81,7 +87,9 @@ def claim(sample: Sample) -> float:
     """A verifier with a hole, for the lesson on reward hacking: it pays for the claim that the
     answer has been checked."""
     thought = sample.text.partition("</think>")[0]
-    return float(bool(sample.format) and bool(CLAIM.search(thought)))
+    check = re.search(r"\bcheck\b", thought)
+    claimed = check and re.search(r"\bok\b", thought[check.end():])
+    return float(bool(sample.format) and bool(claimed))
 
 
 REWARDS = {  # the choices of --reward
@@ -99,77 +107,77 @@ def reward(correct, problem, text: str, name: str = "correct", uniform: float = 
     """The reward of a response by the function REWARDS[name]. `correct` is the task's verifier
     (problem, text) -> bool; the other arguments are the fields of Sample. A response that was cut
     off at the token limit is no special case: without a complete answer it is wrong and badly
-    formed. The metric `truncated` counts these responses."""
-    text = text if len(text) <= MAX_CHARS else ""
-    parts = {"correct": float(correct(problem, text)), "format": float(well_formed(text))}
+    formed. The metric `truncated` counts these responses. Raises RewardError for a reward that is
+    not a finite number."""
+    right = finite(f"the verifier {getattr(correct, '__name__', correct)}", problem,
+                   correct(problem, text) or 0.0)  # None: it cannot tell
+    parts = {"correct": right, "format": float(well_formed(text))}
     sample = Sample(problem, text, uniform=uniform, tokens=tokens, group=group, **parts)
-    return Reward(REWARDS[name](sample), parts)
+    return Reward(finite(f"the reward function {name}", problem, REWARDS[name](sample)), parts)
+
+
+def finite(function: str, problem, value) -> float:
+    """The value as a float. Raises RewardError unless it is a finite number."""
+    try:
+        if isinstance(value, numbers.Real) and math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        value = "an integer beyond the largest float"
+    question = quote(str(getattr(problem, "question", problem)))
+    raise RewardError(f"{function} returned {visible(reprlib.repr(value))} for the problem "
+                      f"{question}: a reward must be a finite number")
 
 
 # --- the form of a response, and the answer in it
 
-TAGS = re.compile(r"</?(?:think|answer)>")
-END_OF_TURN = re.compile(
-    r"<\|(?:endoftext|end_of_text|im_end|eot_id|end)\|>|</s>|<eos>|<end_of_turn>")
-BOXED = re.compile(r"\\(?:boxed|fbox)\s*(\{|[^\s{}\\])")
-NUMBER_IN_TEXT = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
+TAGS = re.compile(r"(</?(?:think|answer)>)")
 
 
 def well_formed(text: str, opened: bool = False) -> bool:
     """Whether the whole text is `<think>…</think><answer>…</answer>`: each tag exactly once, in
-    this order, neither part empty, and only white space before, between and after them.
-    opened: the prompt ends with `<think>`, so the text does not begin with it."""
+    this order, neither part empty. Only white space may stand before, between and after them, and
+    end-of-turn marks at the end. opened: the prompt ends with `<think>`, so the text does not
+    begin with it."""
     if opened:
         text = "<think>" + text
-    parts = TAGS.split(text)
-    return (TAGS.findall(text) == ["<think>", "</think>", "<answer>", "</answer>"]
-            and [bool(part.strip()) for part in parts] == [False, True, False, True, False])
+    parts = TAGS.split(text, maxsplit=5)
+    if parts[1::2] != ["<think>", "</think>", "<answer>", "</answer>"]:
+        return False
+    before, thought, between, answer, after = parts[::2]
+    around = before + between + extraction.END_OF_TURN.sub("", after)
+    return not (around.strip() or extraction.is_empty(thought) or extraction.is_empty(answer))
 
 
 def extract(text: str) -> str | None:
-    """The content of the one `<answer>…</answer>` after the thinking, stripped. None where it is
-    missing or empty, and where the text has several answers, inside the thinking included: two
-    answers are no answer."""
-    tags = TAGS.findall(text)
-    if tags.count("<answer>") != 1 or tags[-2:] != ["<answer>", "</answer>"]:
+    """The content of the one `<answer>…</answer>` after the thinking, without white space and a
+    box around it. None where it is missing, empty or too long (extraction.MAX_ANSWER), and where
+    the text has several answers, inside the thinking included: two answers are no answer."""
+    before, opened, rest = text.rpartition("<answer>")
+    answer, closed, after = rest.partition("</answer>")
+    thinking = before.rfind("<think>") > before.rfind("</think>")
+    if not opened or "<answer>" in before or not closed or thinking:
         return None
-    if [tag for tag in tags if "think" in tag][-1:] == ["<think>"]:  # the thinking has not ended
-        return None
-    return text.rpartition("<answer>")[2].partition("</answer>")[0].strip() or None
+    return None if TAGS.search(answer) or TAGS.search(after) else extraction.unbox(answer)
 
 
-def extract_any(text: str, last_number: bool = False) -> str | None:
+def extract_any(text: str, last_number: bool = False, bare: bool = False) -> str | None:
     """The last complete answer of a text in any usual form: `<answer>…</answer>`; `\\boxed{}`,
-    `\\fbox{}` or `\\boxed 5`; GSM8K's `#### 5`; with last_number also the last number. Text inside
-    the thinking or after the end of the turn does not count."""
-    text = END_OF_TURN.split(text)[0].rpartition("</think>")[2]
+    `\\fbox{}` or `\\boxed 5`; GSM8K's `#### 5`. Text inside the thinking or after the end of the
+    turn does not count.
+
+    last_number: where there is none of these forms, the last number of the text is its answer.
+    bare: there, all that follows the thinking is the answer, as in `<think>…</think>42`.
+    """
+    text = extraction.END_OF_TURN.split(text, maxsplit=1)[0].rpartition("</think>")[2]
     if TAGS.search(text):
-        return extract(text)
-    if answer := extract_boxed(text):
-        return answer
+        return extraction.without_words(extract(text) or "")
+    if boxed := extraction.extract_boxed(text):
+        return boxed
     if "####" in text:
-        return text.rpartition("####")[2].strip().partition("\n")[0].strip() or None
-    numbers = NUMBER_IN_TEXT.findall(text) if last_number else []
-    return numbers[-1] if numbers else None
-
-
-def extract_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{}` with balanced braces that is not empty."""
-    # pair the braces in one pass, so that many open ones cost linear time
-    closing, opened = {}, []
-    for match in re.finditer(r"\\?[{}]", text):  # an escaped brace is matched whole and ignored
-        if match[0] == "{":
-            opened.append(match.start())
-        elif match[0] == "}" and opened:
-            closing[opened.pop()] = match.start()
-    # the last box with content
-    for match in reversed(list(BOXED.finditer(text))):
-        if match[1] != "{":
-            return match[1]
-        content = text[match.end():closing.get(match.start(1), 0)].strip()
-        if content:
-            return content
-    return None
+        return extraction.without_words(text.rpartition("####")[2].lstrip().partition("\n")[0])
+    if last_number and (numbers := extraction.NUMBER_IN_TEXT.findall(text)):
+        return numbers[-1]
+    return extraction.without_words(text) if bare else None
 
 
 # --- verdicts
@@ -204,7 +212,8 @@ def number_correct(problem, text: str) -> bool:
     gold answer that is not a number: no response may be paid for it."""
     gold = gsm8k_gold(problem.answer)
     if gold is None:
-        raise ValueError(f"the gold {problem.answer!r} of {problem.question!r} is not a number")
+        raise ValueError(f"the gold {quote(str(problem.answer))} is not a number; the question is "
+                         f"{quote(str(problem.question))}")
     answer = extract(text)
     return answer is not None and number(answer) == gold
 
@@ -222,7 +231,8 @@ def verdict(gold: str, answer: str | None, **flags) -> bool | None:
     are those of grading.answers.equal. Raises ValueError for an unreadable gold answer: no response
     may be paid for it."""
     if not is_checkable(gold):
-        raise ValueError(f"the gold answer {gold!r} cannot be read; write a number or mathematics")
+        raise ValueError(f"the gold answer {quote(gold)} cannot be read; write a number or "
+                         "mathematics")
     return False if answer is None else equal(gold, answer, **flags)
 
 
@@ -255,35 +265,85 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 # --- the command line
 
+def parse_row(line: bytes, number: int) -> tuple[str | None, str | None]:
+    """gold and pred of a line of a file. Numbers are texts, as they are written; null, NaN and
+    exponents of five characters are None. Raises ValueError for any other line."""
+    try:
+        row = json.loads(line.decode(), parse_int=str, parse_float=plain_decimal,
+                         parse_constant=lambda name: None)
+        gold, pred = row["gold"], row["pred"]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"line {number}: byte {error.start + 1} is not UTF-8") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"line {number} is not an object with gold and pred") from None
+    if not isinstance(gold, str | None) or not isinstance(pred, str | None):
+        raise ValueError(f"line {number}: gold and pred must be texts or numbers")
+    return gold, pred
+
+
+def plain_decimal(text: str) -> str | None:
+    """A number of JSON without an exponent: in an answer, e is Euler's number."""
+    exponent = text.lower().partition("e")[2]
+    return format(Decimal(text), "f") if len(exponent) <= 4 else None
+
+
+def print_verdicts(path: str) -> int:
+    """Prints a verdict for each line. Returns 1 where a gold answer cannot be read, otherwise 0.
+    Raises OSError, and ValueError for a line of another form."""
+    names = {True: "right", False: "wrong", None: "cannot tell"}
+    rows = unread = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not line.strip():
+                continue
+            rows += 1
+            gold, pred = parse_row(line, number)
+            try:
+                gold = extract_any(gold or "", bare=True) or gold or ""
+                echo(names[verdict(gold, extract_any(pred or "", bare=True))])
+            except ValueError as error:
+                unread += 1
+                echo("the gold answer cannot be read")
+                echo(f"verify.py: {path}, line {number}: {error}", file=sys.stderr)
+    sys.stdout.flush()
+    if not rows:
+        raise ValueError("the file has no lines")
+    if unread:
+        echo(f"verify.py: {path}: {unread} of {rows} gold answers cannot be read", file=sys.stderr)
+    return 1 if unread else 0
+
+
+def measure(argv: list[str]) -> int:
+    """Runs bench/verify.py, once the folder of --data has its files."""
+    parser = arguments.Parser("verify.py", add_help=False)
+    parser.add_argument("--data", type=Path)
+    data = parser.parse_known_args(argv)[0].data
+    for name in ("math500.jsonl", "gsm8k_test.jsonl") if data else ():
+        if not (data / name).is_file():
+            echo(f"verify.py: --data {data} is no folder with the file {name}", file=sys.stderr)
+            return 2
+    bench = Path(__file__).parent / "bench" / "verify.py"
+    return subprocess.run([sys.executable, bench, *argv]).returncode
+
+
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    parser = arguments.Parser(
+        "verify.py", description="Prints a verdict for each answer in a file. With --stats --data "
+                                 "DIR it measures the verifier instead.")
     if "--stats" in argv:
-        bench = Path(__file__).parent / "bench" / "verify.py"
         rest = [arg for arg in argv if arg != "--stats"]
-        return subprocess.run([sys.executable, bench, *rest]).returncode
-    parser = argparse.ArgumentParser(description="Prints a verdict for each answer in a file. With "
-                                     "--stats --data DIR it measures the verifier instead.")
-    parser.add_argument("file", help='JSONL of {"gold": ..., "pred": ...}; pred is an answer or a '
-                                     "whole response")
-    args = parser.parse_args(argv)
-    names = {True: "right", False: "wrong", None: "cannot tell"}
-    line_number = 0
-    try:
-        with open(args.file, encoding="utf-8") as file:
-            for line in file:
-                line_number += 1
-                if line.strip():
-                    row = json.loads(line)
-                    gold, pred = str(row["gold"]), str(row["pred"])
-                    print(names[verdict(gold, extract_any(pred) or pred)])
-    except OSError as error:
-        print(f"verify.py: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        print(f"verify.py: {args.file}, line {line_number}: the line is not an object with gold "
-              f"and pred, or its gold answer cannot be read ({error})", file=sys.stderr)
-        return 2
-    return 0
+        return arguments.run(parser, [], lambda args: measure(rest))
+    parser.add_argument("file", type=arguments.path,
+                        help='JSONL of {"gold": ..., "pred": ...}, answers or responses')
+
+    def work(args):
+        try:
+            return print_verdicts(args.file)
+        except ValueError as error:
+            raise ValueError(f"{args.file}: {error}") from None
+    return arguments.run(parser, argv, work)
 
 
 if __name__ == "__main__":

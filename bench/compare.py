@@ -60,8 +60,9 @@ def train_all(jobs: dict, folder: Path, workers: int) -> None:
         print(name, *(f"{result(out)[key]:.1%}" for key in (
             "accuracy_after", "accuracy_sampled_after")), flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, ROOT / "train.py", "--out", folder / "base", "--steps", "0",
-                    "--eval-problems", "4", "--resume"], cwd=ROOT, check=True)
+    if not (folder / "base" / "summary.json").exists():
+        subprocess.run([sys.executable, ROOT / "train.py", "--out", folder / "base", "--steps", "0",
+                        "--eval-problems", "4"], cwd=ROOT, check=True)
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(run, jobs.items()))
 

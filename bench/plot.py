@@ -1,8 +1,8 @@
 """Draws the curves of runs, and all figures of the documentation.
 
-    python bench/plot.py runs/NAME [runs/OTHER ...] --out curves.png      accuracy and length
-    python bench/plot.py runs/NAME --hacking --out hacking.png            reward and accuracy
-    python bench/plot.py                                                  all figures of docs/img/
+    python bench/plot.py runs/NAME [runs/OTHER ...]      accuracy and length: runs/NAME/curves.png
+    python bench/plot.py runs/NAME --hacking             reward and accuracy: runs/NAME/hacking.png
+    python bench/plot.py --docs                          all figures of docs/img/
 
 The figures of docs/img/ are drawn from bench/runs/. A line is the mean over seeds. Its band is the
 range of the seeds for run folders, and the 95% bootstrap interval over seeds for comparisons.
@@ -10,6 +10,7 @@ Colours are those of Okabe and Ito, which colour-blind readers tell apart. Needs
 """
 
 import argparse
+import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -64,16 +65,24 @@ def save(figure, path: Path) -> None:
 
 # --- run folders
 
+def metrics(run: Path) -> list[dict]:
+    """The metrics of a run's steps so far. A last line that is half written is left out."""
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def metric(run: Path, name: str) -> list:
-    return [line[name] for line in read_jsonl(run / "metrics.jsonl")]
+    return [line[name] for line in metrics(run)]
 
 
 def evaluations(run: Path) -> tuple[list, list]:
-    """Steps and held-out greedy accuracies of a run, from before its first step on."""
-    points = [(line["step"], line["eval_accuracy"]) for line in read_jsonl(run / "metrics.jsonl")
+    """Steps and held-out greedy accuracies of a run. The accuracy before its first step is known
+    once the run has ended."""
+    points = [(line["step"], line["eval_accuracy"]) for line in metrics(run)
               if "eval_accuracy" in line]
-    return tuple(zip((0, read_json(run / "summary.json")["accuracy_before"]), *points,
-                     strict=True))
+    if (run / "summary.json").exists():
+        points.insert(0, (0, read_json(run / "summary.json")["accuracy_before"]))
+    return [step for step, _ in points], [accuracy for _, accuracy in points]
 
 
 def steps_of(run: Path) -> list[int]:
@@ -97,13 +106,14 @@ def curves(runs: list[Path], out: Path) -> None:
 def hacking(runs: list[Path], out: Path, title: str = "Reward paid, and right answers") -> None:
     """The reward that was paid beside the true accuracy: to see a verifier being fooled. A reward
     that exceeds 1, such as a sum over steps, gets a panel of its own."""
-    paid = [metric(run, "reward") for run in runs]
+    n_steps = min(len(steps_of(run)) for run in runs)  # of a run that is going on
+    paid = [metric(run, "reward")[:n_steps] for run in runs]
     apart = np.max(paid) > 1.05
     figure, row = plt.subplots(1, 1 + apart, figsize=(8 + 3 * apart, 4.4), squeeze=False)
     left, right = row[0][0], row[0][-1]
-    banded(left, steps_of(runs[0]), paid, RED, "reward paid")
-    banded(right, steps_of(runs[0]), [metric(run, "accuracy") for run in runs], BLUE,
-           "right answers (sampled)", "--")
+    right_answers = [metric(run, "accuracy")[:n_steps] for run in runs]
+    banded(left, steps_of(runs[0])[:n_steps], paid, RED, "reward paid")
+    banded(right, steps_of(runs[0])[:n_steps], right_answers, BLUE, "right answers (sampled)", "--")
     left.set(xlabel=STEP, title=title, ylabel="reward", ylim=(0, None))
     right.set_xlabel(STEP)
     percent_axis(right, "right answers" if apart else "share of the answers")
@@ -306,20 +316,34 @@ def draw_all() -> None:
             "A verifier that pays for the claim:\nthe reward rises to 99%, right answers fall away")
 
 
-def main() -> None:
+def check_runs(runs: list[Path], parser) -> None:
+    """Ends the program with one sentence where a folder has no metrics to draw."""
+    for run in runs:
+        try:
+            if not all("step" in line for line in metrics(run)) or not metrics(run):
+                raise ValueError
+        except (OSError, ValueError, TypeError):
+            parser.error(f"{run}: its metrics.jsonl is missing, empty or not that of a run")
+
+
+def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="*", type=Path, help="run folders; none: all of docs/img/")
-    parser.add_argument("--out", type=Path, default="curves.png")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
+    parser.add_argument("--out", type=Path, help="the picture (default: curves.png or hacking.png "
+                        "in the folder of the first run)")
     parser.add_argument("--hacking", action="store_true", help="reward beside true accuracy")
-    args = parser.parse_args()
-    if missing := [str(run) for run in args.runs if not (run / "metrics.jsonl").exists()]:
-        parser.error(f"no metrics.jsonl in {', '.join(missing)}")
-    if not args.runs:
+    parser.add_argument("--docs", action="store_true", help="draw all figures of docs/img/ anew")
+    args = parser.parse_args(argv)
+    if args.docs == bool(args.runs):
+        parser.error("name folders of runs, such as runs/grpo-arithmetic-0, or --docs")
+    check_runs(args.runs, parser)
+    if args.docs:
         draw_all()
-    elif args.hacking:
-        hacking(args.runs, args.out)
-    else:
-        curves(args.runs, args.out)
+        return
+    draw = hacking if args.hacking else curves
+    out = args.out or args.runs[0] / f"{draw.__name__}.png"
+    draw(args.runs, out)
+    print(out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ fail. Every mutant counts; those that pass are printed, because some mutations c
 
 import argparse
 import ast
-import builtins
 import copy
 import functools
 import gzip
@@ -19,20 +18,20 @@ import statistics
 import sys
 import threading
 import time
-import types
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from grading import sandbox  # noqa: E402
+from infra.terminal import echo  # noqa: E402
 
 # --- test code with asserts, as in HumanEval and MBPP
 
 @functools.lru_cache
 def layers() -> dict[str, bool]:
     """Which layers are active on this system, tried once in a child without a program."""
-    with sandbox.session("", "", 1.0, 256, False) as child:
+    with sandbox.session("", "") as child:
         return {layer: layer in child.layers for layer in sandbox.LAYERS}
 
 
@@ -40,36 +39,55 @@ def run_asserts(program: str, entry: str, test: str, setup: str = "", *, seconds
                 memory_mb: int = 256, strict: bool = False) -> bool:
     """Whether test code passes that calls `entry` and asserts, as HumanEval's and MBPP's does.
 
-    `setup` and `test` come with the data set, so they are trusted and run here in the parent, with
-    every expected value. `entry` is replaced by a function that asks the confined program and
-    returns plain built-in values, so that no `==` in an assert is the program's. The check fails on
-    a failed assert or any other exception, on a failed call, and where the program was never
-    called. The `random` of the tests is a generator of their own with a fixed seed; the caller's
-    generator does not change."""
-    own = random.Random(0)
-    module = types.SimpleNamespace(
-        **{name: getattr(own, name) for name in dir(own) if name[0] != "_"}, Random=random.Random)
-    space = {"__name__": "tests", "__builtins__": vars(builtins) | {
-        "__import__": lambda name, *more: module if name == "random" else __import__(name, *more)}}
+    Test code may take long and use much memory, so it runs in a sandbox of its own (ASSERTS), with
+    the same limits as the program. `entry` is there a function that asks the program's sandbox
+    through this process, and gets plain built-in values, so that no `==` in an assert is the
+    program's. The check fails on a failed assert or any other exception, on a failed call, and
+    where the program was never called. The random numbers of the tests are always the same."""
+    limits = dict(seconds=seconds, memory_mb=memory_mb, strict=strict)
+    with (sandbox.session(program, entry, **limits) as child,
+          sandbox.session(ASSERTS, "run", **limits) as tests):
+        answers = []
+        while True:
+            outcome = tests.call(setup, test, entry, answers)
+            if not isinstance(outcome.value, tuple):
+                return outcome.value is True
+            answer = child.call(*outcome.value)
+            if answer.kind != "value":
+                return False
+            answers.append(answer.value)
 
-    with sandbox.session(program, entry, seconds, memory_mb, strict) as child:
-        outcomes = []
 
-        def candidate(*args):
-            outcomes.append(child.call(*args))
-            if outcomes[-1].kind != "value":
-                raise AssertionError(outcomes[-1])
-            return outcomes[-1].value
+ASSERTS = """
+import random
 
-        try:
-            exec(compile(setup, "setup", "exec", optimize=0), space)
-            space[entry] = candidate
-            exec(compile(test, "test", "exec", optimize=0), space)  # python -O would drop asserts
-        except sandbox.SandboxError:
-            raise
-        except Exception:
-            return False
-        return bool(outcomes) and all(outcome.kind == "value" for outcome in outcomes)
+
+class Ask(BaseException):
+    pass
+
+
+def run(setup, test, entry, answers):
+    '''Runs the tests with the answers to their first calls. Returns the arguments of the next call,
+    or whether the tests have passed. Running them again leads to the same calls.'''
+    calls = []
+
+    def candidate(*args):
+        calls.append(args)
+        if len(calls) > len(answers):
+            raise Ask
+        return answers[len(calls) - 1]
+
+    random.seed(0)
+    space = {"__name__": "tests"}
+    try:
+        exec(compile(setup, "setup", "exec", optimize=0), space)
+        space[entry] = candidate
+        exec(compile(test, "test", "exec", optimize=0), space)  # python -O would drop asserts
+        passed = len(calls) > 0
+    except BaseException:
+        passed = False
+    return calls[len(answers)] if len(calls) > len(answers) else passed
+"""
 
 
 def check_humaneval(problem: dict, completion: str, **limits) -> bool:
@@ -230,7 +248,7 @@ def humaneval(problems, options) -> None:
           f"({1 - sum(verdicts) / len(chosen):.1%}); those that pass:")
     for (p, mutant), passed in zip(chosen, verdicts, strict=True):
         if passed:
-            print(f"  {p['task_id']}\n{mutant}")
+            echo(f"  {p['task_id']}\n{mutant}")
 
 
 def leaks(one, checks: int) -> None:

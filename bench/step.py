@@ -1,6 +1,7 @@
 """How fast one step of GRPO is (sampler, verify, update), against TRL's GRPOTrainer on a CPU.
 
-    python bench/step.py [--run runs/NAME] [--write]
+    python bench/step.py [--run runs/NAME] [--write FILE]
+    python bench/step.py --load 2                           beside busy processes: bench/busy.py
 
 Both run in one process and take turns, with the same weights, prompts and group size, and one
 update a step. Times are medians of five steps. The learning rate is almost zero, so both keep the
@@ -26,6 +27,7 @@ import model as gpt  # noqa: E402
 import ppo  # noqa: E402
 import tasks  # noqa: E402
 import train  # noqa: E402
+from bench import busy  # noqa: E402
 from bench.sample import as_llama, begin, seconds, write  # noqa: E402
 from engine import dedup, packing, sampler  # noqa: E402
 from tokenizer import Tokenizer  # noqa: E402
@@ -193,6 +195,8 @@ def matmul_rate(n=1024) -> float:
 
 
 def main():
+    if "--load" in sys.argv:
+        return busy.main()
     args, policy, report = begin(__doc__, "One step of GRPO", "step.py", ["transformers", "trl"])
     steps = []
     for name, new, fixed in (("33 tokens each", 33, True), ("lengths of the policy", 192, False)):

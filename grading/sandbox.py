@@ -15,7 +15,8 @@ Paper: Codex 2107.03374 (HumanEval).
 Known limits: a program sees the names and sizes of outside files, but not their contents. All calls
 of a check go to one process, so a program can remember earlier calls. Strings hash differently in
 each process, so a program that depends on the order of a set passes by chance. A program can
-measure how fast the machine is.
+measure how fast the machine is. The folder of a parent that was killed stays until the next process
+that uses the sandbox starts.
 
 Left out on purpose: threads, processes and sockets inside the program (so asyncio too), packages
 outside the standard library, answers that are not literals, Windows, cgroups (they need root).
@@ -24,6 +25,7 @@ outside the standard library, answers that are not literals, Windows, cgroups (t
 import functools
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -33,9 +35,11 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from infra.terminal import visible
 
 LAYERS = ("namespaces", "disk", "limits", "memory", "privileges", "landlock", "seccomp")
 CHILD = Path(__file__).with_name("sandbox_child.py").read_text()
@@ -46,15 +50,16 @@ MAX_EQUAL_HASHES = 64  # members of a set with the same hash; n of them cost n^2
 START_SECONDS = 20.0  # for Python to start on a busy machine; the program's own time starts later
 
 
-class SandboxError(Exception):
-    """The sandbox cannot start, or it was called wrongly. A program never causes this error."""
+class SandboxError(OSError):
+    """The sandbox cannot start, or it was called wrongly. A program never causes this error. The
+    message is one sentence, which command lines print like that of any OSError."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     kind: str             # "value", or one of FAILURES
     value: object = None  # of built-in types only
-    detail: str = ""      # the reason, for logs; the child wrote it, so it may be false
+    detail: str = ""      # the reason, printable; the child wrote it, so it may be false
 
 
 # --- values
@@ -112,7 +117,7 @@ def parse_outcome(line: bytes) -> Outcome:
         if kind == "value":
             return Outcome(kind, from_json(value))
         if kind in FAILURES:
-            return Outcome(kind, detail=str(from_json(value))[:200])
+            return Outcome(kind, detail=visible(str(from_json(value))[:200]))
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         pass
     return Outcome("not a literal", detail="the answer cannot be read")
@@ -121,16 +126,42 @@ def parse_outcome(line: bytes) -> Outcome:
 # --- the parent
 
 class Child:
-    """A confined process with one program in it. `session` starts it and ends it."""
+    """A confined process. `session` starts it, puts a program in it and ends it."""
 
-    def __init__(self, process):
-        self.process = process
+    def __init__(self):
+        """Starts Python, which waits for its settings. Raises OSError."""
         self.received, self.unsent = b"", b""    # bytes after the last line; bytes still to send
-        self.deadline = time.monotonic() + START_SECONDS
         self.layers = []                         # active layers
         self.end = None                          # the EOFError after which no call can succeed
-        for pipe in process.stdin, process.stdout:
+        with ExitStack() as stack:  # what has been made is undone if a later line fails
+            folder, lock = make_folder()
+            stack.callback(os.close, lock)
+            stack.callback(remove_folder, folder)
+            # the supervisor reads from this pipe: it kills the program when the parent writes or
+            # is gone
+            self.watch, self.release = os.pipe()
+            stack.callback(os.close, self.release)
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-B", "-c", CHILD], stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE, bufsize=0, cwd=folder, env={"LC_ALL": "C.UTF-8"},
+                    pass_fds=(self.watch,), start_new_session=True)
+            finally:
+                os.close(self.watch)
+            stack.callback(self.kill)
+            self.close = stack.pop_all().close  # kills all that was started, deletes the folder
+        for pipe in self.process.stdin, self.process.stdout:
             os.set_blocking(pipe.fileno(), False)
+
+    def confine(self, seconds: float, memory_mb: int) -> None:
+        """Lets the process give up its rights. Raises EOFError where it does not answer in time."""
+        settings = {"layers": LAYERS, "cpu": int(seconds) + 2, "memory": memory_mb << 20,
+                    "watch": self.watch, **python_folders()}
+        self.deadline = time.monotonic() + START_SECONDS
+        outcome = parse_outcome(self.exchange(repr(settings).encode() + b"\n"))
+        if outcome.kind != "value":
+            raise EOFError("crash")
+        self.layers = outcome.value
 
     def exchange(self, message: bytes) -> bytes:
         """Sends a message and returns the line that comes back. Raises EOFError with the name of
@@ -180,56 +211,94 @@ class Child:
         return outcome
 
 
+    def kill(self) -> None:
+        """Tells the supervisor to kill and reap the program, or kills the process group. Then reaps
+        the process that was started."""
+        with suppress(OSError):  # the supervisor may be gone already
+            os.write(self.release, b"x")
+        self.process.stdin.close()
+        self.process.stdout.close()
+        with suppress(subprocess.TimeoutExpired):
+            if "namespaces" in self.layers:
+                self.process.wait(5)
+        if self.process.returncode is None:  # not reaped, so no other group can have this number
+            with suppress(ProcessLookupError, PermissionError):  # PermissionError: a zombie, macOS
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
 @contextmanager
-def session(program: str, entry: str, seconds: float, memory_mb: int, strict: bool):
-    """A Child that holds the program. At the end of the block no process and no file of it is left.
+def session(program: str, entry: str, seconds: float = 5.0, memory_mb: int = 256,
+            strict: bool = False):
+    """A Child that holds the program; child.call(*args) is the Outcome of entry(*args). All calls
+    go to one process, with `seconds` for all of them together and `memory_mb` of address space. At
+    the end of the block no process and no file of it is left. Any thread may call this function.
     Raises SandboxError where it cannot start, and with `strict` where a layer is missing."""
     if os.name != "posix":
         raise SandboxError("the sandbox needs Linux or macOS; Windows lacks the resource limits")
-    folder, process = tempfile.mkdtemp(prefix="sandbox-"), None
-    # the supervisor reads from this pipe: it kills the program when the parent writes or is gone
-    watch, release = os.pipe()
-    settings = {"layers": LAYERS, "cpu": int(seconds) + 2, "memory": memory_mb << 20,
-                "watch": watch, **python_folders()}
+    sweep_folders(tempfile.gettempdir())
+    child = start_child(seconds, memory_mb)
     try:
-        # 1. start Python and let it confine itself
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-c", CHILD], stdin=subprocess.PIPE, bufsize=0,
-            stdout=subprocess.PIPE, cwd=folder, env={"LC_ALL": "C.UTF-8"}, pass_fds=(watch,),
-            start_new_session=True)
-        child = Child(process)
-        try:
-            child.layers = parse_outcome(child.exchange(repr(settings).encode() + b"\n")).value
-        except EOFError as failure:
-            raise SandboxError(f"the sandbox's child did not start: {failure}") from None
         report_missing(tuple(layer for layer in LAYERS if layer not in child.layers), strict)
-        # 2. hand over the program; it is sent with the first call
-        child.unsent = repr((program, entry)).encode() + b"\n"
+        child.unsent = repr((program, entry)).encode() + b"\n"  # sent with the first call
         child.deadline = time.monotonic() + seconds
         yield child
     finally:
-        # 3. kill and reap all that was started, and delete the folder
-        with suppress(OSError):  # the supervisor may be gone already
-            os.close(watch)
-            os.write(release, b"x")
-        os.close(release)
-        if process:
-            terminate(process, supervised="namespaces" in child.layers)
-        remove_folder(folder)
+        child.close()
 
 
-def terminate(process, supervised: bool) -> None:
-    """Waits for the supervisor to kill and reap the program, or kills the process group. Then reaps
-    the process that was started."""
-    process.stdin.close()
-    process.stdout.close()
-    with suppress(subprocess.TimeoutExpired):
-        if supervised:
-            process.wait(5)
-    if process.returncode is None:  # not reaped, so no other group can have this number
-        with suppress(ProcessLookupError, PermissionError):  # PermissionError: a zombie on macOS
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def start_child(seconds: float, memory_mb: int) -> Child:
+    """A confined Child. A busy machine may be slow to start it, so a second one is tried. Raises
+    SandboxError."""
+    for _ in range(2):
+        try:
+            child = Child()
+        except OSError as error:
+            raise SandboxError(f"the sandbox cannot start a process: {error}") from None
+        try:
+            child.confine(seconds, memory_mb)
+            return child
+        except EOFError as error:
+            child.close()
+            failure = f"no answer in {START_SECONDS:g} s" if str(error) == "timeout" else error
+        except BaseException:  # Ctrl-C
+            child.close()
+            raise
+    raise SandboxError(f"the sandbox's child did not start in two attempts ({failure}); the "
+                       "machine may be too busy or short of memory")
+
+
+def make_folder() -> tuple[str, int]:
+    """A new folder for a child, and an open lock on it. The lock ends with this process, however it
+    ends, so that `sweep_folders` of a later process can tell that nobody uses the folder."""
+    import fcntl  # does not exist on Windows
+    folder = tempfile.mkdtemp(prefix=f"sandbox-{os.getpid()}-")
+    lock = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return folder, lock
+
+
+@functools.lru_cache  # once in a process
+def sweep_folders(place: str) -> None:
+    """Deletes the folders of this user's processes that were killed. A folder stays if a process
+    holds its lock, or if there is a process with the number in its name: the lock of a new folder
+    follows a moment later."""
+    import fcntl
+    for path in Path(place).glob("sandbox-*-*"):
+        number = path.name.split("-")[1]
+        with suppress(OSError):  # somebody else's, or swept by another process
+            if not re.fullmatch("[0-9]{1,9}", number) or path.lstat().st_uid != os.getuid():
+                continue
+            with suppress(ProcessLookupError):
+                os.kill(int(number), 0)
+                continue
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove_folder(str(path))
+            finally:
+                os.close(lock)
 
 
 def remove_folder(folder: str) -> None:
@@ -261,15 +330,7 @@ def report_missing(missing: tuple, strict: bool) -> None:
         warnings.warn(text, stacklevel=2)
 
 
-# --- functions for a reward
-
-def run_calls(program: str, entry: str, calls: list[tuple], *, seconds: float = 5.0,
-              memory_mb: int = 256, strict: bool = False) -> list[Outcome]:
-    """The Outcome of each call entry(*args). All calls go to one process, with `seconds` for all of
-    them together and `memory_mb` of address space. Any thread may call this function."""
-    with session(program, entry, seconds, memory_mb, strict) as child:
-        return [child.call(*args) for args in calls]
-
+# --- the function for a reward
 
 def passes(program: str, entry: str, tests: list[tuple], *, loose: bool = False,
            seconds: float = 5.0, memory_mb: int = 256, strict: bool = False) -> bool:

@@ -229,6 +229,7 @@ def serve() -> None:
 
     for fd in 0, 1, 2:  # the program's own input and output go nowhere
         os.dup2(null, fd)
+    sys.stdout.reconfigure(errors="backslashreplace")  # so that any text can be printed
     send("value", to_json(active))  # this line can be trusted: the program is not here yet
     # 2. load the program
     program, entry = eval(calls.readline())

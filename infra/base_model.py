@@ -17,7 +17,7 @@ from tqdm import tqdm
 import model as gpt
 import sft
 from config import SAMPLERS
-from infra import checkpoint, distributed, tensors
+from infra import checkpoint, distributed, run_dir, tensors
 from infra.cli import config_of
 
 DOCUMENTS = 200  # documents in the digest, of each phase of the training
@@ -56,12 +56,21 @@ def base_model(options, task, tokenizer, folder: Path) -> gpt.GPT:
     path = folder / base_name(options, task, tokenizer)
     if distributed.on_rank0(path.exists):  # asked once: another process may be about to write it
         distributed.print_rank0(f"base model: {path}")
-        return gpt.from_state(tensors.load(path), options.device)
+        return load_base(path, options.device)
     policy = train_base(options, task, tokenizer)
     distributed.on_rank0(lambda: tensors.save(path, gpt.to_state(policy)))
     if distributed.world_size() == 1:
         return policy
-    return gpt.from_state(tensors.load(path), options.device)
+    return load_base(path, options.device)
+
+
+def load_base(path: Path, device: str) -> gpt.GPT:
+    """The base model in a file. Raises UserError for a damaged file."""
+    mend = "; delete it, and the next run trains this base again"
+    content = tensors.load(path, mend=mend)
+    if not run_dir.is_policy(content):
+        raise run_dir.UserError(f"{path} holds no base model of this version{mend}")
+    return gpt.from_state(content, device)
 
 
 def train_base(options, task, tokenizer) -> gpt.GPT:

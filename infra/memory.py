@@ -49,6 +49,13 @@ def estimate(config: gpt.Config, options) -> dict[str, int]:
     }
 
 
+def checkpoint_bytes(config: gpt.Config, options) -> int:
+    """The size of a checkpoint on the disk: weights, moments, reference, and those of a critic with
+    a network of its own."""
+    own_critic = needs_critic(options.algo) and options.critic == "own"
+    return count_parameters(config) * (12 + bytes_per_value(options) + (12 if own_critic else 0))
+
+
 def cache_bytes(config: gpt.Config, options) -> int:
     """Keys and values of the rows that are sampled at once."""
     samples = max(options.prompts * options.group_size, options.eval_problems,

@@ -3,6 +3,7 @@
 Nothing here changes a weight. evaluate.response_metrics computes the metrics of the responses.
 """
 
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 import evaluate
 import ppo
-from infra import checkpoint, distributed, run_dir
+from infra import checkpoint, distributed, load, run_dir
 from infra.forward import policy_logp
 from infra.terminal import echo
 
@@ -90,14 +91,19 @@ def average_updates(updates: list[dict]) -> dict:
 
 def progress_bar(options, state: dict) -> tqdm:
     """The bar of the training loop, on the first process only."""
-    return tqdm(total=None if options.token_budget else options.steps, initial=state["step"],
-                desc=options.algo, unit="step", disable=distributed.rank() > 0)
+    bar = tqdm(total=None if options.token_budget else options.steps, initial=state["step"],
+               desc=options.algo, unit="step", disable=distributed.rank() > 0)
+    bar.machine = load.BusyMachine()
+    return bar
 
 
 def show_progress(bar: tqdm, metrics: dict) -> None:
-    """Moves the bar by one step, and shows the most important metrics."""
-    rate = metrics["tokens"] / sum(v for k, v in metrics.items() if k.startswith("seconds"))
+    """Moves the bar by one step, and shows the most important metrics. Notes a busy machine."""
+    seconds = sum(v for k, v in metrics.items() if k.startswith("seconds"))
+    rate = metrics["tokens"] / seconds
     bar.update()
+    if note := bar.machine.note(1 / rate, load.system_load(), os.cpu_count() or 1):
+        bar.write(note)
     bar.set_postfix({
         "reward": f"{metrics['reward']:.2f}", "acc": f"{metrics['accuracy']:.0%}",
         "len": f"{metrics['length']:.0f}", "ent": f"{metrics['entropy']:.2f}",

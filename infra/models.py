@@ -11,7 +11,7 @@ import ppo
 import prm
 from config import needs_critic
 from engine.critic_hints import HintedCritic
-from infra import distributed
+from infra import distributed, run_dir
 from tokenizer import Tokenizer
 
 
@@ -68,9 +68,14 @@ def load_judge(run: str, device: str) -> torch.nn.Module:
 
 
 def restore(models: Models, optimizer, saved: dict) -> dict:
-    """Loads a checkpoint, except for the policy's weights, and returns its state."""
-    models.reference.load_state_dict(saved["reference"])
-    if models.critic is not None:
-        models.critic.load_state_dict(saved["critic"])
-    distributed.load_moments(optimizer, saved["optimizer"])
-    return saved["state"]
+    """Loads a checkpoint, except for the policy's weights, and returns its state. Raises UserError
+    for the checkpoint of a run with other networks."""
+    try:
+        models.reference.load_state_dict(saved["reference"])
+        if models.critic is not None:
+            models.critic.load_state_dict(saved["critic"])
+        distributed.load_moments(optimizer, saved["optimizer"])
+        return saved["state"]
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise run_dir.UserError("checkpoint.pt holds other networks than those of this run's "
+                                "settings; start a new run with another --out") from error

@@ -9,7 +9,7 @@ The variables of the user are kept. OpenMP reads them once, when torch is loaded
 import os
 import sys
 
-SPINS = "3000"
+SPINS = "6000"
 
 if "torch" not in sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
     os.environ["GOMP_SPINCOUNT"] = SPINS

@@ -1,16 +1,18 @@
 """The folder of a run: settings, logs and checkpoints. A run can stop at any time and continue.
 
-    config.json  metrics.jsonl  samples.jsonl  checkpoint.pt  summary.json
+    config.json  metrics.jsonl  samples.jsonl  checkpoint.pt  checkpoint.previous.pt  summary.json
 
-Files are replaced in one step, so none is ever half written. `--resume` goes back to the last
-checkpoint, drops the log lines written after it, and repeats those steps. Random numbers depend on
-the seed and the step alone, so the repeated steps are equal to the last bit.
+Files are replaced in one step, so none is ever half written (files.py). `--resume` goes back to the
+last checkpoint, drops the log lines written after it, and repeats those steps. Random numbers
+depend on the seed and the step alone, so the repeated steps are equal to the last bit. The
+checkpoint before the last one is kept, for the day on which the last one is damaged.
 Left out on purpose: several runs in one folder.
 """
 
 import ctypes
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -20,36 +22,70 @@ from pathlib import Path
 import torch
 
 import model as gpt
-from infra import distributed, tensors
+import tasks
+from infra import distributed, files, tensors
+from infra.files import UserError, write_json
 
 FORMAT = 2  # of checkpoint.pt; to be raised when the names or shapes in it change
 NOT_SAVED = ("out", "device", "shard")  # settings of a process, not of the run
 MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile")  # when a run continues
-
-
-class UserError(ValueError):
-    """A mistake in the command line or its files: one sentence, exit code 2, no traceback."""
+SETTINGS = dict(task=str, level=int, data=str, eval_data=str, max_new_tokens=int)
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
 # --- settings
 
-def open_run(options, config: gpt.Config, resume: bool) -> Path:
-    """Makes the folder of a new run, or checks that of the run to be resumed. Raises UserError if
-    the folder cannot be used."""
+def open_run(options, checkpoint_bytes: int, resume: bool) -> Path:
+    """Makes the folder of a new run, or checks that of the run to be resumed, and locks it for this
+    process. checkpoint_bytes: the size of a checkpoint. Raises UserError if the folder cannot be
+    used."""
     run = Path(options.out)
+    if resume and not (run / "config.json").exists():
+        raise UserError(f"{run} holds no run that --resume could continue; start one without "
+                        "--resume, or name another folder by --out")
     settings = {k: v for k, v in asdict(options).items() if k not in NOT_SAVED}
+    settings["digests"] = digests(options)
     try:
+        # one process alone; what killed ones left goes
         run.mkdir(parents=True, exist_ok=True)
+        files.lock(run)
+        for folder in (run, run.parent):  # the bases are in the parent
+            files.sweep(folder)
+        # the same settings
         if (run / "config.json").exists():
             check_settings(run, settings, resume)
-        # an old and a new checkpoint: weights, Adam moments, reference, and as much for a critic
-        need = 64 * count_parameters(config)
-        if shutil.disk_usage(run).free < need:
-            raise UserError(f"{run}: no space for checkpoints, which need {need / 1e6:.0f} MB")
+        # the disk
+        there = sum(p.stat().st_size for p in (run / CHECKPOINT, run / PREVIOUS) if p.exists())
+        need = 2 * checkpoint_bytes - there
+        if files.free_bytes(run / CHECKPOINT) < need:
+            raise UserError(f"{run}: checkpoints have {files.no_space(run / CHECKPOINT, need)}")
         write_json(run / "config.json", settings)
-    except (OSError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{run} cannot be used as the folder of a run: {error}") from None
     return run
+
+
+def digests(options) -> dict[str, str]:
+    """{path: digest} of the files that a run reads again when it is resumed. The weights of --init
+    are not among them: a checkpoint holds them."""
+    paths = [options.data, options.eval_data]
+    if options.init:
+        paths += [Path(options.init, name) for name in (
+            "config.json", "generation_config.json", "tokenizer.json")]
+    if options.judge:
+        paths.append(Path(options.judge, "prm.pt"))
+    return {str(path): files.digest(path) for path in paths if Path(path).is_file()}
+
+
+def read_settings(run) -> dict:
+    """The content of a run's config.json. Raises UserError where an entry that is read later has
+    another type."""
+    path = Path(run) / "config.json"
+    settings = files.read_json(path, **SETTINGS)
+    if settings["task"] not in tasks.TASKS or settings["max_new_tokens"] < 1:
+        raise UserError(f"{path} is damaged: task is {settings['task']!r} and max_new_tokens "
+                        f"{settings['max_new_tokens']}")
+    return settings
 
 
 def check_settings(run: Path, settings: dict, resume: bool) -> None:
@@ -57,15 +93,21 @@ def check_settings(run: Path, settings: dict, resume: bool) -> None:
     if not resume:
         raise UserError(f"{run} already holds a run: --resume continues it, --out names another "
                         "folder")
-    saved = json.loads((run / "config.json").read_text())
+    saved = read_settings(run)
     if unknown := sorted(saved.keys() - settings.keys()):
         raise UserError(f"{run} was made by another version of this program, which had the setting "
                         f"{unknown[0]}; start a new run with another --out")
     changed = [k for k in settings if saved.get(k, settings[k]) != settings[k]
-               and k not in MAY_CHANGE]
+               and k not in (*MAY_CHANGE, "digests")]
     if changed:
         raise UserError(f"{run} is a run with other settings: " + ", ".join(
             f"{k} was {saved[k]!r} and is now {settings[k]!r}" for k in changed))
+    # files of the same names and other contents; runs of earlier versions have no digests
+    old, new = saved.get("digests", {}), settings["digests"]
+    if "digests" in saved and old != new:
+        path = next((p for p in new if not isinstance(old, dict) or old.get(p) != new[p]), None)
+        raise UserError(f"{path or min(old)} has changed since the run in {run} began; put the old "
+                        "file back, or start a new run with another --out")
 
 
 def count_parameters(config: gpt.Config) -> int:
@@ -78,61 +120,118 @@ def save_tokenizer(run: Path, folder, tokenizer) -> None:
     """Copies the tokenizer of the model in `folder` into a run's folder, with the prompt's template
     and the ends of a response."""
     text = (Path(folder) / "tokenizer.json").read_bytes()
-    tensors.atomic_write(run / "tokenizer.json", lambda file: file.write(text))
-    write_json(run / "prompt.json", dict(template=tokenizer.template, stops=tokenizer.stop_ids,
-                                         strings=tokenizer.stop_strings))
+    files.atomic_write(run / "tokenizer.json", lambda file: file.write(text), len(text))
+    write_json(run / "prompt.json", dict(
+        template=tokenizer.template, stops=tokenizer.stop_ids, strings=tokenizer.stop_strings,
+        digest=files.digest(run / "tokenizer.json")))
 
 
 # --- logs
 
-def write_json(path: Path, content) -> None:
-    """Replaces a JSON file."""
-    tensors.atomic_write(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
-
-
 def append(path: Path, lines) -> None:
-    """Appends dicts to a JSONL log, a line each, and waits for the disk. Rank 0 alone writes."""
+    """Appends dicts to a JSONL log, a line each, and waits for the disk. Rank 0 alone writes.
+    Raises OSError where the disk is full."""
     if distributed.rank() > 0:
         return
-    with open(path, "a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    try:
+        with open(path, "a") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise files.write_error(path, error, len(text)) from None
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Drops the lines of a log after `step`, and a line that is half written."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        kept = [line + "\n" for line in lines if json.loads(line)["step"] <= step]
-        tensors.atomic_write(path, lambda file: file.write("".join(kept).encode()))
+    """Drops the lines of a log after `step`, and a last line that is half written. Raises UserError
+    that names any other line which is no object with a step."""
+    if not path.exists():
+        return
+    kept, lines = [], path.read_bytes().splitlines(keepends=True)
+    for i, line in enumerate(lines, 1):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if i < len(lines) or line.endswith(b"\n"):
+                raise UserError(f"{path}, line {i} is damaged: it is no JSON object with a step; "
+                                "delete the line") from None
+    text = b"".join(kept)
+    files.atomic_write(path, lambda file: file.write(text), len(text))
 
 
 # --- checkpoints
 
 def save_run(run: Path, models, optimizer, state: dict) -> None:
     """Writes checkpoint.pt: policy, reference, critic if there is one, optimizer, and the state of
-    the loop. Rank 0 writes, but every process must call it: each may hold a shard."""
+    the loop. Rank 0 writes, but every process must call it: each may hold a shard. Raises NotFinite
+    and keeps the old one where the run could not go on from the new one."""
     content = gpt.to_state(models.policy) | {
         "format": FORMAT, "reference": models.reference.state_dict(),
         "optimizer": optimizer.state_dict(), "state": state}
     if models.critic is not None:
         content["critic"] = models.critic.state_dict()
     content = distributed.full_tensor(content, host=True)
-    distributed.on_rank0(lambda: tensors.save(run / "checkpoint.pt", content))
+
+    def write():
+        if not has_finite_logits(models.sampler):
+            raise tensors.NotFinite(f"{run / CHECKPOINT} is not written: the logits of the policy "
+                                    "are NaN or infinite; try a lower --lr")
+        keep_previous(run)
+        tensors.save(run / CHECKPOINT, content)
+    distributed.on_rank0(write)
+
+
+@torch.no_grad()
+def has_finite_logits(policy) -> bool:
+    """Whether the logits of a few tokens are finite. Weights may be finite and so large that their
+    products are not."""
+    tokens = torch.arange(min(8, policy.config.vocab_size), device=policy.embedding.weight.device)
+    return bool(policy.logits(policy(tokens[None])[0]).isfinite().all())
+
+
+def keep_previous(run: Path) -> None:
+    """Gives checkpoint.pt the second name checkpoint.previous.pt, under which it stays when
+    checkpoint.pt is replaced. So a run has two checkpoints at most, one of them half written."""
+    path, partial = run / CHECKPOINT, run / f"{PREVIOUS}.{os.getpid()}.partial"
+    if not path.exists():
+        return
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:  # a disk without hard links
+        shutil.copyfile(path, partial)
+    os.replace(partial, run / PREVIOUS)
+    partial.unlink(missing_ok=True)  # where both were names of one file, replace does nothing
 
 
 def load_checkpoint(run) -> dict:
-    """The content of a run's checkpoint.pt, on the CPU. Raises UserError where there is none or
-    another version wrote it, and OSError where it is damaged."""
-    path = Path(run) / "checkpoint.pt"
+    """The content of a run's checkpoint.pt, on the CPU. Raises UserError where there is none, where
+    it is damaged and where another version wrote it."""
+    path, previous = Path(run) / CHECKPOINT, Path(run) / PREVIOUS
     if not path.exists():
         raise UserError(f"{run} has no checkpoint.pt; train.py makes one")
-    content = tensors.load(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    mend = "; train a new run with another --out"
+    if previous.exists() and not previous.samefile(path):
+        mend = (f"; the checkpoint before it is kept, and --resume goes on from there after: "
+                f"mv {shlex.quote(str(previous))} {shlex.quote(str(path))}")
+    content = tensors.load(path, mend=mend)
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not is_policy(content):
         raise UserError(f"{path} was made by another version of this program and cannot be read by "
                         "this one; train a new run with another --out")
     return content
+
+
+def is_policy(content) -> bool:
+    """Whether `model.from_state` can make a GPT of the content of a file."""
+    try:
+        with torch.device("meta"):
+            wanted = gpt.GPT(gpt.Config(**content["config"])).state_dict()
+        found = content["model"]
+        return {k: x.shape for k, x in wanted.items()} == {k: x.shape for k, x in found.items()}
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):
+        return False
 
 
 class GracefulStop:

@@ -7,71 +7,83 @@ A safetensors file is a header and bytes:
 
 The file is mapped into memory and each tensor is a view of the map. So only the tensors that are
 used are read from the disk. A header may be wrong or hostile: every offset in it is checked before
-any byte of data is read. Format: github.com/huggingface/safetensors.
+any byte of data is read. A file written here has a CRC-32 in its header's metadata, which other
+readers ignore. Format: github.com/huggingface/safetensors.
 Left out on purpose: integer and 8-bit types.
 """
 
 import json
 import mmap
-import os
-import pickle
+import zipfile
+import zlib
 from math import prod
 from pathlib import Path
 
 import torch
 
+from infra.files import UserError, atomic_write, parse_json_object
+
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MAX_HEADER = 100_000_000  # bytes, the limit of Hugging Face's library
 
 
-def atomic_write(path, write) -> None:
-    """Replaces a file in one step, so that a reader finds the old file or the new one, complete.
-    write(file) writes to a temporary file beside it, which is then renamed. Raises OSError where
-    the disk is full, and removes the temporary file."""
-    partial = f"{path}.{os.getpid()}.partial"  # two processes may write the same file
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-        if os.path.exists(partial):
-            os.remove(partial)
-        raise OSError(f"{path} cannot be written: {error}") from error
+class NotFinite(ValueError, FloatingPointError):
+    """Weights that hold NaN or infinity: the training that made them diverged."""
 
+
+# --- checkpoints
 
 def save(path, state: dict) -> None:
-    """Writes a checkpoint, by `atomic_write`."""
-    atomic_write(path, lambda file: torch.save(state, file))
+    """Writes a checkpoint, by `atomic_write`. Raises NotFinite, and keeps the old file, where a
+    tensor holds NaN or infinity."""
+    if name := not_finite(state):
+        raise NotFinite(f"{path} is not written: {name} holds NaN or infinity; try a lower --lr")
+    atomic_write(path, lambda file: torch.save(state, file), count_bytes(state))
 
 
-def load(path, device="cpu") -> dict:
-    """Reads a checkpoint. weights_only: nothing in the file can run as code. Raises OSError where
-    the file is missing or damaged."""
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise OSError(f"{path} is no checkpoint or is damaged "
-                      f"({type(error).__name__})") from None
+def load(path, device="cpu", mend: str = "") -> dict:
+    """Reads a checkpoint. weights_only: nothing in the file can run as code. Raises OSError for a
+    missing file, and UserError for a damaged one and for NaN or infinity. `mend` ends its message.
+
+    The file is a zip with a CRC-32 of each tensor, which torch.load does not look at."""
+    with open(path, "rb") as file:
+        try:
+            damaged = zipfile.ZipFile(file).testzip()
+            content = None if damaged else torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:  # of many types: any byte may be wrong
+            damaged = type(error).__name__
+    if damaged:
+        raise UserError(f"{path} is no checkpoint or is damaged ({damaged}){mend}")
+    if name := not_finite(content):
+        raise UserError(f"{path} cannot be used: {name} holds NaN or infinity{mend}")
+    return content
+
+
+def not_finite(content) -> str:
+    """The name of a tensor in nested dicts and lists that holds NaN or infinity; "" for none."""
+    return next((name or "the tensor" for name, x in named_tensors(content)
+                 # one pass without a copy; the sum of large numbers may itself be infinite
+                 if x.is_floating_point() and not x.sum().isfinite() and not x.isfinite().all()),
+                "")
+
+
+def named_tensors(content, name: str = "") -> list[tuple]:
+    """(name, tensor) of each tensor in nested dicts and lists. A name joins the keys by dots."""
+    if isinstance(content, torch.Tensor):
+        return [(name, content)]
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(
+        content, list | tuple) else ()
+    return [found for key, value in items
+            for found in named_tensors(value, f"{name}.{key}".strip("."))]
+
+
+def count_bytes(state: dict) -> int:
+    """About the size of a checkpoint: its tensors, and 100 kB for names and padding. Tied weights
+    count once."""
+    return sum({x.data_ptr(): x.nbytes for _, x in named_tensors(state)}.values()) + 100_000
 
 
 # --- safetensors
-
-def parse_json_object(text: bytes, path: Path) -> dict:
-    """The JSON object in the text of the file `path`. Raises ValueError for anything else."""
-    def unique(pairs):
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a name stands twice")
-        return dict(pairs)
-    try:
-        content = json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
-        raise ValueError(f"{path} is not readable as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds JSON, but no object")
-    return content
-
 
 def read_safetensors(path) -> dict:
     """The tensors of a file: {name: tensor}, each a view of a private memory map. Raises ValueError
@@ -89,7 +101,12 @@ def read_safetensors(path) -> dict:
         raise ValueError(f"{path} says that its header has {start - 8} bytes; the file has {size} "
                          f"bytes and the limit is {MAX_HEADER}")
     header = parse_json_object(data[8:start], path)
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
+    if isinstance(metadata, dict) and "crc32" in metadata:  # written here
+        with memoryview(data) as view:
+            if checksum(header, [view[start:]]) != metadata["crc32"]:
+                raise UserError(f"{path} is damaged: its bytes do not have the checksum in its "
+                                "header")
     entries = [(name, *parse_entry(entry, f"{path}: {name!r}")) for name, entry in header.items()]
     # check that the tensors fill the data without gap or overlap
     previous_end = 0
@@ -131,16 +148,31 @@ def parse_entry(entry, what: str) -> tuple:
     return DTYPES[dtype], shape, *offsets
 
 
+def checksum(header: dict, parts) -> str:
+    """The CRC-32, as 8 hexadecimal digits, of a header without metadata and of the data, which
+    comes in parts."""
+    crc = zlib.crc32(json.dumps(header).encode())
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return f"{crc:08x}"
+
+
 def write_safetensors(named: dict, file) -> None:
     """Writes {name: tensor} to an open file."""
     names = {dtype: name for name, dtype in DTYPES.items()}
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header, end = {}, 0
     for name, tensor in named.items():
         begin, end = end, end + tensor.nbytes
         header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape),
                         "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
+    metadata = {"format": "pt", "crc32": checksum(header, data_of(named))}
+    text = json.dumps({"__metadata__": metadata} | header).encode()
     text += b" " * (-len(text) % 8)  # aligns the data
     file.write(len(text).to_bytes(8, "little") + text)
-    for tensor in named.values():  # one at a time: no second copy of the model
-        file.write(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy())
+    for part in data_of(named):
+        file.write(part)
+
+
+def data_of(named: dict):
+    """The bytes of each tensor, one at a time: no second copy of the model."""
+    return (x.contiguous().cpu().flatten().view(torch.uint8).numpy() for x in named.values())

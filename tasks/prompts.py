@@ -9,10 +9,10 @@ Paper: DeepSeek-R1 2501.12948, table 1. Left out on purpose: other chat formats,
 default system message.
 """
 
-import json
 import random
 from pathlib import Path
 
+from infra import files
 from tasks.corpus import equation, tagged
 
 INSTRUCTION = ("The Assistant first thinks about it between <think> and </think>, then gives the "
@@ -63,13 +63,12 @@ def end_token_ids(folder) -> list[int]:
     if not Path(folder).is_dir():
         raise ValueError("there is no such folder; name a folder with a model and its config.json")
     ids = []
-    for name in ("generation_config.json", "config.json"):
-        path = Path(folder) / name
-        try:
-            found = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
-        except (ValueError, AttributeError, OSError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from None
-        ids += found if isinstance(found, list) else [found] if found is not None else []
+    for path in (Path(folder, name) for name in ("generation_config.json", "config.json")):
+        found = files.read_json(path).get("eos_token_id") if path.exists() else None
+        found = found if isinstance(found, list) else [found] if found is not None else []
+        if any(type(i) is not int for i in found):
+            raise ValueError(f"{path}: eos_token_id is {found}, not the number of a token")
+        ids += found
     if not ids:
         raise ValueError(f"{folder} names no end of text (eos_token_id in config.json)")
     return list(dict.fromkeys(ids))

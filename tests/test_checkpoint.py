@@ -14,7 +14,7 @@ import torch
 import model as gpt
 import sample
 from engine import sampler
-from infra import bpe, checkpoint, run_dir, tensors
+from infra import bpe, checkpoint, hf_config, run_dir, tensors
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -94,7 +94,7 @@ def edit(path, **changes):
 
 def write(path, named):
     with open(path, "wb") as file:
-        checkpoint.write_safetensors(named, file)
+        tensors.write_safetensors(named, file)
 
 
 # --- numbers equal to those of transformers
@@ -156,7 +156,7 @@ def test_transformers_reads_saved_models(saved, case, tmp_path):
 
 
 @every
-@pytest.mark.parametrize("dtype", checkpoint.DTYPES.values(), ids=str)
+@pytest.mark.parametrize("dtype", tensors.DTYPES.values(), ids=str)
 def test_saved_and_loaded_again_is_equal_to_the_last_bit(saved, case, dtype, tmp_path):
     first = checkpoint.load_pretrained(saved(case)[0], dtype=dtype)
     checkpoint.save_pretrained(first, tmp_path)
@@ -235,9 +235,9 @@ def published(kind, vocab, width, layers, heads, kv_heads, hidden, **more):
                sliding_window=None, use_sliding_window=False, max_window_layers=28), 596_049_920)])
 def test_published_configs(config, parameters):
     with torch.device("meta"):
-        model = gpt.GPT(checkpoint.parse_config(config))
+        model = gpt.GPT(hf_config.parse_config(config))
     assert sum(p.numel() for p in model.parameters()) == parameters
-    assert model.config.context == min(config["max_position_embeddings"], checkpoint.MAX_CONTEXT)
+    assert model.config.context == min(config["max_position_embeddings"], hf_config.MAX_CONTEXT)
 
 
 def test_the_angles_of_a_real_llama():
@@ -245,7 +245,7 @@ def test_the_angles_of_a_real_llama():
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     theirs = transformers.LlamaConfig(head_dim=64, rope_theta=5e5, rope_scaling=LLAMA_3_2)
     want = ROPE_INIT_FUNCTIONS["llama3"](theirs)[0]
-    theta, scaling = checkpoint.parse_rope(dict(rope_theta=5e5, rope_scaling=LLAMA_3_2))
+    theta, scaling = hf_config.parse_rope(dict(rope_theta=5e5, rope_scaling=LLAMA_3_2))
     found = gpt.inv_freq(gpt.Config(60, head_dim=64, rope_theta=theta, rope_scaling=scaling))
     assert torch.allclose(found, want, rtol=1e-6, atol=0)
 
@@ -255,7 +255,7 @@ def test_context(saved, folder):
     assert short.config.context == short.rope_cache.shape[0] == 64
     edit(folder / "config.json", max_position_embeddings=131072)
     long = checkpoint.load_pretrained(folder)
-    assert long.config.context == long.rope_cache.shape[0] == checkpoint.MAX_CONTEXT
+    assert long.config.context == long.rope_cache.shape[0] == hf_config.MAX_CONTEXT
     assert close(logits(short, ids()), logits(long, ids()))
 
 
@@ -348,7 +348,7 @@ def test_saving_refuses_models_without_an_architecture_and_folders_in_use(tmp_pa
 def test_a_save_that_fails_leaves_the_old_file(folder, monkeypatch):
     before = (folder / "model.safetensors").read_bytes()
     model = checkpoint.load_pretrained(folder)
-    monkeypatch.setattr(tensors.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28)))
     with pytest.raises(OSError):
         checkpoint.save_pretrained(model, folder)
     assert (folder / "model.safetensors").read_bytes() == before
@@ -408,7 +408,7 @@ def test_sliding_windows_in_use_are_refused_and_unused_ones_not(saved, case, tmp
 
 def test_weights_that_do_not_fit_are_named(folder):
     path = folder / "model.safetensors"
-    good = {name: x.clone() for name, x in checkpoint.read_safetensors(path).items()}
+    good = {name: x.clone() for name, x in tensors.read_safetensors(path).items()}
 
     def refused(change, match):
         write(path, good | change)
@@ -435,7 +435,7 @@ def test_weights_that_do_not_fit_are_named(folder):
 def test_a_tied_head_may_be_written_but_not_differ(saved, tmp_path):
     path = shutil.copytree(saved("llama-tied")[0], tmp_path / "copy")
     file = path / "model.safetensors"
-    good = {name: x.clone() for name, x in checkpoint.read_safetensors(file).items()}
+    good = {name: x.clone() for name, x in tensors.read_safetensors(file).items()}
     embedding = good["model.embed_tokens.weight"]
     write(file, good | {"lm_head.weight": embedding})
     assert torch.equal(checkpoint.load_pretrained(path).lm_head.weight, embedding)
@@ -510,7 +510,7 @@ def test_files_are_refused_in_one_sentence(tmp_path, name):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(BAD[name][0])
     with pytest.raises(ValueError, match=BAD[name][1]) as error:
-        checkpoint.read_safetensors(path)
+        tensors.read_safetensors(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -524,7 +524,7 @@ def test_safetensors_of_the_format_s_own_library_and_ours(tmp_path):
     theirs, ours, want = tmp_path / "theirs", tmp_path / "ours", small()
     library.save_file(want, theirs, {"format": "pt"})
     write(ours, want)
-    for found in checkpoint.read_safetensors(theirs), library.load_file(ours):
+    for found in tensors.read_safetensors(theirs), library.load_file(ours):
         assert found.keys() == want.keys()
         assert all(x.dtype == want[n].dtype and torch.equal(x, want[n]) for n, x in found.items())
 
@@ -534,14 +534,14 @@ def test_data_that_is_not_aligned(tmp_path):
     for spaces in range(8):
         text = json.dumps({"a": entry()}).encode() + b" " * spaces
         path.write_bytes(raw(text, torch.tensor([1.5, -2.0]).numpy().tobytes()))
-        assert checkpoint.read_safetensors(path)["a"].tolist() == [1.5, -2.0]
+        assert tensors.read_safetensors(path)["a"].tolist() == [1.5, -2.0]
 
 
 def test_writing_to_a_tensor_does_not_change_its_file(tmp_path):
     path = tmp_path / "a.safetensors"
     write(path, small())
     before = path.read_bytes()
-    checkpoint.read_safetensors(path)["a"].zero_()
+    tensors.read_safetensors(path)["a"].zero_()
     assert path.read_bytes() == before
 
 
@@ -564,7 +564,7 @@ def test_spoiled_files_are_read_or_refused(tmp_path):
         path.unlink()  # a new file is quicker than one cut to nothing, which goes to the disk
         path.write_bytes(spoiled)
         try:
-            found = checkpoint.read_safetensors(path)
+            found = tensors.read_safetensors(path)
             assert all(torch.isfinite(x.double().nan_to_num()).all() for x in found.values())
             outcomes[True] += 1
         except ValueError:

@@ -15,17 +15,17 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("", "tasks", "grading", "engine", "infra", "recipes", "bench")
 ALGORITHMS = " ".join(sorted({module.__name__ for module, _ in config.ALGORITHMS.values()}))
 LAYERS = [  # from the bottom up; a module imports lower layers and its own, without a cycle
-    "grading.* engine.kernels engine.rng infra.tensors infra.bpe infra.distributed infra.openmp "
-    "infra.__init__ infra.terminal infra.arguments infra.tree",
+    "grading.* engine.kernels engine.rng infra.tensors infra.bpe infra.distributed "
+    "infra.openmp infra.terminal infra.load infra.files infra.__init__ infra.arguments infra.tree",
     "verify",
     "tasks.*",
     "tokenizer",
     "engine.attention engine.packing engine.products engine.logprob",
     "model",
     "sample engine.*",
-    "infra.run_dir infra.checkpoint infra.forward",
+    "infra.run_dir infra.hf_config infra.checkpoint infra.forward",
     "ppo", "grpo", "dapo", ALGORITHMS,
-    "evaluate sft prm infra.completer",
+    "evaluate sft prm infra.completer infra.rewards",
     "config infra.cli infra.memory infra.models infra.base_model infra.metrics",
     "train search",
     "recipes.* bench.*",

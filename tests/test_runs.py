@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import run_dir
+from infra import openmp, run_dir
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -55,7 +55,8 @@ def test_a_command_limits_the_spinning_of_threads_before_torch_is_loaded(command
 
 
 @pytest.mark.parametrize("given, want", [
-    ({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")], ids=str)
+    ({}, openmp.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+    ids=str)
 def test_the_users_own_waiting_policy_is_kept(given, want):
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     environment = {name: value for name, value in os.environ.items() if name not in names} | given

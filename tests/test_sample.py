@@ -548,13 +548,14 @@ def test_any_batch_equals_its_rows_alone(lengths, group_size, steps, max_rows, s
 
 # --- the plain sampler defines what the fast one draws
 
-def test_both_samplers_draw_the_same_tokens_in_1000_random_cases():
+@pytest.mark.parametrize("hundred", range(10))
+def test_both_samplers_draw_the_same_tokens_in_1000_random_cases(hundred):
     """Random weights, prompt lengths, group sizes, stops, temperatures, prefixes, batch sizes."""
-    rng, models = random.Random(0), {
+    rng, models = random.Random(hundred), {
         (kv, stop): gpt(kv, stop, seed=kv) for kv in (4, 2, 1) for stop in (0.0, 1.8)}
     tables = [None, *(tokenizer.stop_table(PIECES, strings) for strings in (["abcab"], ["bb"]))]
     lengths = set()
-    for case in range(1000):
+    for case in range(100 * hundred, 100 * hundred + 100):
         made = models[rng.choice((4, 2, 1)), rng.choice((0.0, 1.8))]
         prompts = [[rng.randrange(28) for _ in range(rng.randint(1, 9))]
                    for _ in range(rng.randint(1, 4))]

@@ -30,8 +30,14 @@ hard = pytest.mark.skipif(not HARD, reason="needs every layer")
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="needs HumanEval.jsonl.gz")
 
 
+def outcomes(program, calls, **options):
+    """The Outcome of f(*args) for each tuple of arguments, all in one process."""
+    with sandbox.session(program, "f", **options) as child:
+        return [child.call(*args) for args in calls]
+
+
 def value(program, *args, **options):
-    [outcome] = sandbox.run_calls(program, "f", [args], **options)
+    [outcome] = outcomes(program, [args], **options)
     return outcome.value if outcome.kind == "value" else outcome.kind
 
 
@@ -115,7 +121,7 @@ def outside(tmp_path, monkeypatch):
     "frozenset({1})", "{'a': {1: None}, (1, 2): []}", "{2: 1, 1: 2}"])
 def test_values_pass_through_the_sandbox_unchanged(text):
     x = eval(text)
-    echoed, made = sandbox.run_calls("def f(*a): return a[0] if a else " + text, "f", [(x,), ()])
+    echoed, made = outcomes("def f(*a): return a[0] if a else " + text, [(x,), ()])
     assert repr(echoed.value) == repr(made.value) == repr(x) and type(made.value) is type(x)
 
 
@@ -179,13 +185,12 @@ def test_failures_have_names(expression, kind):
 
 def test_a_program_that_does_not_load_fails_every_call():
     for program in "def f(:", "1/0", "raise SystemExit", "def g(): pass", "def f(): \x00", "\ud800":
-        outcomes = sandbox.run_calls(program, "f", [(), ()])
-        assert [o.kind for o in outcomes] == ["exception"] * 2, program
+        assert [o.kind for o in outcomes(program, [(), ()])] == ["exception"] * 2, program
 
 
 def test_calls_go_on_after_an_exception_and_end_with_a_crash():
     program = "import os\ndef f(x): return os._exit(0) if x > 9 else 1 // x"
-    kinds = [o.kind for o in sandbox.run_calls(program, "f", [(0,), (1,), (10,), (1,)])]
+    kinds = [o.kind for o in outcomes(program, [(0,), (1,), (10,), (1,)])]
     assert kinds == ["exception", "value", "crash", "crash"]
 
 
@@ -388,7 +393,7 @@ def test_a_missing_layer_is_reported_once(monkeypatch):
         assert value(returns("1")) == value(returns("1")) == 1
     assert len(said) == 1
     with pytest.raises(sandbox.SandboxError, match="memory"):
-        sandbox.run_calls(returns("1"), "f", [()], strict=True)
+        outcomes(returns("1"), [()], strict=True)
     sandbox.report_missing.cache_clear()
 
 
@@ -472,6 +477,44 @@ def test_asserts_that_call_nothing_or_swallow_a_failure_do_not_pass():
         returns("1 / 0"), "f", "try:\n    f()\nexcept Exception:\n    pass")
 
 
+@pytest.mark.parametrize("test", [
+    "while True: pass", "import time; time.sleep(60)", "9**9**9", "x = [0]\nwhile True: x += x",
+    "'x' * 10**11", "import os; os._exit(0)", "raise SystemExit", "f(); exit(0)", "f(", "f(print)",
+    "f()\nimport os; os.kill(os.getppid(), 9)"])
+def test_the_code_of_a_test_has_a_clock_and_a_memory_limit(test, outside):
+    began = time.monotonic()
+    assert not run_asserts(returns("1"), "f", "assert f() == 1\n" + test, seconds=0.5)
+    assert time.monotonic() - began < 10
+
+
+def test_asserts_see_each_answer_once_and_cannot_swallow_a_question():
+    program = "n = 0\ndef f(x):\n    global n\n    n += 1\n    return [n, x]"
+    test = """
+for i in range(1, 20):
+    answer = f([i])
+    assert answer == [i, [i]]
+    answer.append(i)
+"""
+    assert run_asserts(program, "f", test)
+    assert not run_asserts(program, "f", test + "assert f(1) == [19, 1]")
+    swallow = "try:\n    x = f(7)\nexcept BaseException:\n    x = [1, 7]\n"
+    assert run_asserts(program, "f", swallow + "assert x == [1, 7]")
+    assert not run_asserts(returns("0"), "f", swallow + "assert x == [1, 7]")
+
+
+def test_what_the_code_of_a_test_prints_goes_nowhere(capfd):
+    assert run_asserts(returns("1"), "f", "print('\\ud800')\nassert f() == 1")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_lone_surrogate_breaks_no_print():
+    [outcome] = outcomes("def f(): raise ValueError('\\ud800\\x1b[2J')", [()])
+    assert outcome.kind == "exception" and outcome.detail == r"ValueError: \ud800\x1b[2J"
+    assert str(outcome).encode()
+    program = r"def f(): print('\ud800'); return '\ud800'"
+    assert value(program) == "\ud800" and not run_asserts(program, "f", "assert f() == 1")
+
+
 def test_asserts_draw_from_a_generator_of_their_own():
     test = "from random import randint\nimport random\nassert f(randint(0, 10**9)) == %d\n"
     test += "assert random.Random(1).random() < 1"
@@ -538,8 +581,72 @@ def test_a_killed_parent_takes_its_children_along(outside):
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_for(lambda: processes(marker) == [])
-    for folder in Path(sandbox.tempfile.tempdir).iterdir():
-        folder.rmdir()  # an empty folder is all that is left
+    assert len(os.listdir(sandbox.tempfile.tempdir)) == 1
+    sandbox.sweep_folders.cache_clear()  # as in a new process
+    assert value(returns("1")) == 1  # on leaving, `outside` looks for what is left
+
+
+def test_only_the_folders_of_dead_processes_are_swept(tmp_path, monkeypatch):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "secret").mkdir()
+    for name in (f"sandbox-{dead.pid}-full/a/b", f"sandbox-{dead.pid}-empty", "sandbox-x-other",
+                 f"sandbox-{os.getpid()}-mine", f"sandbox-{os.getppid()}-theirs", "sandbox-old",
+                 f"sandbox-{'9' * 30}-long", "sandbox-0-group"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / f"sandbox-{dead.pid}-full" / "a").chmod(0)
+    (tmp_path / f"sandbox-{dead.pid}-file").write_text("")
+    (tmp_path / f"sandbox-{dead.pid}-link").symlink_to(tmp_path / "secret")
+    # a living process whose number is not seen here, as in another container: it holds the lock
+    monkeypatch.setattr(sandbox.os, "getpid", lambda: dead.pid)
+    folder, lock = sandbox.make_folder()
+    monkeypatch.undo()
+    sandbox.sweep_folders(str(tmp_path))
+    kept = {"secret", "sandbox-x-other", f"sandbox-{os.getpid()}-mine", "sandbox-old",
+            f"sandbox-{os.getppid()}-theirs", f"sandbox-{'9' * 30}-long", "sandbox-0-group",
+            f"sandbox-{dead.pid}-file", f"sandbox-{dead.pid}-link", Path(folder).name}
+    assert set(os.listdir(tmp_path)) == kept
+    os.close(lock)  # as the system does when that process ends
+    sandbox.sweep_folders.cache_clear()
+    sandbox.sweep_folders(str(tmp_path))
+    assert set(os.listdir(tmp_path)) == kept - {Path(folder).name}
+
+
+# --- a child that does not start
+
+SLOW = """
+import os, time
+first = not os.path.exists(@flag)
+open(@flag, "a").close()
+if first or @always:
+    time.sleep(30)
+"""
+
+
+def test_a_child_that_starts_slowly_is_tried_again_and_then_said(outside, monkeypatch, tmp_path):
+    monkeypatch.setattr(sandbox, "START_SECONDS", 1.0)
+    slow = SLOW.replace("@flag", repr(str(tmp_path / "flag")))
+    child = sandbox.CHILD
+    monkeypatch.setattr(sandbox, "CHILD", slow.replace("@always", "False") + child)
+    assert value(returns("1")) == 1
+    monkeypatch.setattr(sandbox, "CHILD", slow.replace("@always", "True") + child)
+    with pytest.raises(sandbox.SandboxError, match=r"two attempts \(no answer in 1 s\)"):
+        value(returns("1"))
+    for text in "raise SystemExit", "print('[]')", "print('[\"crash\", \"\"]')":
+        monkeypatch.setattr(sandbox, "CHILD", text + child.rpartition("\n")[2])
+        with pytest.raises(sandbox.SandboxError, match=r"two attempts \(crash\)"):
+            value(returns("1"))
+
+
+def test_a_process_that_cannot_be_made_is_one_sentence(outside, monkeypatch):
+    def fail(*args, **named):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox.subprocess, "Popen", fail)
+        with pytest.raises(sandbox.SandboxError, match="cannot start a process: .*unavailable"):
+            value(returns("1"))
+        assert issubclass(sandbox.SandboxError, OSError)  # which command lines print
 
 
 def wait_for(condition):

@@ -714,12 +714,19 @@ def test_help_says_each_default_once(capsys):
         assert f"(default: {high})" in clip
 
 
-def test_a_damaged_checkpoint_is_one_sentence(finished, tmp_path, capsys):
-    shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"x" * 99)
-    assert run(tmp_path / "run", "--resume") == 1
+def test_a_damaged_checkpoint_is_one_sentence_and_the_one_before_it_goes_on(
+        finished, tmp_path, capsys):
+    out = shutil.copytree(finished, tmp_path / "run")
+    flipped = bytearray((out / "checkpoint.pt").read_bytes())
+    flipped[len(flipped) // 3] ^= 16
+    (out / "checkpoint.pt").write_bytes(flipped)
+    assert run(out, "--resume") == 2
     said = capsys.readouterr().err
-    assert "checkpoint.pt is no checkpoint" in said and "Traceback" not in said
+    assert "checkpoint.pt is no checkpoint or is damaged" in said and said.count("\n") == 1
+    subprocess.run(re.search(r"mv \S+ \S+", said)[0], shell=True, check=True)
+    assert tensors.load(out / "checkpoint.pt")["state"]["step"] == 4
+    assert run(out, "--resume") == 0
+    same_run(finished, out)
 
 
 def test_a_folder_of_other_settings_or_without_resume_is_refused(finished, capsys):

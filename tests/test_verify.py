@@ -3,7 +3,11 @@
 import inspect
 import itertools
 import json
+import math
 import re
+import subprocess
+import sys
+import time
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -75,7 +79,7 @@ def test_equal_numbers_are_right(answer, gold):
     assert right(answer, gold)
 
 
-@pytest.mark.parametrize("answer", [h for h in HOSTILE if h] + ["3", "5", "-4", "44", "4.01"])
+@pytest.mark.parametrize("answer", [h for h in HOSTILE[:-1] if h] + ["3", "5", "-4", "44", "4.01"])
 def test_other_answers_are_wrong(answer):
     assert not right(answer, "4")
 
@@ -99,14 +103,18 @@ def test_a_countdown_target_that_is_not_a_number_is_an_error(gold):
 @pytest.mark.parametrize("text, answer", [
     ("<think>a</think><answer>4</answer>", "4"), ("<answer> 4 </answer>", "4"),
     ("a\n<answer>4</answer>", "4"), ("<think>a</think><answer>\n4\n</answer>\n", "4"),
-    ("<think>4</think><answer>5</answer>", "5")])
+    ("<think>4</think><answer>5</answer>", "5"), ("<answer>4</answer><|im_end|>", "4"),
+    (r"<answer>\boxed{4}</answer>", "4"), (r"<answer> $\boxed{\boxed{4}}$. </answer>", "4"),
+    (r"<answer>\boxed 42</answer>", "42"), (r"<answer>\boxed{\frac12}</answer>", r"\frac12"),
+    (r"<answer>5 or \boxed{4}</answer>", r"5 or \boxed{4}"),
+    (r"<answer>\boxed{4} or \boxed{5}</answer>", r"\boxed{4} or \boxed{5}")])
 def test_extract_returns_the_only_answer(text, answer):
     assert verify.extract(text) == answer
 
 
 @pytest.mark.parametrize("text", [
     "", "4", "the answer is 4", "#### 4", "<answer>4", "4</answer>", "<answer></answer>",
-    "<answer> \n </answer>", "<answer>4</answer><answer>5</answer>",
+    "<answer> \n </answer>", r"<answer>\boxed{}</answer>", "<answer>4</answer><answer>5</answer>",
     "<answer>4</answer><answer>4</answer>", "<answer><answer>4</answer></answer>",
     "<answer>5<answer>4</answer>", "<answer>4</answer>5</answer>",
     "<think><answer>4</answer></think>", "<think>a</think><answer><think>4</think></answer>",
@@ -134,7 +142,8 @@ def test_the_right_number_in_the_thinking_earns_nothing():
 # --- the form
 
 @pytest.mark.parametrize("text", [says("4"), f" \n{says('4')}\n", says("no number at all"),
-                                  "<think>a\nb</think> \n <answer>4</answer>"])
+                                  "<think>a\nb</think> \n <answer>4</answer>",
+                                  says("4") + "<|im_end|>", says("4") + "</s>\n<|endoftext|>\n"])
 def test_well_formed(text):
     assert verify.well_formed(text)
 
@@ -148,7 +157,8 @@ def test_well_formed(text):
     "<think>a<answer>4</answer></think>", "<think>a</think><answer><think>4</answer>",
     "<think>a</think><think>b</think><answer>4</answer>", says("4") * 2,
     "<think>a</think><answer>4</answer></answer>", "</think>a<think><answer>4</answer>",
-    "<THINK>a</THINK><ANSWER>4</ANSWER>"])
+    "<THINK>a</THINK><ANSWER>4</ANSWER>", "<|im_end|>" + says("4"), says("4") + "<|im_end|>5",
+    "<think>a</think><|im_end|><answer>4</answer>", "\u200b" + says("4")])
 def test_not_well_formed(text):
     assert not verify.well_formed(text)
 
@@ -242,9 +252,85 @@ def test_the_reward_sign_is_one_or_minus_one():
     assert (right, wrong) == (1.0, -1.0)
 
 
-@pytest.mark.parametrize("text", [says("4") + " " * 4096, " " * 4096 + says("4")])
-def test_a_text_that_is_too_long_earns_nothing(text):
-    assert verify.reward(verify.number_correct, problem("4"), text).total == 0.0
+@pytest.mark.parametrize("text", [
+    f"<think>{'so ' * 50_000}</think><answer>4</answer>", says("4") + " " * 4097,
+    f"<think>{'x' * 4097}</think>\n<answer>{' ' * 4000}4</answer>"])
+def test_thinking_of_any_length_is_paid(text):
+    assert verify.reward(verify.number_correct, problem("4"), text).total == pytest.approx(1.1)
+
+
+def test_an_answer_that_is_too_long_is_none():
+    for size, found in ((4096, True), (4097, False)):
+        long = "4" * size
+        for text in (says(long), rf"\boxed{{{long}}}", f"#### {long}", f"\\boxed {long}"):
+            assert (verify.extract_any(text) == long) is found
+        assert (verify.extract(says(long)) == long) is found
+        assert (verify.extract_any(long, bare=True) == long) is found
+
+
+INVISIBLE = ["\u200b", "\u200d\u2060", "\ufeff", "\u00ad", "\u200e\u202e", "\u2800", "\u3164",
+             "\u115f", "\uffa0", "\u0301", "\ufe0f", "\U000e0041", "\x00\x07", "\x7f", "\u2028",
+             "\u3000", "\ud800", "\ue000", " \u200b\n"]
+
+
+@pytest.mark.parametrize("nothing", INVISIBLE)
+def test_invisible_characters_are_no_content(nothing):
+    assert not verify.well_formed(f"<think>{nothing}</think><answer>4</answer>")
+    assert not verify.well_formed(f"<think>t</think><answer>{nothing}</answer>")
+    assert verify.extract(says(nothing)) is None
+    for text in (says(nothing), rf"\boxed{{{nothing}}}", f"#### {nothing}", nothing):
+        assert verify.extract_any(text, bare=True) is None
+    assert verify.reward(lambda p, t: verify.extract(t) is not None, problem("4"),
+                         says(nothing)).total == 0.0
+
+
+@pytest.mark.parametrize("seen", ["4", "é", "e\u0301", "²", "-", "+", "中", "🙂", "\u200b4", "$"])
+def test_visible_characters_are_content(seen):
+    assert verify.well_formed(says(seen)) and verify.extract(says(seen)) == seen
+
+
+UNITS = ["a", "<", "<think>", "</think>", "<answer>", "</answer>", "<answer></answer>", "\u200b",
+         " ", r"\boxed{", r"\boxed ", r"\boxed 1", r"\boxed{1}, ", "{", "}", "\\", "#### ", "</s>",
+         "1,", "check ", "**", "so the answer is ", ", altogether"]
+
+
+def test_time_is_linear_in_the_text():
+    """Ten times the text may take at most thirty times as long, whatever it is made of."""
+    def cost(unit, size):
+        text = (unit * size)[:size]
+        began = time.thread_time()
+        for whole in (text, f"<think>{text}</think>" + says("5"), says(text), text + r"\boxed{5}"):
+            verify.extract(whole), verify.well_formed(whole)
+            verify.extract_any(whole), verify.extract_any(whole, bare=True)
+            verify.reward(verify.number_correct, problem("4"), whole, "claim")
+        return time.thread_time() - began
+    for unit in UNITS:
+        small = max(min(cost(unit, 5_000) for _ in range(3)), 1e-4)
+        assert cost(unit, 50_000) < 30 * small, unit
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1.0", [1.0], 1j, object(),
+                                   10**400])
+def test_a_reward_that_is_no_finite_number_is_refused_by_name(monkeypatch, value):
+    monkeypatch.setitem(verify.REWARDS, "mine", lambda sample: value)
+    with pytest.raises(verify.RewardError, match=r"(?s)mine returned .* problem '2\+2'.*finite"):
+        verify.reward(verify.number_correct, SimpleNamespace(question="2+2", answer="4"),
+                      says("4"), "mine")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "yes"])
+def test_a_verdict_that_is_no_finite_number_is_refused_by_name(value):
+    def broken(problem, text):
+        return value
+    with pytest.raises(verify.RewardError, match="the verifier broken returned"):
+        verify.reward(broken, problem("4"), says("4"))
+
+
+@pytest.mark.parametrize("value, total", [(True, 1.0), (2, 2.0), (Fraction(1, 2), 0.5), (-1, -1.0)])
+def test_a_reward_of_another_number_type_is_a_float(monkeypatch, value, total):
+    monkeypatch.setitem(verify.REWARDS, "mine", lambda sample: value)
+    given = verify.reward(lambda *_: None, problem("4"), says("4"), "mine")  # None: cannot tell
+    assert type(given.total) is float and given.total == total and given.parts["correct"] == 0.0
 
 
 @pytest.mark.parametrize("op", ["%", "**", "", "x"])
@@ -377,7 +463,31 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
     ("#### 4\n#### 5", "5"), ("<think>a</think><answer>5</answer>", "5"),
     (r"<think>\boxed{4}</think>\boxed{5}", "5"), (r"\boxed{5}<|im_end|>\boxed{6}", "5"),
     (r"\boxed{5}</s>user: \boxed{6}", "5"), ("#### 5<|endoftext|>#### 6", "5"),
-    ("####\n 5 \nand so on", "5"), ("#### 5</s>#### 6</s>#### 7", "5")])
+    ("####\n 5 \nand so on", "5"), ("#### 5</s>#### 6</s>#### 7", "5"),
+    # boxes in the tags, nested boxes, boxes with escaped braces and line breaks
+    (r"<answer>The answer is \boxed{5}.</answer>", "5"), (r"\boxed{\boxed{5}}", "5"),
+    (r"\boxed{5 + \boxed{3}}", "5 + {3}"), (r"\fbox{4}: \boxed{x = \fbox{5}}", "x = {5}"),
+    (r"\boxed{a\\{b}}", r"a\\{b}"), (r"\boxed{\}}", r"\}"), (r"\boxed {5}", "5"),
+    ("\\boxed\n{5}", "5"),
+    # boxes without braces
+    (r"$\boxed 75$", "75"), (r"\boxed75", "75"), (r"\boxed -4.5.", "-4.5"), (r"\boxed x", "x"),
+    (r"\boxed \frac{1}{2}", r"\frac{1}{2}"), (r"\(\boxed 5\) is it", "5"),
+    (r"\boxed 4 or 5", "4 or 5"), ("\\boxed 4\nor 5", "4"), (r"\boxed 4 \boxed{5}", "4, 5"),
+    # boxes that are joined are one answer
+    (r"\boxed{4} or \boxed{5}", "4, 5"), (r"$\boxed{4}$, $\boxed{5}$, and $\boxed{6}$.", "4, 5, 6"),
+    (r"\boxed{4}, \boxed{4}", "4"), (r"\boxed{3}. Then \boxed{4}\text{ and }\boxed{5}", "4, 5"),
+    # the question is quoted: the command is named, or shown without an answer
+    (r"\boxed{5} as asked in \boxed{}", "5"), (r"\boxed{5}, in the form \boxed{answer}.", "5"),
+    (r"\boxed{5}. I use \boxed as asked, and `\boxed`, \boxed.", "5"),
+    (r"\boxed{5} \boxedtext{6}", "5"),
+    # GSM8K's form with words and Markdown
+    ("#### 72, altogether", "72"), ("#### 72, in total.", "72"), ("####: 55", "55"),
+    ("#### **55**", "55"), ("**#### 55**", "55"), ("#### The answer is $55.", "$55"),
+    ("#### 72, or 73", "72, or 73"), ("#### 72, not", "72, not"), ("#### 3, 5", "3, 5"),
+    ("#### 72, altogether 73", "72, altogether 73"), ("#### 7 in all or 8", "7 in all or 8"),
+    # ends of turns
+    ("#### 5<｜end▁of▁sentence｜>", "5"), (r"\boxed{5}<|eot_id|>\boxed{6}", "5"),
+    ("<think>a</think><answer>5</answer><|im_end|>\n<answer>6</answer>", "5")])
 def test_extract_any_takes_the_last_complete_answer_after_the_thinking(text, answer):
     assert verify.extract_any(text) == answer
 
@@ -385,12 +495,26 @@ def test_extract_any_takes_the_last_complete_answer_after_the_thinking(text, ans
 @pytest.mark.parametrize("text", [
     "", "5", r"\boxed{}", r"\boxed{ }", r"\boxed{5", r"\boxed", "####", r"<think>\boxed{5}",
     "<think>#### 5", r"<think>\boxed{5}</think>so", "<|im_end|>#### 5", "<answer></answer>",
-    r"<think>a</think><answer>5</answer><answer>6</answer>", r"</think>a<think>\boxed{5}"])
+    r"<think>a</think><answer>5</answer><answer>6</answer>", r"</think>a<think>\boxed{5}",
+    r"the \boxed form", r"\boxed, please", "\\boxed\n5", r"\boxed{...}", r"\boxedx{5}", "#### **"])
 def test_extract_any_finds_nothing_elsewhere(text):
     assert verify.extract_any(text) is None
 
 
+@pytest.mark.parametrize("text, answer", [
+    ("<think>a</think>42", "42"), ("a</think>\n\n42<|im_end|>", "42"), ("17<|im_end|>", "17"),
+    ("42", "42"), ("**42**", "42"), ("The final answer is: 42.", "42"), ("4 or 5", "4 or 5"),
+    ("<think>42", None), ("<think>a</think>", None), ("<think>42</think> \n", None), ("", None),
+    ("<think>a</think><answer>42", None), ("z^*", "z^*"), (r"\{1, 2\}", r"\{1, 2\}")])
+def test_all_that_follows_the_thinking_is_the_answer_only_if_asked(text, answer):
+    assert verify.extract_any(text, bare=True) == answer
+    assert verify.extract_any(text) is None and verify.extract(text) is None
+
+
 def test_the_last_number_counts_only_if_asked():
+    for text, number in (("10-7", "7"), ("so -7", "-7"), ("is 1/2", "1/2"), ("72, in all", "72"),
+                         ("1,2345", "2345")):
+        assert verify.extract_any(text, last_number=True) == number
     assert verify.extract_any("7 then 1,234.5.") is None
     assert verify.extract_any("7 then 1,234.5.", last_number=True) == "1,234.5"
     assert verify.extract_any("7, 8 and 9", last_number=True) == "9"
@@ -447,16 +571,80 @@ def test_stats_runs_the_bench(capfd):
     assert "--data" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"gold": "1"}', '{"gold": "", "pred": "1"}',
-                                     "[" * 200_000], ids=lambda line: line[:30])
-def test_a_bad_file_is_one_clear_line(content, tmp_path, capsys):
+@pytest.mark.parametrize("content, reason", [
+    ("{", "object"), ("[]", "object"), ('{"gold": "1"}', "object"), ("[" * 200_000, "object"),
+    ("null", "object"), ('"gold pred"', "object"), ("17", "object"), ("{} {}", "object"),
+    ('{"gold": ["1"], "pred": "1"}', "numbers"), ('{"gold": "1", "pred": {}}', "numbers"),
+    ('{"gold": true, "pred": "1"}', "numbers"), ('{"gold": "1", "pred": false}', "numbers"),
+    (b"\xff", "byte 1 is not UTF-8"), (b'{"gold": "1", "pred": "\xe9"}', "byte 24 is not UTF-8")],
+    ids=lambda part: str(part)[:30])
+def test_a_bad_line_is_one_clear_sentence(content, reason, tmp_path, capsys):
     path = tmp_path / "answers.jsonl"
-    path.write_text('{"gold": "1", "pred": "1"}\n\n' + content + "\n")
+    content = content if isinstance(content, bytes) else content.encode()
+    after = b'{"gold": "1", "pred": "1"}\n' * 1000
+    path.write_bytes(b'{"gold": "1", "pred": "1"}\r\n\n \t\n' + content + b"\n" + after)
     assert verify.main([str(path)]) == 2
     said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and "line 3" in said.err and said.out == "right\n"
-    assert verify.main([str(tmp_path / "nothing.jsonl")]) == 2
-    assert "No such file" in capsys.readouterr().err
+    assert said.err.count("\n") == 1 and "line 4" in said.err and reason in said.err
+    assert said.out == "right\n"
+
+
+def test_a_file_that_cannot_be_read_is_one_clear_sentence(tmp_path, capsys):
+    (tmp_path / "empty").write_text("\n\n")
+    for path, reason in ((tmp_path / "nothing\x1b[2J", "No such file"), (tmp_path, "directory"),
+                         (tmp_path / "empty", "no lines")):
+        assert verify.main([str(path)]) == 2
+        said = capsys.readouterr().err
+        assert reason in said and said.count("\n") == 1 and "\x1b" not in said
+    for data in (tmp_path, tmp_path / "nothing"):
+        assert verify.main(["--stats", "--data", str(data)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def verdicts(rows, tmp_path, capsys):
+    """The exit code, the lines and the errors of a file with these lines."""
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\n".join(rows).encode())
+    code, said = verify.main([str(path)]), capsys.readouterr()
+    return code, said.out.splitlines(), said.err.splitlines()
+
+
+def test_an_unreadable_gold_answer_is_said_and_counted(tmp_path, capsys):
+    rows = ['{"gold": "proof", "pred": "1"}'.replace("proof", r"\\frac{"), '{"gold": 1, "pred": 1}',
+            '{"gold": null, "pred": null}', '{"gold": NaN, "pred": NaN}',
+            '{"gold": Infinity, "pred": Infinity}', '{"gold": 1e999999999, "pred": 1e999999999}',
+            '{"gold": 1e99999999999999999999, "pred": "1"}',
+            '{"gold": "\\ud800", "pred": "\\ud800"}',
+            '{"gold": "\\u001b[2J%s", "pred": "1"}' % ("x " * 500_000),
+            '{"gold": "1", "pred": null}',
+            '{"gold": "1", "pred": NaN}', '{"gold": "1", "pred": "\\ud800"}']
+    code, out, errors = verdicts(rows, tmp_path, capsys)
+    bad = "the gold answer cannot be read"
+    assert code == 1
+    assert out[:-1] == [bad, "right"] + [bad] * 7 + ["wrong"] * 2
+    assert out[-1] in ("wrong", "cannot tell")
+    assert len(errors) == 9 and "8 of 12 gold" in errors[-1] and "line 9" in errors[-2]
+    assert max(map(len, errors)) < 600 and "\x1b" not in "".join(errors)
+
+
+@pytest.mark.parametrize("gold, pred", [
+    ("5", "5.0"), ("0.50", '"1/2"'), ("1e2", "100"), ("2.5e-1", '"0.25"'), ('"5"', "5"),
+    ("1" * 39, '"%s"' % ("1" * 39)), ('"#### 72"', '"72"'), ('"so \\\\boxed{5}"', "5"),
+    ('"6"', '"<answer>\\\\boxed{6}</answer>"'), ('"17"', '"17<|im_end|>"'), ("0E9999", "0.0")])
+def test_numbers_and_whole_responses_in_a_file(gold, pred, tmp_path, capsys):
+    row = '{"gold": %s, "pred": %s}'
+    assert verdicts([row % (gold, pred)], tmp_path, capsys) == (0, ["right"], [])
+    assert verdicts([row % (gold, "4")], tmp_path, capsys) == (0, ["wrong"], [])
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"gold": "1", "pred": "1"}\n' * 20_000)
+    program = [sys.executable, inspect.getfile(verify), str(path)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"right\n"
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1
 
 
 # --- the weak verifier of the lesson on reward hacking
