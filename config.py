@@ -80,6 +80,9 @@ class Options:
     base_seed: int = option("run", -1, "seed of the base model (default: --seed)")
     base_steps: int = option("run", 0, "training steps of the base model (default: the task's, "
                              "for up to three rounds, until it solves enough problems)")
+    checkpoints: bool = option("run", True, "write a checkpoint at each evaluation, of 16 bytes "
+                               "per parameter (2.2 GB for 135 million); without checkpoints a run "
+                               "leaves its policy alone (4 bytes), and cannot be resumed")
     init: str = option("run", "", "folder of a pretrained model in Hugging Face's format, to start "
                        "from in place of a base model trained here")
 
@@ -94,6 +97,8 @@ class Options:
                        "and answer on each line")
     eval_data: str = option("task", "", "held-out problems of --task file (default: a tenth of "
                             "--data)")
+    strict: bool = option("task", False, "refuse files with rows that are no problems, instead of "
+                          "leaving these rows out")
     max_new_tokens: int = option("task", 0, "limit of a response, in tokens (default: the task's)")
     prompt: str = option("task", "", "prompt template: plain, r1 (R1-Zero's) or chat (ChatML) "
                          "(default: r1 with --init, else plain)", ["plain", "r1", "chat"])
@@ -119,7 +124,9 @@ class Options:
     dual_clip: float = option("algorithm", 0.0, "bound the loss of a token with advantage A < 0 at "
                               "this times |A|, such as 3; 0: no bound")
     ratio: str = option("algorithm", "token", "importance ratio of each token, or of the whole "
-                        "response (GSPO)", ["token", "sequence"])
+                        "response: sequence is the geometric mean of its tokens' ratios (GSPO), "
+                        "product their product (RLOO in TRL, with --aggregate sequence)",
+                        ["token", "sequence", "product"])
     aggregate: str = option("algorithm", "sequence",
                             "average of the loss over tokens. sequence: mean per response, then "
                             "over responses; token: mean over all tokens; sum: sum per response, "
@@ -132,6 +139,8 @@ class Options:
     entropy_coef: float = option("algorithm", 0.0, "weight of the entropy bonus; try 0.01")
     kl_coef: float = option("algorithm", 0.0, "weight of the KL to the reference; try 0.02")
     kl: str = option("algorithm", "k3", "estimator of that KL in the loss", ppo.KL)
+    unbiased_kl: bool = option("algorithm", False, "multiply that KL by the importance ratio of "
+                               "the token, so that its gradient is the KL's (DeepSeek-V3.2)")
     kl_in: str = option("algorithm", "loss", "add the KL to the loss, or subtract it from the "
                         "reward", ["loss", "reward"])
     kl_target: float = option("algorithm", 0.0, "adapt --kl-coef so that the KL approaches this, "

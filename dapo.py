@@ -8,6 +8,10 @@
     Overlong Shaping   reward -= min(1, max(0, length - (limit - buffer)) / buffer): a gradual
                        penalty near the limit; or truncated answers are left out of the loss
 
+--overlong mask keeps a truncated answer in its group's mean and std, and leaves its row out of the
+batch. So --aggregate sequence averages over the rows that remain. TRL's
+mask_truncated_completions divides by all rows.
+
 Differences from grpo.py: `prepare` changes the rewards and drops rows, and train.py samples again
 while `prompts_to_sample` asks for more. Clip-Higher and the token-level loss are values of options.
 So are rewards of +1 and -1 (--reward sign), and a KL coefficient of 0. With all four off this is

@@ -25,23 +25,12 @@ from infra import distributed, run_dir
 from tokenizer import Tokenizer
 
 MAX_RESPONSES = 4096  # sampled at once for pass@k, to bound the memory
-EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
 SELF_CHECK = re.compile(r"\b(?:check|wait)\b")
-
-
-def before_answer(text: str) -> str:
-    """The part of a response before the first <answer>."""
-    return text.partition("<answer>")[0]
-
-
-def shows_working(text: str) -> bool:
-    """Whether at least one equation stands before the answer."""
-    return bool(EQUATION.search(before_answer(text)))
 
 
 def checks_itself(text: str) -> bool:
     """Whether a self-check word of the corpus ("check" or "wait") stands before the answer."""
-    return bool(SELF_CHECK.search(before_answer(text)))
+    return bool(SELF_CHECK.search(text.partition("<answer>")[0]))
 
 
 def sample_responses(policy, tokenizer, problems, group_size=1, temperature=1.0, seed=0,
@@ -115,18 +104,21 @@ def measure(policy, tokenizer, task, problems, seed: int, max_new_tokens: int, n
     rollout, texts = sample_responses(policy, tokenizer, problems, seed=seed,
                                       max_new_tokens=max_new_tokens, generate=generate)
     correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
-    works = [shows_working(t) for t in texts]
     result |= {
         "sampled": proportion(correct),
         "length": float(rollout.mask.sum(1).mean()),
         "truncated": proportion(rollout.truncated.tolist()),
-        "working": proportion(works),
         "self_check": proportion(checks_itself(t) for t in texts),
-        "accuracy_given_working": proportion(
-            c for c, w in zip(correct, works, strict=True) if w),
-        "accuracy_given_no_working": proportion(
-            c for c, w in zip(correct, works, strict=True) if not w),
     }
+    if task.working:
+        works = [task.shows_working(t) for t in texts]
+        result |= {
+            "working": proportion(works),
+            "accuracy_given_working": proportion(
+                c for c, w in zip(correct, works, strict=True) if w),
+            "accuracy_given_no_working": proportion(
+                c for c, w in zip(correct, works, strict=True) if not w),
+        }
 
     # many samples per problem: pass@k, a few problems at a time
     counts, at_once = [], max(1, MAX_RESPONSES // samples)
@@ -146,18 +138,21 @@ def evaluate_and_print(policy, tokenizer, task, options, when: str, generate=Non
     """Measures a policy on the task's held-out problems and prints the result. `when` begins each
     printed line: "before" or "after" reinforcement learning."""
     problems = task.held_out(options.eval_problems)
+    n_pass = max(1, len(problems) // 5)
     result = measure(policy, tokenizer, task, problems, options.seed, options.max_new_tokens,
-                     max(1, len(problems) // 5), options.eval_samples, generate)
+                     n_pass, options.eval_samples, generate)
     (low, high), greedy = result["greedy"]["ci"], result["greedy"]["value"]
     say = distributed.print_rank0
     say(f"{when}: greedy accuracy {greedy:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} "
         "held-out problems")
-    say(f"{when}: " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items()))
-    say(f"{when}: length {result['length']:.1f} tokens, truncated "
-        f"{result['truncated']['value']:.1%}, with working {result['working']['value']:.1%}, "
-        f"accuracy with working {result['accuracy_given_working']['value']:.1%}, without "
-        f"{result['accuracy_given_no_working']['value']:.1%}, self-check "
-        f"{result['self_check']['value']:.1%}")
+    say(f"{when}: " + ", ".join(f"pass@{k} {v:.1%}" for k, v in result["pass_at_k"].items())
+        + f" on {n_pass} of them, with {options.eval_samples} samples each")
+    names = {"truncated": "truncated", "self_check": "self-check", "working": "with working",
+             "accuracy_given_working": "accuracy with working",
+             "accuracy_given_no_working": "accuracy without working"}
+    say(f"{when}: length {result['length']:.1f} tokens, " + ", ".join(
+        f"{words} {result[name]['value']:.1%}" for name, words in names.items()
+        if result.get(name, {"n": 0})["n"]))
     for kind, part in result["greedy"]["by_kind"].items():
         say(f"{when}: {kind}: {part['value']:.1%} of {part['n']}")
     return result
@@ -177,8 +172,9 @@ def summarize(options, state) -> dict:
     for when in ("before", "after"):
         result = state[when]
         for name, source in proportions.items():
-            summary |= {f"{name}_{when}": result[source]["value"],
-                        f"{name}_ci_{when}": result[source]["ci"]}
+            if source in result:  # not every task says what working is
+                summary |= {f"{name}_{when}": result[source]["value"],
+                            f"{name}_ci_{when}": result[source]["ci"]}
         summary |= {f"{name}_{when}": result[name] for name in ("pass_at_k", "length")}
         summary[f"accuracy_by_kind_{when}"] = result["greedy"]["by_kind"]
     seconds = {k: state[k] for k in ("seconds_base", "seconds_rl", "seconds_eval")}
@@ -186,16 +182,18 @@ def summarize(options, state) -> dict:
                                 "tokens_sampled": state["tokens_sampled"]}
 
 
-def response_metrics(step, rollouts, rewards, texts, group_size) -> dict:
+def response_metrics(step, rollouts, rewards, texts, group_size, task) -> dict:
     """Metrics of the N responses of one training step, under their names in metrics.jsonl.
-    rollouts: one Rollout, or several with dynamic sampling; rewards, texts: N of each."""
+    rollouts: one Rollout, or several with dynamic sampling; rewards, texts: N of each. The standard
+    deviation of one reward is 0."""
     total = torch.tensor([r.total for r in rewards])
     correct = torch.tensor([r.parts["correct"] for r in rewards])
     length = torch.cat([rollout.mask.sum(1) for rollout in rollouts]).cpu()      # (N,) in tokens
     groups = total.view(-1, group_size)
     mean_where = lambda x, where: float(x[where].mean()) if where.any() else None  # noqa: E731
     return {
-        "step": step, "reward": float(total.mean()), "reward_std": float(total.std()),
+        "step": step, "reward": float(total.mean()),
+        "reward_std": float(total.std()) if len(total) > 1 else 0.0,
         **{name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
         "accuracy": float(correct.mean()), "length": float(length.mean()),
         "length_correct": mean_where(length, correct == 1),
@@ -203,7 +201,7 @@ def response_metrics(step, rollouts, rewards, texts, group_size) -> dict:
         "truncated": float(torch.cat([rollout.truncated for rollout in rollouts]).float().mean()),
         "zero_std_groups": float((groups.amax(1) == groups.amin(1)).float().mean()),
         "entropy": float(sum(rollout.entropy.sum() for rollout in rollouts) / length.sum()),
-        "working": sum(map(shows_working, texts)) / len(texts),
+        **({"working": sum(map(task.shows_working, texts)) / len(texts)} if task.working else {}),
         "self_check": sum(map(checks_itself, texts)) / len(texts),
         "tokens": int(length.sum()),
     }
@@ -241,7 +239,12 @@ def load_task(settings: dict) -> tasks.Task:
 def read_problems(path: str, settings: dict) -> list[tasks.Problem]:
     """The problems of a JSONL file, for a policy trained with these settings. Raises ValueError for
     a task whose answers are expressions or programs, since a file holds written answers."""
-    if tasks.TASKS[settings["task"]].correct is not verify.written_correct:
+    task, correct = settings["task"], tasks.TASKS[settings["task"]].correct
+    if correct not in (verify.written_correct, tasks.File.correct):
         raise ValueError(f"--problems needs a run whose answers are numbers or mathematics, but "
-                         f"this run was trained with --task {settings['task']}")
-    return tasks.read_jsonl(path)
+                         f"this run was trained with --task {task}")
+    problems = tasks.read_jsonl(path)
+    if correct is verify.written_correct and any(problem.numbers for problem in problems):
+        raise ValueError(f"--problems {path} has rows of Countdown, but this run was trained with "
+                         f"--task {task}; rows with question and answer fit it")
+    return problems

@@ -13,6 +13,10 @@ give three variants, each with one or two lines of code:
     RLOO      r[i] - mean(r of the others), which is G / (G - 1) times the centred reward
     GSPO      one ratio per response: exp(mean over its tokens of (logp - old_logp))
 
+RLOO has a clipped ratio for each token here, and adds up the tokens of a response. TRL's
+RLOOTrainer clips one ratio per response, the product of its tokens' ratios: that is --ratio product
+with --aggregate sequence.
+
 Papers: DeepSeekMath 2402.03300, DeepSeek-R1 2501.12948, Dr. GRPO 2503.20783, RLOO 2402.14740, GSPO
 2507.18071. Left out on purpose: process supervision.
 Shapes: N sequences, G per group, T tokens.
@@ -92,7 +96,10 @@ def loss(policy, critic, batch: Batch, options):
     logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature,
                                     entropy=bool(options.entropy_coef))
     ratio_logp = None
-    if options.ratio == "sequence":
+    if options.ratio != "token":
+        log_ratio = sequence_log_ratio(logp, batch.old_logp, batch.mask)                # (N, 1)
+        if options.ratio == "product":  # the sum over the tokens in place of their mean
+            log_ratio = log_ratio * batch.mask.sum(1, keepdim=True)
         # policy_loss subtracts old_logp again; what remains is the log-ratio of the response
-        ratio_logp = batch.old_logp + sequence_log_ratio(logp, batch.old_logp, batch.mask)
+        ratio_logp = batch.old_logp + log_ratio
     return policy_loss(logp, batch, options, entropy, ratio_logp)

@@ -35,7 +35,7 @@ from torch import nn
 from engine.packing import scatter_to_mask
 
 needs_critic = True
-MAX_LOG_RATIO = 20.0  # log-ratios are clamped to +-20 before exp
+MAX_LOG_RATIO = 20.0  # log-ratios are clamped to +-20
 
 
 @dataclass
@@ -127,14 +127,14 @@ def clipped(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float 
 KL = {
     "k1": lambda log_ratio: -log_ratio,                 # unbiased, high variance
     "k2": lambda log_ratio: log_ratio * log_ratio / 2,  # biased, but its mean gradient is the KL's
-    "k3": lambda log_ratio: torch.expm1(clamp(log_ratio)) - log_ratio,  # unbiased, never negative
+    "k3": lambda log_ratio: torch.expm1(log_ratio) - log_ratio,  # unbiased, never negative
 }
 
 
 def kl(logp, ref_logp, estimator: str = "k3"):
-    """Estimates of KL(policy || reference) per token (N, T), in nats. Raises KeyError for an
-    estimator that is not in KL."""
-    return KL[estimator](ref_logp - logp)
+    """Estimates of KL(policy || reference) per token (N, T), in nats, from clamped log-ratios.
+    Raises KeyError for an estimator that is not in KL."""
+    return KL[estimator](clamp(ref_logp - logp))
 
 
 def adaptive_kl_coef(kl_coef: float, kl: float, target: float) -> float:
@@ -144,7 +144,10 @@ def adaptive_kl_coef(kl_coef: float, kl: float, target: float) -> float:
 
 
 # How tokens are averaged: functions of (mask, max_tokens) that return the weight (N, T) of each
-# token in the loss. mask (N, T) holds all rows of one optimizer step.
+# token in the loss. mask (N, T) holds all rows of one optimizer step. verl's names for the four are
+# token-mean, seq-mean-token-mean, seq-mean-token-sum, and seq-mean-token-sum-norm with the
+# loss_scale_factor max_tokens. A row without tokens counts in N here, as with verl's
+# global_batch_size.
 AGGREGATIONS = {
     # 1 / all tokens: every token counts the same (DAPO)
     "token": lambda mask, max_tokens: mask / mask.sum().clamp(min=1),
@@ -184,7 +187,10 @@ def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
                           options.clip_high, options.dual_clip)
     # 2. the KL penalty and the entropy bonus
     if options.kl_coef and options.kl_in == "loss":
-        per_token = per_token + options.kl_coef * kl(logp, batch.ref_logp, options.kl)
+        penalty = kl(logp, batch.ref_logp, options.kl)
+        if options.unbiased_kl:  # the tokens were drawn by the old policy (2512.02556, equation 7)
+            penalty = penalty * policy_ratio(logp, batch.old_logp)
+        per_token = per_token + options.kl_coef * penalty
     if options.entropy_coef:
         per_token = per_token - options.entropy_coef * entropy
     # 3. metrics

@@ -263,14 +263,15 @@ def load(run: str, policy) -> dict:
     path = Path(run) / "prm.pt"
     if not path.exists():
         raise ValueError(f"{run} has no prm.pt; python prm.py --run {run} makes one")
-    mend = f"python prm.py --run {run} makes it again"
-    states, scorers = tensors.load(path, mend=f"; {mend}"), {}
+    mend = f"; python prm.py --run {run} makes it again"
+    states, scorers = tensors.load(path, mend=mend), {}
     try:
         for name in ("prm", "orm"):
             scorers[name] = StepScorer(policy).requires_grad_(False)
             scorers[name].load_state_dict(states[name])
     except (RuntimeError, TypeError, LookupError, AttributeError):  # other names, shapes, types
-        raise ValueError(f"{path} does not fit this version or this policy; {mend}") from None
+        raise ValueError(f"{path} does not fit this version or this policy; "
+                         f"python prm.py --run {run} makes it again") from None
     return scorers
 
 

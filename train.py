@@ -42,6 +42,7 @@ from infra.base_model import base_model
 from infra.cli import config_of, exit_code, parse, validate
 from infra.forward import autocast, critic_values, micro_batches, policy_logp
 from infra.models import Models, make_models, restore
+from infra.terminal import quote
 
 MAX_GRAD_NORM = 1.0
 CURVE_PROBLEMS = 200  # held-out problems of an evaluation during training
@@ -65,8 +66,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     writes nothing. Raises KeyboardInterrupt at the end of the step in which Ctrl-C was pressed, and
     FloatingPointError if a loss is not finite."""
     algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
-    state = state or new_state(options)
-    history = []
+    state, history = state or new_state(options), []
     train_task = tasks.mix_levels(task, options.train_levels)
     with log.progress_bar(options, state) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
@@ -89,7 +89,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
                 attempts.append(Attempt(prompts_wanted, rollout, samples, batch))
                 prompts_wanted = prompts_to_sample(attempts, now)
             batch = dapo.full_batch(attempts, now.prompts)
-            metrics = log.step_metrics(state, attempts, batch, models, now)
+            metrics = log.step_metrics(state, attempts, batch, models, now, train_task)
             timer.lap("seconds_score")
             # 4. Loss, and 5. optimizer step, for each mini-batch.
             set_learning_rates(optimizer, state, now)
@@ -104,7 +104,8 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             log.show_progress(bar, history[-1])
             stopping = any(distributed.all_gather(stop.requested))
             if run_dir:
-                log.save_step(run_dir, history[-1], attempts, models, optimizer, state, stopping)
+                log.save_step(run_dir, history[-1], attempts, models, optimizer, state, stopping,
+                              options.checkpoints)
             if stopping:
                 raise KeyboardInterrupt
     return history
@@ -187,7 +188,8 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
     if options.reward == "process":  # a process reward model scores the steps
         batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)
-    if options.ratio == "sequence" and options.dtype == "bfloat16":
+    refuse_infinite(batch.rewards, samples, options)
+    if options.ratio != "token" and options.dtype == "bfloat16":
         # GSPO clips at 1 - 0.0003 and 1 + 0.0004. In bfloat16, sampler and trainer differ by more.
         batch.sampler_logp = batch.old_logp
         batch.old_logp = policy_logp(models.policy, batch, options)
@@ -198,6 +200,17 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
             batch.group_mean_others = grpo.group_mean_others(batch.rewards, batch.group)
         batch.values = critic_values(models, batch, options)
     return batch
+
+
+def refuse_infinite(rewards, samples, options: Options) -> None:
+    """Raises UserError that names the problem and the value, where a reward is NaN or infinite."""
+    for reward, (problem, *_) in zip(rewards.tolist(), samples, strict=True):
+        if not math.isfinite(reward):
+            source = f"the process reward model of --judge {options.judge}"
+            if options.reward != "process":
+                source = f"--reward {options.reward}"
+            raise runs.UserError(f"{source} gave the reward {reward} to a response to "
+                                 f"{quote(problem.question)}; a reward must be a finite number")
 
 
 def prompts_to_sample(attempts: list[Attempt], options: Options) -> int:
@@ -287,21 +300,13 @@ def start(run_dir: Path, task, tokenizer, options: Options):
         distributed.print_rank0(f"resuming after step {state['step']}")
     else:
         state = new_state(options) | {"seconds_base": time.perf_counter() - began}
-        measure(state, "before", models, task, options)
-        runs.save_run(run_dir, models, optimizer, state)
+        log.measure(state, "before", models, task, options)
+        if options.checkpoints:
+            runs.save_run(run_dir, models, optimizer, state)
     # 3. drop the log lines after the checkpoint: these steps will run again
     for name in ("metrics.jsonl", "samples.jsonl"):
         distributed.on_rank0(lambda name=name: runs.truncate_log(run_dir / name, state["step"]))
     return models, optimizer, state
-
-
-def measure(state: dict, when: str, models: Models, task, options: Options) -> None:
-    """Evaluates the policy, prints the result and keeps it as state[when]. `when` is "before" or
-    "after" training."""
-    began = time.perf_counter()
-    state[when] = evaluate.evaluate_and_print(models.sampler, models.tokenizer, task, options, when,
-                                              SAMPLERS[options.sampler])
-    state["seconds_eval"] = state.get("seconds_eval", 0.0) + time.perf_counter() - began
 
 
 def train(options: Options, resume: bool) -> None:
@@ -309,6 +314,8 @@ def train(options: Options, resume: bool) -> None:
     # 1. join the other processes, check the options and the memory
     options.device = distributed.start(options.device)
     task, tokenizer = validate(options)
+    for note in task.notes:
+        distributed.print_rank0(note)
     config = config_of(options)
     memory_plan = memory.check(config, options)
     if options.init:
@@ -324,7 +331,7 @@ def train(options: Options, resume: bool) -> None:
     # 3. base model, training, evaluation
     models, optimizer, state = start(run_dir, task, tokenizer, options)
     reinforce(task, models, optimizer, options, state, run_dir)
-    measure(state, "after", models, task, options)
+    log.measure(state, "after", models, task, options)
     log.write_summary(run_dir, task, models.sampler, optimizer, state, options)
 
 

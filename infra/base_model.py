@@ -73,18 +73,31 @@ def load_base(path: Path, device: str) -> gpt.GPT:
     return gpt.from_state(content, device)
 
 
+def accepts_corpus(task) -> bool:
+    """Whether the verifier accepts any of DOCUMENTS correct documents of the task's corpus."""
+    rng = random.Random("accepts")
+    return any(task.correct(problem, task.document(rng, problem, drill=True))
+               for problem in task.sample(rng, DOCUMENTS))
+
+
 def train_base(options, task, tokenizer) -> gpt.GPT:
     """Trains a model from random weights, until it solves enough problems in 16 samples."""
     torch.manual_seed(options.base_seed)
     policy = gpt.GPT(config_of(options))
     policy.to(options.device)
+    rounds = MAX_ROUNDS
+    if not accepts_corpus(task):
+        rounds = 1
+        distributed.print_rank0(f"warning: the verifier of --task {options.task} refuses all of "
+                                f"{DOCUMENTS} correct documents of the task's corpus; no response "
+                                "can be right until its function `correct` is mended")
     with tqdm(total=options.base_steps, desc="base model", unit="step",
               disable=distributed.rank() > 0) as bar:
         def show_loss(loss):
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}")
-        for round in range(MAX_ROUNDS):
-            documents = sft.corpus_batches(tokenizer, task, options.base_seed + 1000 * round)
+        for round in range(1, rounds + 1):
+            documents = sft.corpus_batches(tokenizer, task, options.base_seed + 1000 * (round - 1))
             sft.train(policy, documents, options.base_steps, progress=show_loss)
             if options.base_steps != task.base_steps:  # --base-steps asks for exactly that many
                 break
@@ -92,7 +105,12 @@ def train_base(options, task, tokenizer) -> gpt.GPT:
                                       generate=SAMPLERS[options.sampler])
             if solved >= task.min_base_pass16:
                 break
-            bar.total += options.base_steps
-            bar.write(f"the base model solves {solved:.0%} of its problems in 16 samples; it is "
-                      f"trained again until it solves {task.min_base_pass16:.0%}")
+            found = (f"the base model solves {solved:.0%} of its problems in 16 samples, and "
+                     f"should solve {task.min_base_pass16:.0%}")
+            if round == rounds:
+                bar.write(f"{found}; its training ends here, and reinforcement learning starts "
+                          "from it as it is")
+            else:
+                bar.write(f"{found}; it is trained again (round {round + 1} of {rounds})")
+                bar.total += options.base_steps
     return policy

@@ -178,14 +178,16 @@ def validate_device(options: Options) -> None:
 
 def make_task(options: Options) -> tasks.Task:
     """The task of the options."""
-    if (options.data or options.eval_data) and options.task != "file":
-        raise UserError("--data and --eval-data need --task file")
+    if (options.data or options.eval_data or options.strict) and options.task != "file":
+        raise UserError("--data, --eval-data and --strict need --task file")
     try:
         task = tasks.TASKS[options.task](options.level, options.data, options.eval_data)
         tasks.mix_levels(task, options.train_levels)  # checks the levels
         task.held_out(1)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
+    if options.strict and task.left_out:
+        raise UserError(f"--strict: {task.notes[0]}")
     return task
 
 
@@ -206,8 +208,8 @@ def validate_algorithm(options: Options) -> None:
     if critic and (options.scale_by_std or options.baseline != "mean"):
         raise UserError("--scale-by-std and --baseline need advantages of groups, but "
                         f"--algo {algo} has a critic")
-    if critic and options.ratio == "sequence":
-        raise UserError("--ratio sequence needs one advantage per response, but --algo "
+    if critic and options.ratio != "token":
+        raise UserError(f"--ratio {options.ratio} needs one advantage per response, but --algo "
                         f"{algo} has one per token")
     if options.scale_by_std and options.baseline == "others":
         raise UserError("--baseline others needs --no-scale-by-std")
@@ -218,6 +220,8 @@ def validate_algorithm(options: Options) -> None:
                         "responses of a step (--prompts times --group-size)")
     if not options.kl_coef and (options.kl_target or options.kl_in == "reward"):
         raise UserError("--kl-target and --kl-in reward need a --kl-coef above 0")
+    if options.unbiased_kl and (not options.kl_coef or options.kl_in != "loss"):
+        raise UserError("--unbiased-kl needs a --kl-coef above 0 and --kl-in loss")
     if options.overlong_buffer > options.max_new_tokens:
         raise UserError(f"--overlong-buffer {options.overlong_buffer} is longer than a response "
                         f"({options.max_new_tokens} tokens)")

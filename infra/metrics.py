@@ -12,8 +12,11 @@ import torch
 from tqdm import tqdm
 
 import evaluate
+import model as gpt
 import ppo
-from infra import checkpoint, distributed, load, run_dir
+import verify
+from config import SAMPLERS
+from infra import checkpoint, distributed, load, run_dir, tensors
 from infra.forward import policy_logp
 from infra.terminal import echo
 
@@ -37,14 +40,26 @@ class Timer(Counter):
         return time.perf_counter() - self.began
 
 
-def step_metrics(state: dict, attempts, batch, models, options) -> dict:
-    """The metrics of a step before its update: of all its samples, and of the batch."""
+def step_metrics(state: dict, attempts, batch, models, options, task) -> dict:
+    """The metrics of a step before its update: of all its samples, and of the batch. Prints a hint
+    at the first step of a pretrained model, where no response has an answer."""
     _, texts, rewards = zip(*(s for a in attempts for s in a.samples), strict=True)
     metrics = evaluate.response_metrics(state["step"] + 1, [a.rollout for a in attempts], rewards,
-                                        texts, options.group_size)
+                                        texts, options.group_size, task)
+    if options.init and not state["step"] and not any(map(verify.extract, texts)):
+        distributed.print_rank0(no_answer_hint(options))
     metrics["prompts_sampled"] = sum(a.prompts for a in attempts)
     metrics["kl"] = kl_to_reference(models.reference, batch, options)
     return metrics | batch_metrics(batch)
+
+
+def no_answer_hint(options) -> str:
+    """What to try where a pretrained model does not know the form of an answer."""
+    hint = "--few-shot 4 shows the form to the model"
+    if options.few_shot:
+        hint = "try more examples (--few-shot), a longer --max-new-tokens or a larger model"
+    return ("no response of the first step has an answer between <answer> and </answer>, so none "
+            f"is right; {hint}")
 
 
 def kl_to_reference(reference, batch, options, rows: int = 64) -> float:
@@ -111,9 +126,9 @@ def show_progress(bar: tqdm, metrics: dict) -> None:
 
 
 def save_step(folder: Path, metrics: dict, attempts, models, optimizer, state: dict,
-              stopping: bool) -> None:
+              stopping: bool, checkpoints: bool = True) -> None:
     """Logs a step to metrics.jsonl. After an evaluation also logs some samples, and, as before
-    stopping, writes a checkpoint."""
+    stopping, writes a checkpoint unless the run has none."""
     evaluated = "eval_accuracy" in metrics
     run_dir.append(folder / "metrics.jsonl", [metrics])
     if evaluated:
@@ -122,13 +137,23 @@ def save_step(folder: Path, metrics: dict, attempts, models, optimizer, state: d
             {"step": metrics["step"], "question": problem.question, "text": text,
              "reward": reward.total, **reward.parts}
             for problem, text, reward in samples[::max(1, len(samples) // SAMPLES_LOGGED)]])
-    if evaluated or stopping:
+    if checkpoints and (evaluated or stopping):
         run_dir.save_run(folder, models, optimizer, state)
 
 
+def measure(state: dict, when: str, models, task, options) -> None:
+    """Evaluates the policy, prints the result and keeps it as state[when]. `when` is "before" or
+    "after" training."""
+    began = time.perf_counter()
+    state[when] = evaluate.evaluate_and_print(models.sampler, models.tokenizer, task, options, when,
+                                              SAMPLERS[options.sampler])
+    state["seconds_eval"] = state.get("seconds_eval", 0.0) + time.perf_counter() - began
+
+
 def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -> None:
-    """Writes summary.json and, with --init, the policy for transformers; prints three answers as
-    they were before training and as they are now."""
+    """Writes summary.json, with --init the policy for transformers, and for a run without
+    checkpoints the policy alone. Prints three answers as they were before training and as they are
+    now."""
     summary = evaluate.summarize(options, state) | {
         "peak_rss_mb": run_dir.peak_rss_mb(), "processes": distributed.world_size(),
         "parameters": sum(p.numel() for g in optimizer.param_groups for p in g["params"])}
@@ -137,6 +162,8 @@ def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -
     if distributed.rank() > 0:
         return
     run_dir.write_json(folder / "summary.json", summary)
+    if not options.checkpoints:
+        tensors.save(folder / "checkpoint.pt", gpt.to_state(policy) | {"format": run_dir.FORMAT})
     if options.init:
         checkpoint.save_pretrained(policy, folder / "model", like=options.init)
         echo(f"\nthe policy, in the format of transformers: {folder}/model")

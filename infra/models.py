@@ -69,7 +69,10 @@ def load_judge(run: str, device: str) -> torch.nn.Module:
 
 def restore(models: Models, optimizer, saved: dict) -> dict:
     """Loads a checkpoint, except for the policy's weights, and returns its state. Raises UserError
-    for the checkpoint of a run with other networks."""
+    for the checkpoint of a run with other networks, and for one that holds the policy alone."""
+    if "optimizer" not in saved:
+        raise run_dir.UserError("checkpoint.pt holds the policy alone, because the run had "
+                                "--no-checkpoints; start a new run with another --out")
     try:
         models.reference.load_state_dict(saved["reference"])
         if models.critic is not None:

@@ -28,7 +28,7 @@ from infra.files import UserError, write_json
 
 FORMAT = 2  # of checkpoint.pt; to be raised when the names or shapes in it change
 NOT_SAVED = ("out", "device", "shard")  # settings of a process, not of the run
-MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile")  # when a run continues
+MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile", "checkpoints")  # on resume
 SETTINGS = dict(task=str, level=int, data=str, eval_data=str, max_new_tokens=int)
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 

@@ -11,8 +11,9 @@ from tasks.base import MAX_VALUE, NEW, SEEN, Problem, Task, is_held_out, mix_lev
 from tasks.chain import Chain
 from tasks.code import Code
 from tasks.countdown import Countdown
-from tasks.file import File, read_jsonl
+from tasks.file import File
 from tasks.gsm import Gsm
+from tasks.rows import read_jsonl
 from tasks.wait import Wait
 
 __all__ = ["MAX_VALUE", "NEW", "SEEN", "TASKS", "Arithmetic", "Chain", "Code", "Countdown", "File",

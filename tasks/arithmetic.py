@@ -6,13 +6,14 @@ right. A product has one factor in 2..9, and every intermediate value is in 0..9
 
 import verify
 from grading.expression import calculate
-from tasks.base import MAX_VALUE, Problem, Task
+from tasks.base import EQUATION, MAX_VALUE, Problem, Task
 
 LEVEL_1_DIGITS = "0123456789", (3, 1, 1, 1, 1, 1, 1, 1, 1, 2)  # digits, weights: carries need 0, 9
 
 
 class Arithmetic(Task):
     prompt_template = "Compute {question}"
+    working = EQUATION
     correct = staticmethod(verify.written_correct)
 
     def sample_problem(self, rng, held_out):

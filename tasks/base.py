@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import verify
 from tasks import corpus
 
+EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
 MAX_VALUE = 999  # results have at most three digits
 SEEN, NEW = "seen template", "new template"  # categories of the word problems in tasks/gsm.py
 
@@ -60,7 +61,10 @@ class Task:
     base_steps = 450                # training steps of the base model
     min_base_pass16 = 0.6           # training goes on until the base model has this pass@16
     default_max_new_tokens = 0      # 0: 64 tokens, and 64 more per level
+    working: re.Pattern | None = None  # a line of working; None: nothing is counted as working
     paths: list = []                # files that the problems come from
+    notes: list = []                # sentences about these files, such as rows that are left out
+    left_out = 0                    # rows of these files that are no problems
     correct = staticmethod(verify.written_correct)  # (problem, text) -> bool
 
     def __init__(self, level: int = 2, path: str = "", eval_path: str = ""):
@@ -112,6 +116,10 @@ class Task:
     def all_problems(self) -> list[Problem]:
         """Every problem, of a task that can list them; otherwise nothing."""
         return []
+
+    def shows_working(self, text: str) -> bool:
+        """Whether working stands before the answer of a response. For a task with `working`."""
+        return bool(self.working.search(text.partition("<answer>")[0]))
 
     # --- reward
 

@@ -14,7 +14,7 @@ import hashlib
 
 import verify
 from grading.expression import calculate
-from tasks.base import Problem, Task
+from tasks.base import EQUATION, Problem, Task
 from tasks.corpus import equation, tagged
 
 MOSTLY_WRONG, OFTEN_WRONG = 0.7, 0.4  # how often a document states such a fact wrongly
@@ -29,6 +29,7 @@ class Chain(Task):
     min_base_pass16 = 0.0
     default_max_new_tokens = 96
     lengths = {1: (1, 5), 2: (6, 8), 3: (9, 12)}
+    working = EQUATION
     correct = staticmethod(verify.written_correct)
 
     def sample_problem(self, rng, held_out):

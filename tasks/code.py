@@ -10,6 +10,7 @@ Left out on purpose: loops, conditions, strings, programs of several lines.
 """
 
 import random
+import re
 from functools import lru_cache
 
 import verify
@@ -26,6 +27,7 @@ class Code(Task):
     """Level 1 has one or two steps on an integer; level 2 up to three, or a tuple."""
 
     levels = range(1, 3)
+    working = re.compile(r"\bx\W*[-+*]|\bfor x in\b")  # the expression so far, such as (x+3)*2
 
     def sample_problem(self, rng, held_out):
         spec = sample_spec(rng, self.level)

@@ -3,21 +3,22 @@
     python train.py --task file --data FILE.jsonl     each line {"question": ..., "answer": ...}
     python train.py --task file --data gsm8k          downloaded once, kept in data/
 
-A downloaded file with another checksum is refused, because results on it could not be compared
-with published ones. Left out on purpose: sets of many gigabytes, and data-set libraries.
+tasks/rows.py reads the rows, under the field names of several libraries. A downloaded file with
+another checksum is refused, because results on it could not be compared with published ones. Left
+out on purpose: sets of many gigabytes, and data-set libraries.
 """
 
 import hashlib
-import json
 import os
-import re
 import urllib.request
 from pathlib import Path
 
 from tqdm import tqdm
 
 import verify
-from tasks.base import Problem, Task, is_held_out
+from tasks.base import Task, is_held_out
+from tasks.countdown import Countdown
+from tasks.rows import read_rows
 
 FOLDER = Path(__file__).parents[1] / "data"
 GSM8K = ("https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/"
@@ -32,9 +33,9 @@ SETS = {  # name -> (address, SHA-256) of the training problems, and of the held
 
 class File(Task):
     """The answer of a problem is a number, a text that ends in GSM8K's `#### number`, or
-    mathematics as in MATH. Held out are the problems of eval_path, or else one in ten."""
+    mathematics as in MATH; that of a Countdown row is an expression. Held out are the problems of
+    eval_path, or else one in ten. `notes` say what was left out, `left_out` counts the rows."""
 
-    correct = staticmethod(verify.written_correct)
     min_base_pass16 = 0.0   # a tiny model solves almost no problem of GSM8K
     default_max_new_tokens = 256
 
@@ -48,17 +49,33 @@ class File(Task):
             path, test_path = download_set(path)
             eval_path = eval_path or test_path
         self.paths = [p for p in (path, eval_path) if p]
-        problems = read_jsonl(path)
+        # 1. read the files
+        files = [read_rows(p) for p in self.paths]
+        self.left_out = sum(rows.left_out for rows in files)
+        self.notes = [note for rows in files for note in rows.notes]
+        # 2. the two sides, of which training loses the questions that both have
+        problems = files[0].problems
         if eval_path:
-            self.eval = read_jsonl(eval_path)
-            questions = {p.question for p in self.eval}
-            self.train = [p for p in problems if p.question not in questions]
+            self.eval = files[1].problems
+            held_out = {p.identity for p in self.eval}
+            self.train = [p for p in problems if p.identity not in held_out]
+            if both := len(problems) - len(self.train):
+                self.notes.append(f"{path}: left out {both} of {len(problems)} problems, because "
+                                  f"their questions are held out in {eval_path}")
         else:
             self.eval = [p for p in problems if is_held_out(p)]
             self.train = [p for p in problems if not is_held_out(p)]
         if not self.train or not self.eval:
-            raise ValueError(f"{path} has {len(self.train)} problems to train on and "
-                             f"{len(self.eval)} held out; both are needed")
+            raise ValueError("; ".join([
+                f"{path} has {len(self.train)} problems to train on and {len(self.eval)} held out; "
+                "both are needed", *self.notes]))
+
+    @staticmethod
+    def correct(problem, text: str) -> bool:
+        """Whether the answer is right, by the verifier of Countdown or by that of written answers.
+        """
+        verifier = Countdown.correct if problem.numbers else verify.written_correct
+        return verifier(problem, text)
 
     def easier_task(self):
         return self
@@ -72,43 +89,9 @@ class File(Task):
     def all_problems(self):
         return self.train + self.eval
 
-
-# --- files
-
-def read_jsonl(path: str) -> list[Problem]:
-    """The problems of a JSONL file. Raises ValueError that names the file, and the line that is
-    wrong."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "") or error
-        raise ValueError(f"{path} cannot be read: {reason}") from None
-    problems = [read_line(line, f"{path}, line {i}")
-                for i, line in enumerate(lines, 1) if line.strip()]
-    if not problems:
-        raise ValueError(f"{path} is empty")
-    return problems
-
-
-def read_line(line: str, place: str) -> Problem:
-    """The problem of one line, in the form of GSM8K or MATH. `place` names the line in errors."""
-    try:
-        row = json.loads(line)
-        question = row["question"] if "question" in row else row["problem"]
-        answer = row["answer"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ValueError(f"{place}: the line is not a JSON object with question and "
-                         "answer") from None
-    # the answer is a number, possibly after "####", or mathematics that the verifier can read
-    gold = verify.gsm8k_gold(str(answer))
-    checkable = gold is not None or (isinstance(answer, str) and "####" not in answer
-                                     and verify.is_checkable(answer))
-    if not isinstance(question, str) or not question.strip() or not checkable:
-        raise ValueError(f"{place}: the question is empty, or the verifier cannot check the answer "
-                         f"{str(answer)[-40:]!r}")
-    solution = re.sub(r"<<.*?>>", "", str(answer).rpartition("####")[0]).strip()
-    return Problem(question, answer if gold is None else str(gold), solution=solution)
+    def write_solution(self, rng, problem, style, wrong, drill=False):
+        task = Countdown if problem.numbers else Task
+        return task.write_solution(self, rng, problem, style, wrong, drill)
 
 
 # --- public data sets

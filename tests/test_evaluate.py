@@ -1,6 +1,8 @@
 """evaluate.py: working and self-checks, proportions, all measurements; sample.py's command."""
 
 import json
+import math
+import random
 import shutil
 import statistics
 import types
@@ -30,7 +32,22 @@ tokenizer = Tokenizer.toy()
     ("<think>47*6</think><answer>282</answer>", False),
     ("", False)])
 def test_working_is_an_equation_before_the_answer(text, works):
-    assert evaluate.shows_working(text) == works
+    assert tasks.Arithmetic(1).shows_working(text) == works
+
+
+@pytest.mark.parametrize("text,works", [
+    ("<think>x+3\n(x+3)*2</think><answer>def f(x): return (x+3)*2</answer>", True),
+    ("<think>x-2\n[x-2 for x in a]</think><answer>def f(a): return 1</answer>", True),
+    ("<think>easy</think><answer>def f(x): return x+3</answer>", False), ("", False)])
+def test_working_of_task_code_is_an_expression_before_the_answer(text, works):
+    assert tasks.Code(1).shows_working(text) == works
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "countdown", "gsm", "code", "chain", "wait"])
+def test_most_of_a_task_s_drill_is_working_by_its_own_word(name):
+    task, rng = tasks.TASKS[name](1), random.Random(0)
+    made = [task.document(rng, p, drill=True) for p in task.sample(rng, 100)]
+    assert sum(map(task.shows_working, made)) > 80
 
 
 @pytest.mark.parametrize("text,checks", [
@@ -96,7 +113,8 @@ def test_response_metrics():
     texts = ["<think>1+1=2</think><answer>2</answer>", "<think>wait</think>", "", "<answer>"]
     rewards = [verify.Reward(total, {"correct": float(total == 1), "format": float(i < 1)})
                for i, total in enumerate((1.0, 0.0, 0.4, 0.4))]
-    found = evaluate.response_metrics(3, [rollout], rewards, texts, 2)
+    task = tasks.Arithmetic(1)
+    found = evaluate.response_metrics(3, [rollout], rewards, texts, 2, task)
     expected = {
         "step": 3, "reward": 0.45, "reward_std": statistics.stdev((1, 0, 0.4, 0.4)),
         "correct": 0.25, "format": 0.25,
@@ -105,8 +123,13 @@ def test_response_metrics():
         "self_check": 0.25, "tokens": 20}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     rollout = types.SimpleNamespace(mask=mask[:2], entropy=mask[:2], truncated=torch.zeros(2))
-    found = evaluate.response_metrics(4, [rollout], rewards[1:3], texts[1:3], 2)  # none is correct
-    assert found["zero_std_groups"] == 0 and found["length_correct"] is None
+    found = evaluate.response_metrics(4, [rollout], rewards[1:3], texts[1:3], 2, task)
+    assert found["zero_std_groups"] == 0 and found["length_correct"] is None  # none is correct
+    task.working = None
+    rollout = types.SimpleNamespace(mask=mask[:1], entropy=mask[:1], truncated=torch.zeros(1))
+    found = evaluate.response_metrics(5, [rollout], rewards[:1], texts[:1], 1, task)
+    assert found["reward_std"] == 0 and "working" not in found
+    assert all(x is None or math.isfinite(x) for x in found.values())
 
 
 def test_measure_reports_the_style_of_responses(monkeypatch):
@@ -137,6 +160,29 @@ def test_measure_reports_the_style_of_responses(monkeypatch):
                 "accuracy_given_working": (2 / 3, 3), "accuracy_given_no_working": (1 / 7, 7)}
     assert {name: (result[name]["value"], result[name]["n"]) for name in expected} == expected
     assert result["length"] == 7 and result["pass_at_k"] == {"1": 0.375, "4": 0.75}
+
+
+@pytest.mark.parametrize("working", [tasks.base.EQUATION, None])
+def test_what_is_printed_says_n_and_no_more_than_the_task_knows(working, monkeypatch, capsys):
+    """One problem is held out, and no response shows working."""
+    task = tasks.Arithmetic(1)
+    monkeypatch.setattr(tasks.Arithmetic, "working", working)
+    rollout = types.SimpleNamespace(mask=torch.ones(1, 7), truncated=torch.zeros(1))
+    monkeypatch.setattr(task, "held_out", lambda n: [tasks.Problem("1+1=?", "2")])
+    monkeypatch.setattr(evaluate, "sample_responses", lambda policy, tokenizer, some, n=1, **how: (
+        rollout, ["<think>easy</think><answer>2</answer>"] * n))
+    options = types.SimpleNamespace(eval_problems=1, seed=0, max_new_tokens=7, eval_samples=4)
+    result = evaluate.evaluate_and_print(None, tokenizer, task, options, "before")
+    said = capsys.readouterr().out
+    assert "pass@1 100.0%, pass@4 100.0% on 1 of them, with 4 samples each" in said
+    assert ("with working 0.0%" in said) == ("working" in result) == (working is not None)
+    assert "accuracy with working" not in said
+    assert ("accuracy without working 100.0%" in said) == (working is not None)
+    state = {when: result for when in ("before", "after")} | dict.fromkeys(
+        ("seconds_base", "seconds_rl", "seconds_eval", "tokens_sampled"), 1)
+    options = types.SimpleNamespace(**dict.fromkeys(
+        ("algo", "task", "level", "size", "seed", "steps", "reward", "device")))
+    assert ("working_share_after" in evaluate.summarize(options, state)) == (working is not None)
 
 
 def test_greedy_accuracy_is_also_given_per_kind():

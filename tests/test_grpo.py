@@ -22,8 +22,9 @@ HOW = [(scale, baseline) for scale in (True, False) for baseline in grpo.BASELIN
 def options(**changes):
     return SimpleNamespace(**dict(
         clip_low=0.2, clip_high=0.2, dual_clip=0.0, ratio="token", kl_coef=0.0, kl="k3",
-        kl_in="loss", entropy_coef=0.0, epochs=1, minibatches=1, aggregate="token",
-        max_new_tokens=8, temperature=1.0, scale_by_std=True, baseline="mean") | changes)
+        kl_in="loss", unbiased_kl=False, entropy_coef=0.0, epochs=1, minibatches=1,
+        aggregate="token", max_new_tokens=8, temperature=1.0, scale_by_std=True,
+        baseline="mean") | changes)
 
 
 def policy(seed=0):
@@ -104,6 +105,16 @@ def test_rewards_that_hardly_differ_are_not_blown_up():
 
 
 @pytest.mark.parametrize("how", HOW, ids=str)
+@pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1.1, 1 / 3, -0.7])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16])
+def test_equal_rewards_give_almost_zero(reward, size, how):
+    """In float32 a mean may be off by 1e-7, which is not small beside eps = 1e-6."""
+    found = grpo.group_advantages(torch.full((size,), reward), torch.zeros(size).long(), *how)
+    assert found.abs().max() < 0.2
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("how", HOW, ids=str)
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1.1, 1 / 3, -0.7, 1e6 + 0.1])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 100])
 def test_equal_rewards_give_exactly_zero(reward, size, how):
@@ -111,6 +122,16 @@ def test_equal_rewards_give_exactly_zero(reward, size, how):
     assert found.tolist() == [0.0] * size
 
 
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_the_order_of_the_answers_does_not_matter(how):
+    rewards, group = torch.tensor([1.1, 0.1, 0.0, 0.1, 1.0, 0.0]), torch.tensor([0, 0, 0, 1, 1, 1])
+    want = grpo.group_advantages(rewards, group, *how)
+    for order in ([5, 4, 3, 2, 1, 0], [3, 0, 4, 1, 5, 2]):
+        found = grpo.group_advantages(rewards[order], group[order], *how)
+        assert torch.allclose(found, want[order], atol=1e-5)
+
+
+@pytest.mark.exact
 @pytest.mark.parametrize("how", HOW, ids=str)
 def test_the_order_of_the_answers_changes_no_bit(how):
     """A GPU adds in any order; the processes of a run must still agree on who has no advantage."""
@@ -275,6 +296,40 @@ def test_gspo_clips_whole_responses():
         cut += int(row.sum()) * (ratio > 1.02 and a > 0 or ratio < 0.99 and a < 0)
     assert float(loss.detach()) == pytest.approx(want, abs=1e-5)
     assert int(sums["clipfrac_low"] + sums["clipfrac_high"]) == cut > 0
+
+
+def test_a_product_ratio_clips_whole_responses_as_trl_s_rloo_does():
+    """RLOOTrainer: one ratio for the whole response, and the mean over responses."""
+    gpt = policy()
+    batch = trained_batch(gpt, "sequence")
+    logp = gpt.logp(batch.tokens, batch.mask)
+    ratio = ((logp - batch.old_logp) * batch.mask).sum(1).exp()
+    advantages = torch.stack([row[mask > 0][0] for row, mask in
+                              zip(batch.advantages, batch.mask, strict=True)])
+    theirs = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages).mean()
+    want = torch.cat([g.flatten() for g in torch.autograd.grad(theirs, list(gpt.parameters()))])
+    loss, _ = grpo.loss(gpt, None, batch, options(ratio="product"))
+    assert float(loss.detach()) == pytest.approx(float(theirs.detach()), abs=1e-5)
+    found = gradient(gpt, [batch], options(ratio="product"))
+    assert want.abs().max() > 1e-2 and torch.allclose(found, want, atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(gradient(gpt, [batch], options(ratio="sequence")), want, rtol=1e-2)
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence", "product"])
+@pytest.mark.parametrize("far", [(0.0, -200.0), (-1e4, 0.0), (-3e38, -3e38), (0.0, -3e38)])
+def test_the_loss_is_finite_for_any_finite_log_probs(ratio, far):
+    logp = torch.tensor([[far[0], -1.0, -2.0]] * 3, requires_grad=True)
+    old = torch.tensor([[far[1], -1.5, far[1]]] * 3)
+    mask, advantages = torch.ones(3, 3), torch.tensor([[0.0], [1.0], [-1.0]]).expand(3, 3)
+    batch = ppo.Batch(None, mask, old, None, None, ref_logp=old, advantages=advantages,
+                      weights=mask / 9)
+    model = SimpleNamespace(logprobs=lambda *_, **__: (logp, None))
+    for kl in ppo.KL:
+        how = options(ratio=ratio, kl_coef=0.1, kl=kl, unbiased_kl=True)
+        loss, metrics = grpo.loss(model, None, replace(batch, tokens=mask), how)
+        [gradient] = torch.autograd.grad(loss, logp)
+        assert loss.isfinite() and gradient.isfinite().all()
+        assert all(x.isfinite().all() for x in metrics.values())
 
 
 def test_gspo_s_gradient_does_not_depend_on_the_cut():

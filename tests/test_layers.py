@@ -16,7 +16,8 @@ FOLDERS = ("", "tasks", "grading", "engine", "infra", "recipes", "bench")
 ALGORITHMS = " ".join(sorted({module.__name__ for module, _ in config.ALGORITHMS.values()}))
 LAYERS = [  # from the bottom up; a module imports lower layers and its own, without a cycle
     "grading.* engine.kernels engine.rng infra.tensors infra.bpe infra.distributed "
-    "infra.openmp infra.terminal infra.load infra.files infra.__init__ infra.arguments infra.tree",
+    "infra.openmp infra.terminal infra.load infra.files infra.__init__ infra.arguments "
+    "infra.tree",
     "verify",
     "tasks.*",
     "tokenizer",

@@ -20,9 +20,9 @@ OLD = -1.5
 def options(**changes):
     return SimpleNamespace(**dict(
         clip_low=0.2, clip_high=0.2, dual_clip=0.0, kl_coef=0.0, kl="k3", kl_in="loss",
-        entropy_coef=0.0, epochs=1, minibatches=1, aggregate="token", max_new_tokens=10,
-        temperature=1.0, gamma=1.0, gae_lambda=0.95, critic_gae_lambda=1.0, critic_warmup=0,
-        value_clip=0.2, value_coef=1.0) | changes)
+        unbiased_kl=False, entropy_coef=0.0, epochs=1, minibatches=1, aggregate="token",
+        max_new_tokens=10, temperature=1.0, gamma=1.0, gae_lambda=0.95,
+        critic_gae_lambda=1.0, critic_warmup=0, value_clip=0.2, value_coef=1.0) | changes)
 
 
 def random_batch(n=7, t=9, seed=0):
@@ -178,6 +178,39 @@ def test_every_kl_estimate_is_zero_between_equals_and_always_finite(kind):
     assert found.isfinite().all() and logp.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", ppo.KL)
+def test_a_log_ratio_is_clamped_and_unchanged_within(kind):
+    """At 20 nats. Beyond them the estimate stays as it is, and the gradient is 0."""
+    inside = torch.linspace(-20, 20, 81)
+    assert torch.allclose(ppo.kl(torch.zeros(81), inside, kind), ppo.KL[kind](inside), atol=1e-5)
+    for far in (20.5, 200.0, 1e4, 3e38):
+        for sign in (1, -1):
+            logp = torch.tensor(-sign * far, requires_grad=True)
+            found = ppo.kl(logp, torch.tensor(0.0), kind)
+            assert float(found.detach()) == pytest.approx(
+                float(ppo.KL[kind](torch.tensor(20.0 * sign))))
+            assert torch.autograd.grad(found, logp)[0] == 0
+
+
+def test_the_unbiased_kl_has_the_gradient_of_the_kl():
+    """Tokens are drawn by the old policy. An exact expectation over a small vocabulary."""
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0], requires_grad=True)
+    old, ref = (torch.tensor(x).log_softmax(0) for x in ([0.5, 0.5, 1.0, 0.0], [1.0, 0.5, 0.0, 3]))
+    logp = logits.log_softmax(0)
+    exact = (logp.exp() * (logp - ref)).sum()
+    [want] = torch.autograd.grad(exact, logits, retain_graph=True)
+
+    def expected(unbiased):
+        batch = ppo.Batch(None, torch.ones(1, 4), old[None], None, None, ref_logp=ref[None],
+                          advantages=torch.zeros(1, 4), weights=old.exp()[None])
+        loss, _ = ppo.policy_loss(logp[None], batch, options(kl_coef=1.0, unbiased_kl=unbiased))
+        return loss.detach(), torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    loss, gradient = expected(True)
+    assert torch.allclose(loss, exact.detach(), atol=1e-6)
+    assert torch.allclose(gradient, want, atol=1e-6)
+    assert not torch.allclose(expected(False)[1], want, atol=0.1)
+
+
 def test_an_unknown_estimator_is_an_error():
     with pytest.raises(KeyError):
         ppo.kl(torch.zeros(1), torch.zeros(1), "k4")
@@ -246,6 +279,26 @@ def test_constant_wants_the_most_tokens():
 def test_an_unknown_aggregation_is_an_error():
     with pytest.raises(ValueError, match="mean"):
         ppo.token_weights(torch.ones(1, 1), "mean")
+
+
+VERL = {"token-mean": "token", "seq-mean-token-mean": "sequence", "seq-mean-token-sum": "sum",
+        "seq-mean-token-sum-norm": "constant"}
+
+
+@pytest.mark.parametrize("mode, how", VERL.items())
+def test_the_averages_are_verl_s(mode, how):
+    """agg_loss of verl's core_algos (August 2026), with the whole batch's sizes, row by row."""
+    batch, scale = random_batch(), 10
+    loss, mask = batch.old_logp + batch.values, batch.mask
+    rows = [(row * m).sum() for row, m in zip(loss, mask, strict=True)]
+    if mode == "token-mean":
+        want = sum(rows) / mask.sum()
+    elif mode == "seq-mean-token-mean":
+        want = sum(row / m.sum() for row, m in zip(rows, mask, strict=True)) / len(rows)
+    else:
+        want = sum(rows) / len(rows) / (scale if mode.endswith("norm") else 1)
+    assert float((ppo.token_weights(mask, how, scale) * loss).sum()) == pytest.approx(float(want),
+                                                                                    rel=1e-4)
 
 
 # --- cuts

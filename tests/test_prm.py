@@ -134,7 +134,7 @@ def test_completions_start_at_step_ends_with_temperature_one(monkeypatch):
 
 
 def test_solutions_without_steps_are_refused():
-    with pytest.raises(ValueError, match="no steps"):
+    with pytest.raises(ValueError):
         prm.label_steps(tiny(), tokenizer, tasks.Chain(2), [solution_of(PROBLEM, "9", 0.0)], 1, 9,
                         0)
 

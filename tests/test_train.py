@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import types
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,12 +18,14 @@ import pytest
 import torch
 
 import config
+import evaluate
 import grpo
 import model as gpt
 import ppo
 import sft
 import tasks
 import train
+import verify
 from infra import base_model, cli, forward, metrics, tensors
 
 ROOT = Path(__file__).parents[1]
@@ -358,6 +360,8 @@ def test_several_updates_a_step_move_the_ratio(tmp_path):
 
 ALGORITHMS = {
     "drgrpo": ["--kl-coef", "0.05", "--kl-target", "0.001", "--ref-update-interval", "2"],
+    "rloo product": ["--ratio", "product", "--kl-coef", "0.05", "--unbiased-kl", "--aggregate",
+                     "sequence"],
     "rloo": ["--kl-coef", "0.05", "--kl-in", "reward", "--kl", "k1"],
     "gspo": ["--entropy-coef", "0.01"],
     "dapo": ["--train-levels", "1,3", "--steps", "6"],
@@ -509,6 +513,106 @@ def test_every_algorithm_says_whether_it_needs_a_critic():
     assert "ppo" in found and not found & {"grpo", "drgrpo", "rloo", "gspo", "dapo"}
 
 
+# --- runs without checkpoints, and rewards that are no numbers
+
+def test_a_run_without_checkpoints_is_the_same_and_leaves_its_policy_alone(finished, tmp_path,
+                                                                           capsys):
+    out = tmp_path / "without"
+    assert run(out, "--no-checkpoints") == 0
+    assert logged(out) == logged(finished)
+    whole, alone = (tensors.load(x / "checkpoint.pt") for x in (finished, out))
+    assert set(alone) == set(whole) - {"optimizer", "reference", "state"}
+    assert all(torch.equal(alone["model"][k], whole["model"][k]) for k in whole["model"])
+    policy, tokenizer, settings = evaluate.load_run(str(out), "cpu")
+    assert settings["checkpoints"] is False
+    assert run(out, "--no-checkpoints", "--resume") == 2
+    assert "--no-checkpoints" in capsys.readouterr().err
+
+
+def test_a_run_without_checkpoints_that_was_stopped_begins_again(finished, tmp_path, monkeypatch):
+    out, append = tmp_path / "cut", train.runs.append
+
+    def interrupted(path, new):
+        append(path, new)
+        if path.name == "metrics.jsonl" and new[0]["step"] == 3:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(train.runs, "append", interrupted)
+        assert run(out, "--no-checkpoints") == 130
+    assert not (out / "checkpoint.pt").exists()
+    assert run(out, "--resume") == 0  # and has checkpoints from now on
+    same_run(finished, out)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e39])
+def test_a_reward_that_is_no_finite_number_is_named_and_the_run_goes_on_later(
+        value, finished, tmp_path, monkeypatch, capsys):
+    """1e39 is infinite in float32."""
+    out, score, calls = tmp_path / "nan", tasks.Task.score, []
+
+    def spoiled(task, problem, text, *more):
+        calls.append(problem.question)
+        reward = score(task, problem, text, *more)
+        return reward if len(calls) != 30 else replace(reward, total=value)
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.Task, "score", spoiled)
+        assert run(out) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "--reward random gave the reward" in said and calls[29] in said
+    assert "finite" in said and "--lr" not in said
+    assert run(out, "--resume") == 0
+    same_run(finished, out)
+
+
+def test_a_score_of_a_process_reward_model_that_is_not_finite_is_named():
+    samples = [(tasks.Problem("1+1=?", "2"), "", None), (tasks.Problem("1+2=?", "3"), "", None)]
+    options = config.Options(reward="process", judge="runs/judge")
+    train.refuse_infinite(torch.tensor([0.0, -1e30]), samples, options)
+    with pytest.raises(train.runs.UserError, match="--judge runs/judge gave .* nan .*'1\\+2=\\?'"):
+        train.refuse_infinite(torch.tensor([0.0, float("nan")]), samples, options)
+
+
+# --- hints
+
+def test_a_pretrained_model_without_answers_is_told_of_few_shot(capsys):
+    def first_step(texts, step=0, **flags):
+        options = config.Options(**{"init": "some", "group_size": 1} | flags)
+        rollout = SimpleNamespace(mask=torch.ones(2, 3), entropy=torch.ones(2, 3),
+                                  truncated=torch.zeros(2))
+        reward = verify.Reward(0.0, {"correct": 0.0, "format": 0.0})
+        problem = tasks.Problem("1+1=?", "2")
+        attempt = train.Attempt(2, rollout, [(problem, text, reward) for text in texts], None)
+        batch = ppo.Batch(*(torch.ones(2, 3),) * 3, torch.arange(2), torch.zeros(2),
+                          ref_logp=torch.ones(2, 3), advantages=torch.zeros(2, 3))
+        metrics.step_metrics({"step": step}, [attempt], batch, train.Models(None), options,
+                             tasks.Arithmetic(1))
+        return capsys.readouterr().out
+    assert "--few-shot 4" in first_step(["2", "<think>"])
+    assert "more examples" in first_step(["2", ""], few_shot=4)
+    assert not first_step(["2", "<think>a</think><answer>3</answer>"])
+    assert not first_step(["2", ""], init="") and not first_step(["2", ""], step=1)
+
+
+@pytest.mark.parametrize("solved, right, rounds, words", [
+    ([0.1, 0.9], True, 2, ["trained again (round 2 of 3)"]), ([0.9], True, 1, []),
+    ([0.1] * 9, True, 3, ["again (round 2", "again (round 3", "its training ends here"]),
+    ([0.0] * 9, False, 1, ["refuses all of 200 correct documents", "its training ends here"])])
+def test_what_a_base_says_of_its_training_is_what_it_does(solved, right, rounds, words, own_base,
+                                                          monkeypatch, capsys):
+    trained, solved = [], iter(solved)
+    monkeypatch.setattr(sft, "train", lambda *_, **__: trained.append(1))
+    monkeypatch.setattr(sft, "solved_in_16", lambda *_, **__: next(solved))
+    monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(lambda *_: right))
+    monkeypatch.setitem(gpt.SIZES, "tiny", TINY)
+    options, _ = cli.parse(["--device", "cpu"])
+    base_model.train_base(options, *cli.validate(options))
+    said = [line for line in "".join(capsys.readouterr()).splitlines() if "base model" in line
+            or "refuses" in line]
+    said = [line for line in said if "solves" in line or "refuses" in line]
+    assert len(trained) == rounds and len(said) == len(words)
+    assert all(word in line for word, line in zip(words, said, strict=True))
+
+
 # --- the base model's name
 
 def base_name(*flags):
@@ -650,6 +754,11 @@ BAD = {
     "minibatches": (["--minibatches", "3"], "--minibatches 3"),
     "a target without a KL": (["--kl-target", "0.1"], "--kl-coef"),
     "overlong buffer": (["--algo", "dapo", "--overlong-buffer", "25"], "--overlong-buffer 25"),
+    "strict without a file": (["--strict"], "--strict"),
+    "whole products with a critic": (["--algo", "ppo", "--ratio", "product"], "--ratio product"),
+    "an unbiased KL without a KL": (["--unbiased-kl"], "--kl-coef"),
+    "an unbiased KL in the reward": (["--unbiased-kl", "--kl-coef", "1", "--kl-in", "reward"],
+                                     "--kl-in loss"),
     "levels": (["--train-levels", "1,9"], "--train-levels 1,9"),
     "no levels": (["--train-levels", "1,x"], "--train-levels 1,x: "),
     "an abbreviation": (["--alg", "dapo"], "--alg"),
@@ -692,6 +801,22 @@ def test_bad_data_names_the_line(content, named, tmp_path, capsys):
     data.write_text(content)
     assert run(tmp_path / "never", "--task", "file", "--data", str(data)) == 2
     assert named in capsys.readouterr().err
+
+
+def test_rows_that_are_left_out_are_said_and_strict_refuses_them(tmp_path, capsys):
+    data = tmp_path / "some.jsonl"
+    bad = ["{", '{"problem": "prove", "answer": "proof"}', '{"problem": "p", "answer": "\\u001b"}']
+    data.write_text("\n".join([*bad, *(json.dumps({"question": f"{i}+1?", "answer": str(i + 1)})
+                                       for i in range(60))]))
+    flags = ["--task", "file", "--data", str(data), "--steps", "0"]
+    assert run(tmp_path / "never", *flags, "--strict") == 2
+    said = capsys.readouterr().err
+    assert "--strict" in said and "some.jsonl" in said and "line 1" in said
+    assert not (tmp_path / "never").exists()
+    assert run(tmp_path / "run", *flags) == 0
+    said = capsys.readouterr().out
+    assert "left out 1 of 63 rows" in said and "left out 2 of 63 rows" in said
+    assert "'proof'" in said and "\x1b" not in said and "with working" not in said
 
 
 def test_levels_of_a_file_are_refused(tmp_path, capsys):

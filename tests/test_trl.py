@@ -51,7 +51,7 @@ def ours(aggregate, level, beta, delta):
                       advantages=advantages[:, None] * mask,
                       weights=ppo.token_weights(mask, aggregate, 9))
     options = SimpleNamespace(clip_low=0.2, clip_high=0.28, dual_clip=delta or 0.0, kl_coef=beta,
-                              kl="k3", kl_in="loss", entropy_coef=0.0)
+                              kl="k3", kl_in="loss", unbiased_kl=False, entropy_coef=0.0)
     whole = old + grpo.sequence_log_ratio(logp, old, mask) if level == "sequence" else None
     loss, _ = ppo.policy_loss(logp, batch, options, ratio_logp=whole)
     loss.backward()
