@@ -216,6 +216,9 @@ def load_run(run: str, device: str = "") -> tuple[gpt.GPT, Tokenizer, dict]:
     settings = run_dir.read_settings(run)
     tokenizer = Tokenizer.of_run(run)
     policy = load_policy(run, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if tokenizer.n_vocab > policy.config.vocab_size:
+        raise ValueError(f"{run}: its tokenizer has {tokenizer.n_vocab} tokens, but its policy has "
+                         f"{policy.config.vocab_size}")
     return policy, tokenizer, settings
 
 

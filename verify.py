@@ -15,12 +15,10 @@ Paper: DeepSeek-R1 2501.12948, section 2.2.2. At the end are two statistics that
 `wilson` and `pass_at_k`. Left out on purpose: rewards from a model (see prm.py).
 """
 
-import argparse
 import codecs
 import json
 import math
 import numbers
-import os
 import re
 import reprlib
 import subprocess
@@ -34,6 +32,7 @@ from pathlib import Path
 
 from grading import extraction
 from grading.answers import equal
+from infra import arguments
 from infra.terminal import echo, quote, visible
 
 FORMAT_WEIGHT = 0.1
@@ -317,7 +316,7 @@ def print_verdicts(path: str) -> int:
 
 def measure(argv: list[str]) -> int:
     """Runs bench/verify.py, once the folder of --data has its files."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = arguments.Parser("verify.py", add_help=False)
     parser.add_argument("--data", type=Path)
     data = parser.parse_known_args(argv)[0].data
     for name in ("math500.jsonl", "gsm8k_test.jsonl") if data else ():
@@ -330,20 +329,21 @@ def measure(argv: list[str]) -> int:
 
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    parser = arguments.Parser(
+        "verify.py", description="Prints a verdict for each answer in a file. With --stats --data "
+                                 "DIR it measures the verifier instead.")
     if "--stats" in argv:
-        return measure([arg for arg in argv if arg != "--stats"])
-    parser = argparse.ArgumentParser(description="Prints a verdict for each answer in a file. With "
-                                     "--stats --data DIR it measures the verifier instead.")
-    parser.add_argument("file", help='JSONL of {"gold": ..., "pred": ...}, answers or responses')
-    path = parser.parse_args(argv).file
-    try:
-        return print_verdicts(path)
-    except BrokenPipeError:  # the reader of the output, such as head, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (OSError, ValueError) as error:
-        echo(f"verify.py: {path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
-        return 2
+        rest = [arg for arg in argv if arg != "--stats"]
+        return arguments.run(parser, [], lambda args: measure(rest))
+    parser.add_argument("file", type=arguments.path,
+                        help='JSONL of {"gold": ..., "pred": ...}, answers or responses')
+
+    def work(args):
+        try:
+            return print_verdicts(args.file)
+        except ValueError as error:
+            raise ValueError(f"{args.file}: {error}") from None
+    return arguments.run(parser, argv, work)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ COMMANDS = [  # (entry point, right command line, files that it reads)
     ("infra.checkpoint", "--run runs/a --out export", "runs/a/checkpoint.pt"),
     ("plot.py", "runs/a runs/i --out curves.png", "runs/a/*l runs/a/summary.json"),
 ]
-TIMES = re.compile(r'"seconds\w*": [0-9.e-]+|"peak\w*": [0-9.]+|[0-9.]+ s in all|base model: .*\n')
+TIMES = re.compile(r'"seconds\w*": [0-9.e-]+|"peak\w*": [0-9.]+|[0-9.]+ s in all|'
+                   r'base model: .*\n|memory, GB: .*')
 SECONDS, MEMORY = 60, 4 * 2**30  # limits of a case
 
 
@@ -188,7 +189,7 @@ def run_case(number: int, seed: int, source: Path) -> Case:
         case.said = err.strip().splitlines()[-1][:300] if err.strip() else ""
         case.fault = judge(case, folder, out, err)
         if not case.fault and case.code == 0 and weights:
-            case.fault = compare(case, source, result_of(case, folder, out))
+            case.fault = compare(case, source, encoding, result_of(case, folder, out))
     return case
 
 
@@ -210,12 +211,12 @@ def damage_files(rng, case: Case, folder: Path, patterns: list[str]) -> bool:
     return weights
 
 
-def compare(case: Case, source: Path, result: str) -> str:
+def compare(case: Case, source: Path, encoding: str, result: str) -> str:
     """A fault if the undamaged command has another result."""
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "x" / "y"
         mutations.copy_tree(source, folder)
-        _, out, _ = run(case.entry, case.argv, folder)
+        _, out, _ = run(case.entry, case.argv, folder, encoding)
         same = result_of(case, folder, out) == result
     return "" if same else "a damaged file was used"
 

@@ -9,8 +9,6 @@ range of the seeds for run folders, and the 95% bootstrap interval over seeds fo
 Colours are those of Okabe and Ito, which colour-blind readers tell apart. Needs matplotlib.
 """
 
-import argparse
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -29,10 +27,14 @@ from bench.stats import (  # noqa: E402
     RUNS,
     bootstrap,
     column,
+    evaluations,
     group_by,
+    metrics,
     read_json,
     read_jsonl,
 )
+from infra import arguments  # noqa: E402
+from infra.terminal import echo  # noqa: E402
 
 IMAGES = ROOT / "docs" / "img"
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = COLOURS = (
@@ -65,24 +67,8 @@ def save(figure, path: Path) -> None:
 
 # --- run folders
 
-def metrics(run: Path) -> list[dict]:
-    """The metrics of a run's steps so far. A last line that is half written is left out."""
-    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def metric(run: Path, name: str) -> list:
     return [line[name] for line in metrics(run)]
-
-
-def evaluations(run: Path) -> tuple[list, list]:
-    """Steps and held-out greedy accuracies of a run. The accuracy before its first step is known
-    once the run has ended."""
-    points = [(line["step"], line["eval_accuracy"]) for line in metrics(run)
-              if "eval_accuracy" in line]
-    if (run / "summary.json").exists():
-        points.insert(0, (0, read_json(run / "summary.json")["accuracy_before"]))
-    return [step for step, _ in points], [accuracy for _, accuracy in points]
 
 
 def steps_of(run: Path) -> list[int]:
@@ -316,35 +302,28 @@ def draw_all() -> None:
             "A verifier that pays for the claim:\nthe reward rises to 99%, right answers fall away")
 
 
-def check_runs(runs: list[Path], parser) -> None:
-    """Ends the program with one sentence where a folder has no metrics to draw."""
-    for run in runs:
-        try:
-            if not all("step" in line for line in metrics(run)) or not metrics(run):
-                raise ValueError
-        except (OSError, ValueError, TypeError):
-            parser.error(f"{run}: its metrics.jsonl is missing, empty or not that of a run")
-
-
-def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(argv=None) -> int:
+    parser = arguments.Parser("plot.py", description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs")
-    parser.add_argument("--out", type=Path, help="the picture (default: curves.png or hacking.png "
-                        "in the folder of the first run)")
+    parser.add_argument("--out", type=arguments.path, help="the picture (default: curves.png or "
+                        "hacking.png in the folder of the first run)")
     parser.add_argument("--hacking", action="store_true", help="reward beside true accuracy")
     parser.add_argument("--docs", action="store_true", help="draw all figures of docs/img/ anew")
-    args = parser.parse_args(argv)
-    if args.docs == bool(args.runs):
-        parser.error("name folders of runs, such as runs/grpo-arithmetic-0, or --docs")
-    check_runs(args.runs, parser)
-    if args.docs:
-        draw_all()
-        return
-    draw = hacking if args.hacking else curves
-    out = args.out or args.runs[0] / f"{draw.__name__}.png"
-    draw(args.runs, out)
-    print(out)
+
+    def work(args):
+        if args.docs == bool(args.runs):
+            parser.error("name folders of runs, such as runs/grpo-arithmetic-0, or --docs")
+        if args.docs:
+            draw_all()
+            return
+        for run in args.runs:
+            evaluations(run)  # checks the files before the first figure
+        draw = hacking if args.hacking else curves
+        out = Path(args.out or args.runs[0] / f"{draw.__name__}.png")
+        draw(args.runs, out)
+        echo(out)
+    return arguments.run(parser, argv, work)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

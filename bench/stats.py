@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "bench" / "runs"
 CURVE = ("step", "tokens", "eval_accuracy", "accuracy", "entropy", "length", "truncated",
          "groups_with_gradient", "explained_variance", "clipfrac_high", "kl")
+DRAWN = ("step", "accuracy", "length", "reward", "eval_accuracy")  # of metrics.jsonl
 
 
 def read_json(path: Path):
@@ -28,6 +29,56 @@ def read_jsonl(path: Path) -> list[dict]:
 def write_jsonl(path: Path, rows) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
+
+# --- the folder of a run
+
+def metrics(run: Path) -> list[dict]:
+    """The metrics of a run's steps so far. A last line that is half written is left out. Raises
+    ValueError where the file is none of a run."""
+    path, rows = run / "metrics.jsonl", []
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if line.endswith(b"\n"):
+            rows.append(parse_object(line, f"{path}, line {number}"))
+            check_numbers(rows[-1], DRAWN, f"{path}, line {number}")
+    if not rows:
+        raise ValueError(f"{run}: its metrics.jsonl is missing or empty; name the folder of a run")
+    return rows
+
+
+def evaluations(run: Path) -> tuple[list, list]:
+    """Steps and held-out greedy accuracies of a run. The accuracy before its first step is known
+    once the run has ended."""
+    points = [(line["step"], line["eval_accuracy"]) for line in metrics(run)
+              if "eval_accuracy" in line]
+    path = run / "summary.json"
+    if path.exists():
+        summary = parse_object(path.read_bytes(), path)
+        check_numbers(summary, ["accuracy_before"], path)
+        points.insert(0, (0, summary["accuracy_before"]))
+    return [step for step, _ in points], [accuracy for _, accuracy in points]
+
+
+def parse_object(text: bytes, place) -> dict:
+    """The JSON object in a text. Raises ValueError that names the place."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{place} is damaged: it is no JSON object")
+    return content
+
+
+def check_numbers(row: dict, names, place) -> None:
+    """Raises ValueError unless the entries with these names are numbers that can be drawn."""
+    for name in names:
+        value = row.get(name, 0.0 if name == "eval_accuracy" else None)
+        if type(value) not in (int, float) or not abs(value) < 1e12:
+            raise ValueError(f"{place} is damaged: {name} is missing, or no finite number")
+
+
+# --- comparisons
 
 def group_by(rows, key: str) -> dict:
     """{value of key: rows with it}, in the order of the first row of each."""

@@ -56,7 +56,7 @@ def judge(case: Case, folder: Path, out: str, err: str) -> str:
         return "no sentence of the program"
     if sum(line.startswith(f"{case.entry}: ") for line in said) != 1 or len(said) > 2:
         return "several sentences"
-    if len(said[-1]) > 1000:
+    if len(said[-1]) > 3000:  # 600 characters, where each is an escape
         return "a very long sentence"
     if ".json" not in said[-1] and INTERNAL.search(said[-1]):
         return "a message names no flag"

@@ -130,6 +130,9 @@ def run(parser: Parser, argv, work) -> int:
         code = work(parser.parse_args(argv)) or 0
     except SystemExit as error:  # argparse has printed its message, or the help
         code = error.code or 0
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 1
     except (ValueError, OSError) as error:
         code, message = 2, f"{parser.prog}: {describe(error)}"
     except FloatingPointError as error:

@@ -17,7 +17,7 @@ import evaluate
 import prm
 import sample
 import search
-from infra import arguments
+from infra import arguments, openmp
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"sample.py": (sample, ["--run", "x", "1+1=?"]), "search.py": (search, ["--run", "x"]),
@@ -71,6 +71,15 @@ def test_a_failure_is_one_sentence(error, code, said, capsys):
     assert err.count("\n") <= 2 and len(err) < 800
 
 
+def test_a_reader_of_the_output_may_end_first():
+    code = ("from infra import arguments; import sys; sys.exit(arguments.run(arguments.Parser('x'),"
+            " [], lambda args: print('x' * 10**7)))")
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
     def work(args):
         raise RuntimeError("shapes do not match")
@@ -120,7 +129,8 @@ def test_verify_loads_no_torch():
 
 
 @pytest.mark.parametrize("command, given, wanted", [
-    ("sample.py", {}, "3000"), ("train.py", {"RANK": "0", "WORLD_SIZE": "1"}, "3000"),
+    ("sample.py", {}, openmp.SPINS),
+    ("train.py", {"RANK": "0", "WORLD_SIZE": "1"}, openmp.SPINS),  # of torchrun
     ("train.py", {"OMP_WAIT_POLICY": "passive"}, None),
     ("search.py", {"GOMP_SPINCOUNT": "9"}, "9")])
 def test_the_environment_in_which_a_command_loads_torch(command, given, wanted, tmp_path):

@@ -1,20 +1,28 @@
 """infra/cli.py: flags in groups, choices from registries, flags and runs of earlier versions."""
 
+import io
 import json
 import re
+import shutil
+import sys
 import types
 from dataclasses import fields
 
 import pytest
 
 import config
+import evaluate
 import grpo
 import model as gpt
 import ppo
+import prm
+import sample
+import search
 import tasks
 import train
 import verify
 from infra import checkpoint, cli, run_dir, tensors
+from tokenizer import Tokenizer
 
 SMALL = ("--base-steps 2 --steps 1 --prompts 2 --group-size 4 --eval-problems 4 --eval-samples 4 "
          "--max-new-tokens 12 --reward random --device cpu").split()
@@ -69,6 +77,57 @@ def test_a_new_algorithm_is_a_line(monkeypatch):
             cli.validate(cli.parse(["--algo", "new", *flags])[0])
     new.dapo_options = True
     cli.validate(cli.parse(["--algo", "new", "--overlong", "soft"])[0])
+
+
+# --- the end of a run, and files that are read before its beginning
+
+HOSTILE = "\x1b[2J\x1b]0;title\x07 é 数 \u202e"
+
+
+def test_text_of_a_file_and_of_a_model_is_printed_visibly_in_any_encoding(tmp_path, monkeypatch):
+    """At the end of train.py, by sample.py and by search.py --show."""
+    data, out = tmp_path / "hostile.jsonl", str(tmp_path / "run")
+    data.write_text("".join(json.dumps({"question": f"{i} {HOSTILE}", "answer": f"{i}"}) + "\n"
+                            for i in range(40)))
+
+    def decode_response(self, ids):
+        return HOSTILE + "\ud800<answer>1</answer>"
+    monkeypatch.setattr(Tokenizer, "decode_response", decode_response)
+    monkeypatch.setattr(Tokenizer, "decode_bytes", lambda self, ids: HOSTILE.encode())
+    for encoding in ("ascii", "utf-8"):
+        for main, argv in (
+                (train.main, [*SMALL, "--task", "file", "--data", str(data), "--out", out]),
+                (sample.main, ["--run", out, f"1 {HOSTILE}"]),
+                (search.main, ["--run", out, "--show", "--n", "2", "--problems", str(data)])):
+            said = io.TextIOWrapper(io.BytesIO(), encoding, newline="")
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "stdout", said)
+                assert main(argv) == 0
+            said.flush()
+            printed = re.sub("\x1b\\[\\d*m", "", said.buffer.getvalue().decode(encoding))
+            assert "\\x1b[2J" in printed
+            assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", printed)
+        shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("prm.pt", b"x" * 99, "prm.pt"), ("checkpoint.pt", b"", "checkpoint.pt"),
+    ("prm.pt", None, "has no prm.pt")])
+def test_a_judge_that_cannot_be_read_is_refused_before_any_work(finished, name, content, said,
+                                                               tmp_path, capsys):
+    judge, out = tmp_path / "judge", tmp_path / "out"
+    shutil.copytree(finished, judge)
+    policy = evaluate.load_policy(str(judge), "cpu")
+    scorer = prm.StepScorer(policy).state_dict()
+    tensors.save(judge / "prm.pt", {"prm": scorer, "orm": scorer})
+    flags = [*SMALL, "--algo", "ppo", "--reward", "process", "--judge", str(judge), "--out",
+             str(out)]
+    cli.validate(cli.parse(flags)[0])
+    (judge / name).unlink()
+    if content is not None:
+        (judge / name).write_bytes(content)
+    assert train.main(flags) == 2
+    assert said in error_of(capsys) and not out.exists()
 
 
 # --- runs of earlier versions

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and limi
 
 
 def test_damaged_input_is_refused_in_one_sentence_or_done_right():
-    cases = faults.run_cases(range(140, 200), seed=1)
+    cases = faults.run_cases(range(140, 190), seed=1)
     assert not [f"{case.number} {case.fault}: {case.said}" for case in cases if case.fault]
     assert {case.code for case in cases} >= {0, 2}
     assert len({case.entry for case in cases}) == len(faults.entry_points())
@@ -27,7 +27,7 @@ def test_damaged_input_is_refused_in_one_sentence_or_done_right():
     (2, "", "", "no sentence"), (2, "", "usage: search.py [-h]", "no sentence"),
     (2, "", "search.py: a\nsearch.py: b", "several"),
     (2, "", "search.py: top_p must be above 0", "names no flag"),
-    (2, "", "search.py: " + "x" * 2000, "long"),
+    (2, "", "search.py: " + "x" * 4000, "long"),
     (2, "", "search.py: \x1b[2J", "control"), (0, "\x07", "", "control"),
     (0, "", "UserWarning: x", "warning"),
     (0, '{"accuracy": NaN}', "", "nonsense"), (0, '{"accuracy": 2.0}', "", "nonsense"),

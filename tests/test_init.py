@@ -377,6 +377,11 @@ def test_flags_that_need_another_flag(arguments, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_more_examples_than_the_context_holds_are_refused_at_once(folder, capsys):
+    assert run(folder, "--few-shot", str(2**40)) == 2
+    assert "--few-shot" in capsys.readouterr().err and not (folder.parent / "run").exists()
+
+
 def test_too_little_memory_is_reported_before_the_run(folder, capsys, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 100_000)
     assert run(folder) == 2

@@ -35,20 +35,29 @@ def test_steps_and_evaluations_of_an_unfinished_run(unfinished):
     assert plot.evaluations(unfinished) == ([0, 2], [0.1, 0.4])
 
 
-@pytest.mark.parametrize("content", [None, "", "[1]\n", "nonsense\n", "{}\n"])
+@pytest.mark.parametrize("content", [
+    None, "", "[1]\n", "nonsense\n", "{}\n", "[" * 10**5 + "\n", "\ufeff{}\n", "null\n",
+    *(json.dumps({"step": 1, **STEP} | {name: value}) + "\n" for name in (*STEP, "eval_accuracy")
+      for value in (None, "x", float("nan"), float("inf"), 10**400, [1], True))])
 def test_what_is_no_run_is_refused(tmp_path, content, capsys):
     if content is not None:
         (tmp_path / "metrics.jsonl").write_text(content)
-    with pytest.raises(SystemExit):
-        plot.main([str(tmp_path)])
-    assert "metrics.jsonl is missing, empty or not" in capsys.readouterr().err
+    assert plot.main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "metrics.jsonl" in said and said.startswith("plot.py: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("summary", ["", "[]", "{}", '{"accuracy_before": null}', "\x00"])
+def test_a_damaged_summary_is_refused(unfinished, summary, capsys):
+    (unfinished / "summary.json").write_text(summary)
+    assert plot.main([str(unfinished)]) == 2
+    assert "summary.json" in capsys.readouterr().err
 
 
 def test_pictures_of_the_documentation_are_drawn_only_on_request(monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr(plot, "draw_all", lambda: drawn.append(1))
-    with pytest.raises(SystemExit):
-        plot.main([])
+    assert plot.main([]) == 2
     assert not drawn and "--docs" in capsys.readouterr().err
     plot.main(["--docs"])
     assert drawn
