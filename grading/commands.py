@@ -47,6 +47,8 @@ class CommandParser(TokenReader):
                              {"lfloor": r"\rfloor", "lceil": r"\rceil"}[name])
         if name in NAMES:
             return self.named_figure(name)
+        if name in ("sum", "prod"):
+            return self.series(name)
         if name == "beginmatrix":
             return self.matrix()
         if name.startswith("unit"):  # \text{m} that is not after a number
@@ -54,6 +56,25 @@ class CommandParser(TokenReader):
         if name.startswith("set") or name == "emptyset":
             return self.named_set(name)
         raise CannotTell(f"the command \\{name} is unknown")
+
+    def series(self, name: str):
+        """\\sum_{k=0}^{n} of a product: opaque, with its variable, bounds and terms."""
+        self.expect("_")
+        self.expect("{")
+        variable = self.atom()
+        self.expect("=")
+        low = as_value(self.sum())
+        self.expect("}")
+        self.expect("^")
+        high = self.argument_or_infinity()
+        return self.algebra.opaque(name, as_value(variable), low, high, as_value(self.product()))
+
+    def argument_or_infinity(self):
+        for tokens in (["{", r"\infty", "}"], [r"\infty"]):
+            if self.tokens[self.position:self.position + len(tokens)] == tokens:
+                self.position += len(tokens)
+                return self.algebra.atom("infty")
+        return self.argument()
 
     def named_set(self, name: str):
         if name == "emptyset":
@@ -104,7 +125,7 @@ class CommandParser(TokenReader):
         self.in_function += 1
         arguments = self.function_arguments(name)
         self.in_function -= 1
-        if len(arguments) > 1 or name in ("max", "min", "gcd", "lcm", "det"):
+        if len(arguments) > 1 or name in ("gcd", "lcm", "det"):
             value = self.algebra.opaque(name, *arguments)
         else:
             value = functions.apply_function(self.algebra, name, arguments[0], base)

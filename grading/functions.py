@@ -89,9 +89,12 @@ def cosine_of(algebra: Algebra, _, value):
 
 def arc(algebra: Algebra, name: str, value):
     """The angle of a known sine, cosine or tangent."""
-    if any(not isinstance(atom, int) for atom in atoms_of(value)):
+    square = None
+    if all(isinstance(atom, int) for atom in atoms_of(value)) and len(value[0]) < 2:
+        square = algebra.rational(algebra.integer_power(value, 2))
+    if square is None or square * 12 not in (0, 3, 4, 6, 9, 12, 36):
         return None
-    for k in range(-6, 7):
+    for k in (-6, -4, -3, -2, 0, 2, 3, 4, 6):
         shifted = 6 - k if name == "arccos" else k
         try:
             known = apply_function(algebra, name.removeprefix("arc"), algebra.multiply(

@@ -47,13 +47,17 @@ COMMANDS = {
     "tbinom": r"\binom", "simeq": r"\approx", "colon": ":", "backslash": r"\setminus",
     "smallsetminus": r"\setminus", "lbrace": r"\{", "rbrace": r"\}", "pounds": "£",
     "textdollar": "$", "arctg": r"\arctan", "tg": r"\tan", "ctg": r"\cot", "land": "and",
-    "lor": "or", "wedge": "and", "vee": "or", "overline": r"\bar", "to": r"\rightarrow",
+    "lor": "or", "max": "max", "min": "min", "wedge": "and", "vee": "or", "overline": r"\bar",
     "varphi": r"\phi", "varepsilon": r"\epsilon"}
 FUNCTIONS = set("sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln lg exp "
-                "max min gcd lcm det".split())
+                "gcd lcm det".split())
 GREEK = set("alpha beta gamma delta epsilon zeta eta theta lambda mu nu xi rho sigma tau phi chi "
             "psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega".split())
 WORD_COMMANDS = FUNCTIONS | GREEK | {"sqrt", "pi", "infty"}
+# a command with two backslashes, as JSON in JSON has it; the full stop of an abbreviation
+ESCAPED = re.compile(r"(?<!\\)\\(?=\\(?:d?frac|left|right|sqrt|text|mathrm|le|ge|leq|geq|pi|cdot"
+                     r"|times|infty|cup|circ|pm|in|ln|sin|cos|tan|log)(?![A-Za-z]))")
+STOP = re.compile(r"(?<=[A-Za-z]{2})(?<!\\right)(?<!\\left)\.(?=[\s$,;:]|$)")
 SHORT_WORDS = set("an as at be by do he if is it my no of on so to up us we not the".split())
 # separators of thousands that can be nothing else: 1{,}000  1,\!000  1\,000
 THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!\s*|\{,\}\s*|\\,)(?=[0-9]{3}(?![0-9]))")
@@ -68,7 +72,7 @@ BASED = re.compile(r"(?<![A-Za-z0-9.\\])([0-9A-Z]*[0-9][0-9A-Z]*)\s*_\s*(?:\{\s*
                    r"|([0-9]))(?![0-9])")
 MATRIX = re.compile(r"\\(begin|end)\s*\{([pbvB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?")
 TOKEN = re.compile(r"#[0-9A-Z]+_[0-9]+"
-                   r"|[0-9]+(?:\.[0-9]+|\.(?=\\overline|\\dot|/))?|\.[0-9]+|\\[A-Za-z]+|\\.|[A-Za-z]+"
+                   r"|[0-9]+(?:\.[0-9]+|\.(?=\\overline|\\dot|/))?|\.[0-9]+|\\[A-Za-z]+|\\.|[A-Za-z]{3,}'s(?![A-Za-z])|[A-Za-z]+"
                    r"|<=|>=|!=|\*\*|\.\.\.|[-+*/^_(){}\[\],=%!;:&<>|'£$\u20ac\u00a5\u20b9\u00a2]")
 DIGRAPHS = {"<=": r"\le", ">=": r"\ge", "!=": r"\ne", "**": "^", "...": r"\dots", r"\\": r"\row",
             r"\{": r"\{", r"\}": r"\}", r"\%": "%", r"\$": "$", r"\&": "and", r"\|": "|"}
@@ -93,9 +97,10 @@ def tokenize(text: str) -> list[str]:
 
 def usual_text(text: str) -> str:
     """The text in its usual spelling, for what is more than one token."""
-    text = text.strip()
+    text = ESCAPED.sub("", text.strip())
     if not text.endswith(".."):
         text = text.removesuffix(".")
+    text = re.sub(r"\$\s*\n\s*\$", ";", STOP.sub(" ", text))  # formulas on lines of their own
     text = without_dollars(CHARACTER.sub(lambda m: CHARACTERS[m[0]], text))
     for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]")):
         text = text.replace(opening, " ").replace(closing, " ") if text.count(
@@ -181,11 +186,11 @@ def letters(run: str, text: str, start: int, end: int) -> list[str]:
     lower = run.lower()
     if lower in ("infinity", "inf"):
         return [r"\infty"]
-    if is_known_word(run) or lower in SHORT_WORDS:
+    beside = start > 0 and text[start - 1] in "0123456789+-*/^_{}=|" or (
+        text[end:end + 1] in tuple("^_+-*/=|"))
+    if is_known_word(run) or lower in SHORT_WORDS and not (beside and run.isupper()):
         return [run]
-    for name in FUNCTIONS - {"max", "min", "det"}:  # sinx, xsin
+    for name in FUNCTIONS - {"det"}:  # sinx, xsin
         if run.startswith(name) and len(run) == len(name) + 1:
             return ["\\" + name, run[-1]]
-    beside = text[start - 1:start] in tuple("0123456789+-*/^_{}=|") and start > 0 or (
-        text[end:end + 1] in tuple("^_+-*/=|"))
     return list(run) if len(run) == 2 or beside and len(run) <= 4 else [run]

@@ -12,7 +12,7 @@ rounding, piecewise functions.
 from grading import sets
 from grading.algebra import CannotTell
 from grading.lexer import UNIT_LETTERS
-from grading.relations import RELATIONS, inequality, named, statement
+from grading.relations import RELATIONS, inequality, is_decimal, named, statement
 from grading.structures import Structure, as_value, kind_of
 from grading.terms import TermParser
 from grading.units import (
@@ -20,6 +20,7 @@ from grading.units import (
     POWERS,
     counted_noun,
     is_known_word,
+    is_number_word,
     is_word,
     unit_symbol,
 )
@@ -27,9 +28,11 @@ from grading.units import (
 MAX_ITEMS = 40     # of a list
 MAX_WORDS = 8      # of a text or a phrase
 BOUND = "\u03be\u03b7\u03b6"  # names for the arguments of f(x, y) = ...
+TEMPERATURES = ("fahrenheit", "celsius")
 QUANTITIES = set("""answer area average base circumference degree diameter difference distance
     height length maximum max mean median minimum min mode perimeter price probability product
-    radius range ratio slope speed sum time total value volume weight width""".split())
+    radius range ratio slope solution solutions speed sum time total value volume weight
+    width""".split())
 
 
 class Parser(TermParser):
@@ -91,11 +94,14 @@ class Parser(TermParser):
         if self.accept(r"\dots"):
             return Structure("text", ("...",))
         parts = [self.words() or self.relation()]
-        if isinstance(parts[0], str) and parts[0] in QUANTITIES and self.accept("=", ":"):
-            return Structure("named", (Structure("text", (parts[0],)), self.relation(), None))
+        if label_of(parts[0]) in QUANTITIES and self.accept("=", ":"):  # area = 5
+            label = Structure("text", (label_of(parts[0]),))
+            return Structure("named", (label, self.relation(), None))
         while self.next_token and not self.peek(",", ";", "and", "or", ")", "]", "}", r"\}", "|",
                                                 r"\row"):
-            words = self.words()
+            words = self.words(bool(parts))
+            if isinstance(parts[-1], str):
+                self.accept(":", "=")
             if not words and not isinstance(parts[-1], str):
                 break
             parts.append(words or self.relation())
@@ -106,10 +112,14 @@ class Parser(TermParser):
             raise CannotTell("too many words")
         return Structure("text" if len(parts) == 1 else "phrase", tuple(parts))
 
-    def words(self) -> str:
-        """The next words that are no units, in lower case."""
+    def words(self, inside: bool = False) -> str:
+        """The next words, in lower case. The first is no unit, unless the item begins with it, as
+        in "min at 2"; inside: it does not."""
         words = []
-        while is_word(self.next_token) and not is_known_word(self.next_token) or words and (
+        while is_word(self.next_token) and (
+                not is_known_word(self.next_token)
+                or self.next_token not in ("and", "or") and not is_number_word(self.next_token)
+                and (words or not inside and len(self.next_token) > 2)) or words and (
                 self.next_token in ("a", "I", "-") and is_word(self.token_after())):
             words.append(self.accept().lower())
         return " ".join(words)
@@ -118,7 +128,10 @@ class Parser(TermParser):
 
     def relation(self):
         start = self.position
+        approximate = self.accept(r"\approx")
         sides, signs = [self.side()], []
+        if approximate and not is_decimal(sides[0]):
+            raise CannotTell("an approximation that is no decimal number")
         while self.peek(*RELATIONS):
             signs.append(self.accept())
             middle = self.position
@@ -126,7 +139,8 @@ class Parser(TermParser):
         if not signs:
             return sides[0]
         if set(signs) <= {"=", r"\approx", r"\in"}:
-            answer = named(self.algebra, sides, signs)
+            literal = self.tokens[start + 1] in RELATIONS
+            answer = named(self.algebra, sides, signs, literal)
             return self.with_function(answer, start, middle) if len(signs) == 1 else answer
         answer = inequality(self.algebra, sides, signs)
         if self.accept(":"):  # x < 3 : (-oo, 3)
@@ -221,8 +235,8 @@ class Parser(TermParser):
             if not symbol:
                 break
             self.accept()
-            if symbol == "deg" and self.next_token in ("F", "C", "K", r"\unitC"):
-                symbol = "deg" + self.accept()[-1]
+            if symbol == "deg" and self.next_token.lower() in ("f", "c", *TEMPERATURES):
+                symbol = "deg" + self.accept()[0].upper()
             for factor in symbol.split():
                 name, _, e = factor.partition("^")
                 power *= int(e or 1)
@@ -307,9 +321,17 @@ class Parser(TermParser):
         closing = self.expect(")", "]")
         if len(items) == 1 and (opening, closing) in (("(", ")"), ("[", "]")) and (
                 opening == "(" or self.depth > 1 or kind_of(items[0]) == "matrix"
-                or self.begins_factor(True)):
+                or self.begins_factor(True) or self.peek("^")):
             return items[0]
+        if opening == "[" and {kind_of(item) for item in items} == {"named"}:  # [x = 1, y = 2]
+            return collected(self.algebra, items)
         return Structure("tuple", (opening, tuple(items), closing))
+
+
+def label_of(words) -> str:
+    """The noun of "the area is"; "" for what are no words."""
+    nouns = words.split() if isinstance(words, str) else []
+    return " ".join(noun for noun in nouns if noun not in ("the", "is", "are"))
 
 
 def collected(algebra, items: list):

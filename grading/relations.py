@@ -5,7 +5,7 @@
     a < b < c     a chain
 
 A name is a variable, f(x), |AB|, AB, a tuple of names; never a constant. A chain such as
-x = 4/2 = 2 counts if its values are equal.
+x = 4/2 = 2 counts if its values are equal; so does sin 30° = 1/2, which is known to hold.
 """
 
 from decimal import Decimal
@@ -57,8 +57,9 @@ def is_name(algebra: Algebra, x) -> bool:
     return variable_name(x) != "" or segments
 
 
-def named(algebra: Algebra, sides: list, signs: list[str]):
-    """The answer of sides with = between them; see the module's docstring."""
+def named(algebra: Algebra, sides: list, signs: list[str], literal: bool):
+    """The answer of sides with = between them; see the module's docstring. literal: the first side
+    is a plain number."""
     left, *rest = sides
     if signs == ["="] and not is_name(algebra, left) and variable_name(rest[0]):  # 5 = x
         left, rest = rest[0], [left]
@@ -69,18 +70,22 @@ def named(algebra: Algebra, sides: list, signs: list[str]):
     if signs[0] == r"\approx" and not is_decimal(right):
         raise CannotTell("an approximation that is no decimal number")
     for side, sign in zip(rest[1:], signs[1:], strict=True):
-        same = (is_rounded(right, side) if sign == r"\approx"
+        same = (is_rounded(algebra, right, side) if sign == r"\approx"
                 else algebra.equal(as_value(right), as_value(side)))
         if not same:
             raise CannotTell("a chain of different values")
     # 2. the first is a name
     if is_name(algebra, left):
         return Structure("named", (left, right, None))
-    if signs[0] == r"\approx" and is_rounded(left, right):
+    if signs[0] == r"\approx" and is_rounded(algebra, left, right):
         return left
     left, right = as_value(left), as_value(right)
-    if signs != ["="] or not (has_variables(algebra, left) or has_variables(algebra, right)):
-        raise CannotTell("an equation between constants")
+    if not (has_variables(algebra, left) or has_variables(algebra, right)):
+        if literal or not algebra.equal(left, right):
+            raise CannotTell("an equation between constants that is not known to hold")
+        return Structure("named", (left, right, None))
+    if signs != ["="]:
+        raise CannotTell("a chain of equations")
     return Structure("equation", (algebra.add(left, right, -1),))
 
 
@@ -91,14 +96,16 @@ def is_decimal(x) -> bool:
         value[0][()], Fraction)
 
 
-def is_rounded(x, decimal) -> bool:
+def is_rounded(algebra: Algebra, x, decimal) -> bool:
     """Whether a decimal number is a value x, rounded at its last digit."""
-    if not is_decimal(decimal) or kind_of(decimal) == "quantity":
+    if not is_decimal(decimal):
         return False
+    decimal = decimal.parts[0] if kind_of(decimal) == "quantity" else decimal
     number, places = decimal[0][()], 0
     while places < 30 and (number * 10**places).denominator != 1:
         places += 1
-    error = abs(sets.decimal_of(as_value(x)) - Decimal(number.numerator) / number.denominator)
+    rounded = Decimal(number.numerator) / number.denominator
+    error = abs(sets.decimal_of(algebra, as_value(x)) - rounded)
     return places < 30 and error <= Decimal(1) / 10**places
 
 

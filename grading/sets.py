@@ -16,8 +16,9 @@ CLOSE = Decimal("1e-30")
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 
 
-def decimal_of(value) -> Decimal:
-    """A value to 40 digits. Raises CannotTell for one with variables, i, or opaque atoms."""
+def decimal_of(algebra: Algebra, value) -> Decimal:
+    """A value to 40 digits. Raises CannotTell for one with variables, i, or opaque atoms other than
+    logarithms."""
     with localcontext() as context:
         context.prec = DIGITS
         parts = []
@@ -26,13 +27,24 @@ def decimal_of(value) -> Decimal:
             for monomial, c in polynomial.items():
                 term = Decimal(c.numerator) / Decimal(c.denominator)
                 for atom, e in monomial:
-                    if not isinstance(atom, int) and atom not in ("pi", "e"):
-                        raise CannotTell("an order of values with variables")
-                    base = {"pi": PI, "e": Decimal(1).exp()}.get(atom) or Decimal(atom)
+                    base = decimal_of_atom(algebra, atom)
                     term *= base ** (Decimal(e.numerator) / Decimal(e.denominator))
                 total += term
             parts.append(total)
         return parts[0] / parts[1]
+
+
+def decimal_of_atom(algebra: Algebra, atom) -> Decimal:
+    name, values = algebra.opaque_of.get(atom, ("", ()))
+    if name == "ln":
+        argument = decimal_of(algebra, *values)
+        if argument > 0:
+            return argument.ln()
+    if isinstance(atom, int):
+        return Decimal(atom)
+    if atom not in ("pi", "e"):
+        raise CannotTell("digits of a value with variables")
+    return PI if atom == "pi" else Decimal(1).exp()
 
 
 def compare_ends(algebra: Algebra, a, b) -> int:
@@ -41,7 +53,7 @@ def compare_ends(algebra: Algebra, a, b) -> int:
     if signs != [0, 0]:
         return (signs[0] > signs[1]) - (signs[0] < signs[1])
     algebra.spend_work(10)
-    distance = decimal_of(a) - decimal_of(b)
+    distance = decimal_of(algebra, a) - decimal_of(algebra, b)
     if abs(distance) < CLOSE:
         if not algebra.equal(a, b):
             raise CannotTell("two ends that are too close")

@@ -22,6 +22,7 @@ from grading.structures import Structure, as_value, kind_of
 from grading.units import NUMBERS, POWERS, SCALES, TENS, is_word, scale, unit_symbol
 
 MAX_DEPTH = 24     # of brackets inside brackets
+FACTORS = ("sqrt", "pi", "frac", "binom", "beginmatrix", "lfloor", "lceil", "root", "sum")
 LETTERS_OF_FUNCTIONS = set("fgFG")
 
 
@@ -86,11 +87,11 @@ class TermParser(CommandParser):
             return not self.open_bars
         if token[:1].isdigit() or token[:1] == ".":
             return after_bracket
-        if token == "(":  # 9 (apples) is no product
+        if token in ("(", "["):  # 9 (apples) is no product
             return not is_word(self.token_after())
         return len(token) == 1 and token.isalpha() or token[:1] == "\\" and (
             token[1:] in FUNCTIONS | GREEK | NAMES
-            or token[1:] in ("sqrt", "pi", "frac", "binom", "beginmatrix", "lfloor", "root"))
+            or token[1:] in FACTORS)
 
     def power(self):
         value = self.atom()

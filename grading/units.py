@@ -10,14 +10,14 @@ LENGTHS = "m:meter,meters,metre,metres g:gram,grams s:second,seconds,sec,secs L:
     "litre,litres W:watt,watts J:joule,joules N:newton,newtons Hz:hertz V:volt,volts " \
     "Pa:pascal,pascals A:amp,amps,ampere,amperes"
 PREFIXES = {"k": "kilo", "c": "centi", "m": "milli", "d": "deci", "M": "mega", "n": "nano"}
-OTHERS = """in:inch,inches,in ft:foot,feet,ft yd:yard,yards,yd mi:mile,miles,mi mph:mph
+OTHERS = """in:inch,inches,in ft:foot,feet,ft yd:yard,yards,yd mi:mile,miles,mi
     lb:pound,pounds,lb,lbs oz:ounce,ounces,oz ton:ton,tons,tonne,tonnes acre:acre,acres
     gal:gallon,gallons,gal quart:quart,quarts pint:pint,pints cup:cup,cups rad:radian,radians,rad
     deg:degree,degrees,deg %:percent,percents,percentage,pct h:hour,hours,hr,hrs
     min:minute,minutes,min,mins day:day,days week:week,weeks month:month,months year:year,years,yr
     $:dollar,dollars,usd,bucks cent:cent,cents euro:euro,euros,eur £:sterling,gbp yuan:yuan,rmb
     rupee:rupee,rupees yen:yen bit:bit,bits byte:byte,bytes kb:kb mb:mb gb:gb mol:mol,moles
-    unit:unit,units rpm:rpm K:kelvin F:fahrenheit C:celsius ha:hectare,hectares eV:ev dB:db
+    unit:unit,units rpm:rpm K:kelvin ha:hectare,hectares eV:ev dB:db
     amu:amu"""
 COUNTED = """animal apple bag ball balloon banana bead bean bird block boat book bottle bowl box
     boy brick bus cake can candle candy car card cat chair child chip chocolate class coin cookie
@@ -44,9 +44,8 @@ CONNECTIVES = {"and", "or", "per", "am", "pm"}
 # what a bracket after a number may count, as in 9 (apples): plural nouns, and no word that could
 # change the number
 PEOPLE = {"people", "children", "men", "women", "feet", "mice", "geese", "teeth", "fish", "sheep"}
-NO_NOUNS = set("""always as cubes dozens halves hundreds hundredths is less millions minus others
-    percents perhaps plus quarters sometimes squares tens tenths this thirds thousands times
-    unless was yes""".split())
+NO_NOUNS = set("""always as dozens halves hundreds hundredths is less millions minus others percents
+    perhaps plus sometimes tens tenths this thirds thousands unless was yes""".split())
 
 
 def plural(noun: str) -> str:
@@ -69,7 +68,8 @@ def unit_table() -> dict[str, str]:
                 table[letter + symbol] = letter + symbol
                 if len(name) > 3:
                     table[prefix + name] = letter + symbol
-    table |= {"cc": "cm^3", "l": "L", "ml": "mL", "kwh": "kWh", "kph": "km h^-1"}
+    table |= {"cc": "cm^3", "l": "L", "ml": "mL", "kwh": "kWh", "kph": "km h^-1",
+              "mph": "mi h^-1"}
     for item in OTHERS.split():
         symbol, names = item.split(":")
         table |= {name: symbol for name in names.split(",")}
@@ -93,9 +93,13 @@ def is_word(token: str) -> bool:
     return len(token) > 1 and token[0].isalpha()
 
 
+def is_number_word(token: str) -> bool:
+    return token.lower() in NUMBERS or scale(token) > 0
+
+
 def is_known_word(token: str) -> bool:
     lower = token.lower()
-    return (unit_symbol(token) != "" or lower in POWERS or lower in NUMBERS or scale(token) > 0
+    return (unit_symbol(token) != "" or lower in POWERS or is_number_word(token)
             or lower in CONNECTIVES)
 
 
@@ -108,11 +112,14 @@ def scale(token: str) -> int:
 def counted_noun(words: list[str]) -> str:
     """The name of what a bracket such as (apples) or (pieces of candy) counts; "" for other
     words."""
-    words = [word.lower() for word in words]
+    words = [word.lower() for word in words if word != "-"]
+    if words[1:] == ["old"]:  # 6 (years old)
+        words.pop()
     head = words[words.index("of") - 1] if "of" in words[1:] else words[-1] if words else ""
-    plural_form = head.endswith("s") and not head.endswith(("ss", "us", "is"))
-    if not (plural_form or head in PEOPLE or unit_symbol(head)) or NO_NOUNS & set(words):
+    plural_form = head.endswith("s") and (
+        head.endswith("eaus") or not head.endswith(("ss", "us", "is")))
+    if not (plural_form or head in PEOPLE or head.endswith("fish") or unit_symbol(head)):
         return ""
-    if any(scale(word) or word in NUMBERS or word in CONNECTIVES for word in words):
+    if NO_NOUNS & set(words) or any(scale(word) or word in NUMBERS or word in CONNECTIVES for word in words):
         return ""
     return unit_symbol(head) if len(words) == 1 and unit_symbol(head) else " ".join(words)
