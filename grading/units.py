@@ -120,6 +120,6 @@ def counted_noun(words: list[str]) -> str:
         head.endswith("eaus") or not head.endswith(("ss", "us", "is")))
     if not (plural_form or head in PEOPLE or head.endswith("fish") or unit_symbol(head)):
         return ""
-    if NO_NOUNS & set(words) or any(scale(word) or word in NUMBERS or word in CONNECTIVES for word in words):
+    if any(is_number_word(word) or word in CONNECTIVES | NO_NOUNS for word in words):
         return ""
     return unit_symbol(head) if len(words) == 1 and unit_symbol(head) else " ".join(words)
