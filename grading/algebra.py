@@ -8,37 +8,45 @@ independent over the rationals, so different forms have different values:
     sqrt(8) = 2 * 2^(1/2)      i^2 = -1      a/b = c/d  <=>  a*d - c*b = 0
 
 Anything else, such as sin(x) or the root of a sum, is an opaque atom: two of them are equal if they
-are written with equal values, and otherwise the comparison cannot be decided. Digits, exponents,
-terms and work are bounded, so every comparison is fast. Left out on purpose: simplification,
-identities of functions, solving.
+are written with equal values, and otherwise the comparison cannot be decided. An opaque atom may
+have one rule, atom^n = polynomial, such as cos(x)^2 = 1 - sin(x)^2. Digits, exponents, terms and
+work are bounded, so every comparison is fast. Left out on purpose: solving, and all identities but
+those rules.
 """
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-MAX_BITS = 2000     # of a coefficient
-MAX_EXPONENT = 60   # of a sum or a variable
-MAX_TERMS = 200     # of a polynomial
-MAX_WORK = 8_000    # of one comparison, about 30 ms; see Algebra.spend_work
+MAX_BITS = 10_000     # of a coefficient
+MAX_EXPONENT = 60     # of a sum
+MAX_TERMS = 200       # of a polynomial
+MAX_WORK = 5_000      # of one comparison; see Algebra.spend_work
+POSITIVE = ("pi", "e")
 
 
 class CannotTell(Exception):
     """The answer is outside the grammar, or the comparison would take too long."""
 
 
-# --- polynomials: {monomial: coefficient}, with a monomial the sorted ((atom, exponent), ...)
+# --- polynomials: {monomial: coefficient}, with a monomial the sorted ((atom, exponent), ...).
+# Exponents may be negative and fractional. Whole numbers are int, because Fraction is slow.
 
-ONE = {(): Fraction(1)}
+ONE = {(): 1}
 
 
-def bit_size(x: Fraction) -> int:
+def exact(x):
+    """A rational number as an int where it is whole, and as a Fraction otherwise."""
+    x = Fraction(x)
+    return x.numerator if x.denominator == 1 else x
+
+
+def bit_size(x) -> int:
     return max(abs(x.numerator), x.denominator).bit_length()
 
 
 def constant(x) -> dict:
-    x = Fraction(x)
+    x = exact(x)
     if bit_size(x) > MAX_BITS:
         raise CannotTell("a number with too many digits")
     return {(): x} if x else {}
@@ -51,21 +59,21 @@ def add_polynomials(p: dict, q: dict, sign: int = 1) -> dict:
     return {m: c for m, c in total.items() if c}
 
 
-def monomial_product(m, n) -> tuple[Fraction, tuple]:
+def monomial_product(m, n) -> tuple:
     """The coefficient and the monomial of m * n. Whole powers of primes, and i^2, go into the
     coefficient."""
-    exponents, factor = dict(m), Fraction(1)
+    exponents, factor = dict(m), 1
     for atom, e in n:
         exponents[atom] = exponents.get(atom, 0) + e
     for atom, e in list(exponents.items()):
         if isinstance(atom, int):          # a prime
             whole = math.floor(e)
-            factor, exponents[atom] = factor * Fraction(atom) ** whole, e - whole
-        elif atom == "i" and e >= 2:
-            factor, exponents[atom] = -factor, e - 2
+            factor, exponents[atom] = factor * Fraction(atom) ** whole, exact(e - whole)
+        elif atom == "i":
+            factor, exponents[atom] = factor * (-1) ** (e // 2), e % 2
         if not exponents[atom]:
             del exponents[atom]
-    return factor, tuple(sorted(exponents.items(), key=lambda item: str(item[0])))
+    return exact(factor), tuple(sorted(exponents.items(), key=lambda item: str(item[0])))
 
 
 @lru_cache(maxsize=2**12)
@@ -87,37 +95,59 @@ def factorize(n: int) -> dict[int, int]:
 # --- values
 
 class Algebra:
-    """Arithmetic on values, which are pairs of polynomials (numerator, denominator). One object
-    serves one comparison: it counts the work and raises CannotTell when there is too much."""
+    """Arithmetic on values, which are pairs of polynomials (numerator, denominator). A denominator
+    of one term is divided out. One object serves one comparison: it counts the work and raises
+    CannotTell when there is too much."""
 
     def __init__(self):
         self.work_left = MAX_WORK
-        self.opaque_atoms = {}  # form -> the number of its opaque atom
+        self.numbers = {}    # the form of an opaque atom -> its number
+        self.opaque_of = {}  # an opaque atom ("?", number) -> (name, values)
+        self.rules = {}      # an opaque atom -> (n, polynomial), where atom^n = polynomial
 
     def spend_work(self, work: int):
-        """Products cost their pairs of terms times the length of a monomial, roots a constant."""
+        """Products cost their pairs of terms times the length of a monomial, and their digits;
+        roots and opaque atoms cost a constant and their terms."""
         self.work_left -= work
         if self.work_left < 0:
             raise CannotTell("too much work")
 
     def multiply_polynomials(self, p: dict, q: dict) -> dict:
+        if p == ONE or q == ONE:
+            return q if p == ONE else p
         longest = max((len(m) for m in (*p, *q)), default=0)
-        self.spend_work(len(p) * len(q) * (2 + longest))
+        bits = max((bit_size(c) for c in (*p.values(), *q.values())), default=0)
+        self.spend_work(len(p) * len(q) * (2 + longest + bits // 200))
         total = {}
         for m, c in p.items():
             for n, d in q.items():
-                factor, monomial = monomial_product(m, n)
+                factor, monomial = monomial_product(m, n) if m and n else (1, m or n)
                 total[monomial] = total.get(monomial, 0) + factor * c * d
         total = {m: c for m, c in total.items() if c}
         if len(total) > MAX_TERMS or any(bit_size(c) > MAX_BITS for c in total.values()):
             raise CannotTell("too large to multiply out")
-        return total
+        return self.apply_rules(total) if self.rules else total
+
+    def apply_rules(self, p: dict) -> dict:
+        """Replaces atom^n by its polynomial, as long as there is a rule for it."""
+        for monomial, c in p.items():
+            for atom, e in monomial:
+                n, replacement = self.rules.get(atom, (0, None))
+                if n and e >= n:
+                    rest = dict(p)
+                    del rest[monomial]
+                    other = tuple((a, k) for a, k in monomial if a != atom)
+                    power = {other + ((atom, e - n),) if e > n else other: c}
+                    [power] = [{monomial_product((), m)[1]: d for m, d in power.items()}]
+                    return self.apply_rules(add_polynomials(
+                        rest, self.multiply_polynomials(power, replacement)))
+        return p
 
     def number(self, x):
         return constant(x), ONE
 
     def atom(self, name):
-        return {((name, Fraction(1)),): Fraction(1)}, ONE
+        return {((name, 1),): 1}, ONE
 
     def add(self, a, b, sign=1):
         (p, q), (r, s) = a, b
@@ -127,50 +157,69 @@ class Algebra:
         return add_polynomials(left, right, sign), self.multiply_polynomials(q, s)
 
     def multiply(self, a, b):
-        return self.multiply_polynomials(a[0], b[0]), self.multiply_polynomials(a[1], b[1])
+        return self.quotient(self.multiply_polynomials(a[0], b[0]),
+                             self.multiply_polynomials(a[1], b[1]))
 
     def divide(self, a, b):
         if not b[0]:
             raise CannotTell("division by zero")
-        return self.multiply(a, b[::-1])
+        return self.multiply(a, (b[1], b[0]) if len(b[0]) > 1 else self.quotient(b[1], b[0]))
+
+    def quotient(self, p: dict, q: dict):
+        """p / q, where a q of one term is divided out."""
+        if len(q) > 1 or q == ONE:
+            return p, q
+        [(monomial, c)] = q.items()
+        factor, inverse = monomial_product((), tuple((atom, -e) for atom, e in monomial))
+        return self.multiply_polynomials(p, {inverse: exact(Fraction(factor) / c)}), ONE
 
     def equal(self, a, b) -> bool | None:
         """Whether two values are equal; None where their difference contains opaque atoms."""
         left, right = self.multiply_polynomials(a[0], b[1]), self.multiply_polynomials(b[0], a[1])
         difference = add_polynomials(left, right, -1)
+        # opaque atoms with a rule need positive exponents: multiply by a power of them
+        lowest = {}
+        for monomial in difference:
+            for atom, e in monomial:
+                lowest[atom] = min(e, lowest.get(atom, 0))
+        for atom, e in lowest.items():
+            if e < 0 and atom in self.rules:
+                difference = self.multiply_polynomials(difference, {((atom, -e),): 1})
         if any(isinstance(atom, tuple) for monomial in difference for atom, _ in monomial):
             return None
         return not difference
 
     def rational(self, a) -> Fraction | None:
         """The value as a fraction; None for a value that is not rational."""
-        if set(a[0]) <= {()} and set(a[1]) == {()}:
-            return a[0].get((), Fraction(0)) / a[1][()]
-        return None
+        return Fraction(a[0].get((), 0)) if set(a[0]) <= {()} and a[1] == ONE else None
 
     # --- powers and roots
 
     def power(self, a, b):
         exponent = self.rational(b)
         if exponent is None:
-            return self.opaque("power", a, b)
+            return self.symbolic_power(a, b)
         if exponent.denominator == 1:
             return self.integer_power(a, int(exponent))
         if exponent < 0:
             return self.divide(self.number(1), self.power(a, self.number(-exponent)))
-        if any(len(part) > 1 for part in a):  # a root of a sum
-            root = self.opaque("power", a, self.number(Fraction(1, exponent.denominator)))
-            return self.integer_power(root, exponent.numerator)
-        return self.root(a[0], exponent), self.root(a[1], exponent)
+        if len(a[0]) > 1 or len(a[1]) > 1:
+            return self.root_of_sum(a, exponent)
+        return self.root(a[0], exponent), ONE
 
     def integer_power(self, a, n: int):
         if n < 0:
             return self.divide(self.number(1), self.integer_power(a, -n))
-        value = self.rational(a)
-        if value is not None:
-            if n * bit_size(value) > MAX_BITS:
-                raise CannotTell("a power with too many digits")
-            return self.number(value**n)
+        if n == 0 and not a[0]:
+            raise CannotTell("0^0 has no value")
+        if n * max(map(bit_size, a[0].values()), default=1) > MAX_BITS:
+            raise CannotTell("a power with too many digits")
+        if len(a[0]) <= 1 and a[1] == ONE:  # one term, or 0
+            total = {}
+            for monomial, c in a[0].items():
+                factor, power = monomial_product((), tuple((atom, n * e) for atom, e in monomial))
+                total[power] = exact(factor * c**n)
+            return (self.apply_rules(total) if self.rules else total) if n else ONE, ONE
         if n > MAX_EXPONENT:
             raise CannotTell("an exponent that is too large")
         result = self.number(1)
@@ -178,71 +227,107 @@ class Algebra:
             result = self.multiply(result, a)
         return result
 
+    def symbolic_power(self, a, b):
+        """a^b with b no number: a^(2n+1) is a * (a^n)^2, and 4^n is (2^n)^2."""
+        base, total = self.rational(a), self.number(1)
+        if base is not None and base <= 0 or len(b[1]) > 1:
+            return self.opaque("power", a, b)
+        factors = [(a, 1)]
+        if base is not None:
+            factors = [(self.number(prime), sign * e) for sign, n in
+                       ((1, base.numerator), (-1, base.denominator))
+                       for prime, e in factorize(n).items()]
+        positive = base is not None or a == self.atom("e")
+        for factor, times in factors:
+            for monomial, c in b[0].items():
+                c = exact(c * times)
+                if not monomial:
+                    part = self.power(factor, self.number(c))
+                elif isinstance(c, int) or positive:
+                    atom = self.opaque("power", factor, ({monomial: 1}, ONE))
+                    [(name, _)] = next(iter(atom[0]))
+                    part = {((name, c),): 1}, ONE
+                else:
+                    part = self.opaque("power", factor, ({monomial: c}, ONE))
+                total = self.multiply(total, part)
+        return total
+
     def root(self, p: dict, exponent: Fraction) -> dict:
-        """A single term, or 0, to a positive exponent that is not an integer."""
+        """A single term, or 0, to a positive exponent that is not an integer. A variable under an
+        even root is taken as positive, unless it has an even power: sqrt(x^2) is |x|."""
         if not p:
             return {}
         [(monomial, c)] = p.items()
+        signed = [atom for atom, _ in monomial
+                  if not isinstance(atom, int) and atom not in POSITIVE]
+        even = exponent.denominator % 2 == 0
+        if "i" in signed:
+            raise CannotTell("a root of i")
         # the sign: an odd root is real, a square root of a negative number has a factor i
         result = ONE
-        if c < 0:
-            if exponent.denominator % 2:
-                result = constant((-1) ** exponent.numerator)
-            elif exponent.denominator == 2:
-                result = self.integer_power(self.atom("i"), exponent.numerator)[0]
-            else:
-                raise CannotTell("a root of a negative number")
+        if c < 0 and even and signed:
+            return self.opaque("power", (p, ONE), self.number(exponent))[0]
+        if c < 0 and not even:
+            result = constant((-1) ** exponent.numerator)
+        elif c < 0 and exponent.denominator == 2:
+            result = self.integer_power(self.atom("i"), exponent.numerator)[0]
+        elif c < 0:
+            raise CannotTell("a root of a negative number")
         # the primes of the coefficient, and the atoms
+        self.spend_work(100)
         factors = [(prime, e * sign) for sign, n in ((1, abs(c.numerator)), (-1, c.denominator))
                    for prime, e in factorize(n).items()]
-        for atom, e in monomial:
-            if atom == "i" or isinstance(atom, str) and atom not in ("pi", "e") and e % 2 == 0:
-                raise CannotTell("a root of i, or of a square whose sign is not known")
-        self.spend_work(300)
         for atom, e in [*factors, *monomial]:
-            factor, m = monomial_product((), ((atom, e * exponent),))
+            if even and atom in signed and e.numerator % 2 == 0:
+                [((atom, _),)] = self.opaque("abs", self.atom(atom))[0]
+            factor, m = monomial_product((), ((atom, exact(e * exponent)),))
             result = self.multiply_polynomials(result, {m: factor})
         return result
+
+    def root_of_sum(self, a, exponent: Fraction):
+        """An opaque atom with a rule; rational factors are taken out, as in sqrt(4x+4)."""
+        (p, q), n = a, exponent.denominator
+        outside = ONE
+        if q == ONE:
+            numerators, denominators = zip(*(c.as_integer_ratio() for c in p.values()), strict=True)
+            content = Fraction(math.gcd(*numerators), math.lcm(*denominators))
+            if bit_size(content) < 40:
+                outside = self.root(constant(content), Fraction(1, n))
+                p = {m: exact(c / content) for m, c in p.items()}
+        value = self.opaque("power", (p, q), self.number(Fraction(1, n)))
+        [((atom, _),)] = value[0]
+        if q == ONE:
+            self.rules[atom] = n, p
+        return self.integer_power(self.multiply(value, (outside, ONE)), exponent.numerator)
 
     def opaque(self, name: str, *values):
         """An opaque atom, ("?", number). The number is the same for the same name and values."""
         def form(value):
             p, q = value
-            leading = q[max(q, key=str)]
+            leading = Fraction(q[max(q, key=str)])
             return tuple(frozenset((m, c / leading) for m, c in part.items()) for part in (p, q))
+        self.spend_work(20 + 3 * sum(len(part) for value in values for part in value))
         whole_form = (name, *map(form, values))
-        number = self.opaque_atoms.setdefault(whole_form, len(self.opaque_atoms))
-        return self.atom(("?", number))
+        atom = "?", self.numbers.setdefault(whole_form, len(self.numbers))
+        self.opaque_of[atom] = name, values
+        return self.atom(atom)
 
 
-# --- answers that are not plain values
-
-@dataclass(frozen=True)
-class Structure:
-    """An answer that is not a plain value. kind, and its parts: list, set (items); tuple, also for
-    intervals (left bracket, items, right bracket); union (tuples); matrix (rows); equation (left,
-    right); quantity (value, unit); based (digits, base); text (word)."""
-
-    kind: str
-    parts: tuple
+def atoms_of(a) -> set:
+    """The atoms of a value."""
+    return {atom for part in a for monomial in part for atom, _ in monomial}
 
 
-@dataclass(frozen=True)
-class Infinity:
-    sign: int
-
-
-def as_value(x):
-    """x itself; raises CannotTell for a Structure or an Infinity."""
-    if isinstance(x, (Structure, Infinity)):
-        raise CannotTell("arithmetic needs plain values")
-    return x
-
-
-def variable_name(x) -> str:
-    """The name of a value that is a single variable; "" for every other answer."""
-    if isinstance(x, tuple) and x[1] == ONE and list(x[0].values()) == [1]:
-        [monomial] = x[0]
-        if len(monomial) == 1 and isinstance(monomial[0][0], str) and monomial[0][1] == 1:
+def single_atom(a):
+    """The atom of a value that is a single one; None for every other answer."""
+    if isinstance(a, tuple) and a[1] == ONE and list(a[0].values()) == [1]:
+        [monomial] = a[0]
+        if len(monomial) == 1 and monomial[0][1] == 1:
             return monomial[0][0]
-    return ""
+    return None
+
+
+def variable_name(a) -> str:
+    """The name of a value that is a single variable; "" for every other answer."""
+    atom = single_atom(a)
+    return atom if isinstance(atom, str) and atom not in (*POSITIVE, "i") else ""

@@ -8,13 +8,20 @@ grammar is refused: `equal` returns None (cannot be decided), which is not rewar
 
 lexer.py makes tokens of a text, parser.py makes values and structures of the tokens, and algebra.py
 compares values. No `eval`, no float, no timer.
+
+Conventions, where people differ: a name may be left out (x = 5 is 5, f(x) = x + 1 is x + 1);
+values of different names need their order (x = 1, y = 2 is (1, 2) and not 2, 1). 60 degrees is
+pi/3. A set does not count an item twice, a list does. 2:3 is 2/3; 4:20 may be a time, so it is only
+4:20. 120,240 may be a list, so it is not 120240. In 3e-2, e is Euler's number; 6.5e-2 and 1.5e3 are
+powers of ten. Different units are not converted.
 """
 
 from typing import NamedTuple
 
-from grading.algebra import Algebra, CannotTell, Infinity, Structure, as_value, variable_name
+from grading.algebra import ONE, Algebra, CannotTell, variable_name
 from grading.lexer import tokenize
 from grading.parser import Parser
+from grading.structures import as_value, kind_of
 
 
 def equal(a: str, b: str, missing_unit: bool = True, ordered: bool = False,
@@ -31,78 +38,191 @@ def equal(a: str, b: str, missing_unit: bool = True, ordered: bool = False,
     try:
         algebra = Algebra()
         x, y = (Parser(tokenize(text), algebra).answer() for text in (a, b))
-        return compare(x, y, algebra, Flags(missing_unit, ordered, percent))
+        return Comparison(algebra, missing_unit, ordered, percent).compare(x, y)
     except CannotTell:
         return None
 
 
-class Flags(NamedTuple):
-    """See `equal`."""
+class Comparison(NamedTuple):
+    """Compares answers. The flags are those of `equal`."""
 
+    algebra: Algebra
     missing_unit: bool
     ordered: bool
     percent: bool
 
+    def compare(self, x, y) -> bool | None:
+        """Whether two answers are equal; None where it cannot be decided. Symmetric."""
+        if kind_of(x) > kind_of(y):
+            x, y = y, x
+        kinds = kind_of(x), kind_of(y)
+        if "named" in kinds:
+            return self.compare_named(x, y, kinds)
+        if "phrase" in kinds:
+            return self.compare_phrases(x, y) if kinds == ("phrase", "phrase") else None
+        if kinds == ("value", "value"):
+            return self.algebra.equal(x, y)
+        if kinds in (("infinity", "infinity"), ("based", "based"), ("text", "text")):
+            return x == y
+        if kinds == ("text", "value"):  # the letter of a choice
+            return variable_name(y) != "" and variable_name(y).lower() == x.parts[0]
+        if kinds in (("equation", "equation"), ("relation", "relation")):
+            return self.compare_zeros(x, y)
+        if kinds in (("quantity", "quantity"), ("quantity", "value"), ("based", "value")):
+            return self.compare_units(x, y, kinds)
+        if kinds in (("ratio", "ratio"), ("ratio", "value"), ("clock", "clock"),
+                     ("clock", "ratio"), ("clock", "value")):
+            return self.compare_ratios(x, y, kinds)
+        return self.compare_collections(x, y, kinds)
 
-def kind_of(x) -> str:
-    return x.kind if isinstance(x, Structure) else (
-        "infinity" if isinstance(x, Infinity) else "value")
-
-
-def compare(x, y, algebra: Algebra, flags: Flags) -> bool | None:
-    """Whether two answers are equal; None where it cannot be decided. Symmetric."""
-    if kind_of(x) > kind_of(y):
-        x, y = y, x
-    kinds = kind_of(x), kind_of(y)
-    if "equation" in kinds and kinds != ("equation", "equation"):  # x=5 equals 5
-        side, other = (x, y) if kinds[0] == "equation" else (y, x)
-        return variable_name(side.parts[0]) != "" and compare(side.parts[1], other, algebra, flags)
-    if kinds == ("value", "value"):
-        return algebra.equal(x, y)
-    if kinds in (("infinity", "infinity"), ("based", "based"), ("text", "text")):
-        return x == y
-    if kinds == ("text", "value"):  # the letter of a choice
-        return variable_name(y) != "" and variable_name(y).lower() == x.parts[0]
-    if kinds == ("equation", "equation"):
-        left, right = (algebra.add(*map(as_value, e.parts), -1)[0] for e in (x, y))
-        return proportional(left, right)
-    if kinds in (("quantity", "quantity"), ("quantity", "value"), ("based", "value")):
-        return compare_units(x, y, kinds, algebra, flags)
-    return compare_collections(x, y, kinds, algebra, flags)
-
-
-def compare_units(x, y, kinds, algebra: Algebra, flags: Flags) -> bool | None:
-    """compare() for a value with a unit, or a number with a base, and another one or a value."""
-    if kinds == ("quantity", "quantity"):
-        return x.parts[1] == y.parts[1] and compare(x.parts[0], y.parts[0], algebra, flags)
-    if kinds == ("based", "value"):
-        return flags.missing_unit and algebra.rational(y) is not None and (
-            str(algebra.rational(y)) == x.parts[0])
-    value, unit = x.parts
-    if flags.percent and unit == "%":
-        hundredth = algebra.divide(as_value(value), algebra.number(100))
-        return algebra.equal(hundredth, y) or flags.missing_unit and algebra.equal(value, y)
-    return flags.missing_unit and compare(value, y, algebra, flags)
-
-
-def compare_collections(x, y, kinds, algebra: Algebra, flags: Flags) -> bool | None:
-    """compare() for answers with several items."""
-    def all_equal(xs, ys):
-        return all_true(compare(a, b, algebra, flags) for a, b in zip(xs, ys, strict=True))
-    if kinds in (("list", "list"), ("list", "set"), ("set", "set"), ("union", "union")):
-        xs, ys = x.parts, y.parts
+    def all_equal(self, xs, ys) -> bool | None:
         if len(xs) != len(ys):
             return False
-        if flags.ordered and kinds == ("list", "list"):
-            return all_equal(xs, ys)
-        return match_items(xs, ys, lambda a, b: compare(a, b, algebra, flags))
-    if kinds == ("tuple", "tuple"):
-        (left, xs, right), (left2, ys, right2) = x.parts, y.parts
-        return (left, right, len(xs)) == (left2, right2, len(ys)) and all_equal(xs, ys)
-    if kinds == ("matrix", "matrix"):
-        shapes = [[len(row) for row in m.parts] for m in (x, y)]
-        return shapes[0] == shapes[1] and all_equal(sum(x.parts, ()), sum(y.parts, ()))
-    return False
+        return all_true(self.compare(a, b) for a, b in zip(xs, ys, strict=True))
+
+    def compare_named(self, x, y, kinds) -> bool | None:
+        """compare() where one of the answers has a name: x = 5, (x, y) = (1, 2), f(x) = x^2."""
+        if kinds == ("named", "named"):
+            (left, right, function), (left2, right2, function2) = x.parts, y.parts
+            if function and function2 and kind_of(left) == "value":  # f(x) = x and f(t) = t
+                return function[:2] == function2[:2] and self.compare(function[2], function2[2])
+            if kind_of(left) == kind_of(left2) == "tuple":  # in any order of the names
+                pairs = [[Pair(*pair) for pair in zip(a.parts[1], parts(b), strict=False)]
+                         for a, b in ((left, right), (left2, right2))]
+                return match_items(*pairs, lambda a, b: all_true(
+                    (self.compare(a.name, b.name), self.compare(a.answer, b.answer))))
+            if self.compare(left, left2) is True:
+                return self.compare(right, right2)
+            if any(kind_of(side) != "value" for side in (left, left2, right, right2)):
+                return False
+            return self.compare_differences(self.algebra.add(left, right, -1),
+                                            self.algebra.add(left2, right2, -1))
+        named, other = (x, y) if kinds[0] == "named" else (y, x)
+        left, right, _ = named.parts
+        if kind_of(other) == "equation" and kind_of(right) == "value":
+            return self.compare_differences(self.algebra.add(as_value(left), right, -1),
+                                            other.parts[0])
+        if kind_of(left) == "tuple" and kind_of(other) == "list":  # x = 1, y = 2 is 1, 2
+            return self.all_equal(parts(right), other.parts)
+        return self.compare(right, other)
+
+    def compare_phrases(self, x, y) -> bool | None:
+        if [p if isinstance(p, str) else "" for p in x.parts] != [
+                p if isinstance(p, str) else "" for p in y.parts]:
+            return None
+        return all_true(self.compare(a, b) for a, b in zip(x.parts, y.parts, strict=True)
+                        if not isinstance(a, str))
+
+    def compare_zeros(self, x, y) -> bool | None:
+        """compare() for x - y = 0, x - y < 0 and the like."""
+        if x.parts[:-1] != y.parts[:-1]:
+            return False
+        return self.compare_differences(x.parts[-1], y.parts[-1],
+                                        x.parts[0] if len(x.parts) > 1 else "=")
+
+    def compare_differences(self, a, b, sign: str = "=") -> bool | None:
+        """Whether two values differ by a constant factor, and so have the same zeros. The factor
+        of an inequality is positive. Different denominators cannot be decided."""
+        (p, q), (r, s) = a, b
+        if q != s and not (q == s == ONE):
+            return None
+        first = next(iter(p), None)
+        if first not in r or set(p) != set(r):
+            opaque = any(isinstance(atom, tuple) for m in {**p, **r} for atom, _ in m)
+            return None if opaque else False
+        if sign in ("<", r"\le") and p[first] * r[first] < 0:
+            return False
+        return all(p[m] * r[first] == r[m] * p[first] for m in p)
+
+    def compare_units(self, x, y, kinds) -> bool | None:
+        """compare() for a value with a unit, or a number with a base, and another one or a
+        value."""
+        algebra = self.algebra
+        if kinds == ("quantity", "quantity"):
+            return x.parts[1] == y.parts[1] and algebra.equal(x.parts[0], y.parts[0])
+        if kinds == ("based", "value"):
+            digits, _, sign = x.parts
+            return self.missing_unit and algebra.rational(y) is not None and digits.isdigit() and (
+                algebra.rational(y) == sign * int(digits))
+        value, unit = x.parts
+        same = self.missing_unit and algebra.equal(value, y)
+        if unit == "deg":
+            half_turn = algebra.divide(algebra.atom("pi"), algebra.number(180))
+            return same or algebra.equal(algebra.multiply(value, half_turn), y)
+        if unit == "%" and self.percent:
+            return same or algebra.equal(algebra.divide(value, algebra.number(100)), y)
+        factors = [factor.partition("^") for factor in unit.split()]
+        if all(len(name) == 1 and name.isalpha() for name, _, _ in factors):  # 6 m, 5 m/s
+            for name, _, exponent in factors:
+                value = algebra.multiply(value, algebra.integer_power(
+                    algebra.atom(name), int(exponent or 1)))
+            return same or algebra.equal(value, y)
+        return same
+
+    def compare_ratios(self, x, y, kinds) -> bool | None:
+        if kinds == ("clock", "clock"):
+            return x == y or (None if "" in (x.parts[2], y.parts[2]) else False)
+        if kinds[0] == "clock":
+            return None
+        if kinds == ("ratio", "value"):
+            first, *rest = x.parts
+            return len(rest) == 1 and self.algebra.equal(self.algebra.divide(first, rest[0]), y)
+        if len(x.parts) != len(y.parts):
+            return False
+        first, other = (next((v for v in r.parts if v[0]), None) for r in (x, y))
+        if not first or not other:
+            return None
+        return all_true(self.algebra.equal(self.algebra.multiply(a, other),
+                                           self.algebra.multiply(b, first))
+                        for a, b in zip(x.parts, y.parts, strict=True))
+
+    def compare_collections(self, x, y, kinds) -> bool | None:
+        """compare() for answers with several items."""
+        if kinds in (("list", "list"), ("list", "set"), ("set", "set"), ("union", "union")):
+            xs, ys = (self.without_repeats(z.parts) if kinds != ("list", "list") else z.parts
+                      for z in (x, y))
+            if len(xs) != len(ys):
+                return False
+            dots = any(kind_of(item) == "text" and item.parts == ("...",) for item in xs)
+            if kinds == ("list", "list") and (self.ordered or dots):
+                return self.all_equal(xs, ys)
+            return match_items(xs, ys, self.compare)
+        if kinds == ("tuple", "tuple"):
+            (left, xs, right), (left2, ys, right2) = x.parts, y.parts
+            return (left, right) == (left2, right2) and self.all_equal(xs, ys)
+        if kinds == ("matrix", "tuple"):  # a column or a row is a vector
+            entries = [row[0] for row in x.parts] if len(x.parts[0]) == 1 else x.parts[0]
+            single = len(x.parts) == 1 or len(x.parts[0]) == 1
+            return single and (y.parts[0], y.parts[2]) == ("(", ")") and self.all_equal(
+                entries, y.parts[1])
+        if kinds == ("matrix", "matrix"):
+            shapes = [[len(row) for row in m.parts] for m in (x, y)]
+            return shapes[0] == shapes[1] and self.all_equal(sum(x.parts, ()), sum(y.parts, ()))
+        if kinds == ("chain", "chain"):
+            return x.parts[0] == y.parts[0] and self.all_equal(x.parts[1], y.parts[1])
+        if kinds == ("builder", "builder"):
+            return all_true((self.compare(x.parts[0], y.parts[0]),
+                             match_items(x.parts[1], y.parts[1], self.compare)))
+        return False
+
+    def without_repeats(self, items) -> list:
+        kept = []
+        for item in items:
+            if not any(self.compare(item, other) for other in kept):
+                kept.append(item)
+        return kept
+
+
+class Pair(NamedTuple):
+    """An item of a record."""
+
+    name: object
+    answer: object
+
+
+def parts(x) -> tuple:
+    """The items of a tuple, or another answer as the single item."""
+    return x.parts[1] if kind_of(x) == "tuple" else (x,)
 
 
 def all_true(verdicts) -> bool | None:
@@ -113,6 +233,8 @@ def all_true(verdicts) -> bool | None:
 
 def match_items(xs, ys, equal) -> bool | None:
     """Whether the items can be paired. Equality is transitive, so the first partner will do."""
+    if len(xs) != len(ys):
+        return False
     left, verdicts = list(ys), []
     for x in xs:
         found = [(equal(x, y), i) for i, y in enumerate(left)]
@@ -123,11 +245,3 @@ def match_items(xs, ys, equal) -> bool | None:
         verdicts.append(found[best[0]][0])
         left.pop(best[0])
     return all_true(verdicts)
-
-
-def proportional(p: dict, q: dict) -> bool:
-    """Whether two polynomials differ by a constant factor, and so have the same zeros."""
-    if set(p) != set(q) or not p:
-        return p == q
-    first = next(iter(p))
-    return all(p[m] * q[first] == q[m] * p[first] for m in p)
