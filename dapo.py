@@ -21,13 +21,14 @@ Shapes: N sequences, T tokens.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
+import torch.nn.functional as F
 
 import grpo
 from grpo import loss  # noqa: F401
-from ppo import Batch, concat
+from ppo import Batch
 
 needs_critic = False
 dapo_options = True
@@ -51,6 +52,17 @@ def prompts_to_sample(prompts: int, sampled: int, kept: int) -> int:
     return max(0, min(prompts, math.ceil((prompts - kept) * sampled / max(1, kept))))
 
 
+def concatenate(batches: list[Batch]) -> Batch:
+    """One batch with the rows of several, padded to the longest row."""
+    width = max(b.tokens.shape[1] for b in batches)
+
+    def joined(parts):
+        if parts[0] is None:
+            return None
+        return torch.cat([F.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in parts])
+    return Batch(**{f.name: joined([getattr(b, f.name) for b in batches]) for f in fields(Batch)})
+
+
 def full_batch(attempts, prompts: int) -> Batch:
     """The batches of all attempts of a step as one, cut to the first `prompts` groups. An attempt
     has a `batch`, and the number of `prompts` that were sampled for it."""
@@ -58,7 +70,7 @@ def full_batch(attempts, prompts: int) -> Batch:
     for attempt in attempts:  # equal indices of two attempts must stay different groups
         batches.append(replace(attempt.batch, group=attempt.batch.group + before))
         before += attempt.prompts
-    batch = concat(batches)
+    batch = concatenate(batches)
     groups = batch.group.unique()[:prompts]
     return batch.rows(torch.isin(batch.group, groups).nonzero()[:, 0])
 

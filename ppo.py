@@ -29,7 +29,6 @@ import copy
 from dataclasses import dataclass, fields, replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from engine.packing import scatter_to_mask
@@ -73,17 +72,6 @@ class Batch:
         """The number of tokens in each row, prompt plus response."""
         columns = torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
         return (self.mask * columns).amax(1).long().tolist()
-
-
-def concat(batches: list[Batch]) -> Batch:
-    """One batch with the rows of several, padded to the longest row."""
-    width = max(b.tokens.shape[1] for b in batches)
-
-    def joined(parts):
-        if parts[0] is None:
-            return None
-        return torch.cat([F.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in parts])
-    return Batch(**{f.name: joined([getattr(b, f.name) for b in batches]) for f in fields(Batch)})
 
 
 # --- the policy's loss
@@ -144,10 +132,8 @@ def adaptive_kl_coef(kl_coef: float, kl: float, target: float) -> float:
 
 
 # How tokens are averaged: functions of (mask, max_tokens) that return the weight (N, T) of each
-# token in the loss. mask (N, T) holds all rows of one optimizer step. verl's names for the four are
-# token-mean, seq-mean-token-mean, seq-mean-token-sum, and seq-mean-token-sum-norm with the
-# loss_scale_factor max_tokens. A row without tokens counts in N here, as with verl's
-# global_batch_size.
+# token in the loss. mask (N, T) holds all rows of one optimizer step. In verl they are: token-mean,
+# seq-mean-token-mean, seq-mean-token-sum, seq-mean-token-sum-norm (loss_scale_factor: max_tokens).
 AGGREGATIONS = {
     # 1 / all tokens: every token counts the same (DAPO)
     "token": lambda mask, max_tokens: mask / mask.sum().clamp(min=1),

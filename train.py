@@ -42,8 +42,7 @@ from infra import run_dir as runs
 from infra.base_model import base_model
 from infra.cli import config_of, exit_code, parse, validate
 from infra.forward import autocast, critic_values, micro_batches, policy_logp
-from infra.models import Models, make_models, restore
-from infra.terminal import quote
+from infra.models import Models, make_models, refuse_infinite, restore
 
 MAX_GRAD_NORM = 1.0
 
@@ -201,17 +200,6 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
             batch.group_mean_others = grpo.group_mean_others(batch.rewards, batch.group)
         batch.values = critic_values(models, batch, options)
     return batch
-
-
-def refuse_infinite(rewards, samples, options: Options) -> None:
-    """Raises UserError that names the problem and the value, where a reward is NaN or infinite."""
-    for reward, (problem, *_) in zip(rewards.tolist(), samples, strict=True):
-        if not math.isfinite(reward):
-            source = f"the process reward model of --judge {options.judge}"
-            if options.reward != "process":
-                source = f"--reward {options.reward}"
-            raise runs.UserError(f"{source} gave the reward {reward} to a response to "
-                                 f"{quote(problem.question)}; a reward must be a finite number")
 
 
 def prompts_to_sample(attempts: list[Attempt], options: Options) -> int:

@@ -1,6 +1,7 @@
 """The networks of a run and their optimizer, in the precision and on the devices asked for."""
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ import prm
 from config import needs_critic
 from engine.critic_hints import HintedCritic
 from infra import distributed, run_dir
+from infra.terminal import quote
 from tokenizer import Tokenizer
 
 
@@ -82,3 +84,14 @@ def restore(models: Models, optimizer, saved: dict) -> dict:
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise run_dir.UserError("checkpoint.pt holds other networks than those of this run's "
                                 "settings; start a new run with another --out") from error
+
+
+def refuse_infinite(rewards, samples, options) -> None:
+    """Raises UserError that names the problem and the value, where a reward is NaN or infinite."""
+    for reward, (problem, *_) in zip(rewards.tolist(), samples, strict=True):
+        if not math.isfinite(reward):
+            source = f"the process reward model of --judge {options.judge}"
+            if options.reward != "process":
+                source = f"--reward {options.reward}"
+            raise run_dir.UserError(f"{source} gave the reward {reward} to a response to "
+                                    f"{quote(problem.question)}; a reward must be a finite number")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import dapo
 import grpo
 import model
 import ppo
@@ -336,7 +337,7 @@ def test_no_rows_are_a_batch_too():
 def test_concat_is_the_inverse_of_rows():
     batch = random_batch()
     parts = [batch.rows(torch.tensor(index).long()) for index in ([0], [1, 2, 3], [], [4, 5, 6])]
-    whole, batch = ppo.concat(parts), batch.rows(torch.arange(7))
+    whole, batch = dapo.concatenate(parts), batch.rows(torch.arange(7))
     assert torch.equal(whole.tokens * whole.mask, batch.tokens * batch.mask)
     for name in "mask old_logp group rewards correct truncated ref_logp advantages".split():
         found, want = getattr(whole, name), getattr(batch, name)

@@ -26,7 +26,7 @@ import sft
 import tasks
 import train
 import verify
-from infra import base_model, cli, forward, metrics, tensors
+from infra import base_model, cli, forward, metrics, models, tensors
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
@@ -581,9 +581,9 @@ def test_a_verdict_that_cannot_tell_counts_as_wrong(tmp_path, monkeypatch):
 def test_a_score_of_a_process_reward_model_that_is_not_finite_is_named():
     samples = [(tasks.Problem("1+1=?", "2"), "", None), (tasks.Problem("1+2=?", "3"), "", None)]
     options = config.Options(reward="process", judge="runs/judge")
-    train.refuse_infinite(torch.tensor([0.0, -1e30]), samples, options)
+    models.refuse_infinite(torch.tensor([0.0, -1e30]), samples, options)
     with pytest.raises(train.runs.UserError, match="--judge runs/judge gave .* nan .*'1\\+2=\\?'"):
-        train.refuse_infinite(torch.tensor([0.0, float("nan")]), samples, options)
+        models.refuse_infinite(torch.tensor([0.0, float("nan")]), samples, options)
 
 
 # --- hints
