@@ -182,22 +182,24 @@ def extract_any(text: str, last_number: bool = False, bare: bool = False) -> str
 
 # --- verdicts
 
-NUMBER = re.compile(r"([-+]?)\s*\$?\s*((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-                    r"(?:\s*/\s*([0-9]+))?\s*%?\s*\.?")
+NUMBER = re.compile(r"([-+]?)\s*(?:\\?\$)?\s*((?:[0-9]{1,3}(?:(?:,|\{,\})[0-9]{3})+|[0-9]+)"
+                    r"(?:\.[0-9]+)?|\.[0-9]+)(?:\s*/\s*([0-9]+))?\s*(?:\\?%)?\s*\.?")
 
 
 def number(text: str) -> Fraction | None:
-    """The exact value of a text that is one number and nothing else, in the forms of GSM8K: an
-    integer, decimal or fraction, with a sign, thousands commas, `$`, `%` (50% is 50) or a final
-    full stop. '1/3' is not '0.33'. None for everything else, for division by zero, and for more
-    than MAX_DIGITS characters."""
-    match = NUMBER.fullmatch(text.strip()) if len(text) <= MAX_DIGITS else None
+    """The exact value of a text that is one number and nothing else: an integer, decimal or
+    fraction with a sign, thousands commas, `$`, `%` (50% is 50) or a final full stop, as in GSM8K
+    or in LaTeX ($5$, \\$5, 5\\%, 1{,}000). '1/3' is not '0.33'. None for everything else, for
+    division by zero, and for more than MAX_DIGITS characters."""
+    text = text.strip()
+    text = text[1:-1] if len(text) > 2 and text[0] == text[-1] == "$" else text
+    match = NUMBER.fullmatch(text) if len(text) <= MAX_DIGITS else None
     if not match:
         return None
     sign, value, divisor = match.groups()
     if divisor is not None and int(divisor) == 0:
         return None
-    value = Fraction(value.replace(",", "")) / int(divisor or 1)
+    value = Fraction(re.sub("[{,}]", "", value)) / int(divisor or 1)
     return -value if sign == "-" else value
 
 
@@ -283,15 +285,13 @@ def parse_row(line: bytes, number: int) -> tuple[str | None, str | None]:
 
 def plain_decimal(text: str) -> str | None:
     """A number of JSON without an exponent: in an answer, e is Euler's number."""
-    exponent = text.lower().partition("e")[2]
-    return format(Decimal(text), "f") if len(exponent) <= 4 else None
+    return format(Decimal(text), "f") if len(text.lower().partition("e")[2]) <= 4 else None
 
 
 def print_verdicts(path: str) -> int:
     """Prints a verdict for each line. Returns 1 where a gold answer cannot be read, otherwise 0.
     Raises OSError, and ValueError for a line of another form."""
-    names = {True: "right", False: "wrong", None: "cannot tell"}
-    rows = unread = 0
+    names, rows, unread = {True: "right", False: "wrong", None: "cannot tell"}, 0, 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
