@@ -80,9 +80,10 @@ class Options:
     base_seed: int = option("run", -1, "seed of the base model (default: --seed)")
     base_steps: int = option("run", 0, "training steps of the base model (default: the task's, "
                              "for up to three rounds, until it solves enough problems)")
-    checkpoints: bool = option("run", True, "write a checkpoint at each evaluation, of 16 bytes "
-                               "per parameter (2.2 GB for 135 million); without checkpoints a run "
-                               "leaves its policy alone (4 bytes), and cannot be resumed")
+    checkpoints: bool = option("run", True, "write a checkpoint at each evaluation and keep the "
+                               "one before, each of 16 bytes per parameter (2.2 GB for 135 "
+                               "million); without, a run leaves its policy alone (4 bytes per "
+                               "parameter) and cannot be resumed")
     init: str = option("run", "", "folder of a pretrained model in Hugging Face's format, to start "
                        "from in place of a base model trained here")
 

@@ -73,7 +73,7 @@ def stop_conditions(policy, tokenizer, *more: str) -> dict:
 def proportion(flags) -> dict:
     """The proportion of true flags, which are independent trials: its value, its 95% Wilson
     interval and the number of trials."""
-    flags = list(flags)
+    flags = [bool(flag) for flag in flags]  # a verifier may return None: it cannot tell
     low, high = verify.wilson(sum(flags), len(flags))
     return {"value": sum(flags) / max(1, len(flags)), "ci": [low, high], "n": len(flags)}
 
@@ -126,7 +126,7 @@ def measure(policy, tokenizer, task, problems, seed: int, max_new_tokens: int, n
         chunk = problems[:n_pass][first:first + at_once]
         _, texts = sample_responses(policy, tokenizer, chunk, samples, seed=seed + 1 + first,
                                     max_new_tokens=max_new_tokens, generate=generate)
-        counts += [sum(task.correct(p, t) for t in texts[i * samples:(i + 1) * samples])
+        counts += [sum(bool(task.correct(p, t)) for t in texts[i * samples:(i + 1) * samples])
                    for i, p in enumerate(chunk)]
     result["pass_at_k"] = {
         str(k): sum(verify.pass_at_k(samples, c, k) for c in counts) / len(counts)

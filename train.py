@@ -33,6 +33,7 @@ import model as gpt
 import ppo
 import prm
 import tasks
+import verify
 from config import ALGORITHMS, SAMPLERS, Options
 from engine import dedup
 from infra import distributed, memory
@@ -45,7 +46,6 @@ from infra.models import Models, make_models, restore
 from infra.terminal import quote
 
 MAX_GRAD_NORM = 1.0
-CURVE_PROBLEMS = 200  # held-out problems of an evaluation during training
 
 
 class Attempt(NamedTuple):
@@ -98,7 +98,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             timer.lap("seconds_update")
             # 6. Evaluate, log and save.
             if state["step"] % now.eval_every == 0 or progress(state, now) >= 1:
-                metrics["eval_accuracy"] = held_out_accuracy(models, task, now)
+                metrics["eval_accuracy"] = log.held_out_accuracy(models, task, now)
             state["seconds_rl"] += timer.total()
             history.append({**metrics, **timer})
             log.show_progress(bar, history[-1])
@@ -141,13 +141,6 @@ def set_learning_rates(optimizer, state: dict, options: Options) -> None:
         group["lr"] = learning_rate(peak, state["step"], progress(state, options))
 
 
-def held_out_accuracy(models: Models, task, options: Options) -> float:
-    """Greedy accuracy on the first held-out problems, for the curve during training."""
-    problems = task.held_out(options.eval_problems)[:CURVE_PROBLEMS]
-    return evaluate.greedy_accuracy(models.sampler, models.tokenizer, task, problems,
-                                    options.max_new_tokens, SAMPLERS[options.sampler])["value"]
-
-
 def finish_step(state: dict, metrics: dict, models: Models, options: Options) -> None:
     """Gives the sampler the new weights and counts the step. --kl-target adapts the KL
     coefficient. --ref-update-interval makes the policy the new reference."""
@@ -173,7 +166,15 @@ def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
         uniform = rng.random()    # for --reward random
         rows.append((problems[i // size], text, options.reward, uniform, tokens,
                      answers[first:first + size]))
-    rewards = distributed.parallel_map(lambda row: task.score(*row), rows)
+
+    def scored(row):  # a process that raised here would leave the others waiting for its share
+        try:
+            return task.score(*row)
+        except verify.RewardError as error:
+            return error
+    rewards = distributed.parallel_map(scored, rows)
+    if errors := [reward for reward in rewards if isinstance(reward, Exception)]:
+        raise errors[0]
     return [(row[0], row[1], reward) for row, reward in zip(rows, rewards, strict=True)]
 
 

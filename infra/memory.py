@@ -51,7 +51,9 @@ def estimate(config: gpt.Config, options) -> dict[str, int]:
 
 def checkpoint_bytes(config: gpt.Config, options) -> int:
     """The size of a checkpoint on the disk: weights, moments, reference, and those of a critic with
-    a network of its own."""
+    a network of its own. A run without checkpoints ends with the weights alone."""
+    if not options.checkpoints:
+        return 4 * count_parameters(config)
     own_critic = needs_critic(options.algo) and options.critic == "own"
     return count_parameters(config) * (12 + bytes_per_value(options) + (12 if own_critic else 0))
 

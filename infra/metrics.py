@@ -20,7 +20,8 @@ from infra import checkpoint, distributed, load, run_dir, tensors
 from infra.forward import policy_logp
 from infra.terminal import echo
 
-SAMPLES_LOGGED = 16  # responses in samples.jsonl, at each evaluation
+CURVE_PROBLEMS = 200  # held-out problems of an evaluation during training
+SAMPLES_LOGGED = 16   # responses in samples.jsonl, at each evaluation
 
 
 class Timer(Counter):
@@ -148,6 +149,13 @@ def measure(state: dict, when: str, models, task, options) -> None:
     state[when] = evaluate.evaluate_and_print(models.sampler, models.tokenizer, task, options, when,
                                               SAMPLERS[options.sampler])
     state["seconds_eval"] = state.get("seconds_eval", 0.0) + time.perf_counter() - began
+
+
+def held_out_accuracy(models, task, options) -> float:
+    """Greedy accuracy on the first held-out problems, for the curve during training."""
+    problems = task.held_out(options.eval_problems)[:CURVE_PROBLEMS]
+    return evaluate.greedy_accuracy(models.sampler, models.tokenizer, task, problems,
+                                    options.max_new_tokens, SAMPLERS[options.sampler])["value"]
 
 
 def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import verify
-from grading.extraction import extract_boxed
+from grading import extraction
 from infra.terminal import echo, quote
 from tasks import countdown
 from tasks.base import Problem
@@ -217,10 +217,12 @@ def read_answer(answer) -> tuple[str, str]:
         raise BadRow(NO_GOLD, answer)
     # 2. the answer after a mark, in the last box, or alone
     solution, mark, final = text.rpartition("####")
-    if not mark and (box := extract_boxed(text)):
+    if mark:
+        final = extraction.without_words(final.lstrip().partition("\n")[0]) or ""
+    elif box := extraction.extract_boxed(text):
         solution, final = text, box
     # 3. what a verifier can check
-    number = verify.gsm8k_gold(text if mark else final)
+    number = verify.number(final)
     words = mark and not re.search("[0-9]", final)  # "#### none"
     if number is None and (words or not is_checkable(final.strip())):
         raise BadRow(NO_GOLD, text)

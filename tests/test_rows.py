@@ -34,6 +34,7 @@ def chat(*contents, roles=("user", "assistant", "user")):
 
 ROWS = {  # row -> question and gold answer
     "GSM8K": ({"question": "1+2?", "answer": "1+2=<<1+2=3>>3\n#### 3"}, "3"),
+    "words after the mark": ({"question": "1+2?", "answer": "so\n#### 3, altogether"}, "3"),
     "MATH": ({"problem": "1+2?", "level": "1", "type": "a", "solution": r"so \boxed{3}"}, "3"),
     "MATH, two boxes": ({"problem": "1+2?", "solution": r"\boxed{2} no, \boxed{3}"}, "3"),
     "MATH-500": ({"problem": "1+2?", "solution": r"so \boxed{4}", "answer": "3"}, "3"),

@@ -564,6 +564,20 @@ def test_a_reward_that_is_no_finite_number_is_named_and_the_run_goes_on_later(
     same_run(finished, out)
 
 
+def test_a_reward_function_that_returns_nan_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(verify.REWARDS, "random", lambda sample: float("nan"))
+    assert run(tmp_path / "nan") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "the reward function random returned nan for the problem '" in said
+    assert (tmp_path / "nan" / "checkpoint.pt").exists()
+
+
+def test_a_verdict_that_cannot_tell_counts_as_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(lambda *_: None))
+    assert run(tmp_path / "none", "--steps", "1") == 0
+    assert json.loads((tmp_path / "none" / "summary.json").read_text())["accuracy_after"] == 0
+
+
 def test_a_score_of_a_process_reward_model_that_is_not_finite_is_named():
     samples = [(tasks.Problem("1+1=?", "2"), "", None), (tasks.Problem("1+2=?", "3"), "", None)]
     options = config.Options(reward="process", judge="runs/judge")
