@@ -173,7 +173,7 @@ def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
             return error
     rewards = distributed.parallel_map(scored, rows)
     if errors := [reward for reward in rewards if isinstance(reward, Exception)]:
-        raise runs.UserError(str(errors[0]))
+        raise errors[0]
     return [(row[0], row[1], reward) for row, reward in zip(rows, rewards, strict=True)]
 
 
