@@ -298,7 +298,8 @@ UNITS = ["a", "<", "<think>", "</think>", "<answer>", "</answer>", "<answer></an
 
 
 def test_time_is_linear_in_the_text():
-    """Ten times the text may take at most thirty times as long, whatever it is made of."""
+    """A hundred times the text takes less than a thousand times as long, whatever it is made of.
+    Quadratic time would be ten thousand times as long."""
     def cost(unit, size):
         text = (unit * size)[:size]
         began = time.thread_time()
@@ -308,8 +309,8 @@ def test_time_is_linear_in_the_text():
             verify.reward(verify.number_correct, problem("4"), whole, "claim")
         return time.thread_time() - began
     for unit in UNITS:
-        small = max(min(cost(unit, 5_000) for _ in range(3)), 1e-4)
-        assert cost(unit, 50_000) < 30 * small, unit
+        small = max(min(cost(unit, 1_000) for _ in range(3)), 1e-4)
+        assert cost(unit, 100_000) < 1_000 * small, unit
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1.0", [1.0], 1j, object(),
