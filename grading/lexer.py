@@ -68,7 +68,7 @@ MIXED = re.compile(r"(?<![0-9.^_/}])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![0-9.])
 # 1.5e3 and 6.5e-2 are powers of ten; in 3e-2 with a single digit, e is Euler's number
 SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.])((?:[0-9]+\.)?[0-9]+)([eE])([-+]?)([0-9]{1,3})"
                         r"(?![0-9.])")
-BASED = re.compile(r"(?<![A-Za-z0-9.\\])([0-9A-Z]*[0-9][0-9A-Z]*)\s*_\s*(?:\{\s*([0-9]+)\s*\}"
+BASED = re.compile(r"(?<![A-Za-z0-9.\\])(?=[A-Z]*[0-9])([0-9A-Z]+)\s*_\s*(?:\{\s*([0-9]+)\s*\}"
                    r"|([0-9]))(?![0-9])")
 MATRIX = re.compile(r"\\(begin|end)\s*\{([pbvB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?")
 TOKEN = re.compile(r"#[0-9A-Z]+_[0-9]+"

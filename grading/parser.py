@@ -75,6 +75,7 @@ class Parser(QuantityParser):
                 if not self.sign_used:
                     break
             self.sign, self.sign_used = outer
+            self.algebra.spend_work(5)
             if len(items) > MAX_ITEMS:
                 raise CannotTell("too many items")
         return items
@@ -181,7 +182,10 @@ class Parser(QuantityParser):
     def set_expression(self):
         total = self.quantity()
         while sign := self.accept(r"\cup", r"\cap", r"\setminus"):
-            total = sets.combine(self.algebra, sign, total, self.quantity())
+            others = [self.quantity()]
+            while sign == r"\cup" and self.accept(sign):
+                others.append(self.quantity())
+            total = sets.combine(self.algebra, sign, total, *others)
         return total
 
     # --- brackets
