@@ -68,7 +68,7 @@ def monomial_product(m, n) -> tuple:
             whole = math.floor(e)
             factor, e = factor * Fraction(atom) ** whole if whole else factor, e - whole
         elif atom == "i":
-            factor, e = factor * (-1) ** (e // 2), e % 2
+            factor, e = factor * (-1) ** (e // 2 % 2), e % 2
         if e:
             exponents[atom] = exact(e)
     monomial = exponents.items()
@@ -154,7 +154,8 @@ class Algebra:
 
     def add(self, a, b, sign=1):
         (p, q), (r, s) = a, b
-        self.spend_work(1 + (len(p) + len(r)) // 4)
+        bits = max((bit_size(c) for c in (*p.values(), *r.values())), default=0)
+        self.spend_work(1 + (len(p) + len(r)) // 4 + bits // 100)
         if q == s:
             return add_polynomials(p, r, sign), q
         left, right = self.multiply_polynomials(p, s), self.multiply_polynomials(r, q)

@@ -37,6 +37,8 @@ class Parser(QuantityParser):
         groups = [self.group()]
         while self.accept(";", r"\row"):
             groups.append(self.group())
+            if sum(map(len, groups)) > MAX_ITEMS:
+                raise CannotTell("too many items")
         if self.next_token:
             raise CannotTell(f"{self.next_token!r} was not expected")
         if all(len(group) == 1 for group in groups):
