@@ -104,7 +104,8 @@ class Comparison(NamedTuple):
         if kind_of(other) == "equation" and kind_of(right) == "value":
             return self.compare_differences(self.algebra.add(as_value(left), right, -1),
                                             other.parts[0])
-        if kind_of(left) == "tuple" and kind_of(other) == "list":  # x = 1, y = 2 is 1, 2
+        if kind_of(left) == "tuple" and kind_of(other) == "list" and not any(
+                kind_of(item) == "named" for item in other.parts):  # x = 1, y = 2 is 1, 2
             return self.all_equal(parts(right), other.parts)
         return self.compare(right, other)
 
@@ -205,7 +206,7 @@ class Comparison(NamedTuple):
         if kinds == ("builder", "builder"):
             return all_true((self.compare(x.parts[0], y.parts[0]),
                              match_items(x.parts[1], y.parts[1], self.compare)))
-        return False
+        return None if {"builder", "relation", "chain"} & {*kinds} else False
 
     def without_repeats(self, items) -> list:
         kept = []

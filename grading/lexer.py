@@ -8,7 +8,7 @@ A command is read whole before it is replaced, so \\cdots is no \\cdot.
 import re
 
 from grading.algebra import CannotTell
-from grading.units import CURRENCIES, is_known_word, is_word
+from grading.units import CURRENCIES, UNIT_LETTERS, is_known_word, is_word
 
 MAX_CHARS = 600  # characters of an answer
 # commands whose content is read as if it stood alone; those in TEXT can also hold a unit's letter
@@ -17,7 +17,6 @@ STYLES = "textbf textit textsf mathbf mathit mathsf mathcal boldsymbol bm operat
     "overrightarrow"
 STYLE = re.compile(rf"\\(?:({'|'.join(TEXT.split())})|{'|'.join(STYLES.split())})\*?\s*"
                    r"(?:\{([^{}]*)\}|(?<=[a-z])\s+([A-Za-z])(?![A-Za-z]))")
-UNIT_LETTERS = "mgshLNJWV"
 PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?|(?<=[A-Za-z}0-9])('+)")
 DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\\circ(?![A-Za-z])")
 BLACKBOARD = re.compile(r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?")
