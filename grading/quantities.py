@@ -53,6 +53,8 @@ class QuantityParser(TermParser):
                 unit_symbol(token))
             if not symbol:
                 break
+            if exponents and (symbol == "%" or symbol in exponents):
+                raise CannotTell("a unit that is written twice")
             self.accept()
             if symbol == "deg" and self.next_token.lower() in ("f", "c", *TEMPERATURES):
                 symbol = "deg" + self.accept()[0].upper()
