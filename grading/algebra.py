@@ -21,7 +21,7 @@ from functools import lru_cache
 MAX_BITS = 10_000     # of a coefficient
 MAX_EXPONENT = 60     # of a sum
 MAX_TERMS = 200       # of a polynomial
-MAX_WORK = 5_000      # of one comparison; see Algebra.spend_work
+MAX_WORK = 2_200      # of one comparison; see Algebra.spend_work
 POSITIVE = ("pi", "e")
 
 
@@ -37,7 +37,6 @@ ONE = {(): 1}
 
 def exact(x):
     """A rational number as an int where it is whole, and as a Fraction otherwise."""
-    x = Fraction(x)
     return x.numerator if x.denominator == 1 else x
 
 
@@ -46,7 +45,7 @@ def bit_size(x) -> int:
 
 
 def constant(x) -> dict:
-    x = exact(x)
+    x = exact(Fraction(x))
     if bit_size(x) > MAX_BITS:
         raise CannotTell("a number with too many digits")
     return {(): x} if x else {}
@@ -60,20 +59,24 @@ def add_polynomials(p: dict, q: dict, sign: int = 1) -> dict:
 
 
 def monomial_product(m, n) -> tuple:
-    """The coefficient and the monomial of m * n. Whole powers of primes, and i^2, go into the
-    coefficient."""
+    """The coefficient and the monomial of m * n, where m is one. Whole powers of primes, and i^2,
+    go into the coefficient."""
     exponents, factor = dict(m), 1
     for atom, e in n:
-        exponents[atom] = exponents.get(atom, 0) + e
-    for atom, e in list(exponents.items()):
+        e += exponents.pop(atom, 0)
         if isinstance(atom, int):          # a prime
             whole = math.floor(e)
-            factor, exponents[atom] = factor * Fraction(atom) ** whole, exact(e - whole)
+            factor, e = factor * Fraction(atom) ** whole if whole else factor, e - whole
         elif atom == "i":
-            factor, exponents[atom] = factor * (-1) ** (e // 2), e % 2
-        if not exponents[atom]:
-            del exponents[atom]
-    return exact(factor), tuple(sorted(exponents.items(), key=lambda item: str(item[0])))
+            factor, e = factor * (-1) ** (e // 2 % 2), e % 2
+        if e:
+            exponents[atom] = exact(e)
+    monomial = exponents.items()
+    return exact(factor), tuple(monomial if len(exponents) < 2 else sorted(monomial, key=order))
+
+
+def order(item) -> str:
+    return str(item[0])
 
 
 @lru_cache(maxsize=2**12)
@@ -151,12 +154,15 @@ class Algebra:
 
     def add(self, a, b, sign=1):
         (p, q), (r, s) = a, b
+        bits = max((bit_size(c) for c in (*p.values(), *r.values())), default=0)
+        self.spend_work(1 + (len(p) + len(r)) // 4 + bits // 100)
         if q == s:
             return add_polynomials(p, r, sign), q
         left, right = self.multiply_polynomials(p, s), self.multiply_polynomials(r, q)
         return add_polynomials(left, right, sign), self.multiply_polynomials(q, s)
 
     def multiply(self, a, b):
+        self.spend_work(2)
         return self.quotient(self.multiply_polynomials(a[0], b[0]),
                              self.multiply_polynomials(a[1], b[1]))
 
@@ -305,7 +311,8 @@ class Algebra:
         def form(value):
             p, q = value
             leading = Fraction(q[max(q, key=str)])
-            return tuple(frozenset((m, c / leading) for m, c in part.items()) for part in (p, q))
+            return tuple(frozenset(part.items() if leading == 1 else (
+                (m, c / leading) for m, c in part.items())) for part in (p, q))
         self.spend_work(20 + 3 * sum(len(part) for value in values for part in value))
         whole_form = (name, *map(form, values))
         atom = "?", self.numbers.setdefault(whole_form, len(self.numbers))

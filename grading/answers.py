@@ -53,6 +53,7 @@ class Comparison(NamedTuple):
 
     def compare(self, x, y) -> bool | None:
         """Whether two answers are equal; None where it cannot be decided. Symmetric."""
+        self.algebra.spend_work(4)
         if kind_of(x) > kind_of(y):
             x, y = y, x
         kinds = kind_of(x), kind_of(y)
@@ -82,6 +83,7 @@ class Comparison(NamedTuple):
 
     def compare_named(self, x, y, kinds) -> bool | None:
         """compare() where one of the answers has a name: x = 5, (x, y) = (1, 2), f(x) = x^2."""
+        self.algebra.spend_work(10)
         if kinds == ("named", "named"):
             (left, right, function), (left2, right2, function2) = x.parts, y.parts
             if function and function2 and kind_of(left) == "value":  # f(x) = x and f(t) = t
@@ -102,7 +104,8 @@ class Comparison(NamedTuple):
         if kind_of(other) == "equation" and kind_of(right) == "value":
             return self.compare_differences(self.algebra.add(as_value(left), right, -1),
                                             other.parts[0])
-        if kind_of(left) == "tuple" and kind_of(other) == "list":  # x = 1, y = 2 is 1, 2
+        if kind_of(left) == "tuple" and kind_of(other) == "list" and not any(
+                kind_of(item) == "named" for item in other.parts):  # x = 1, y = 2 is 1, 2
             return self.all_equal(parts(right), other.parts)
         return self.compare(right, other)
 
@@ -203,7 +206,7 @@ class Comparison(NamedTuple):
         if kinds == ("builder", "builder"):
             return all_true((self.compare(x.parts[0], y.parts[0]),
                              match_items(x.parts[1], y.parts[1], self.compare)))
-        return False
+        return None if {"builder", "relation", "chain"} & {*kinds} else False
 
     def without_repeats(self, items) -> list:
         kept = []
@@ -237,11 +240,15 @@ def match_items(xs, ys, equal) -> bool | None:
         return False
     left, verdicts = list(ys), []
     for x in xs:
-        found = [(equal(x, y), i) for i, y in enumerate(left)]
-        best = [i for verdict, i in found if verdict] or [i for verdict, i in found
-                                                          if verdict is None]
-        if not best:
+        partner, verdict = None, False
+        for i, y in enumerate(left):
+            same = equal(x, y)
+            if same or same is None and partner is None:
+                partner, verdict = i, same
+            if same:
+                break
+        if partner is None:
             return False
-        verdicts.append(found[best[0]][0])
-        left.pop(best[0])
+        verdicts.append(verdict)
+        left.pop(partner)
     return all_true(verdicts)

@@ -8,6 +8,7 @@ from grading.algebra import CannotTell
 from grading.lexer import FUNCTIONS, GREEK
 from grading.structures import Infinity, Structure, as_value
 from grading.tokens import TokenReader
+from grading.units import is_unit_letter
 
 MAX_ENTRIES = 100  # of a matrix
 NAMES = set("bar hat tilde dot angle triangle".split())  # \\angle ABC is one name
@@ -51,7 +52,7 @@ class CommandParser(TokenReader):
             return self.series(name)
         if name == "beginmatrix":
             return self.matrix()
-        if name.startswith("unit"):  # \text{m} that is not after a number
+        if is_unit_letter("\\" + name):  # \text{m} that is not after a number
             return self.algebra.atom(name[4:] + self.subscript())
         if name.startswith("set") or name == "emptyset":
             return self.named_set(name)

@@ -165,6 +165,7 @@ def factorial(algebra: Algebra, value, step: int = 1):
         return algebra.opaque("!" * step, value)
     if n.denominator != 1 or not 0 <= n <= MAX_FACTORIAL:
         raise CannotTell(f"a factorial of a number that is not one of 0 to {MAX_FACTORIAL}")
+    algebra.spend_work(10 + int(n) // 2)
     return algebra.number(math.prod(range(int(n), 0, -step)))
 
 
@@ -173,6 +174,7 @@ def binomial(algebra: Algebra, n, k):
     numbers = [algebra.rational(x) for x in (n, k)]
     if None not in numbers and all(x.denominator == 1 and 0 <= x <= MAX_FACTORIAL
                                    for x in numbers):
+        algebra.spend_work(10 + int(numbers[0]) // 4)
         return algebra.number(math.comb(*map(int, numbers)))
     below = algebra.multiply(factorial(algebra, k),
                              factorial(algebra, algebra.add(n, k, -1)))

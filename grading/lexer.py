@@ -8,7 +8,7 @@ A command is read whole before it is replaced, so \\cdots is no \\cdot.
 import re
 
 from grading.algebra import CannotTell
-from grading.units import CURRENCIES, is_known_word, is_word
+from grading.units import CURRENCIES, UNIT_LETTERS, is_known_word, is_word
 
 MAX_CHARS = 600  # characters of an answer
 # commands whose content is read as if it stood alone; those in TEXT can also hold a unit's letter
@@ -17,7 +17,6 @@ STYLES = "textbf textit textsf mathbf mathit mathsf mathcal boldsymbol bm operat
     "overrightarrow"
 STYLE = re.compile(rf"\\(?:({'|'.join(TEXT.split())})|{'|'.join(STYLES.split())})\*?\s*"
                    r"(?:\{([^{}]*)\}|(?<=[a-z])\s+([A-Za-z])(?![A-Za-z]))")
-UNIT_LETTERS = "mgshLNJWV"
 PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?|(?<=[A-Za-z}0-9])('+)")
 DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|\\circ(?![A-Za-z])")
 BLACKBOARD = re.compile(r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?")
@@ -68,7 +67,7 @@ MIXED = re.compile(r"(?<![0-9.^_/}])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![0-9.])
 # 1.5e3 and 6.5e-2 are powers of ten; in 3e-2 with a single digit, e is Euler's number
 SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.])((?:[0-9]+\.)?[0-9]+)([eE])([-+]?)([0-9]{1,3})"
                         r"(?![0-9.])")
-BASED = re.compile(r"(?<![A-Za-z0-9.\\])([0-9A-Z]*[0-9][0-9A-Z]*)\s*_\s*(?:\{\s*([0-9]+)\s*\}"
+BASED = re.compile(r"(?<![A-Za-z0-9.\\])(?=[A-Z]*[0-9])([0-9A-Z]+)\s*_\s*(?:\{\s*([0-9]+)\s*\}"
                    r"|([0-9]))(?![0-9])")
 MATRIX = re.compile(r"\\(begin|end)\s*\{([pbvB]?matrix|smallmatrix|array)\}(?:\{[lcr| ]*\})?")
 TOKEN = re.compile(r"#[0-9A-Z]+_[0-9]+"

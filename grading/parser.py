@@ -17,6 +17,7 @@ from grading.structures import Structure, as_value, kind_of
 from grading.units import is_known_word, is_number_word, is_word
 
 MAX_ITEMS = 40     # of a list
+MAX_SIDES = 12     # of a relation
 MAX_WORDS = 8      # of a text or a phrase
 BOUND = "\u03be\u03b7\u03b6"  # names for the arguments of f(x, y) = ...
 QUANTITIES = set("""answer area average base circumference degree diameter difference distance
@@ -37,6 +38,8 @@ class Parser(QuantityParser):
         groups = [self.group()]
         while self.accept(";", r"\row"):
             groups.append(self.group())
+            if sum(map(len, groups)) > MAX_ITEMS:
+                raise CannotTell("too many items")
         if self.next_token:
             raise CannotTell(f"{self.next_token!r} was not expected")
         if all(len(group) == 1 for group in groups):
@@ -54,7 +57,12 @@ class Parser(QuantityParser):
 
     def group(self) -> list:
         """Items between commas, and the words and / or."""
-        return self.items(",", "or", "and", joined=True)
+        items = self.items(",", "or", "and", joined=True)
+        if self.accept(":"):  # x < 3 : (-oo, 3)
+            again = self.set_expression()
+            if len(items) > 1 or kind_of(items[0]) != "named" or again != items[0].parts[1]:
+                raise CannotTell("two answers that are not the same")
+        return items
 
     def items(self, *separators, joined: bool = False) -> list:
         """Items between separators; an item with \\pm becomes two. joined: inequalities of one
@@ -75,6 +83,7 @@ class Parser(QuantityParser):
                 if not self.sign_used:
                     break
             self.sign, self.sign_used = outer
+            self.algebra.spend_work(5)
             if len(items) > MAX_ITEMS:
                 raise CannotTell("too many items")
         return items
@@ -88,7 +97,7 @@ class Parser(QuantityParser):
             label = Structure("text", (label_of(parts[0]),))
             return Structure("named", (label, self.relation(), None))
         while self.next_token and not self.peek(",", ";", "and", "or", ")", "]", "}", r"\}", "|",
-                                                r"\row"):
+                                                ":", r"\row"):
             words = self.words(bool(parts))
             if isinstance(parts[-1], str):
                 self.accept(":", "=")
@@ -126,18 +135,15 @@ class Parser(QuantityParser):
             signs.append(self.accept())
             middle = self.position
             sides.append(self.side())
+            if len(sides) > MAX_SIDES:
+                raise CannotTell("too many sides")
         if not signs:
             return sides[0]
         if set(signs) <= {"=", r"\approx", r"\in"}:
             literal = self.tokens[start + 1] in RELATIONS
             answer = named(self.algebra, sides, signs, literal)
             return self.with_function(answer, start, middle) if len(signs) == 1 else answer
-        answer = inequality(self.algebra, sides, signs)
-        if self.accept(":"):  # x < 3 : (-oo, 3)
-            again = self.side()
-            if kind_of(answer) != "named" or again != answer.parts[1]:
-                raise CannotTell("two answers that are not the same")
-        return answer
+        return inequality(self.algebra, sides, signs)
 
     def with_function(self, answer, start: int, middle: int):
         """f(x) = x^2 with its name and its value at x, y, ... under the names of BOUND, so that
@@ -181,7 +187,10 @@ class Parser(QuantityParser):
     def set_expression(self):
         total = self.quantity()
         while sign := self.accept(r"\cup", r"\cap", r"\setminus"):
-            total = sets.combine(self.algebra, sign, total, self.quantity())
+            others = [self.quantity()]
+            while sign == r"\cup" and self.accept(sign):
+                others.append(self.quantity())
+            total = sets.combine(self.algebra, sign, total, *others)
         return total
 
     # --- brackets

@@ -4,10 +4,9 @@ A unit becomes its symbols with their exponents, sorted, such as "h^-1 km". Unit
 """
 
 from grading.algebra import CannotTell
-from grading.lexer import UNIT_LETTERS
 from grading.structures import Structure, as_value
 from grading.terms import TermParser
-from grading.units import CURRENCIES, POWERS, counted_noun, is_word, unit_symbol
+from grading.units import CURRENCIES, POWERS, UNIT_LETTERS, counted_noun, is_word, unit_symbol
 
 TEMPERATURES = ("fahrenheit", "celsius")
 
@@ -42,17 +41,20 @@ class QuantityParser(TermParser):
             if token in POWERS and unit_symbol(after):  # square meters
                 power = POWERS[self.accept()]
                 continue
-            if token in ("/", "per", "*") and exponents and (
-                    unit_symbol(after) or after in POWERS or after in tuple(UNIT_LETTERS)):
-                sign = 1 if self.accept() == "*" else -1
+            if token in ("/", "per", "*", "-") and exponents and (
+                    unit_symbol(after) or after in (*POWERS, *UNIT_LETTERS, r"\sec")):
+                sign = 1 if self.accept() in ("*", "-") else -1
                 token = self.next_token
                 if token in POWERS:
                     continue
-                token = rf"\unit{token}" if token in tuple(UNIT_LETTERS) else token
+                token = rf"\unit{token[-1]}" if token in UNIT_LETTERS else token
+                token = "sec" if token == r"\sec" else token
             symbol = {"%": "%", r"\degree": "deg"}.get(token) or CURRENCIES.get(token) or (
                 unit_symbol(token))
             if not symbol:
                 break
+            if exponents and (symbol == "%" or symbol in exponents):
+                raise CannotTell("a unit that is written twice")
             self.accept()
             if symbol == "deg" and self.next_token.lower() in ("f", "c", *TEMPERATURES):
                 symbol = "deg" + self.accept()[0].upper()

@@ -86,7 +86,13 @@ def named(algebra: Algebra, sides: list, signs: list[str], literal: bool):
         return Structure("named", (left, right, None))
     if signs != ["="]:
         raise CannotTell("a chain of equations")
-    return Structure("equation", (algebra.add(left, right, -1),))
+    return Structure("equation", (nonzero(algebra.add(left, right, -1)),))
+
+
+def nonzero(difference):
+    if not difference[0]:
+        raise CannotTell("a relation that says nothing")
+    return difference
 
 
 def is_decimal(x) -> bool:
@@ -123,7 +129,7 @@ def inequality(algebra: Algebra, sides: list, signs: list[str]):
     if len(sides) == 2 and any(isinstance(side, Infinity) for side in sides):
         raise CannotTell("an inequality with infinity")
     if len(sides) == 2:
-        difference = algebra.add(*map(as_value, sides), -1)
+        difference = nonzero(algebra.add(*map(as_value, sides), -1))
         low, middle, high = Infinity(-1), difference, algebra.number(0)
         brackets = ["(", *brackets]
     elif len(sides) == 3:
@@ -139,7 +145,7 @@ def inequality(algebra: Algebra, sides: list, signs: list[str]):
 
 
 def unequal(algebra: Algebra, left, right):
-    difference = algebra.add(left, right, -1)
+    difference = nonzero(algebra.add(left, right, -1))
     solved = linear(algebra, difference)
     if not solved:
         return Structure("relation", (r"\ne", difference))

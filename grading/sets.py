@@ -28,13 +28,15 @@ def decimal_of(algebra: Algebra, value) -> Decimal:
                 term = Decimal(c.numerator) / Decimal(c.denominator)
                 for atom, e in monomial:
                     base = decimal_of_atom(algebra, atom)
-                    term *= base ** (Decimal(e.numerator) / Decimal(e.denominator))
+                    term *= base if e == 1 else base ** (
+                        Decimal(e.numerator) / Decimal(e.denominator))
                 total += term
             parts.append(total)
         return parts[0] / parts[1]
 
 
 def decimal_of_atom(algebra: Algebra, atom) -> Decimal:
+    algebra.spend_work(20)
     name, values = algebra.opaque_of.get(atom, ("", ()))
     if name == "ln":
         argument = decimal_of(algebra, *values)
@@ -52,7 +54,7 @@ def compare_ends(algebra: Algebra, a, b) -> int:
     signs = [x.sign if isinstance(x, Infinity) else 0 for x in (a, b)]
     if signs != [0, 0]:
         return (signs[0] > signs[1]) - (signs[0] < signs[1])
-    algebra.spend_work(10)
+    algebra.spend_work(25)
     distance = decimal_of(algebra, a) - decimal_of(algebra, b)
     if abs(distance) < CLOSE:
         if not algebra.equal(a, b):
@@ -64,9 +66,14 @@ def compare_ends(algebra: Algebra, a, b) -> int:
 def region_of(algebra: Algebra, x) -> list[tuple]:
     """The pieces of an interval, a finite set or a union. Raises CannotTell for another answer."""
     if kind_of(x) == "union":
-        return union(algebra, [piece for part in x.parts for piece in region_of(algebra, part)])
+        return union(algebra, [piece for part in x.parts for piece in pieces_of(algebra, part)])
+    return union(algebra, pieces_of(algebra, x))
+
+
+def pieces_of(algebra: Algebra, x) -> list[tuple]:
+    """The pieces of an interval or a finite set, as they are written."""
     if kind_of(x) == "set":
-        return union(algebra, [(item, True, item, True) for item in x.parts])
+        return [(item, True, item, True) for item in x.parts]
     if not is_interval(x):
         raise CannotTell("a set that is no interval")
     left, (low, high), right = x.parts
@@ -120,10 +127,10 @@ def structure_of(region: list[tuple]) -> Structure:
     return parts[0] if len(parts) == 1 else Structure("union", parts)
 
 
-def combine(algebra: Algebra, sign: str, x, y):
-    """x and y joined by \\cup, \\cap or \\setminus. A union without an order stays as written."""
+def combine(algebra: Algebra, sign: str, *sides):
+    """The sides joined by \\cup, \\cap or \\setminus. A union without an order stays as written."""
     if sign == r"\cup":
-        parts = [part for side in (x, y)
+        parts = [part for side in sides
                  for part in (side.parts if kind_of(side) == "union" else [side])]
         if any(kind_of(part) not in ("tuple", "set") for part in parts):
             raise CannotTell("a union of other things than sets")
@@ -131,7 +138,9 @@ def combine(algebra: Algebra, sign: str, x, y):
         try:
             return structure_of(region_of(algebra, whole))
         except CannotTell:
+            if algebra.work_left < 0:
+                raise
             return whole
-    a, b = region_of(algebra, x), region_of(algebra, y)
+    a, b = (region_of(algebra, side) for side in sides)
     return structure_of(intersection(algebra, a, b if sign == r"\cap" else
                                      complement(algebra, b)))

@@ -69,7 +69,7 @@ class TermParser(CommandParser):
                     total = self.algebra.divide(as_value(total), as_value(factor))
                     continue
             elif self.begins_factor(after_bracket) and kind_of(total) != "infinity":
-                factor = self.power()
+                factor = only_item(self.power())  # x[y + 1]
             elif scale(self.next_token):
                 factor = self.algebra.number(scale(self.accept()))
             elif self.next_token in ("squared", "cubed"):
@@ -80,6 +80,15 @@ class TermParser(CommandParser):
                 return total
             total = multiply(self.algebra, total, factor)
             after_bracket = self.tokens[self.position - 1] == ")"
+
+    def event(self, letter: str):
+        """P(X = 5): the name of a probability, by its tokens; None for another bracket."""
+        end = self.tokens.index(")", self.position) if ")" in self.tokens[self.position:] else 0
+        inside = self.tokens[self.position + 1:end]
+        if letter != "P" or not {"=", "<", ">", r"\le", r"\ge"} & {*inside} or "(" in inside:
+            return None
+        self.position = end + 1
+        return self.algebra.atom(f"P({''.join(inside)})")
 
     def begins_factor(self, after_bracket: bool) -> bool:
         token = self.next_token
@@ -167,6 +176,8 @@ class TermParser(CommandParser):
                 self.position = end + 1
         single = self.token_after(2) in (")", ",") and (
             self.token_after().isalpha() or self.token_after()[:1].isdigit())
+        if self.peek("(") and (event := self.event(name)):
+            return event
         if self.peek("(") and not inverse and (function or single):
             self.position += 1
             arguments = [self.sum()]
@@ -256,3 +267,10 @@ class TermParser(CommandParser):
     def bracket(self, opening: str):
         """The content of brackets; parser.py reads lists and sets in them."""
         raise NotImplementedError
+
+
+def only_item(x):
+    """The single item of square brackets; every other answer as it is."""
+    if kind_of(x) == "tuple" and (x.parts[0], x.parts[2], len(x.parts[1])) == ("[", "]", 1):
+        return x.parts[1][0]
+    return x

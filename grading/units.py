@@ -28,6 +28,7 @@ COUNTED = """animal apple bag ball balloon banana bead bean bird block boat book
     question room rope row seat shape shirt shoe shot side slice song sticker stone
     story student subset sweet table tail teacher team ticket tile time tomato toy train
     tree triangle trip turn vehicle vote way wheel window woman word worker"""
+UNIT_LETTERS = "mgshLNJWV"  # that are units without a prefix where they stand as text
 IRREGULAR = {"child": "children", "fish": "fish", "foot": "feet", "people": "people",
              "person": "persons", "woman": "women"}
 CURRENCIES = {"$": "$", "\u20ac": "euro", "\u00a3": "£", "\u00a5": "yuan", "\u20b9": "rupee",
@@ -84,9 +85,13 @@ UNITS = unit_table()
 def unit_symbol(token: str) -> str:
     """The symbol of a unit's name; "" for any other token. A single letter is a unit only where
     LaTeX has marked it as text, see lexer.py."""
-    if token.startswith("\\unit"):
-        return token[5:]
+    if is_unit_letter(token):
+        return token[-1]
     return (UNITS.get(token) or UNITS.get(token.lower(), "")) if len(token) > 1 else ""
+
+
+def is_unit_letter(token: str) -> bool:
+    return len(token) == 6 and token[:5] == "\\unit" and token[5] in UNIT_LETTERS
 
 
 def is_word(token: str) -> bool:
