@@ -22,6 +22,7 @@ from engine import sampler
 from engine.request import concat_rollouts
 from engine.rng import row_seeds
 from infra import distributed, run_dir
+from infra.terminal import quote
 from tokenizer import Tokenizer
 
 MAX_RESPONSES = 4096  # sampled at once for pass@k, to bound the memory
@@ -227,13 +228,34 @@ def load_policy(run: str, device: str) -> gpt.GPT:
     return gpt.from_state(run_dir.load_checkpoint(run), device)
 
 
-def load_task(settings: dict) -> tasks.Task:
-    """The task that a run was trained on. Raises ValueError for settings that no task has."""
+def load_task(settings: dict, tokenizer=None, context: int = 0) -> tasks.Task:
+    """The task that a run was trained on, without the problems of a file that do not fit the
+    context of a model with this tokenizer, if given. Raises ValueError for settings that no task
+    has."""
     try:
-        return tasks.TASKS[settings["task"]](settings["level"], settings["data"],
+        task = tasks.TASKS[settings["task"]](settings["level"], settings["data"],
                                              settings["eval_data"])
     except ValueError as error:
         raise ValueError(f"the run's config.json: {error}") from None
+    if tokenizer:
+        task.leave_out(lambda p: misfit(p, tokenizer, context, settings["max_new_tokens"]))
+    return task
+
+
+def misfit(problem, tokenizer, context: int, max_new_tokens: int, solutions: bool = False) -> str:
+    """Why a prompt and its response do not fit the context; "" where they do. solutions: the
+    problem's solution, from which a base learns, must fit too."""
+    name = quote(problem.question, 40)
+    try:
+        prompt = len(tokenizer.encode_prompt(problem.question))
+        solution = len(tokenizer.encode(problem.solution)) + 64 if solutions else 0
+    except ValueError as error:  # a pretrained tokenizer may lack a byte
+        return f"{name}: {error}"
+    response = max(max_new_tokens, solution)
+    if prompt + response <= context:
+        return ""
+    return (f"{name}: a prompt of {prompt} tokens with a response of {response} is longer than the "
+            f"context of {context}")
 
 
 def read_problems(path: str, settings: dict) -> list[tasks.Problem]:

@@ -339,7 +339,7 @@ def main(argv=None) -> int:
         rows = max(args.problems * args.solutions * args.completions, 8 * args.eval_problems)
         memory.check_responses(rows, settings["max_new_tokens"], "change --problems, --solutions, "
                                "--completions or --eval-problems")
-        task = evaluate.load_task(settings)
+        task = evaluate.load_task(settings, tokenizer, policy.config.context)
         print(json.dumps(make_reward_models(args, policy, tokenizer, task,
                                             settings["max_new_tokens"])))
     return arguments.run(parser, argv, work)

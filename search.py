@@ -310,7 +310,7 @@ def main(argv=None) -> int:
 def work(args) -> None:
     """Runs a method and prints its measurements as JSON."""
     policy, tokenizer, settings = evaluate.load_run(args.run)
-    task = evaluate.load_task(settings)
+    task = evaluate.load_task(settings, tokenizer, policy.config.context)
     problems = args.problems and evaluate.read_problems(args.problems, settings)
     memory.check_responses(len(problems or range(args.count)) * args.n, settings["max_new_tokens"],
                            "change --n or --count")

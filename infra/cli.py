@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+import evaluate
 import model as gpt
 import tasks
 from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic, reads_group
@@ -293,22 +294,19 @@ def validate_processes(options: Options) -> None:
 
 
 def validate_lengths(options: Options, tokenizer, task) -> None:
-    """Checks that prompts and responses fit the context of the model."""
-    context = config_of(options).context
+    """Checks that prompts and responses fit the context of the model. Problems of a file that do
+    not fit are left out."""
+    context, left_out = config_of(options).context, task.left_out
     if options.max_new_tokens + 64 > context:
         raise UserError(f"--max-new-tokens {options.max_new_tokens} does not fit the model's "
                         f"context of {context} tokens")
-    for problem in task.all_problems() or task.held_out(20):  # lengths are similar
-        name = f"{problem.question[:40]!r}"
-        try:
-            prompt = len(tokenizer.encode_prompt(problem.question))
-            solution = 0 if options.init else len(tokenizer.encode(problem.solution)) + 64
-        except ValueError as error:  # a pretrained tokenizer may lack a byte
-            raise UserError(f"{name}: {error}") from None
-        response = max(options.max_new_tokens, solution)
-        if prompt + response > context:
-            raise UserError(f"{name}: a prompt of {prompt} tokens with a response of {response} is "
-                            f"longer than the context of {context}")
+    try:
+        task.leave_out(lambda problem: evaluate.misfit(
+            problem, tokenizer, context, options.max_new_tokens, solutions=not options.init))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if options.strict and task.left_out > left_out:
+        raise UserError(f"--strict: {task.notes[-1]}")
 
 
 def config_of(options: Options) -> gpt.Config:

@@ -121,6 +121,12 @@ class Task:
         """Whether working stands before the answer of a response. For a task with `working`."""
         return bool(self.working.search(text.partition("<answer>")[0]))
 
+    def leave_out(self, misfit) -> None:
+        """Raises ValueError where problems do not fit a model: misfit(problem) is a sentence, not
+        "". The lengths of the first ones are typical. A task from a file leaves misfits out."""
+        for said in filter(None, map(misfit, self.held_out(20))):
+            raise ValueError(said)
+
     # --- reward
 
     def score(self, problem: Problem, text: str, reward: str = "correct", uniform: float = 0.0,

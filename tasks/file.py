@@ -70,6 +70,20 @@ class File(Task):
                 f"{path} has {len(self.train)} problems to train on and {len(self.eval)} held out; "
                 "both are needed", *self.notes]))
 
+    def leave_out(self, misfit) -> None:
+        """Leaves out the problems for which misfit(problem) is a sentence, not "". Raises
+        ValueError where one side has no others."""
+        found = {p.identity: said for p in self.all_problems() if (said := misfit(p))}
+        if not found:
+            return
+        self.train, self.eval = ([p for p in side if p.identity not in found]
+                                 for side in (self.train, self.eval))
+        self.left_out += len(found)
+        self.notes.append(f"{self.paths[0]}: left out {len(found)} problems that do not fit the "
+                          f"model, such as {next(iter(found.values()))}")
+        if not self.train or not self.eval:
+            raise ValueError(self.notes[-1])
+
     @staticmethod
     def correct(problem, text: str) -> bool:
         """Whether the answer is right, by the verifier of Countdown or by that of written answers.

@@ -807,9 +807,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(flags, named, tmp_path, capsy
 @pytest.mark.parametrize("content,named", [
     ("", "empty"), ('{"question": "a"}\n', "line 1"),
     ('{"question": "a", "answer": "1"}\nx\n', "line 2"),
-    ('{"question": "a", "answer": "no #### number"}\n', "line 1"),
-    ('{"question": "%s", "answer": "1"}\n' % ("é" * 1200) + "".join(
-        json.dumps({"question": f"q{i}", "answer": "1"}) + "\n" for i in range(40)), "context")])
+    ('{"question": "a", "answer": "no #### number"}\n', "line 1")])
 def test_bad_data_names_the_line(content, named, tmp_path, capsys):
     data = tmp_path / "bad.jsonl"
     data.write_text(content)
@@ -831,6 +829,28 @@ def test_rows_that_are_left_out_are_said_and_strict_refuses_them(tmp_path, capsy
     said = capsys.readouterr().out
     assert "left out 1 of 63 rows" in said and "left out 2 of 63 rows" in said
     assert "'proof'" in said and "\x1b" not in said and "with working" not in said
+
+
+def test_problems_that_are_too_long_are_left_out_of_training_and_of_the_search(tmp_path, capsys):
+    data = tmp_path / "long.jsonl"
+    rows = [{"question": "é" * 1200, "answer": "1"}, {"question": "1+1?", "answer": "a #### 2"},
+            *({"question": f"{i}+1?", "answer": str(i + 1)} for i in range(60)),
+            {"question": "2+2?", "answer": "x" * 3000 + "#### 4"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--task", "file", "--data", str(data), "--steps", "0"]
+    assert run(tmp_path / "never", *flags, "--strict") == 2
+    said = capsys.readouterr().err
+    assert "--strict" in said and "left out 2 problems that do not fit" in said and "éé" in said
+    options, _ = cli.parse(flags)
+    task, tokenizer = cli.validate(options)
+    assert len(task.train + task.eval) == 61 and task.left_out == 2
+    settings = dict(task="file", level=2, data=str(data), eval_data="", max_new_tokens=16)
+    assert len(evaluate.load_task(settings, tokenizer, 2048).all_problems()) == 62
+    data.write_text("".join(json.dumps({**row, "question": "é" * 999 + row["question"]}) + "\n"
+                            for row in rows))
+    assert run(tmp_path / "never", *flags) == 2
+    assert "context" in capsys.readouterr().err
+    assert not (tmp_path / "never").exists()
 
 
 def test_levels_of_a_file_are_refused(tmp_path, capsys):

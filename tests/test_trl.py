@@ -21,7 +21,7 @@ def tensors(seed=0, n=6, t=7):
     return logp, old, old + 0.3 * torch.randn(n, t, generator=g), mask, torch.randn(n, generator=g)
 
 
-def theirs(loss_type, level, beta, delta):
+def theirs(loss_type, level, beta, delta, unbiased_kl=False):
     """GRPOTrainer._compute_loss with as much of a trainer as it asks for."""
     from trl import GRPOTrainer
     logp, old, ref, mask, advantages = tensors()
@@ -35,7 +35,8 @@ def theirs(loss_type, level, beta, delta):
         model=SimpleNamespace(training=False), max_completion_length=9, accelerator=same,
         current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False,
         _metrics=defaultdict(lambda: defaultdict(list)),
-        args=SimpleNamespace(delta=delta, use_bias_correction_kl=False, steps_per_generation=1))
+        args=SimpleNamespace(delta=delta, use_bias_correction_kl=unbiased_kl,
+                             steps_per_generation=1))
     ids = torch.zeros_like(mask).long()
     loss = GRPOTrainer._compute_loss(trainer, None, {
         "prompt_ids": ids[:, :0], "prompt_mask": ids[:, :0], "completion_ids": ids,
@@ -45,15 +46,34 @@ def theirs(loss_type, level, beta, delta):
     return loss.detach(), logp.grad
 
 
-def ours(aggregate, level, beta, delta):
+def theirs_rloo():
+    """RLOOTrainer._compute_loss: one ratio per response, and the mean over responses."""
+    from trl import RLOOTrainer
+    logp, old, _, mask, advantages = tensors()
+    same = SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x,
+                           reduce=lambda x, reduction: x)
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros_like(logp), None),
+        aux_loss_enabled=False, epsilon_low=0.2, epsilon_high=0.28, accelerator=same,
+        model=SimpleNamespace(training=False), _metrics=defaultdict(lambda: defaultdict(list)))
+    ids = torch.zeros_like(mask).long()
+    loss = RLOOTrainer._compute_loss(trainer, None, {
+        "prompt_ids": ids[:, :0], "prompt_mask": ids[:, :0], "completion_ids": ids,
+        "completion_mask": mask, "advantages": advantages, "old_logps": (old * mask).sum(1)})
+    loss.backward()
+    return loss.detach(), logp.grad
+
+
+def ours(aggregate, level, beta, delta, unbiased_kl=False):
     logp, old, ref, mask, advantages = tensors()
     batch = ppo.Batch(None, mask, old, None, None, ref_logp=ref,
                       advantages=advantages[:, None] * mask,
                       weights=ppo.token_weights(mask, aggregate, 9))
     options = SimpleNamespace(clip_low=0.2, clip_high=0.28, dual_clip=delta or 0.0, kl_coef=beta,
-                              kl="k3", kl_in="loss", unbiased_kl=False, entropy_coef=0.0)
-    whole = old + grpo.sequence_log_ratio(logp, old, mask) if level == "sequence" else None
-    loss, _ = ppo.policy_loss(logp, batch, options, ratio_logp=whole)
+                              kl="k3", kl_in="loss", unbiased_kl=unbiased_kl,
+                              entropy_coef=0.0, ratio=level, temperature=1.0)
+    policy = SimpleNamespace(logprobs=lambda *_, **__: (logp, None))
+    loss, _ = grpo.loss(policy, None, batch, options)
     loss.backward()
     return loss.detach(), logp.grad
 
@@ -68,6 +88,19 @@ def test_losses_and_gradients_are_trl_s(loss_type, aggregate, level, beta, delta
         pytest.skip("TRL's sum is then over one number a response")
     (loss, grad), (their_loss, their_grad) = (ours(aggregate, level, beta, delta),
                                               theirs(loss_type, level, beta, delta))
+    assert float(loss) == pytest.approx(float(their_loss), abs=1e-6)
+    assert torch.allclose(grad, their_grad, atol=1e-6)
+
+
+def test_the_unbiased_kl_is_trl_s_bias_correction():
+    (loss, grad), (their_loss, their_grad) = (ours("token", "token", 0.1, None, True),
+                                              theirs("dapo", "token", 0.1, None, True))
+    assert float(loss) == pytest.approx(float(their_loss), abs=1e-6)
+    assert torch.allclose(grad, their_grad, atol=1e-6)
+
+
+def test_rloo_with_the_ratio_of_a_whole_response_is_trl_s():
+    (loss, grad), (their_loss, their_grad) = ours("sequence", "product", 0.0, None), theirs_rloo()
     assert float(loss) == pytest.approx(float(their_loss), abs=1e-6)
     assert torch.allclose(grad, their_grad, atol=1e-6)
 
