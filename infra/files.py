@@ -34,6 +34,7 @@ def atomic_write(path, write, size: int) -> None:
     write(file) writes `size` bytes to a temporary file beside it, which is then renamed. Raises
     OSError where the disk is full, and removes the temporary file."""
     partial = f"{path}.{os.getpid()}.partial"  # two processes may write the same file
+    sweep(Path(path).parent, Path(path).name)
     try:
         if free_bytes(path) < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -78,12 +79,12 @@ def write_json(path, content) -> None:
     atomic_write(path, lambda file: file.write(text), len(text))
 
 
-def sweep(folder) -> None:
+def sweep(folder, begins: str = "") -> None:
     """Removes the temporary files of `atomic_write` whose process, named in the file's name, is
-    dead."""
+    dead. begins: the beginning of the names."""
     for path in Path(folder).glob("*.partial"):
         pid = path.name.split(".")[-2]
-        if pid.isdecimal() and not is_alive(int(pid)):
+        if path.name.startswith(begins) and pid.isdecimal() and not is_alive(int(pid)):
             path.unlink(missing_ok=True)
 
 

@@ -72,7 +72,7 @@ def parse_rope(settings: dict) -> tuple:
         raise ValueError("rope_scaling and rope_parameters are both given")
     parts = [settings.get(key) for key in ("rope_scaling", "rope_parameters")]
     if any(part is not None and not isinstance(part, dict) for part in parts):
-        raise ValueError(f"rope_scaling {parts[0]!r} or rope_parameters {parts[1]!r} is no object")
+        raise ValueError(f"the rope parameters are {parts[0] or parts[1]!r}, no object")
     given = parts[0] or parts[1] or {}
     given = {key: value for key, value in given.items() if value is not None}
     # type and theta

@@ -49,8 +49,8 @@ def open_run(options, checkpoint_bytes: int, resume: bool) -> Path:
         # one process alone; what killed ones left goes
         run.mkdir(parents=True, exist_ok=True)
         files.lock(run)
-        for folder in (run, run.parent):  # the bases are in the parent
-            files.sweep(folder)
+        files.sweep(run)
+        files.sweep(run.parent, "base-")
         # the same settings
         if (run / "config.json").exists():
             check_settings(run, settings, resume)

@@ -596,6 +596,12 @@ def test_errors_are_one_sentence(tmp_path, capsys, content, says):
     assert says in err and err.count("\n") == 1 and not out
 
 
+def test_an_empty_folder_name_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.main(["--run", str(tmp_path), "--out", ""]) == 2
+    assert "--out: the name is empty" in capsys.readouterr().err and not os.listdir(tmp_path)
+
+
 SMOLLM2 = Path(os.environ.get("SMOLLM2", Path(__file__).parents[2] / "smollm2"))
 
 

@@ -36,8 +36,16 @@ def test_what_killed_processes_left_is_swept(tmp_path, dead):
              "mine.partial", f"a.{dead}.txt"]
     for name in names:
         (tmp_path / name).write_text("half")
+    files.sweep(tmp_path, "base-")
+    assert sorted(os.listdir(tmp_path)) == sorted({*names} - {names[1]})
     files.sweep(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(names[3:])
+
+
+def test_a_write_removes_what_an_earlier_one_left(tmp_path, dead):
+    (tmp_path / f"prm.pt.{dead}.partial").write_text("half")
+    files.write_json(tmp_path / "prm.pt", 1)
+    assert os.listdir(tmp_path) == ["prm.pt"]
 
 
 @pytest.mark.skipif(files.fcntl is None, reason="no locks on Windows")

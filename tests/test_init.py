@@ -12,12 +12,13 @@ import config
 import evaluate
 import model as gpt
 import prm
+import sample
 import search
 import tasks
 import train
 from engine import rng, slots
 from engine.request import states_after
-from infra import bpe, checkpoint, cli, memory, run_dir
+from infra import bpe, checkpoint, cli, memory, run_dir, tensors
 from tasks import prompts
 from tokenizer import Tokenizer
 
@@ -333,6 +334,84 @@ def test_an_unsupported_model_is_refused_before_any_work(folder, capsys, spoil, 
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (folder.parent / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["eos_token_id", "num_hidden_layers", "vocab_size", "hidden_size",
+                                 "rms_norm_eps", "rope_theta", "rope_scaling", "architectures",
+                                 "max_position_embeddings", "head_dim", "tie_word_embeddings"])
+def test_settings_of_any_type_give_one_sentence(folder, key, capsys):
+    """num_hidden_layers 1e6 would describe a model for minutes."""
+    for value in ("x", "2", [[1]], [None], {"a": 1}, True, -1, 1.5, 10**6, 10**30, 1e300,
+                  float("nan"), float("inf")):
+        change(folder, **{key: value})
+        good = (key, value) in (("max_position_embeddings", 10**6), ("rope_theta", 1e6),
+                                ("rope_theta", 1.5), ("tie_word_embeddings", True))
+        code, said = run(folder, "--steps", "0"), capsys.readouterr().err
+        assert code == (0 if good else 2), (key, value, said)
+        assert good or said.count("\n") == 1 and f"--init {folder}" in said, (value, said)
+        shutil.rmtree(folder.parent / "run", ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("text", ["[]", "null", "", "{", '"x"', "[1]", "\xff", "[" * 10**5])
+def test_files_of_any_type_give_one_sentence(folder, name, text, capsys):
+    (folder / name).write_bytes(text.encode("latin1"))
+    assert run(folder) == 2
+    said = capsys.readouterr().err
+    assert name in said and said.count("\n") == 1
+
+
+def test_weights_that_are_not_finite_are_refused(folder, capsys):
+    weights = {name: x.clone() for name, x in tensors.read_safetensors(
+        folder / "model.safetensors").items()}
+    weights["model.norm.weight"][3] = float("nan")
+    with open(folder / "model.safetensors", "wb") as file:
+        tensors.write_safetensors(weights, file)
+    assert run(folder) == 2
+    assert "model.norm.weight holds NaN or infinity" in capsys.readouterr().err
+    model = checkpoint.open_pretrained(folder)[0].to_empty(device="cpu")
+    model.norm.data[:] = float("inf")
+    with pytest.raises(ValueError, match="is not written: .* holds NaN or infinity"):
+        checkpoint.save_pretrained(model, folder.parent / "new")
+    assert not (folder.parent / "new").exists()
+
+
+# --- the files of a run
+
+def test_a_run_of_a_pretrained_model_needs_its_tokenizer(folder, capsys):
+    assert run(folder, "--steps", "0") == 0
+    made = folder.parent / "run"
+    commands = (lambda: sample.main(["--run", str(made), "1+1=?"]),
+                lambda: search.main(["--run", str(made), "--n", "2", "--count", "1"]),
+                lambda: prm.main(["--run", str(made), "--problems", "1"]))
+    spoils = [
+        ("prompt.json", None, "but holds no prompt.json"),
+        ("prompt.json", b"[]", "prompt.json holds JSON, but no object"),
+        ("prompt.json", b"{}", "prompt.json is damaged: template is 'missing'"),
+        ("prompt.json", b'{"template": "x", "stops": [1], "strings": []}', "is damaged"),
+        ("prompt.json", b'{"template": "{question}", "stops": ["1"], "strings": []}', "the end"),
+        ("prompt.json", b'{"template": "{question}", "stops": [1], "strings": [2]}', "damaged"),
+        ("tokenizer.json", None, "tokenizer.json"),
+        ("tokenizer.json", (made / "tokenizer.json").read_bytes() + b" ", "is not the one that")]
+    for name, content, says in spoils:
+        good = (made / name).read_bytes()
+        (made / name).unlink() if content is None else (made / name).write_bytes(content)
+        for command in commands:
+            capsys.readouterr()
+            assert command() == 2, (name, content)
+            said = capsys.readouterr().err
+            assert says in said and said.count("\n") == 1, said
+        (made / name).write_bytes(good)
+    assert commands[0]() == 0
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
+def test_a_changed_model_is_refused_when_a_run_goes_on(folder, name, capsys):
+    assert run(folder) == 0 and run(folder, "--resume") == 0
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()), indent=3))
+    capsys.readouterr()
+    assert run(folder, "--resume") == 2
+    assert f"{folder / name} has changed since the run" in capsys.readouterr().err
 
 
 def test_weights_that_do_not_fit_are_refused(folder, capsys):
