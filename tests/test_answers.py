@@ -359,6 +359,6 @@ def test_the_golds_of_math500():
     assert {(golds[i], golds[j]) for i in range(len(golds)) for j in range(i)
             if comparison.compare(answers[i], answers[j])} == {
         ("1,-2", "-2,1"), ("10080", r"10,\!080"), ("2\\sqrt{5}", r"2 \sqrt{5}"),
-        (r"\frac{1}{4}", r"\frac14"), ("x=5", "5"), (r"\pi", r"180^\circ"),  # spelling, and
-        ("120^\\circ", "120"), ("30^\\circ", "30"), ("36^\\circ", "36"), ("90^\\circ", "90"),  # units
+        (r"\frac{1}{4}", r"\frac14"), ("x=5", "5"), (r"\pi", r"180^\circ"),  # spelling, units
+        ("120^\\circ", "120"), ("30^\\circ", "30"), ("36^\\circ", "36"), ("90^\\circ", "90"),
         ("15\\mbox{ cm}^2", "15"), (r"\$36", "36"), ("40_9", "40")}
