@@ -21,7 +21,7 @@ from functools import lru_cache
 MAX_BITS = 10_000     # of a coefficient
 MAX_EXPONENT = 60     # of a sum
 MAX_TERMS = 200       # of a polynomial
-MAX_WORK = 2_200      # of one comparison; see Algebra.spend_work
+MAX_WORK = 2_000      # of one comparison; see Algebra.spend_work
 POSITIVE = ("pi", "e")
 
 

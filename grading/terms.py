@@ -130,6 +130,7 @@ class TermParser(NameParser):
 
     def atom(self):
         self.depth += 1
+        self.algebra.spend_work(1)
         if self.depth > MAX_DEPTH:
             raise CannotTell("brackets too deep")
         token = self.expect()

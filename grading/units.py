@@ -21,14 +21,14 @@ OTHERS = """in:inch,inches,in ft:foot,feet,ft yd:yard,yards,yd mi:mile,miles,mi
     unit:unit,units rpm:rpm K:kelvin ha:hectare,hectares eV:ev dB:db
     amu:amu"""
 COUNTED = """animal apple bag ball balloon banana bead bean bird block boat book bottle bowl box
-    boy brick bus cake can candle candy car card case cat chair child chip chocolate class coin cookie
-    cow customer dime dog dot doughnut egg face fish flower foot friend game girl glass goal
-    grape group hat horse house jar kid lap leg letter marble meal melon member minute
+    boy brick bus cake can candle candy car card case cat chair child chip chocolate class coin
+    cookie cow customer dime dog dot doughnut egg face fish flower foot friend game girl glass
+    goal grape group hat horse house jar kid lap leg letter marble meal melon member minute
     muffin necklace nickel number orange outcome packet page pair parent park party pen pencil
-    penny people person piece pie pizza plant plate player point potato problem prize
-    question room rope row seat shape shirt shoe shot side slice song stamp sticker stone
-    story student subset sweet table tail teacher team ticket tile time tomato toy train
-    tree triangle trip turn vehicle vote way wheel window woman word worker"""
+    penny people person piece pie pizza plant plate player point potato problem prize question
+    room rope row seat shape shirt shoe shot side slice song stamp sticker stone story student
+    subset sweet table tail teacher team ticket tile time tomato toy train tree triangle trip
+    turn vehicle vote way wheel window woman word worker"""
 IRREGULAR = {"child": "children", "fish": "fish", "foot": "feet", "people": "people",
              "person": "persons", "woman": "women"}
 CURRENCIES = {"$": "$", "\u20ac": "euro", "\u00a3": "£", "\u00a5": "yuan", "\u20b9": "rupee",
