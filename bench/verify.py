@@ -202,20 +202,21 @@ def hostile():
     path = Path(__file__).parents[1] / "tests" / "hostile.jsonl"
     rows = [json.loads(line) for line in path.open()]
     accepted = [row for row in rows
-                if verify.verdict(row["gold"], verify.extract_any(row["pred"]) or row["pred"])]
+                if verify.verdict(row["gold"], verify.extract_any(row["pred"], bare=True))]
     return len(rows), len(accepted)
 
 
-def labelled(path: Path) -> list[str]:
-    """The rows of a file of labelled pairs for which the verdict is not the label."""
-    wrong = []
-    for row in map(json.loads, path.open(encoding="utf-8")):
+def labelled(path: Path) -> dict:
+    """The table of the verdicts on a file of labelled pairs that are not the label."""
+    rows, wrong = [json.loads(line) for line in path.open(encoding="utf-8")], []
+    for row in rows:
         gold, pred = row["gold"], row["pred"]
-        checkable = verify.is_checkable(gold)
-        verdict = checkable and verify.verdict(gold, verify.extract_any(pred) or pred) is True
-        if verdict != bool(row["label"]):
-            wrong.append(f"{'refused' if row['label'] else 'accepted'}: {gold} <- {pred}")
-    return wrong
+        right = verify.is_checkable(gold) and verify.verdict(
+            gold, verify.extract_any(pred, bare=True)) is True
+        if right != bool(row["label"]):
+            wrong.append([f"{'refused' if row['label'] else 'accepted'}: {gold} <- {pred}"])
+    return {"caption": f"Labelled pairs: {len(wrong)} of {len(rows)} verdicts are not the label.",
+            "columns": ["verdict: gold, answer"], "rows": wrong}
 
 
 def rate(pairs, check) -> float:
@@ -273,11 +274,7 @@ def main():
              f"{sum(raised.values())} {dict(raised) or ''}"],
             ["slowest check", f"{slowest * 1e3:.0f} ms ({name}, `{text}`)"]]}]
     if args.cases:
-        wrong = labelled(args.cases)
-        count = len(args.cases.read_text().splitlines())
-        report["tables"].append({
-            "caption": f"Labelled pairs: {len(wrong)} of {count} verdicts are not the label.",
-            "columns": ["verdict: gold, answer"], "rows": [[row] for row in wrong]})
+        report["tables"].append(labelled(args.cases))
     write(report, args.write)
 
 

@@ -155,7 +155,7 @@ class Algebra:
     def add(self, a, b, sign=1):
         (p, q), (r, s) = a, b
         bits = max((bit_size(c) for c in (*p.values(), *r.values())), default=0)
-        self.spend_work(1 + (len(p) + len(r)) // 4 + bits // 100)
+        self.spend_work(1 + (len(p) + len(r)) // 4 + bits // 40)
         if q == s:
             return add_polynomials(p, r, sign), q
         left, right = self.multiply_polynomials(p, s), self.multiply_polynomials(r, q)
