@@ -50,9 +50,11 @@ def test_plain_and_conversational_completions_are_paid_alike():
 
 def test_answers_in_any_form_and_prompts_that_open_the_thinking():
     texts = [r"so \boxed{\frac{8}{2}}", "#### 4", RIGHT, "4", r"\boxed{4} or \boxed{5}"]
-    assert given(texts, ["4"] * 5, "sign", tags=False) == [1, 1, 1, -1, -1]
+    assert given(texts, ["4"] * 5, "sign", form="any") == [1, 1, 1, -1, -1]
+    assert given(texts, ["4"] * 5, "sign", form="bare") == [1, 1, 1, 1, -1]
+    assert given(["<think>t</think>4", "<think>4"], ["4"] * 2, "sign", form="bare") == [1, -1]
     assert given(texts, ["4"] * 5, "sign") == [-1, -1, 1, -1, -1]
-    assert given(["#### 1,000"], ["work\n#### 1000"], "sign", tags=False) == [1]
+    assert given(["#### 1,000"], ["work\n#### 1000"], "sign", form="any") == [1]
     assert given([RIGHT.removeprefix("<think>")], ["4"], opened=True) == [pytest.approx(1.1)]
     assert given([RIGHT.removeprefix("<think>")], ["4"]) == [1.0]
 
@@ -74,9 +76,9 @@ def test_what_cannot_be_paid_is_an_error(monkeypatch):
     monkeypatch.setitem(verify.REWARDS, "broken", lambda sample: float("nan"))
     with pytest.raises(verify.RewardError, match="broken returned nan"):
         given([RIGHT], ["4"], "broken")
-    for tags in True, False:
+    for form in rewards.FORMS:
         with pytest.raises(ValueError, match="gold"):
-            given([RIGHT], [""], tags=tags)
+            given([RIGHT], [""], form=form)
     with pytest.raises(TypeError, match="answer"):
         rewards.trl_reward()(prompts=["a"], completions=[RIGHT])
 
@@ -104,7 +106,7 @@ print([name for name in ("torch", "trl", "verl", "transformers") if name in sys.
     assert made.stdout == "{'score': 1.1, 'acc': 1.0, 'format': 1.0}\n[]\n", made.stderr
     score = rewards.compute_score
     assert score("x", r"\boxed{4}", 4)["score"] == 0.0
-    assert score("x", r"\boxed{4}", 4, None, tags=False) == {
+    assert score("x", r"\boxed{4}", 4, None, form="any") == {
         "score": 1.0, "acc": 1.0, "format": 0.0}
     assert score("x", WRONG, "4", {}, reward="sign")["score"] == -1
 
