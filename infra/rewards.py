@@ -37,15 +37,19 @@ FORMS = {"tags": verify.written_correct, "any": correct_in_any_form,
 
 
 def score(problem, text: str, reward: str, form: str, opened: bool, **more) -> verify.Reward:
-    """The Reward of a response; `more` goes to verify.reward."""
+    """The Reward of a response; `more` goes to verify.reward. Raises ValueError for unknown names.
+    """
+    if reward not in verify.REWARDS or form not in FORMS:
+        raise ValueError(f"reward={reward!r}, form={form!r}: the rewards are "
+                         f"{', '.join(verify.REWARDS)}, the forms {', '.join(FORMS)}")
     text = "<think>" + text if opened else text
     return verify.reward(FORMS[form], problem, text, reward, uniform=random.random(), **more)
 
 
 def text_of(messages) -> str:
     """The text of a completion: of a string, or of the last message of a conversation."""
-    if isinstance(messages, str):
-        return messages
+    if isinstance(messages, str) or not messages:
+        return messages or ""
     content = messages[-1].get("content") or ""
     return content if isinstance(content, str) else "".join(
         part.get("text", "") for part in content)

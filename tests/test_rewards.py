@@ -45,6 +45,7 @@ def test_plain_and_conversational_completions_are_paid_alike():
     tools = [[{"role": "assistant", "content": None, "tool_calls": []}],
              [{"role": "assistant", "content": "<answer>5</answer>"},
               {"role": "tool", "content": "x"}, {"role": "assistant", "content": RIGHT}]]
+    assert given([[]], ["4"]) == [0.0]
     assert given(tools, ["4"] * 2) == pytest.approx([0.0, 1.1])
 
 
@@ -79,6 +80,9 @@ def test_what_cannot_be_paid_is_an_error(monkeypatch):
     for form in rewards.FORMS:
         with pytest.raises(ValueError, match="gold"):
             given([RIGHT], [""], form=form)
+    for options in dict(name="shrot"), dict(form="box"):
+        with pytest.raises(ValueError, match="rewards are correct, .* forms tags, any, bare"):
+            given([RIGHT], ["4"], **options)
     with pytest.raises(TypeError, match="answer"):
         rewards.trl_reward()(prompts=["a"], completions=[RIGHT])
 
