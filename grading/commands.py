@@ -156,4 +156,7 @@ class CommandParser(TokenReader):
                 self.accept("&", "and")
             if sum(map(len, rows)) > MAX_ENTRIES:
                 raise CannotTell("a matrix that is too large")
-        return Structure("matrix", tuple(map(tuple, filter(None, rows))))
+        rows = [row for row in rows if row]
+        if len(set(map(len, rows))) > 1:
+            raise CannotTell("a matrix with rows of different lengths")
+        return Structure("matrix", tuple(map(tuple, rows)))

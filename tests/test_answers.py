@@ -199,9 +199,17 @@ def test_any_characters_have_a_verdict(text):
     "(" * 300 + "1" + ")" * 299, "{" * 600, r"\sqrt" * 100, r"\frac" * 120, "2^" * 290 + "2",
     "(x+y+z+w+1)^{60}", "(" + "+".join("abcdefghjklmnopqrst") + ")^9", "9" * 600, "1," * 299 + "1",
     r"1\pm" * 100 + "1", "200!^{200!}", r"\sqrt{" + "9" * 500 + "}", "1/" * 290 + "1",
-    r"\sin" * 140 + "x", "-" * 599, "x" * 600, "1" * 70_000, "{1" * 200, r"\{" * 250])
+    r"\sin" * 140 + "x", "one two three " * 9, "-" * 599, "x" * 600, "1" * 70_000, "{1" * 200, r"\{" * 250])
 def test_answers_that_are_too_deep_or_too_long_are_refused(text):
     assert equal(text, "4") in (False, None)
+
+
+@pytest.mark.parametrize("text", [
+    "the answer of this question is not known to me", r"\begin{pmatrix}1&2\\3\end{pmatrix}",
+    r"\begin{pmatrix}1&2\\3&4\end{pmatrix}\begin{pmatrix}1&2&3\end{pmatrix}", "5 cm cm", "0^0",
+    "4 = 4", "x = x", "1 < 2", r"7 \in 4", "x = 4 = 5", r"\approx 4", "3!!!", "f(0", "4 (wrong)"])
+def test_answers_that_say_nothing_are_not_understood(text):
+    assert equal(text, text) is None
 
 
 @pytest.mark.parametrize("text", [
