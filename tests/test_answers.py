@@ -199,7 +199,7 @@ def test_any_characters_have_a_verdict(text):
     "(" * 300 + "1" + ")" * 299, "{" * 600, r"\sqrt" * 100, r"\frac" * 120, "2^" * 290 + "2",
     "(x+y+z+w+1)^{60}", "(" + "+".join("abcdefghjklmnopqrst") + ")^9", "9" * 600, "1," * 299 + "1",
     r"1\pm" * 100 + "1", "200!^{200!}", r"\sqrt{" + "9" * 500 + "}", "1/" * 290 + "1",
-    r"\sin" * 140 + "x", "one two three " * 9, "-" * 599, "x" * 600, "1" * 70_000, "{1" * 200, r"\{" * 250])
+    r"\sin" * 140 + "x", "-" * 599, "x" * 600, "1" * 70_000, "{1" * 200, r"\{" * 250])
 def test_answers_that_are_too_deep_or_too_long_are_refused(text):
     assert equal(text, "4") in (False, None)
 
