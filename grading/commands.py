@@ -6,7 +6,7 @@ terms.py, which builds on it, has the expressions that the commands hold.
 from grading import functions
 from grading.algebra import CannotTell
 from grading.lexer import FUNCTIONS, GREEK
-from grading.structures import Infinity, Structure, as_value
+from grading.structures import REALS, Infinity, Structure, as_value
 from grading.tokens import TokenReader
 from grading.units import is_unit_letter
 
@@ -81,7 +81,7 @@ class CommandParser(TokenReader):
         if name == "emptyset":
             return Structure("set", ())
         if name == "setR":
-            return Structure("tuple", ("(", (Infinity(-1), Infinity(1)), ")"))
+            return REALS
         return Structure("text", (name,))
 
     def named_figure(self, name: str):

@@ -90,13 +90,12 @@ class TermParser(NameParser):
         if token in ("(", "["):
             return not self.words_in_bracket()
         return len(token) == 1 and token.isalpha() or token[:1] == "\\" and (
-            token[1:] in FUNCTIONS | GREEK | NAMES
-            or token[1:] in FACTORS)
+            token[1:] in FUNCTIONS | GREEK | NAMES or token[1:] in FACTORS)
 
     def power(self):
         value = self.atom()
         if self.accept("^"):
-            if self.peek("{") and self.token_after() == "T" or self.peek("T"):
+            if kind_of(value) == "matrix" and "T" in (self.next_token, self.token_after()):
                 raise CannotTell("a transposed matrix")
             value = power(self.algebra, value, self.exponent())
         while self.accept("!"):
