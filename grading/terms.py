@@ -68,7 +68,8 @@ class TermParser(NameParser):
                 if token == "/":
                     total = self.algebra.divide(as_value(total), as_value(factor))
                     continue
-            elif self.begins_factor(after_bracket) and kind_of(total) != "infinity":
+            elif self.begins_factor(after_bracket) and kind_of(total) != "infinity" and not (
+                    self.rate_is_next() and self.is_number(total)):
                 factor = only_item(self.power())  # x[y + 1]
             elif scale(self.next_token):
                 factor = self.algebra.number(scale(self.accept()))
@@ -80,6 +81,9 @@ class TermParser(NameParser):
                 return total
             total = multiply(self.algebra, total, factor)
             after_bracket = self.tokens[self.position - 1] == ")"
+
+    def is_number(self, x) -> bool:
+        return kind_of(x) == "value" and self.algebra.rational(x) is not None
 
     def begins_factor(self, after_bracket: bool) -> bool:
         token = self.next_token
