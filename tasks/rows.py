@@ -34,7 +34,8 @@ QUESTIONS = "question", "problem", "prompt", "messages", "conversations"
 ANSWERS = "answer", "final_answer", "expected_answer", "ground_truth", "solution"
 ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names of the roles
 NO_ANSWER = {"proof", "notfound", "none", "null", "nan", "n/a", "notapplicable", "unknown"}
-MAX_WORDS = 3  # of an answer in words: longer prose has too many right wordings
+MAX_WORDS = 3  # of an answer without a number: longer prose has too many right wordings
+MAX_WORDS_BESIDE_NUMBER = 5  # such as units
 SHOWN = 3      # rows that a note shows
 CONVERT = {    # ending of a file that is no JSONL -> how pandas reads it
     ".parquet": "read_parquet({})", ".csv": "read_csv({})", ".tsv": "read_csv({}, sep='\\t')",
@@ -234,9 +235,9 @@ def is_checkable(gold: str) -> bool:
     """Whether the verifier can check an answer: it reads the text, which is neither prose nor a
     word that stands for no answer."""
     word = re.sub(r"\\[a-z]+|[^a-z/]", "", gold.lower())
-    prose = not re.search("[0-9]", gold) and any(
-        len(re.findall(r"(?<!\\)\b[A-Za-z]{2,}", part)) > MAX_WORDS for part in gold.split(","))
-    return word not in NO_ANSWER and not prose and verify.is_checkable(gold)
+    most = MAX_WORDS_BESIDE_NUMBER if re.search("[0-9]", gold) else MAX_WORDS
+    words = max(len(re.findall(r"(?<!\\)\b[A-Za-z]{2,}", part)) for part in gold.split(","))
+    return word not in NO_ANSWER and words <= most and verify.is_checkable(gold)
 
 
 def countdown_problem(target, numbers) -> Problem:

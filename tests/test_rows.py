@@ -60,6 +60,8 @@ ROWS = {  # row -> question and gold answer
     "a float": ({"question": "1+2?", "answer": 3.0}, "3"),
     "a small float": ({"question": "1+2?", "answer": 1e-7}, "1/10000000"),
     "a word": ({"question": "1+2?", "answer": r"\text{three}"}, r"\text{three}"),
+    "a number with a long unit": ({"question": "1+2?", "answer": "3 square feet per second"},
+                                  "3 square feet per second"),
     "mathematics after the mark": ({"question": "1+2?", "answer": r"so #### \sqrt{9}"},
                                    r"\sqrt{9}"),
 }
@@ -146,6 +148,8 @@ BAD = {  # line -> the reason, and what is shown
     "n/a": ({"problem": "prove", "answer": "N/A"}, rows.NO_GOLD, "N/A"),
     "the end of a proof": ({"problem": "prove", "solution": r"QED \boxed{}"}, rows.NO_GOLD, "QED"),
     "prose": ({"problem": "a", "answer": "The sum is even"}, rows.NO_GOLD, "sum"),
+    "prose with a number": ({"problem": "a", "answer": "There are exactly 5 such values of n"},
+                            rows.NO_GOLD, "values"),
     "a solution without a box": ({"problem": "a", "solution": "Two cases are left."},
                                  rows.NO_GOLD, "cases"),
     "choices": ({"question": "a", "choices": ["x", "y"], "answer": 1}, rows.NO_CHOICES, "x"),
