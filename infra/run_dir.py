@@ -11,12 +11,13 @@ Left out on purpose: several runs in one folder.
 
 import ctypes
 import json
+import math
 import os
 import shlex
 import shutil
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -231,7 +232,8 @@ def load_checkpoint(run) -> dict:
     if not path.exists():
         raise UserError(f"{run} has no checkpoint.pt; train.py makes one")
     content = tensors.load(path, mend=way_back(run))
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not is_policy(content):
+    number = content.get("format") if isinstance(content, dict) else None
+    if type(number) is not int or number != FORMAT or not is_policy(content):
         raise UserError(f"{path} was made by another version of this program and cannot be read by "
                         "this one; train a new run with another --out")
     return content
@@ -247,11 +249,18 @@ def way_back(run) -> str:
 
 
 def is_policy(content) -> bool:
-    """Whether `model.from_state` can make a GPT of the content of a file."""
+    """Whether `model.from_state` can make a GPT of the content of a file: a Config of the right
+    types, and weights of its names and shapes."""
     try:
+        config, found = content["config"], content["model"]
+        for field in fields(gpt.Config):
+            value = config[field.name]
+            if type(value) is not field.type and (type(value), field.type) != (int, float):
+                return False
+            if type(value) in (int, float) and not 0 < value < math.inf:
+                return False
         with torch.device("meta"):
-            wanted = gpt.GPT(gpt.Config(**content["config"])).state_dict()
-        found = content["model"]
+            wanted = gpt.GPT(gpt.Config(**config)).state_dict()
         return {k: x.shape for k, x in wanted.items()} == {k: x.shape for k, x in found.items()}
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):
         return False
