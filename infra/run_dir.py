@@ -16,7 +16,7 @@ import shlex
 import shutil
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ FORMAT = 2  # of checkpoint.pt; to be raised when the names or shapes in it chan
 NOT_SAVED = ("out", "device", "shard")  # settings of a process, not of the run
 MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile", "checkpoints")  # on resume
 SETTINGS = dict(task=str, level=int, data=str, eval_data=str, max_new_tokens=int)
+MAX_CONTEXT = 2**20  # tokens of a model in a checkpoint
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
@@ -103,7 +104,8 @@ def check_settings(run: Path, settings: dict, resume: bool) -> None:
                and k not in (*MAY_CHANGE, "digests")]
     if changed:
         raise UserError(f"{run} is a run with other settings: " + ", ".join(
-            f"{k} was {saved[k]!r} and is now {settings[k]!r}" for k in changed))
+            f"--{k.replace('_', '-')} was {saved[k]!r} and is now {settings[k]!r}"
+            for k in changed))
     # files of the same names and other contents; runs of earlier versions have no digests
     old, new = saved.get("digests", settings["digests"]), settings["digests"]
     if not isinstance(old, dict):
@@ -218,7 +220,8 @@ def load_checkpoint(run) -> dict:
     if not path.exists():
         raise UserError(f"{run} has no checkpoint.pt; train.py makes one")
     content = tensors.load(path, mend=way_back(run))
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not is_policy(content):
+    saved_format = content.get("format") if isinstance(content, dict) else None
+    if type(saved_format) is not int or saved_format != FORMAT or not is_policy(content):
         raise UserError(f"{path} was made by another version of this program and cannot be read by "
                         "this one; train a new run with another --out")
     return content
@@ -236,9 +239,14 @@ def way_back(run) -> str:
 def is_policy(content) -> bool:
     """Whether `model.from_state` can make a GPT of the content of a file."""
     try:
+        config, found = gpt.Config(**content["config"]), content["model"]
+        if config.layers > len(found) or config.context > MAX_CONTEXT:  # would take long, or memory
+            return False
+        for f in fields(config):
+            if not isinstance(getattr(config, f.name), (int, float) if f.type is float else f.type):
+                return False
         with torch.device("meta"):
-            wanted = gpt.GPT(gpt.Config(**content["config"])).state_dict()
-        found = content["model"]
+            wanted = gpt.GPT(config).state_dict()
         return {k: x.shape for k, x in wanted.items()} == {k: x.shape for k, x in found.items()}
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):
         return False
