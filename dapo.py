@@ -9,7 +9,7 @@
                        penalty near the limit; or truncated answers are left out of the loss
 
 --overlong mask keeps a truncated answer in its group's mean and std, and leaves its row out of the
-batch. So --aggregate sequence averages over the rows that remain. TRL's
+batch. So --aggregate sequence averages over the rows that remain. TRL's loss "grpo" with
 mask_truncated_completions divides by all rows.
 
 Differences from grpo.py: `prepare` changes the rewards and drops rows, and train.py samples again

@@ -231,12 +231,13 @@ def load_policy(run: str, device: str) -> gpt.GPT:
 def load_task(settings: dict, tokenizer=None, context: int = 0) -> tasks.Task:
     """The task that a run was trained on, without the problems of a file that do not fit the
     context of a model with this tokenizer, if given. Raises ValueError for settings that no task
-    has."""
+    has, and for a file that has changed since: its held-out problems may be others."""
     try:
         task = tasks.TASKS[settings["task"]](settings["level"], settings["data"],
                                              settings["eval_data"])
     except ValueError as error:
         raise ValueError(f"the run's config.json: {error}") from None
+    run_dir.check_digests(settings, [settings["data"], settings["eval_data"]])
     if tokenizer:
         task.leave_out(lambda p: misfit(p, tokenizer, context, settings["max_new_tokens"]))
     return task

@@ -1,10 +1,11 @@
 """Measures the verifier: on real gold answers, on rewritten ones against the library math-verify,
 on random text, and its speed.
 
-    python verify.py --stats --data DIR [--fuzz SECONDS] [--write FILE.json]
+    python verify.py --stats --data DIR [--cases FILE.jsonl] [--fuzz SECONDS] [--write FILE.json]
 
 DIR holds math500.jsonl and gsm8k_test.jsonl. The rewrites come from rules that keep the meaning and
-rules that change it, so the correct verdict on each pair is known.
+rules that change it, so the correct verdict on each pair is known. FILE.jsonl holds labelled pairs
+of your own, {"gold", "pred", "label"}: label says whether pred must be accepted.
 """
 
 import argparse
@@ -114,11 +115,15 @@ def different_rewrites(gold: str, rng) -> dict[str, str]:
 
 
 def math_verify_says():
-    """The verdict of the library math-verify: a function (gold, answer) -> bool."""
+    """The verdict of the library math-verify: a function (gold, answer) -> bool. None where the
+    library is not installed."""
     import logging
 
-    from math_verify import parse
-    from math_verify import verify as compare
+    try:
+        from math_verify import parse
+        from math_verify import verify as compare
+    except ImportError:
+        return None
     logging.disable(logging.CRITICAL)
 
     def says(gold, pred):
@@ -153,7 +158,12 @@ HARD = [  # texts that are made to take long
     "*".join(["(x+y)^3"] * 60), "+".join(["(x+y)^3"] * 60), ",".join(["(x+y)^3"] * 40),
     "+".join(rf"\frac{{1}}{{{a}+{b}}}" for a, b in zip("abcdfg", "bcdfgh", strict=True)),
     "+".join(rf"\sqrt{{{99999000 + i}}}" for i in range(36)), "9" * 590, "200!", r"\pi" * 190,
-    "1/7^{600}" + "+1/7^{601}" * 50, "(" * 24 + "x+1" + ")^{2}" * 24, ",".join(["sin(x)"] * 40)]
+    "1/7^{600}" + "+1/7^{601}" * 50, "(" * 24 + "x+1" + ")^{2}" * 24, ",".join(["sin(x)"] * 40),
+    "+".join(f"(a+b)^{{{i}/7}}" for i in range(1, 50)), r"(\cos x+\sin x)^{40}", r"\cos^{60} x",
+    "+".join(f"2^{{n+{i}}}" for i in range(60)), "+".join(["1000!"] * 90), "2^{9000}+" * 60 + "1",
+    r"\cup".join(rf"[\sqrt{{{i}}},\pi+{i}]" for i in range(30)), ";".join(["x=1,y=2"] * 60),
+    " or ".join(f"x<{i}" for i in range(60)), r"\{" + ",".join(f"{i}/7" for i in range(40)) + r"\}",
+    "=".join(["1+1"] * 100), "5 " + "km " * 150, "f(" * 24 + "x" + ")" * 24]
 CHECKS = {
     "equal to x^2-1": lambda text: equal("x^2-1", text), "itself": lambda text: equal(text, text),
     "extract_any": lambda text: verify.extract_any(text, last_number=True),
@@ -196,6 +206,19 @@ def hostile():
     return len(rows), len(accepted)
 
 
+def labelled(path: Path) -> dict:
+    """The table of the verdicts on a file of labelled pairs that are not the label."""
+    rows, wrong = [json.loads(line) for line in path.open(encoding="utf-8")], []
+    for row in rows:
+        gold, pred = row["gold"], row["pred"]
+        right = verify.is_checkable(gold) and verify.verdict(
+            gold, verify.extract_any(pred, bare=True)) is True
+        if right != bool(row["label"]):
+            wrong.append([f"{'refused' if row['label'] else 'accepted'}: {gold} <- {pred}"])
+    return {"caption": f"Labelled pairs: {len(wrong)} of {len(rows)} verdicts are not the label.",
+            "columns": ["verdict: gold, answer"], "rows": wrong}
+
+
 def rate(pairs, check) -> float:
     """Checks per second."""
     began = time.perf_counter()
@@ -207,6 +230,7 @@ def rate(pairs, check) -> float:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cases", type=Path, help="a JSONL file of gold, pred and label")
     parser.add_argument("--fuzz", type=float, default=300, help="seconds")
     parser.add_argument("--write", type=Path, help="a JSON file, such as bench/runs/NAME.json")
     args = parser.parse_args()
@@ -224,6 +248,8 @@ def main():
         sets.append([name, f"{own} of {len(golds)}", f"{len(accepted)} {accepted or ''}"])
     for name, says in (("verify.py", lambda g, p: verify.verdict(g, p) is True),
                        ("math-verify", math_verify_says())):
+        if says is None:
+            continue
         wrong, total = compare(math, says)
         cells = [f"{sum(wrong[same].values())} of {total[same]} "
                  f"({', '.join(f'{k} {v}' for k, v in wrong[same].most_common(6))})"
@@ -247,6 +273,8 @@ def main():
             [f"exceptions in {args.fuzz:.0f} s of fuzzing, {n:,} texts of up to 64 KB",
              f"{sum(raised.values())} {dict(raised) or ''}"],
             ["slowest check", f"{slowest * 1e3:.0f} ms ({name}, `{text}`)"]]}]
+    if args.cases:
+        report["tables"].append(labelled(args.cases))
     write(report, args.write)
 
 

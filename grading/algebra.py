@@ -21,7 +21,7 @@ from functools import lru_cache
 MAX_BITS = 10_000     # of a coefficient
 MAX_EXPONENT = 60     # of a sum
 MAX_TERMS = 200       # of a polynomial
-MAX_WORK = 2_200      # of one comparison; see Algebra.spend_work
+MAX_WORK = 2_000      # of one comparison; see Algebra.spend_work
 POSITIVE = ("pi", "e")
 
 
@@ -155,7 +155,7 @@ class Algebra:
     def add(self, a, b, sign=1):
         (p, q), (r, s) = a, b
         bits = max((bit_size(c) for c in (*p.values(), *r.values())), default=0)
-        self.spend_work(1 + (len(p) + len(r)) // 4 + bits // 100)
+        self.spend_work(1 + (len(p) + len(r)) // 4 + bits // 40)
         if q == s:
             return add_polynomials(p, r, sign), q
         left, right = self.multiply_polynomials(p, s), self.multiply_polynomials(r, q)

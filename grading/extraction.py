@@ -15,16 +15,17 @@ import unicodedata
 MAX_ANSWER = 4096  # characters of an answer; the text around it may have any length
 END_OF_TURN = re.compile(
     r"<[|｜](?:im_end|endoftext|eot|eot_id|eom_id|return|end(?:[_▁]of[_▁](?:text|turn|sentence))?)"
-    r"[|｜]>|</s>|<eos>|<end_of_turn>")
+    r"[|｜]>|</s>|<eos>|<end_of_turn>|<pad>|<\|pad\|>")
+START_OF_TURN = re.compile(r"\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>assistant|"
+                           r"<start_of_turn>model)\s*)*")
 INKLESS = "\u115f\u1160\u2800\u3164\uffa0\ufffc"  # letters and symbols that look like a space
 NUMBER_IN_TEXT = re.compile(r"(?:(?<![\w)}])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
                             r"(?:\.[0-9]+)?(?:/[0-9]+)?")  # the - of 10-7 is no sign
 
 
-
 def first_turn(text: str) -> str:
-    """The text up to the first end-of-turn mark."""
-    return END_OF_TURN.split(text, maxsplit=1)[0]
+    """The text up to the first end-of-turn mark, without marks of the turn's start."""
+    return END_OF_TURN.split(text[START_OF_TURN.match(text).end():], maxsplit=1)[0]
 
 
 # --- boxes
@@ -105,20 +106,20 @@ def unbox(answer: str) -> str | None:
 
 
 SIGNS = " \t\r\n:`"
-BEFORE = re.compile(r"(?:(?:so|thus|hence|therefore|the|final|answer|result|is)\b[\s:,*_`]*)*",
-                    re.IGNORECASE)
+BEFORE = re.compile(r"[\s=]*(?:(?:so|thus|hence|therefore|the|final|answer|result|is)\b"
+                    r"[\s:,*_`]*)*", re.IGNORECASE)
 AFTER = re.compile(r",? (?:altogether|in total|in all|overall)$", re.IGNORECASE)
 
 
 def without_words(answer: str) -> str | None:
     """An answer without what says only that it is one, and without Markdown: 72 of `**The answer
-    is 72, altogether.**`. No other word is dropped, because it could be a second answer. None as
-    for `complete`."""
+    is 72, altogether.**`, and {5} cm of `\\boxed{5} cm`. No other word is dropped, because it
+    could be a second answer. None as for `complete`."""
     answer = (complete(answer) or "").strip(SIGNS)
     if answer.startswith(("*", "_")) or answer.endswith("**"):
         answer = answer.strip("*_")
     answer = answer[BEFORE.match(answer).end():].rstrip(SIGNS + ".")
-    return unbox(AFTER.sub("", answer))
+    return complete(BOX.sub("", unbox(AFTER.sub("", answer)) or ""))
 
 
 def is_empty(text: str) -> bool:

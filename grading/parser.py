@@ -172,7 +172,7 @@ class Parser(QuantityParser):
         if not self.peek(":") or self.token_after() in ("[", "(") or kind_of(first) != "value":
             return first
         parts = [first]
-        while self.accept(":"):
+        while self.accept(":") and len(parts) < MAX_SIDES:
             parts.append(as_value(self.sum()))
         half = self.accept("am", "pm", "AM", "PM").lower()
         hour, _, minute = (self.tokens[start:start + 3] + [""] * 3)[:3]

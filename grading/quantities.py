@@ -6,7 +6,7 @@ A unit becomes its symbols with their exponents, sorted, such as "h^-1 km". Unit
 from grading.algebra import CannotTell
 from grading.structures import Structure, as_value
 from grading.terms import TermParser
-from grading.units import CURRENCIES, POWERS, UNIT_LETTERS, counted_noun, is_word, unit_symbol
+from grading.units import CURRENCIES, POWERS, UNIT_LETTERS, counted_noun, unit_symbol
 
 TEMPERATURES = ("fahrenheit", "celsius")
 
@@ -26,7 +26,7 @@ class QuantityParser(TermParser):
         if currency and unit not in ("", currency):
             raise CannotTell("two units")
         unit = currency or unit
-        if not unit and self.peek("(") and is_word(self.token_after()):
+        if not unit and self.peek("(") and self.words_in_bracket():
             unit = self.counted()
         if not unit:
             return value

@@ -119,6 +119,7 @@ def is_rounded(algebra: Algebra, x, decimal) -> bool:
 
 def inequality(algebra: Algebra, sides: list, signs: list[str]):
     """The answer of an inequality of two or more sides."""
+    algebra.spend_work(10)
     if signs == [r"\ne"]:
         return unequal(algebra, *map(as_value, sides))
     if set(signs) <= set(TURNED):  # all signs point to the right

@@ -85,6 +85,8 @@ def pieces_of(algebra: Algebra, x) -> list[tuple]:
 
 def union(algebra: Algebra, pieces: list[tuple]) -> list[tuple]:
     """The pieces, sorted; those that overlap or touch are joined."""
+    algebra.spend_work(20 + 5 * len(pieces))
+
     def order(a, b):
         return compare_ends(algebra, a[0], b[0]) or b[1] - a[1]
     joined = []

@@ -15,18 +15,18 @@ from fractions import Fraction
 
 from grading import functions
 from grading.algebra import Algebra, CannotTell
-from grading.commands import NAMES, CommandParser
+from grading.commands import NAMES
 from grading.lexer import FUNCTIONS, GREEK
 from grading.matrices import add, multiply, negative, power
+from grading.names import NameParser
 from grading.structures import Structure, as_value, kind_of
-from grading.units import NUMBERS, POWERS, SCALES, TENS, is_word, scale, unit_symbol
+from grading.units import POWERS, is_word, scale
 
 MAX_DEPTH = 24     # of brackets inside brackets
 FACTORS = ("sqrt", "pi", "frac", "binom", "beginmatrix", "lfloor", "lceil", "root", "sum")
-LETTERS_OF_FUNCTIONS = set("fgFG")
 
 
-class TermParser(CommandParser):
+class TermParser(NameParser):
     """Parses expressions; see the module's docstring."""
 
     def __init__(self, tokens: list[str], algebra: Algebra):
@@ -81,23 +81,14 @@ class TermParser(CommandParser):
             total = multiply(self.algebra, total, factor)
             after_bracket = self.tokens[self.position - 1] == ")"
 
-    def event(self, letter: str):
-        """P(X = 5): the name of a probability, by its tokens; None for another bracket."""
-        end = self.tokens.index(")", self.position) if ")" in self.tokens[self.position:] else 0
-        inside = self.tokens[self.position + 1:end]
-        if letter != "P" or not {"=", "<", ">", r"\le", r"\ge"} & {*inside} or "(" in inside:
-            return None
-        self.position = end + 1
-        return self.algebra.atom(f"P({''.join(inside)})")
-
     def begins_factor(self, after_bracket: bool) -> bool:
         token = self.next_token
         if token == "|":
             return not self.open_bars
         if token[:1].isdigit() or token[:1] == ".":
             return after_bracket
-        if token in ("(", "["):  # 9 (apples) is no product
-            return not is_word(self.token_after())
+        if token in ("(", "["):
+            return not self.words_in_bracket()
         return len(token) == 1 and token.isalpha() or token[:1] == "\\" and (
             token[1:] in FUNCTIONS | GREEK | NAMES
             or token[1:] in FACTORS)
@@ -139,6 +130,7 @@ class TermParser(CommandParser):
 
     def atom(self):
         self.depth += 1
+        self.algebra.spend_work(1)
         if self.depth > MAX_DEPTH:
             raise CannotTell("brackets too deep")
         token = self.expect()
@@ -161,61 +153,6 @@ class TermParser(CommandParser):
             raise CannotTell(f"{token!r} was not expected")
         self.depth -= 1
         return value
-
-    def variable(self, letter: str):
-        """A variable, or a function of an argument: f(2), P(x), f'(x). A letter other than f and g
-        before a bracket is a factor, unless the bracket holds a single letter or number."""
-        name = letter + self.subscript() + "'" * self.count("'")
-        inverse = self.tokens[self.position:self.position + 4] == ["^", "{", "-", "1"]
-        function = letter in LETTERS_OF_FUNCTIONS
-        if function and self.peek("^"):  # f^{-1}(x) and f^2(x) are functions of their own
-            end = self.tokens.index("}", self.position) if self.token_after() == "{" and (
-                "}" in self.tokens[self.position:]) else self.position + 1
-            if self.tokens[end + 1:end + 2] == ["("]:
-                name += "".join(self.tokens[self.position:end + 1])
-                self.position = end + 1
-        single = self.token_after(2) in (")", ",") and (
-            self.token_after().isalpha() or self.token_after()[:1].isdigit())
-        if self.peek("(") and (event := self.event(name)):
-            return event
-        if self.peek("(") and not inverse and (function or single):
-            self.position += 1
-            arguments = [self.sum()]
-            while self.accept(","):
-                arguments.append(self.sum())
-            self.expect(")")
-            return self.algebra.opaque(name + "()", *map(as_value, arguments))
-        return self.algebra.atom(name)
-
-    def subscript(self) -> str:
-        """The subscript of a name, as text."""
-        if not self.accept("_"):
-            return ""
-        if not self.accept("{"):
-            return "_" + self.expect()
-        name = ""
-        while not self.accept("}"):
-            if self.peek("{", ""):
-                raise CannotTell("a subscript that is no name")
-            name += self.expect()
-        return "_" + name
-
-    def word(self, token: str):
-        """A number word (twenty-five), or the letters of a name that looks like a unit."""
-        lower = token.lower()
-        if lower in NUMBERS:
-            n = NUMBERS[lower]
-            if lower in TENS:
-                dash = self.peek("-")
-                unit = NUMBERS.get((self.token_after() if dash else self.next_token).lower(), 0)
-                if 0 < unit < 10:
-                    n, self.position = n + unit, self.position + 1 + dash
-            return self.algebra.number(n)
-        if unit_symbol(token) and len(token) == 2 and lower not in SCALES:
-            self.tokens[self.position - 1:self.position] = list(token)
-            self.position -= 1
-            return self.product()
-        raise CannotTell(f"the word {token!r} was not expected")
 
     def numeral(self, token):
         """A number, which may have repeating digits, or a fraction (1\\frac45)."""

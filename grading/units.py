@@ -6,9 +6,10 @@ nothing but the same words, so no word is dropped: 4 is not "4 million", "4 squa
 
 import re
 
-LENGTHS = "m:meter,meters,metre,metres g:gram,grams s:second,seconds,sec,secs L:liter,liters," \
-    "litre,litres W:watt,watts J:joule,joules N:newton,newtons Hz:hertz V:volt,volts " \
-    "Pa:pascal,pascals A:amp,amps,ampere,amperes"
+WITH_PREFIX = """m:meter,meters,metre,metres g:gram,grams s:second,seconds,sec,secs
+    L:liter,liters,litre,litres W:watt,watts J:joule,joules N:newton,newtons Hz:hertz V:volt,volts
+    Pa:pascal,pascals A:amp,amps,ampere,amperes"""
+UNIT_LETTERS = "mgshLNJWV"  # units of one letter, where LaTeX marks it as text
 PREFIXES = {"k": "kilo", "c": "centi", "m": "milli", "d": "deci", "M": "mega", "n": "nano"}
 OTHERS = """in:inch,inches,in ft:foot,feet,ft yd:yard,yards,yd mi:mile,miles,mi
     lb:pound,pounds,lb,lbs oz:ounce,ounces,oz ton:ton,tons,tonne,tonnes acre:acre,acres
@@ -20,15 +21,14 @@ OTHERS = """in:inch,inches,in ft:foot,feet,ft yd:yard,yards,yd mi:mile,miles,mi
     unit:unit,units rpm:rpm K:kelvin ha:hectare,hectares eV:ev dB:db
     amu:amu"""
 COUNTED = """animal apple bag ball balloon banana bead bean bird block boat book bottle bowl box
-    boy brick bus cake can candle candy car card cat chair child chip chocolate class coin cookie
-    cow customer dime dog dot doughnut egg face fish flower foot friend game girl glass goal
-    grape group hat horse house jar kid lap leg letter marble meal melon member minute
+    boy brick bus cake can candle candy car card case cat chair child chip chocolate class coin
+    cookie cow customer dime dog dot doughnut egg face fish flower foot friend game girl glass
+    goal grape group hat horse house jar kid lap leg letter marble meal melon member minute
     muffin necklace nickel number orange outcome packet page pair parent park party pen pencil
-    penny people person piece pie pizza plant plate player point potato problem prize
-    question room rope row seat shape shirt shoe shot side slice song sticker stone
-    story student subset sweet table tail teacher team ticket tile time tomato toy train
-    tree triangle trip turn vehicle vote way wheel window woman word worker"""
-UNIT_LETTERS = "mgshLNJWV"  # that are units without a prefix where they stand as text
+    penny people person piece pie pizza plant plate player point potato problem prize question
+    room rope row seat shape shirt shoe shot side slice song stamp sticker stone story student
+    subset sweet table tail teacher team ticket tile time tomato toy train tree triangle trip
+    turn vehicle vote way wheel window woman word worker"""
 IRREGULAR = {"child": "children", "fish": "fish", "foot": "feet", "people": "people",
              "person": "persons", "woman": "women"}
 CURRENCIES = {"$": "$", "\u20ac": "euro", "\u00a3": "£", "\u00a5": "yuan", "\u20b9": "rupee",
@@ -60,7 +60,7 @@ def plural(noun: str) -> str:
 def unit_table() -> dict[str, str]:
     """Every spelling of every unit, and its symbol."""
     table = {}
-    for item in LENGTHS.split():
+    for item in WITH_PREFIX.split():
         symbol, names = item.split(":")
         table[symbol] = symbol
         for name in names.split(","):

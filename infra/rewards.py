@@ -7,8 +7,9 @@ verl:  reward.custom_reward_function.path=infra/rewards.py, with the function co
 docs/scaling.md says how a run goes on in either. Common options:
 
     reward   a name in verify.REWARDS
-    tags     True: the answer stands in <answer> tags and is read as strictly as in train.py. False:
-             it stands in any usual form, such as a box, and mathematics is compared
+    form     "tags": the answer stands in <answer> tags and is read as strictly as in train.py;
+             "any": it stands in any usual form, such as a box; "bare": where there is no such form,
+             all that follows the thinking is the answer, as in <think>…</think>42
     opened   the prompt ends with <think>, so the response does not begin with it
 
 Left out on purpose: the reward "process", which needs a model.
@@ -16,6 +17,7 @@ Left out on purpose: the reward "process", which needs a model.
 
 import random
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,30 +25,37 @@ sys.path.append(str(Path(__file__).parents[1]))  # verl loads this file alone, b
 import verify  # noqa: E402
 
 
-def correct_in_any_form(problem, text: str) -> bool:
+def correct_in_any_form(problem, text: str, bare: bool = False) -> bool:
     """Whether the last answer of the text certainly equals `problem.answer`. Raises ValueError for
     an unreadable gold answer."""
     gold = problem.answer.rpartition("####")[2].strip()
-    return verify.verdict(gold, verify.extract_any(text)) is True
+    return verify.verdict(gold, verify.extract_any(text, bare=bare)) is True
 
 
-def score(problem, text: str, reward: str, tags: bool, opened: bool, **more) -> verify.Reward:
-    """The Reward of a response; `more` goes to verify.reward."""
-    correct = verify.written_correct if tags else correct_in_any_form
+FORMS = {"tags": verify.written_correct, "any": correct_in_any_form,
+         "bare": partial(correct_in_any_form, bare=True)}
+
+
+def score(problem, text: str, reward: str, form: str, opened: bool, **more) -> verify.Reward:
+    """The Reward of a response; `more` goes to verify.reward. Raises ValueError for unknown names.
+    """
+    if reward not in verify.REWARDS or form not in FORMS:
+        raise ValueError(f"reward={reward!r}, form={form!r}: the rewards are "
+                         f"{', '.join(verify.REWARDS)}, the forms {', '.join(FORMS)}")
     text = "<think>" + text if opened else text
-    return verify.reward(correct, problem, text, reward, uniform=random.random(), **more)
+    return verify.reward(FORMS[form], problem, text, reward, uniform=random.random(), **more)
 
 
 def text_of(messages) -> str:
     """The text of a completion: of a string, or of the last message of a conversation."""
-    if isinstance(messages, str):
-        return messages
+    if isinstance(messages, str) or not messages:
+        return messages or ""
     content = messages[-1].get("content") or ""
     return content if isinstance(content, str) else "".join(
         part.get("text", "") for part in content)
 
 
-def trl_reward(reward: str = "correct", tags: bool = True, opened: bool = False):
+def trl_reward(reward: str = "correct", form: str = "tags", opened: bool = False):
     """A function for TRL's `reward_funcs`. The data set's column `answer` holds the gold answers;
     a reward function sees the other columns as fields of sample.problem. The group of a response
     is the responses to the same prompt in this process."""
@@ -62,7 +71,7 @@ def trl_reward(reward: str = "correct", tags: bool = True, opened: bool = False)
             fields = {name: column[i] for name, column in columns.items()}
             problem = SimpleNamespace(**{"question": text_of(prompt)} | fields,
                                       answer=str(answer[i]))
-            totals.append(score(problem, text, reward, tags, opened, tokens=ids,
+            totals.append(score(problem, text, reward, form, opened, tokens=ids,
                                 group=groups[str(prompt)]).total)
         return totals
     give.__name__ = f"reward_{reward}"  # its name in TRL's logs
@@ -70,10 +79,10 @@ def trl_reward(reward: str = "correct", tags: bool = True, opened: bool = False)
 
 
 def compute_score(data_source, solution_str: str, ground_truth, extra_info=None,
-                  reward: str = "correct", tags: bool = True, opened: bool = False, **_) -> dict:
+                  reward: str = "correct", form: str = "tags", opened: bool = False, **_) -> dict:
     """verl's reward function. `score` is the reward; verl logs the other numbers. The group of a
     response is not known here."""
     problem = SimpleNamespace(question=str((extra_info or {}).get("question", "")),
                               answer=str(ground_truth), data_source=data_source)
-    given = score(problem, solution_str, reward, tags, opened)
+    given = score(problem, solution_str, reward, form, opened)
     return {"score": given.total, "acc": given.parts["correct"], "format": given.parts["format"]}

@@ -44,17 +44,21 @@ def open_run(options, checkpoint_bytes: int, resume: bool) -> Path:
     if resume and not (run / "config.json").exists():
         raise UserError(f"{run} holds no run that --resume could continue; start one without "
                         "--resume, or name another folder by --out")
-    settings = {k: v for k, v in asdict(options).items() if k not in NOT_SAVED}
-    settings["digests"] = digests(options)
     try:
+        settings = {k: v for k, v in asdict(options).items() if k not in NOT_SAVED}
+        settings["digests"] = digests(files_read(options))
         # one process alone; what killed ones left goes
         run.mkdir(parents=True, exist_ok=True)
         files.lock(run)
         files.sweep(run)
         files.sweep(run.parent, "base-")
-        # the same settings
+        # the same settings and data
         if (run / "config.json").exists():
             check_settings(run, settings, resume)
+            check_digests(read_settings(run), files_read(options))
+        elif (run / CHECKPOINT).exists():
+            raise UserError(f"{run} holds a checkpoint.pt without the config.json of its run; name "
+                            "another folder by --out")
         if (run / PREVIOUS).exists() and not (run / CHECKPOINT).exists():
             raise UserError(f"{run} has lost its checkpoint.pt{way_back(run)}")
         # the disk
@@ -68,15 +72,20 @@ def open_run(options, checkpoint_bytes: int, resume: bool) -> Path:
     return run
 
 
-def digests(options) -> dict[str, str]:
-    """{path: digest} of the files that a run reads again when it is resumed. The weights of --init
-    are not among them: a checkpoint holds them."""
+def files_read(options) -> list:
+    """The files that a run reads again when it is resumed. The weights of --init are not among
+    them: a checkpoint holds them."""
     paths = [options.data, options.eval_data]
     if options.init:
         paths += [Path(options.init, name) for name in (
             "config.json", "generation_config.json", "tokenizer.json")]
     if options.judge:
         paths.append(Path(options.judge, "prm.pt"))
+    return paths
+
+
+def digests(paths) -> dict[str, str]:
+    """{path: digest} of those of the files that exist."""
     return {str(path): files.digest(path) for path in paths if Path(path).is_file()}
 
 
@@ -85,9 +94,10 @@ def read_settings(run) -> dict:
     another type."""
     path = Path(run) / "config.json"
     settings = files.read_json(path, **SETTINGS)
-    if settings["task"] not in tasks.TASKS or settings["max_new_tokens"] < 1:
-        raise UserError(f"{path} is damaged: task is {settings['task']!r} and max_new_tokens "
-                        f"{settings['max_new_tokens']}")
+    if settings["task"] not in tasks.TASKS or settings["max_new_tokens"] < 1 or not isinstance(
+            settings.get("digests", {}), dict):
+        raise UserError(f"{path} is damaged: task is {settings['task']!r}, max_new_tokens "
+                        f"{settings['max_new_tokens']}, digests {settings.get('digests')!r}")
     return settings
 
 
@@ -106,13 +116,16 @@ def check_settings(run: Path, settings: dict, resume: bool) -> None:
         raise UserError(f"{run} is a run with other settings: " + ", ".join(
             f"--{k.replace('_', '-')} was {saved[k]!r} and is now {settings[k]!r}"
             for k in changed))
-    # files of the same names and other contents; runs of earlier versions have no digests
-    old, new = saved.get("digests", settings["digests"]), settings["digests"]
-    if not isinstance(old, dict):
-        raise UserError(f"{run / 'config.json'} is damaged: digests is {old!r}")
-    if paths := [path for path in {**new, **old} if old.get(path) != new.get(path)]:
-        raise UserError(f"{paths[0]} has changed since the run in {run} began; put the old file "
-                        "back, or start a new run with another --out")
+
+
+def check_digests(saved: dict, paths) -> None:
+    """Raises UserError if one of the files is not as it was when the run with the config.json
+    `saved` began. Runs of earlier versions have no digests."""
+    found = digests(paths)
+    for path in map(str, paths):
+        if "digests" in saved and saved["digests"].get(path) != found.get(path):
+            raise UserError(f"{path} has changed since the run began; put the old file back, or "
+                            "start a new run with another --out")
 
 
 def count_parameters(config: gpt.Config) -> int:

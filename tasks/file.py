@@ -9,13 +9,13 @@ out on purpose: sets of many gigabytes, and data-set libraries.
 """
 
 import hashlib
-import os
 import urllib.request
 from pathlib import Path
 
 from tqdm import tqdm
 
 import verify
+from infra import files
 from tasks.base import Task, is_held_out
 from tasks.countdown import Countdown
 from tasks.rows import read_rows
@@ -123,9 +123,8 @@ def download_part(name: str, part: str, address: str, digest: str) -> Path:
     if not path.exists():
         try:
             FOLDER.mkdir(exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_bytes(fetch(address, path.name))
-            os.replace(partial, path)
+            content = fetch(address, path.name)
+            files.atomic_write(path, lambda file: file.write(content), len(content))
         except OSError as error:  # URLError, time-outs and full disks are among them
             raise ValueError(
                 f"{name} cannot be downloaded ({error}): fetch {address} by other means and put it "

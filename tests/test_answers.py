@@ -77,109 +77,6 @@ DIFFERENT = [
     (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     (r"(0,9)\cup(9,36)", "(0,36)"), ("1/2", "2"), ("1000", "1.000"), ("$5", "5 cents"),
 ]
-KINDS = {  # kind -> pairs of equal answers
-    "names": [
-        ("x=5", "5"), ("9=x", "9"), ("0.3=x", "x=0.3"), ("f(x)=x+1", "x+1"),
-        ("f(x)=x+1", "f(t)=t+1"), ("f(x,y)=x-y", "f(a,b)=a-b"), ("(p,q)=(3,2)", "(3,2)"),
-        ("(p,q)=(3,2)", "p=3, q=2"), ("p=3, q=2", "q=2, p=3"), ("x=1,y=2", "1,2"),
-        ("x=1,y=2", "(1,2)"), ("p=5,q=2;p=7,q=2", "(5,2),(7,2)"), ("a=4,-8,-10", "-10,-8,4"),
-        ("D=(0,1)", "(0,1)"), ("|PQ|=6", "6"), ("AB=7", "7"), (r"\frac{AB}{CD}=2", "2"),
-        (r"\overline{AB}=5", "5"), (r"\angle A=30^\circ", r"30^\circ"), ("S_{ABC}=3", "3"),
-        ("A:B=1", "1"), ("V_1:V_2=11:21", "11:21"), ("P(A)=1/2", "1/2"),
-        (r"P(X=2)=\frac12", "1/2"), ("f(2)=3", "3"), ("a_n=2n-1", "2n-1"),
-        (r"\sin\theta=\frac12", "1/2"), ("area = 5", "5"), ("the area is: 5", "5"),
-        (r"x=\frac12=0.5", "1/2"), (r"\log_2 8=3", "3"), ("[x=1, y=2]", "(1,2)")],
-    "inequalities and sets": [
-        ("x<3", "3>x"), ("x<8", r"x\lt 8"), (r"x\le 4", r"x\leqslant 4"), (r"x\neq 3", r"x\ne 3"),
-        ("x != 3", r"x\ne3"), ("-x>-3", "x<3"), ("2x+1<7", "x<3"), (r"-2x\ge4", r"x\le-2"),
-        ("-1<2x+1<5", "-1<x<2"), ("20<P<30", "(20,30)"), ("0<f(x)<1", "(0,1)"), ("a<b", "b>a"),
-        ("x+y<1", "1>y+x"), ("a<b<c", "c>b>a"),
-        (r"x<-1 \text{ or } x>4", r"(-\infty,-1)\cup(4,\infty)"),
-        (r"a\le-2 or a=1", r"(-\infty,-2]\cup\{1\}"), ("x>2 and x<6", "2<x<6"),
-        (r"x\ge0 and x\ne1", r"[0,1)\cup(1,\infty)"), (r"x\ne2", r"(-\infty,2)\cup(2,\infty)"),
-        (r"x<-7:(-\infty,-7)", "x<-7"), (r"\{x \mid 1<x<4\}", "(1,4)"),
-        (r"\{x\in\mathbb{R}: x>2\}", "x>2"), (r"{x | x \ge 2}", r"[2,\infty)"),
-        (r"\{2k|k\in\mathbb{Z}\}", r"\{2k \mid k \in \mathbb Z\}"),
-        (r"\{(x,y): x<y\}", r"\{(x,y)|y>x\}"),
-        (r"\mathbb{R}\setminus\{2\}", r"(-\infty,2)\cup(2,\infty)"),
-        (r"\mathbb{R}", r"(-\infty,+\infty)"), (r"\emptyset", r"\varnothing"),
-        (r"\{\}", r"\emptyset"), (r"[1,2]\cup[2,3]", "[1,3]"), (r"[1,2]\cap[2,3]", r"\{2\}"),
-        (r"(1,3)\cap(2,4)", "(2,3)"), (r"[0,5]\setminus(1,2)", r"[0,1]\cup[2,5]"),
-        (r"[0,\sqrt2)\cup[1,\pi]", r"[0,\pi]"), (r"\{1,1,2\}", r"\{1,2\}"),
-        (r"(-1,0]\cup\{3\}", r"\{3\}\cup(-1,0]")],
-    "lists": [
-        ("$3$, $5$", "3, 5"), ("$x=1$ or $x=2$", "1,2"), ("1, 4, and 9", "1,4,9"),
-        ("21,16 or 11", "21,16,11"), ("1;2", "1,2"), ("(2;5)", "(2,5)"), ("110,220", "110, 220"),
-        (r"1,2,\ldots,n", r"1, 2, \dots, n"), ("1,2,...,n", r"1,2,\dots,n"),
-        ("(0;0),(1;2)", "(1,2),(0,0)")],
-    "vectors and matrices": [
-
-        (r"\begin{pmatrix}1&0\\2&3\end{pmatrix}",
-         r"\left[\begin{array}{cc}1&0\\2&3\end{array}\right]"),
-        (r"\begin{pmatrix}3\\5\end{pmatrix}",
-         r"\begin{pmatrix}1\\2\end{pmatrix}+\begin{pmatrix}2\\3\end{pmatrix}"),
-        (r"\begin{pmatrix}3\\-1\end{pmatrix}", "(3,-1)"), (r"\langle 1,2,3\rangle", "(1,2,3)"),
-        (r"2\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\4\end{pmatrix}"),
-        (r"\begin{pmatrix}1&1\\0&1\end{pmatrix}^2", r"\begin{pmatrix}1&2\\0&1\end{pmatrix}"),
-        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}\begin{pmatrix}1\\1\end{pmatrix}",
-         r"\begin{pmatrix}3\\7\end{pmatrix}")],
-    "functions": [
-        (r"\sin 2x", r"\sin(2x)"), (r"\sin 30^\circ", r"\frac12"),
-        (r"\sin\frac{\pi}{3}", r"\frac{\sqrt3}{2}"),
-        (r"\cos 15^\circ", r"\frac{\sqrt6+\sqrt2}{4}"), (r"\tan 45^\circ", "1"),
-        (r"\arcsin\frac12", r"\frac{\pi}{6}"), (r"\arctan 1", r"\frac{\pi}{4}"),
-        (r"\sin^{-1} x", r"\arcsin x"), (r"\tan x", r"\frac{\sin x}{\cos x}"),
-        (r"\tan^2(y)+1", r"\sec^2(y)"), (r"\sin(-x)", r"-\sin x"), (r"\log_2 8", "3"),
-        (r"\log_4 8", r"\frac32"), (r"\lg 1000", "3"), (r"\ln e^3", "3"), (r"\ln 8", r"3\ln2"),
-        (r"\ln\frac12", r"-\ln 2"), ("e^3", "exp(3)"), ("21", r"\binom{7}{2}"),
-        (r"\binom{n}{2}", r"\frac{n!}{2(n-2)!}"), ("15", "5!!"),
-        (r"\lfloor n/2\rfloor", r"\left\lfloor\frac n2\right\rfloor"), (r"\lceil 7/2\rceil", "4"),
-        ("|x-1|", r"\lvert 1-x\rvert"), ("|-3|", "3"), (r"\sqrt{x^2}", "|x|"), ("f(2)", "f(1+1)"),
-        (r"\sum_{k=1}^n k", r"\sum_{k=1}^{n}k"), ("x[y+1]", "xy+x"), (r"\cos(2x)", r"\cos(-2x)")],
-    "powers": [
-        ("(n+1)2^n", "2^n(n+1)"), ("(n-2)2^n", "2^n(n-2)"), ("2^{4950}", r"2\cdot2^{4949}"),
-        ("2^{n+1}", r"2\cdot2^n"), ("4^n", "2^{2n}"), ("e^{2x}", "(e^x)^2"),
-        (r"\frac{2^{n}}{2}", "2^{n-1}"), ("100x^{99}", r"x^{99}\cdot100"),
-        (r"\sqrt{x+1}^2", "x+1"), (r"\frac{1}{\sqrt{x+1}}", r"\frac{\sqrt{x+1}}{x+1}"),
-        (r"\sqrt{4x+4}", r"2\sqrt{x+1}"), (r"\sqrt[3]{x}^2", "x^{2/3}"),
-        (r"\sqrt[20]{a^{18}b^{17}}", r"\sqrt[20]{b^{17}a^{18}}"), ("7-2i", "7 + -2i"),
-        ("14.0 + -1.0i", "14-i"), (r"3 - 2\mathrm{i}", "3-2i"), (r"\mathrm{e}^2", "e^2"),
-        ("3e-2", "3e - 2"), (r"\sqrt{\frac{1}{-4}}", r"\frac{i}{2}")],
-    "numbers": [
-        (r"\frac25", r"\cfrac{2}{5}"), (r"\frac29", r"0.\overline{2}"),
-        (r"0.1\overline{6}", "1/6"), (r"0.\dot{3}", "1/3"), ("12 000", "12000"),
-        ("1,234,567", "1234567"), ("3000000", "3 million"), ("5.2 billion", "5200000000"),
-        ("two dozen", "24"), ("twenty-five", "25"), ("12", "twelve"), ("16", "4 squared"),
-        ("-25_7", "-25_7"), ("B3_{12}", "B3_{12}"), ("1A_{16}", "1A_{16}"), ("8", r"\text{8}"),
-        ("2:3", r"\frac23"), ("4:6", "2:3"), ("2:3:4", "4:6:8"), ("4:20", "4:20"),
-        ("1:30 PM", "1:30 pm"), ("10 am", "10:00 am"),
-        (r"\frac{1+\sqrt{97}}{8} \approx 1.36", r"\frac{1+\sqrt{97}}{8}"),
-        (r"\approx 17.10", "17.1"), (r"\\frac{1}{2}", "1/2")],
-    "units": [
-        (r"9\text{ cm}", r"9\textnormal{ cm}"), ("6 m", "6 meters"), (r"5\ \mathrm{m}", "5"),
-        ("50 km/h", "50"), ("60 km/h", "60 kilometers per hour"), ("60 mph", "60 miles per hour"),
-        ("9.8 m/s^2", "9.8 meters per second squared"), (r"8\text{ cm}^2", "8 square cm"),
-        ("25 cubic inches", "25 in^3"), (r"25\text{ m}^2", "25 square meters"),
-        (r"5\mathrm{~N}-\mathrm{m}", "5 newton meters"),
-        (r"11.6 \mathrm{lb} / \mathrm{in}^{2}", "11.6 pounds per square inch"),
-        (r"45\%", "45 pct"), (r"35\%", "$35$ %"), (r"-\$8", "-8"), ("\u00a35", "5"),
-        ("\u20ac7", "7"), ("$3 million", "3000000"), (r"100^\circ\text{C}", "100 degrees Celsius"),
-        (r"60^\circ", r"\frac{\pi}{3}"), ("9 (apples)", "9"), ("9 (pieces of candy)", "9"),
-        ("9 apples", "9 (apples)"), ("7 (years old)", "7"), (r"10\text{ ways}", "10"),
-        (r"36 \text{ square units}", "36")],
-    "words": [
-        ("C", "C)"), ("C", "Option C"), (r"\textbf{(C)}", "C"),
-        ("no solution", r"\text{no solution}"), (r"\text{I and III}", "I and III"),
-        ("red, blue", "blue and red"), ("min at x=1/2", "min at x=0.5"),
-        (r"\min at $x=1$, \max at $x=2$", "max at x=2, min at x=1"),
-        ("They are equal", "they are equal"), ("Jesse's class", "jesse's class")],
-    "characters": [
-        ("\u00bd", "0.5"), ("2\u00bd", "2.5"), ("x\u00b2", "x^2"), ("\u221a15", r"\sqrt{15}"),
-        ("3\u00d710\u2074", "30000"), ("2\u22c57", "14"), ("\u03b8", r"\theta"),
-        ("x \u2264 3", r"x\le3"), ("x \u2260 3", r"x\neq3"), ("\u211d", r"\mathbb{R}"),
-        (r"\overline{PQ}", r"\overline{PQ}"), (r"\triangle ABC", r"\triangle ABC"),
-        ("2xyz", "2zyx")],
-}
 CONVENTIONS = [  # pairs that are not equal by a convention; see grading/answers.py
     ("1,2", "1,1,2"), ("3e-2", "0.03"), ("x=1, y=2", "2, 1"), ("5 km", "5000 m"),
     ("x=1,2", "x=1, y=2"),
@@ -192,10 +89,12 @@ def test_equal(a, b):
     assert equal(a, b) is True and equal(b, a) is True
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_equal_answers_of_a_kind(kind):
-    wrong = [(a, b) for a, b in KINDS[kind] if not (equal(a, b) is equal(b, a) is True)]
-    assert wrong == []
+def test_equal_answers_by_kind():
+    """equal.jsonl: pairs of equal answers, by the kind of what differs."""
+    rows = [json.loads(line) for line in Path(__file__).with_name("equal.jsonl").open()]
+    assert len({row["kind"] for row in rows}) >= 9 and len(rows) >= 150
+    assert [row for row in rows if not equal(row["a"], row["b"]) is equal(row["b"], row["a"])
+            is True] == []
 
 
 @pytest.mark.parametrize("a, b", DIFFERENT + CONVENTIONS)
@@ -359,6 +258,6 @@ def test_the_golds_of_math500():
     assert {(golds[i], golds[j]) for i in range(len(golds)) for j in range(i)
             if comparison.compare(answers[i], answers[j])} == {
         ("1,-2", "-2,1"), ("10080", r"10,\!080"), ("2\\sqrt{5}", r"2 \sqrt{5}"),
-        (r"\frac{1}{4}", r"\frac14"), ("x=5", "5"), (r"\pi", r"180^\circ"),  # spelling, units
+        (r"\frac{1}{4}", r"\frac14"), ("x=5", "5"), (r"\pi", r"180^\circ"),  # spelling and units
         ("120^\\circ", "120"), ("30^\\circ", "30"), ("36^\\circ", "36"), ("90^\\circ", "90"),
         ("15\\mbox{ cm}^2", "15"), (r"\$36", "36"), ("40_9", "40")}

@@ -45,14 +45,17 @@ def test_plain_and_conversational_completions_are_paid_alike():
     tools = [[{"role": "assistant", "content": None, "tool_calls": []}],
              [{"role": "assistant", "content": "<answer>5</answer>"},
               {"role": "tool", "content": "x"}, {"role": "assistant", "content": RIGHT}]]
+    assert given([[]], ["4"]) == [0.0]
     assert given(tools, ["4"] * 2) == pytest.approx([0.0, 1.1])
 
 
 def test_answers_in_any_form_and_prompts_that_open_the_thinking():
     texts = [r"so \boxed{\frac{8}{2}}", "#### 4", RIGHT, "4", r"\boxed{4} or \boxed{5}"]
-    assert given(texts, ["4"] * 5, "sign", tags=False) == [1, 1, 1, -1, -1]
+    assert given(texts, ["4"] * 5, "sign", form="any") == [1, 1, 1, -1, -1]
+    assert given(texts, ["4"] * 5, "sign", form="bare") == [1, 1, 1, 1, -1]
+    assert given(["<think>t</think>4", "<think>4"], ["4"] * 2, "sign", form="bare") == [1, -1]
     assert given(texts, ["4"] * 5, "sign") == [-1, -1, 1, -1, -1]
-    assert given(["#### 1,000"], ["work\n#### 1000"], "sign", tags=False) == [1]
+    assert given(["#### 1,000"], ["work\n#### 1000"], "sign", form="any") == [1]
     assert given([RIGHT.removeprefix("<think>")], ["4"], opened=True) == [pytest.approx(1.1)]
     assert given([RIGHT.removeprefix("<think>")], ["4"]) == [1.0]
 
@@ -74,9 +77,12 @@ def test_what_cannot_be_paid_is_an_error(monkeypatch):
     monkeypatch.setitem(verify.REWARDS, "broken", lambda sample: float("nan"))
     with pytest.raises(verify.RewardError, match="broken returned nan"):
         given([RIGHT], ["4"], "broken")
-    for tags in True, False:
+    for form in rewards.FORMS:
         with pytest.raises(ValueError, match="gold"):
-            given([RIGHT], [""], tags=tags)
+            given([RIGHT], [""], form=form)
+    for options in dict(name="shrot"), dict(form="box"):
+        with pytest.raises(ValueError, match="rewards are correct, .* forms tags, any, bare"):
+            given([RIGHT], ["4"], **options)
     with pytest.raises(TypeError, match="answer"):
         rewards.trl_reward()(prompts=["a"], completions=[RIGHT])
 
@@ -104,7 +110,7 @@ print([name for name in ("torch", "trl", "verl", "transformers") if name in sys.
     assert made.stdout == "{'score': 1.1, 'acc': 1.0, 'format': 1.0}\n[]\n", made.stderr
     score = rewards.compute_score
     assert score("x", r"\boxed{4}", 4)["score"] == 0.0
-    assert score("x", r"\boxed{4}", 4, None, tags=False) == {
+    assert score("x", r"\boxed{4}", 4, None, form="any") == {
         "score": 1.0, "acc": 1.0, "format": 0.0}
     assert score("x", WRONG, "4", {}, reward="sign")["score"] == -1
 

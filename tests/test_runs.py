@@ -213,9 +213,12 @@ def test_partial_files_of_killed_processes_go_when_a_run_starts(copied):
         f"x.{done.pid}.partial"}  # not of this program
 
 
-def test_resume_needs_a_run(tmp_path, capsys):
+def test_resume_needs_a_run(tmp_path, copied, capsys):
     refused(capsys, run(tmp_path / "none", "--resume"), "holds no run")
     assert not (tmp_path / "none").exists()
+    (copied / "config.json").unlink()
+    refused(capsys, run(copied, "--resume"), "holds no run")
+    refused(capsys, run(copied), "holds a checkpoint.pt without the config.json of its run")
 
 
 # --- the same run
@@ -234,7 +237,10 @@ def test_a_changed_file_is_refused_when_a_run_goes_on(tmp_path, capsys):
     for path in (data, held_out):
         text = path.read_text()
         path.write_text(text.replace('"5+1', '"6+1', 1))
-        refused(capsys, run(tmp_path / "run", *flags, "--resume"), f"{path} has changed since")
+        for name in ("resume", "search", "prm"):
+            code = (run(tmp_path / "run", *flags, "--resume") if name == "resume"
+                    else readers(tmp_path / "run")[name]())
+            refused(capsys, code, f"{path} has changed since the run began")
         path.write_text(text)
     assert run(tmp_path / "run", *flags, "--resume") == 0
 

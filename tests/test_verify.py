@@ -473,6 +473,8 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
     (r"\boxed{5 + \boxed{3}}", "5 + {3}"), (r"\fbox{4}: \boxed{x = \fbox{5}}", "x = {5}"),
     (r"\boxed{a\\{b}}", r"a\\{b}"), (r"\boxed{\}}", r"\}"), (r"\boxed {5}", "5"),
     ("\\boxed\n{5}", "5"),
+    (r"<answer>x = \boxed{5}</answer>", "x = {5}"), (r"<answer>\boxed{5} cm</answer>", "{5} cm"),
+    (r"<answer>5 or \boxed{6}</answer>", "5 or {6}"), ("<answer>**5**</answer>", "5"),
     # boxes without braces
     (r"$\boxed 75$", "75"), (r"\boxed75", "75"), (r"\boxed -4.5.", "-4.5"), (r"\boxed x", "x"),
     (r"\boxed \frac{1}{2}", r"\frac{1}{2}"), (r"\(\boxed 5\) is it", "5"),
@@ -486,6 +488,7 @@ def test_pass_at_k_refuses_impossible_counts(n, c, k):
     (r"\boxed{5} \boxedtext{6}", "5"),
     # GSM8K's form with words and Markdown
     ("#### 72, altogether", "72"), ("#### 72, in total.", "72"), ("####: 55", "55"),
+    ("#### = 55", "55"),
     ("#### **55**", "55"), ("**#### 55**", "55"), ("#### The answer is $55.", "$55"),
     ("#### 72, or 73", "72, or 73"), ("#### 72, not", "72, not"), ("#### 3, 5", "3, 5"),
     ("#### 72, altogether 73", "72, altogether 73"), ("#### 7 in all or 8", "7 in all or 8"),
@@ -507,6 +510,7 @@ def test_extract_any_finds_nothing_elsewhere(text):
 
 @pytest.mark.parametrize("text, answer", [
     ("<think>a</think>42", "42"), ("a</think>\n\n42<|im_end|>", "42"), ("17<|im_end|>", "17"),
+    ("<s>17</s>", "17"), ("<|im_start|>assistant\n17<|im_end|>\n", "17"), ("17<pad><pad>", "17"),
     ("42", "42"), ("**42**", "42"), ("The final answer is: 42.", "42"), ("4 or 5", "4 or 5"),
     ("<think>42", None), ("<think>a</think>", None), ("<think>42</think> \n", None), ("", None),
     ("<think>a</think><answer>42", None), ("z^*", "z^*"), (r"\{1, 2\}", r"\{1, 2\}")])
