@@ -26,6 +26,7 @@ from tasks import gsm
 
 PATTERN = r" ?[A-Za-z]+|(?s:.)"  # a word with its leading space, or any one character
 SPECIALS = ["<think>", "</think>", "<answer>", "</answer>", "<|endoftext|>", "<|pad|>"]
+MAX_STOP_STRING = 64  # characters; the automaton of a stop string takes its length squared
 WORKING_WORDS = "easy check ok wait no yes make"
 
 
@@ -86,9 +87,10 @@ class Tokenizer:
             return cls.toy()
         saved = files.read_json(path, template=str, stops=list, strings=list)
         if "{question}" not in saved["template"] or not all(
-                isinstance(string, str) and string for string in saved["strings"]):
+                isinstance(string, str) and 0 < len(string) <= MAX_STOP_STRING
+                for string in saved["strings"]):
             raise ValueError(f"{path} is damaged: no {{question}} in the template, or a stop "
-                             "string that is no text")
+                             f"string that is no text of 1 to {MAX_STOP_STRING} characters")
         if "digest" in saved and saved["digest"] != files.digest(Path(run) / "tokenizer.json"):
             raise ValueError(f"{run}/tokenizer.json is not the one that the run had")
         return cls.from_folder(run, saved["template"], saved["stops"], saved["strings"])

@@ -16,6 +16,8 @@ from infra.terminal import echo, visible
 LARGEST = 2**62              # of a whole number; a sum of two still fits 64 bits
 LEAST_TEMPERATURE = 1e-4     # logits divided by much less are infinite in float32
 MAX_MESSAGE = 600            # characters
+# a shell cannot send these; bytes that are not UTF-8 arrive as U+DC80 to U+DCFF, which are allowed
+UNWRITABLE = re.compile("[\0\ud800-\udbff\udc00-\udc7f\udd00-\udfff]")
 EMPTY_VALUE = re.compile(r"(--[^=]+)=--")
 
 
@@ -27,6 +29,8 @@ class Parser(argparse.ArgumentParser):
         for argument in args:  # argparse takes `--flag=--` for a flag without a value, and fails
             if match := EMPTY_VALUE.fullmatch(argument):
                 self.error(f"argument {match[1]}: expected one argument")
+            if UNWRITABLE.search(argument):
+                self.error(f"{argument!r} holds characters that no file name and no text can hold")
         return super().parse_known_args(args, namespace)
 
     def error(self, message):

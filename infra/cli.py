@@ -27,6 +27,7 @@ RENAMED = {  # flags of earlier versions
     "--renew-reference": "--ref-update-interval", "--overlong-zone": "--overlong-buffer",
     "--lam": "--gae-lambda", "--critic-lam": "--critic-gae-lambda",
     "--leave-one-out": "--baseline others"}
+BAD_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 FLAG_TYPES = {str: str, int: arguments.integer(), float: arguments.number()}
 AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "max_attempts",
                 "eval_samples")
@@ -328,8 +329,9 @@ def exit_code(work) -> int:
         work()
     except (UserError, RewardError) as error:
         code, message = 2, f"train.py: {arguments.describe(error)}"
-    except (FloatingPointError, OSError) as error:
-        code, message = 1, f"train.py: {arguments.describe(error)}"
+    except (FloatingPointError, OSError) as error:  # a full disk is a failure, no bad input
+        code = 2 if isinstance(error, BAD_FILE) else 1
+        message = f"train.py: {arguments.describe(error)}"
     except KeyboardInterrupt:
         code, message = 130, "\nstopped; the same command with --resume continues the run"
     except (MemoryError, RuntimeError) as error:

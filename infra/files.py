@@ -55,8 +55,9 @@ def write_error(path, error: Exception, size: int) -> OSError:
     """The OSError that says in one sentence why a file of `size` bytes was not written."""
     reason = getattr(error, "strerror", None) or error
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return OSError(f"{path} cannot be written: "
-                   f"{no_space(path, size) if full or free_bytes(path) < size else reason}")
+    kind = type(error) if isinstance(error, OSError) else OSError
+    return kind(f"{path} cannot be written: "
+                f"{no_space(path, size) if full or free_bytes(path) < size else reason}")
 
 
 def no_space(path, size: int) -> str:

@@ -31,6 +31,7 @@ FORMAT = 2  # of checkpoint.pt; to be raised when the names or shapes in it chan
 NOT_SAVED = ("out", "device", "shard")  # settings of a process, not of the run
 MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile", "checkpoints")  # on resume
 SETTINGS = dict(task=str, level=int, data=str, eval_data=str, max_new_tokens=int)
+MAX_CONTEXT = 2**20  # tokens of a model in a checkpoint
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
@@ -114,7 +115,8 @@ def check_settings(run: Path, settings: dict, resume: bool) -> None:
                and k not in (*MAY_CHANGE, "digests")]
     if changed:
         raise UserError(f"{run} is a run with other settings: " + ", ".join(
-            f"{k} was {saved[k]!r} and is now {settings[k]!r}" for k in changed))
+            f"--{k.replace('_', '-')} was {saved[k]!r} and is now {settings[k]!r}"
+            for k in changed))
 
 
 def check_digests(saved: dict, paths) -> None:
@@ -232,8 +234,8 @@ def load_checkpoint(run) -> dict:
     if not path.exists():
         raise UserError(f"{run} has no checkpoint.pt; train.py makes one")
     content = tensors.load(path, mend=way_back(run))
-    number = content.get("format") if isinstance(content, dict) else None
-    if type(number) is not int or number != FORMAT or not is_policy(content):
+    saved_format = content.get("format") if isinstance(content, dict) else None
+    if type(saved_format) is not int or saved_format != FORMAT or not is_policy(content):
         raise UserError(f"{path} was made by another version of this program and cannot be read by "
                         "this one; train a new run with another --out")
     return content
@@ -259,6 +261,8 @@ def is_policy(content) -> bool:
                 return False
             if type(value) in (int, float) and not 0 < value < math.inf:
                 return False
+        if config["layers"] > len(found) or config["context"] > MAX_CONTEXT:
+            return False  # it would take long, or much memory
         with torch.device("meta"):
             wanted = gpt.GPT(gpt.Config(**config)).state_dict()
         return {k: x.shape for k, x in wanted.items()} == {k: x.shape for k, x in found.items()}

@@ -46,6 +46,8 @@ def load(path, device="cpu", mend: str = "") -> dict:
     missing file, and UserError for a damaged one and for NaN or infinity. `mend` ends its message.
 
     The file is a zip with a CRC-32 of each tensor, which torch.load does not look at."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder and no checkpoint{mend}")
     with open(path, "rb") as file:
         try:
             damaged = zipfile.ZipFile(file).testzip()

@@ -88,6 +88,16 @@ def test_a_fault_of_the_program_keeps_its_traceback():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_an_argument_that_is_no_text_is_refused(command, capsys):
+    module, argv = COMMANDS[command]
+    for value in ("a\0b", "\ud800"):
+        assert module.main([*argv, "--run", value]) == 2
+        assert "no file name" in capsys.readouterr().err
+    assert module.main([*argv, "--run", os.fsdecode(b"\xff")]) == 2  # bytes of a file's name
+    assert "has no checkpoint.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_and_a_lack_of_memory_end_a_command_without_a_traceback(command, monkeypatch,
                                                                       capsys):
     for error, code in ((KeyboardInterrupt(), 130), (MemoryError(), 1), (ValueError("no"), 2)):

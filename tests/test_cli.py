@@ -130,6 +130,19 @@ def test_a_judge_that_cannot_be_read_is_refused_before_any_work(finished, name, 
     assert said in error_of(capsys) and not out.exists()
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "checkpoint.pt", "config.json",
+                                  "summary.json", "../base-*.pt"])
+def test_a_folder_in_the_place_of_a_file_is_bad_input(finished, name, tmp_path, capsys):
+    shutil.copytree(finished.parent, tmp_path / "runs")
+    out = tmp_path / "runs" / "run"
+    [path] = out.glob(name)
+    path.unlink()
+    path.mkdir()
+    flags = ["--out", str(out), "--resume"] if ".." not in name else ["--out", str(out) + "2"]
+    assert train.main([*SMALL, *flags]) == 2
+    assert path.name in error_of(capsys)
+
+
 # --- runs of earlier versions
 
 @pytest.fixture(scope="module")

@@ -275,6 +275,28 @@ def test_a_damaged_run_gives_a_one_sentence_error(run, name, content, named, tmp
     assert named in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("entry, value", [
+    ("format", torch.ones(3)), ("format", None), ("format", [2]), ("config", []),
+    ("config", {"norm_eps": []}), ("config", {"layers": "x"}), ("config", {"layers": 2**40}),
+    ("config", {"context": 2**40}),
+    ("config", {"tied": torch.ones(2)}), ("config", {"more": 1}), ("model", None),
+    ("model", torch.ones(1)), ("model", {"embedding.weight": 1}), (None, None)])
+def test_a_whole_checkpoint_of_other_content_is_refused(run, entry, value, tmp_path, capsys):
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    content = run_dir.load_checkpoint(run)
+    if isinstance(value, dict):
+        value = content[entry] | value
+    path = tmp_path / "checkpoint.pt"
+    path.unlink()
+    if entry is None:
+        path.mkdir()
+    else:
+        tensors.save(path, content | {entry: value})
+    assert sample.main(["--run", str(tmp_path), "1+1=?"]) == 2
+    said = capsys.readouterr().err
+    assert "checkpoint.pt" in said and said.count("\n") == 1
+
+
 @pytest.mark.parametrize("task", ["countdown", "code"])
 def test_tasks_without_written_answers_are_refused(run, task, tmp_path, capsys):
     shutil.copytree(run, tmp_path, dirs_exist_ok=True)
