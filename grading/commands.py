@@ -6,7 +6,7 @@ terms.py, which builds on it, has the expressions that the commands hold.
 from grading import functions
 from grading.algebra import CannotTell
 from grading.lexer import FUNCTIONS, GREEK
-from grading.structures import Infinity, Structure, as_value
+from grading.structures import REALS, Infinity, Structure, as_value
 from grading.tokens import TokenReader
 from grading.units import is_unit_letter
 
@@ -81,7 +81,7 @@ class CommandParser(TokenReader):
         if name == "emptyset":
             return Structure("set", ())
         if name == "setR":
-            return Structure("tuple", ("(", (Infinity(-1), Infinity(1)), ")"))
+            return REALS
         return Structure("text", (name,))
 
     def named_figure(self, name: str):
@@ -156,4 +156,7 @@ class CommandParser(TokenReader):
                 self.accept("&", "and")
             if sum(map(len, rows)) > MAX_ENTRIES:
                 raise CannotTell("a matrix that is too large")
-        return Structure("matrix", tuple(map(tuple, filter(None, rows))))
+        rows = [row for row in rows if row]
+        if len(set(map(len, rows))) > 1:
+            raise CannotTell("a matrix with rows of different lengths")
+        return Structure("matrix", tuple(map(tuple, rows)))

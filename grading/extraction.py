@@ -118,7 +118,7 @@ def without_words(answer: str) -> str | None:
     answer = (complete(answer) or "").strip(SIGNS)
     if answer.startswith(("*", "_")) or answer.endswith("**"):
         answer = answer.strip("*_")
-    answer = answer[BEFORE.match(answer).end():].rstrip(SIGNS + ".")
+    answer = (answer[BEFORE.match(answer).end():] or answer).rstrip(SIGNS + ".")
     return complete(BOX.sub("", unbox(AFTER.sub("", answer)) or ""))
 
 

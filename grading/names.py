@@ -3,7 +3,15 @@
 from grading.algebra import CannotTell
 from grading.commands import CommandParser
 from grading.structures import as_value
-from grading.units import NUMBERS, SCALES, TENS, is_number_word, is_word, unit_symbol
+from grading.units import (
+    NUMBERS,
+    SCALES,
+    TENS,
+    UNIT_LETTERS,
+    is_number_word,
+    is_word,
+    unit_symbol,
+)
 
 FUNCTION_LETTERS = set("fgFG")
 
@@ -88,3 +96,9 @@ class NameParser(CommandParser):
             if is_word(token) and not is_number_word(token):
                 return True
         return False
+
+    def rate_is_next(self) -> bool:
+        """Whether letters of units with a slash between them come next, as in 15 m/s."""
+        under = self.token_after(2)
+        return self.token_after() == "/" and self.next_token in tuple(UNIT_LETTERS) and (
+            under in tuple(UNIT_LETTERS) or unit_symbol(under) != "")

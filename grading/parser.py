@@ -13,7 +13,7 @@ from grading import sets
 from grading.algebra import CannotTell
 from grading.quantities import QuantityParser
 from grading.relations import RELATIONS, inequality, is_decimal, named, statement
-from grading.structures import Structure, as_value, kind_of
+from grading.structures import REALS, Structure, as_value, kind_of
 from grading.units import is_known_word, is_number_word, is_word
 
 MAX_ITEMS = 40     # of a list
@@ -67,7 +67,7 @@ class Parser(QuantityParser):
     def items(self, *separators, joined: bool = False) -> list:
         """Items between separators; an item with \\pm becomes two. joined: inequalities of one
         variable with "or" or "and" between them are one set."""
-        items, outer, word = [], (self.sign, self.sign_used), ""
+        items, outer, word, link = [], (self.sign, self.sign_used), "", ""
         while not items or (word := self.accept(*separators)):
             if word == ",":
                 word = self.accept("and", "or") or word  # a, b, and c
@@ -77,7 +77,9 @@ class Parser(QuantityParser):
                 item = self.item()
                 whole = joined and items and statement(self.algebra, word, items[-1], item)
                 if whole:
-                    items[-1] = whole
+                    if link not in ("", word):
+                        raise CannotTell("both and and or between inequalities")
+                    items[-1], link = whole, word
                 else:
                     items.append(item)
                 if not self.sign_used:
@@ -207,18 +209,9 @@ class Parser(QuantityParser):
         if opening == r"\{" and self.accept(closing):
             return Structure("set", ())
         if self.is_builder():
-            self.open_bars = 1  # a bar ends the element of {x | ...}
-            element = self.set_expression()
-            if self.accept(r"\in"):  # {x in R | ...}
-                self.set_expression()
-            self.open_bars = 0
-            self.expect("|", ":")
-            conditions = self.items(",", "and", "or", joined=True)
+            content = self.builder()
             self.expect(closing)
-            same = len(conditions) == 1 and kind_of(conditions[0]) == "named" and (
-                conditions[0].parts[0] == element)
-            return conditions[0].parts[1] if same and kind_of(conditions[0].parts[1]) in (
-                "tuple", "union") else Structure("builder", (element, tuple(conditions)))
+            return content
         if opening == "{":
             items = [self.quantity()]
             while self.accept(","):
@@ -229,6 +222,22 @@ class Parser(QuantityParser):
         if opening == "{" and len(items) == 1:
             return items[0]
         return Structure("set", tuple(items))
+
+    def builder(self):
+        """{element | conditions}; an interval where it says only what x is, as in {x | x > 2}."""
+        self.open_bars = 1  # a bar ends the element
+        element, base = self.set_expression(), REALS
+        if self.accept(r"\in"):  # {x in Z | ...}
+            base = self.set_expression()
+        self.open_bars = 0
+        self.expect("|", ":")
+        conditions = self.items(",", "and", "or", joined=True)
+        if base != REALS:
+            conditions.append(Structure("named", (element, base, None)))
+        [name, content, _] = conditions[0].parts if kind_of(conditions[0]) == "named" else [0, 0, 0]
+        if len(conditions) == 1 and name == element and kind_of(content) in ("tuple", "union"):
+            return content
+        return Structure("builder", (element, tuple(conditions)))
 
     def is_builder(self) -> bool:
         """Whether the next bracket is {element | conditions}: a bar or a colon follows a letter or
@@ -246,8 +255,8 @@ class Parser(QuantityParser):
         items = [self.quantity()] if self.sign else self.items(",", ";")
         closing = self.expect(")", "]")
         if len(items) == 1 and (opening, closing) in (("(", ")"), ("[", "]")) and (
-                opening == "(" or self.depth > 1 or kind_of(items[0]) == "matrix"
-                or self.begins_factor(True) or self.peek("^")):
+                opening == "(" or kind_of(items[0]) == "matrix" or self.begins_factor(True)
+                or self.peek("^")):
             return items[0]
         if opening == "[" and {kind_of(item) for item in items} == {"named"}:  # [x = 1, y = 2]
             return collected(self.algebra, items)

@@ -33,37 +33,29 @@ class QuantityParser(TermParser):
         return Structure("quantity", (as_value(value), unit))
 
     def unit(self) -> str:
-        """A unit: symbols with their exponents, sorted, such as "km h^-1"; "" for none."""
-        exponents, sign, power = {}, 1, 1
+        """A unit: symbols with their exponents, sorted, such as "h^-1 km"; "" for none."""
+        exponents, power, slash, letters = {}, 1, 1, self.rate_is_next()
         while True:
-            token = self.next_token
             after = self.token_after()
-            if token in POWERS and unit_symbol(after):  # square meters
+            if self.next_token in POWERS and unit_symbol(after):  # square meters
                 power = POWERS[self.accept()]
-                continue
-            if token in ("/", "per", "*", "-") and exponents and (
-                    unit_symbol(after) or after in (*POWERS, *UNIT_LETTERS, r"\sec")):
-                sign = 1 if self.accept() in ("*", "-") else -1
-                token = self.next_token
-                if token in POWERS:
-                    continue
-                token = rf"\unit{token[-1]}" if token in UNIT_LETTERS else token
-                token = "sec" if token == r"\sec" else token
-            symbol = {"%": "%", r"\degree": "deg"}.get(token) or CURRENCIES.get(token) or (
-                unit_symbol(token))
-            if not symbol:
+            elif exponents and self.peek("/", "per", "*", "-") and (
+                    after in POWERS or unit_name(after, letters=self.peek("/"))):
+                letters = self.peek("/")
+                slash = -1 if self.accept() in ("/", "per") else 1
+            elif symbol := unit_name(self.next_token, letters):
+                if exponents and (symbol == "%" or symbol in exponents):
+                    raise CannotTell("a unit that is written twice")
+                self.accept()
+                if symbol == "deg" and self.next_token.lower() in ("f", "c", *TEMPERATURES):
+                    symbol = "deg" + self.accept()[0].upper()
+                for factor in symbol.split():  # mph is mi h^-1
+                    name, _, e = factor.partition("^")
+                    power *= int(e or 1) * self.unit_exponent()
+                    exponents[name] = exponents.get(name, 0) + slash * power
+                power, letters = 1, False
+            else:
                 break
-            if exponents and (symbol == "%" or symbol in exponents):
-                raise CannotTell("a unit that is written twice")
-            self.accept()
-            if symbol == "deg" and self.next_token.lower() in ("f", "c", *TEMPERATURES):
-                symbol = "deg" + self.accept()[0].upper()
-            for factor in symbol.split():
-                name, _, e = factor.partition("^")
-                power *= int(e or 1)
-                power *= self.unit_exponent()
-                exponents[name] = exponents.get(name, 0) + sign * power
-            power = 1
         return " ".join(name if e == 1 else f"{name}^{e}"
                         for name, e in sorted(exponents.items()) if e)
 
@@ -87,3 +79,10 @@ class QuantityParser(TermParser):
             raise CannotTell("words in a bracket after a number")
         self.position = end + 1
         return noun
+
+
+def unit_name(token: str, letters: bool) -> str:
+    """The symbol of a token that is a unit, otherwise "". letters: m, s and h are units."""
+    if letters and (token in tuple(UNIT_LETTERS) or token == r"\sec"):
+        return token[-1] if len(token) == 1 else "s"
+    return {"%": "%", r"\degree": "deg"}.get(token) or CURRENCIES.get(token) or unit_symbol(token)

@@ -76,6 +76,8 @@ def named(algebra: Algebra, sides: list, signs: list[str], literal: bool):
             raise CannotTell("a chain of different values")
     # 2. the first is a name
     if is_name(algebra, left):
+        if left == right:
+            raise CannotTell("a relation that says nothing")
         return Structure("named", (left, right, None))
     if signs[0] == r"\approx" and is_rounded(algebra, left, right):
         return left

@@ -9,7 +9,7 @@ from decimal import Decimal, localcontext
 from functools import cmp_to_key
 
 from grading.algebra import Algebra, CannotTell
-from grading.structures import Infinity, Structure, is_interval, kind_of
+from grading.structures import Infinity, Structure, as_value, is_interval, kind_of
 
 DIGITS = 50
 CLOSE = Decimal("1e-30")
@@ -73,7 +73,7 @@ def region_of(algebra: Algebra, x) -> list[tuple]:
 def pieces_of(algebra: Algebra, x) -> list[tuple]:
     """The pieces of an interval or a finite set, as they are written."""
     if kind_of(x) == "set":
-        return [(item, True, item, True) for item in x.parts]
+        return [(as_value(item), True, item, True) for item in x.parts]
     if not is_interval(x):
         raise CannotTell("a set that is no interval")
     left, (low, high), right = x.parts

@@ -34,6 +34,9 @@ class Infinity:
     sign: int
 
 
+REALS = Structure("tuple", ("(", (Infinity(-1), Infinity(1)), ")"))
+
+
 def kind_of(x) -> str:
     return x.kind if isinstance(x, Structure) else (
         "infinity" if isinstance(x, Infinity) else "value")

@@ -68,7 +68,8 @@ class TermParser(NameParser):
                 if token == "/":
                     total = self.algebra.divide(as_value(total), as_value(factor))
                     continue
-            elif self.begins_factor(after_bracket) and kind_of(total) != "infinity":
+            elif self.begins_factor(after_bracket) and kind_of(total) != "infinity" and not (
+                    self.rate_is_next() and self.is_number(total)):
                 factor = only_item(self.power())  # x[y + 1]
             elif scale(self.next_token):
                 factor = self.algebra.number(scale(self.accept()))
@@ -81,6 +82,9 @@ class TermParser(NameParser):
             total = multiply(self.algebra, total, factor)
             after_bracket = self.tokens[self.position - 1] == ")"
 
+    def is_number(self, x) -> bool:
+        return kind_of(x) == "value" and self.algebra.rational(x) is not None
+
     def begins_factor(self, after_bracket: bool) -> bool:
         token = self.next_token
         if token == "|":
@@ -90,13 +94,12 @@ class TermParser(NameParser):
         if token in ("(", "["):
             return not self.words_in_bracket()
         return len(token) == 1 and token.isalpha() or token[:1] == "\\" and (
-            token[1:] in FUNCTIONS | GREEK | NAMES
-            or token[1:] in FACTORS)
+            token[1:] in FUNCTIONS | GREEK | NAMES or token[1:] in FACTORS)
 
     def power(self):
         value = self.atom()
         if self.accept("^"):
-            if self.peek("{") and self.token_after() == "T" or self.peek("T"):
+            if kind_of(value) == "matrix" and "T" in (self.next_token, self.token_after()):
                 raise CannotTell("a transposed matrix")
             value = power(self.algebra, value, self.exponent())
         while self.accept("!"):

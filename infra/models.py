@@ -80,7 +80,11 @@ def restore(models: Models, optimizer, saved: dict) -> dict:
         if models.critic is not None:
             models.critic.load_state_dict(saved["critic"])
         distributed.load_moments(optimizer, saved["optimizer"])
-        return saved["state"]
+        state = saved["state"]
+        numbers = [state[k] for k in ("step", "tokens_sampled", "seconds_rl", "kl_coef")]
+        if {*map(type, numbers)} - {int, float} or not isinstance(state["before"], dict):
+            raise ValueError("the state of the loop is of other types")
+        return state
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise run_dir.UserError("checkpoint.pt holds other networks than those of this run's "
                                 "settings; start a new run with another --out") from error

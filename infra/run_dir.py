@@ -11,6 +11,7 @@ Left out on purpose: several runs in one folder.
 
 import ctypes
 import json
+import math
 import os
 import shlex
 import shutil
@@ -250,16 +251,20 @@ def way_back(run) -> str:
 
 
 def is_policy(content) -> bool:
-    """Whether `model.from_state` can make a GPT of the content of a file."""
+    """Whether `model.from_state` can make a GPT of the content of a file: a Config of the right
+    types, and weights of its names and shapes."""
     try:
-        config, found = gpt.Config(**content["config"]), content["model"]
-        if config.layers > len(found) or config.context > MAX_CONTEXT:  # would take long, or memory
-            return False
-        for f in fields(config):
-            if not isinstance(getattr(config, f.name), (int, float) if f.type is float else f.type):
+        config, found = content["config"], content["model"]
+        for field in fields(gpt.Config):
+            value = config[field.name]
+            if type(value) is not field.type and (type(value), field.type) != (int, float):
                 return False
+            if type(value) in (int, float) and not 0 < value < math.inf:
+                return False
+        if config["layers"] > len(found) or config["context"] > MAX_CONTEXT:
+            return False  # it would take long, or much memory
         with torch.device("meta"):
-            wanted = gpt.GPT(config).state_dict()
+            wanted = gpt.GPT(gpt.Config(**config)).state_dict()
         return {k: x.shape for k, x in wanted.items()} == {k: x.shape for k, x in found.items()}
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):
         return False

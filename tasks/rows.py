@@ -34,12 +34,16 @@ QUESTIONS = "question", "problem", "prompt", "messages", "conversations"
 ANSWERS = "answer", "final_answer", "expected_answer", "ground_truth", "solution"
 ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names of the roles
 NO_ANSWER = {"proof", "notfound", "none", "null", "nan", "n/a", "notapplicable", "unknown"}
-MAX_WORDS = 3  # of an answer in words: longer prose has too many right wordings
+MAX_WORDS = 3  # of an answer without a number: longer prose has too many right wordings
+MAX_WORDS_BESIDE_NUMBER = 5  # such as units
 SHOWN = 3      # rows that a note shows
 CONVERT = {    # ending of a file that is no JSONL -> how pandas reads it
     ".parquet": "read_parquet({})", ".csv": "read_csv({})", ".tsv": "read_csv({}, sep='\\t')",
-    ".xlsx": "read_excel({})"}
-OTHER_UNICODE = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE
+    ".xlsx": "read_excel({})", ".gz": "read_json({}, lines=True)"}
+MAGIC = {b"PAR1": ".parquet", b"\x1f\x8b": ".gz"}  # how such a file begins, whatever its name
+BYTE_ORDER_MARKS = {  # the longer ones first: that of UTF-32 begins like that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 NO_ROW = "they are not JSON objects with a question and an answer"
 NO_GOLD = "no verifier can check their answer"
@@ -111,16 +115,20 @@ def load(path: str) -> list[tuple[str, object]]:
 
 def refuse_other_formats(path: str, content: bytes) -> None:
     """Raises ValueError for a table or for another encoding, with the command that converts it."""
-    ending = ".parquet" if content.startswith(b"PAR1") else Path(path).suffix.lower()
+    ending = Path(path).suffix.lower()
+    ending = next((known for magic, known in MAGIC.items() if content.startswith(magic)), ending)
     if ending in CONVERT:
-        name, new = repr(str(path)), repr(str(Path(path).with_suffix(".jsonl")))
+        name, new = repr(str(path)), repr(f"{path}.jsonl")
         raise ValueError(
             f"{path} is no JSONL but {ending[1:]}; this line of Python converts it: import pandas; "
             f"pandas.{CONVERT[ending].format(name)}.to_json({new}, orient='records', lines=True)")
-    if content.startswith(OTHER_UNICODE):
-        raise ValueError(f"{path} cannot be read: it is UTF-16 or UTF-32, not UTF-8; this line of "
-                         f"Python converts it: text = open({str(path)!r}, encoding='utf-16').read()"
-                         f"; open({str(path)!r}, 'w', encoding='utf-8').write(text)")
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items()
+                     if content.startswith(mark)), "")
+    if encoding:
+        raise ValueError(
+            f"{path} is not UTF-8 but {encoding}; this line of Python converts it: open("
+            f"{f'{path}.jsonl'!r}, 'w', encoding='utf-8').write(open({str(path)!r}, "
+            f"encoding='{encoding}').read())")
 
 
 def repeated(path: str, problems: list[Problem]) -> list[str]:
@@ -234,9 +242,9 @@ def is_checkable(gold: str) -> bool:
     """Whether the verifier can check an answer: it reads the text, which is neither prose nor a
     word that stands for no answer."""
     word = re.sub(r"\\[a-z]+|[^a-z/]", "", gold.lower())
-    prose = not re.search("[0-9]", gold) and any(
-        len(re.findall(r"(?<!\\)\b[A-Za-z]{2,}", part)) > MAX_WORDS for part in gold.split(","))
-    return word not in NO_ANSWER and not prose and verify.is_checkable(gold)
+    most = MAX_WORDS_BESIDE_NUMBER if re.search("[0-9]", gold) else MAX_WORDS
+    words = max(len(re.findall(r"(?<!\\)\b[A-Za-z]{2,}", part)) for part in gold.split(","))
+    return word not in NO_ANSWER and words <= most and verify.is_checkable(gold)
 
 
 def countdown_problem(target, numbers) -> Problem:

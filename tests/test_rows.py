@@ -60,6 +60,8 @@ ROWS = {  # row -> question and gold answer
     "a float": ({"question": "1+2?", "answer": 3.0}, "3"),
     "a small float": ({"question": "1+2?", "answer": 1e-7}, "1/10000000"),
     "a word": ({"question": "1+2?", "answer": r"\text{three}"}, r"\text{three}"),
+    "a number with a long unit": ({"question": "1+2?", "answer": "3 square feet per second"},
+                                  "3 square feet per second"),
     "mathematics after the mark": ({"question": "1+2?", "answer": r"so #### \sqrt{9}"},
                                    r"\sqrt{9}"),
 }
@@ -146,6 +148,8 @@ BAD = {  # line -> the reason, and what is shown
     "n/a": ({"problem": "prove", "answer": "N/A"}, rows.NO_GOLD, "N/A"),
     "the end of a proof": ({"problem": "prove", "solution": r"QED \boxed{}"}, rows.NO_GOLD, "QED"),
     "prose": ({"problem": "a", "answer": "The sum is even"}, rows.NO_GOLD, "sum"),
+    "prose with a number": ({"problem": "a", "answer": "There are exactly 5 such values of n"},
+                            rows.NO_GOLD, "values"),
     "a solution without a box": ({"problem": "a", "solution": "Two cases are left."},
                                  rows.NO_GOLD, "cases"),
     "choices": ({"question": "a", "choices": ["x", "y"], "answer": 1}, rows.NO_CHOICES, "x"),
@@ -219,8 +223,10 @@ def test_a_file_may_begin_and_end_otherwise(change, tmp_path):
 @pytest.mark.parametrize("name, content, words", [
     ("f.csv", b"question,answer\n1,2\n", "read_csv("), ("f.CSV", b"a,b\n", "read_csv("),
     ("f.tsv", b"a\tb\n", "sep="), ("f.parquet", b"PAR1...", "read_parquet("),
-    ("f.jsonl", b"PAR1\x15\x04", "read_parquet("), ("f.xlsx", b"PK", "read_excel("),
-    ("f.jsonl", '{"question": "a"}'.encode("utf-16"), "UTF-16")])
+    ("f.jsonl", b"PAR1\x15\x04", "read_parquet("), ("f.jsonl.gz", b"\x1f\x8b\x08", "read_json("),
+    ("f.jsonl", b"\x1f\x8b\x08", "read_json("), ("f.xlsx", b"PK", "read_excel("),
+    ("f.jsonl", '{"question": "a"}'.encode("utf-16"), "encoding='utf-16'"),
+    ("f.jsonl", '{"question": "a"}'.encode("utf-32"), "encoding='utf-32'")])
 def test_another_format_is_refused_with_the_line_that_converts_it(name, content, words, tmp_path):
     path = tmp_path / name
     path.write_bytes(content)
@@ -229,6 +235,16 @@ def test_another_format_is_refused_with_the_line_that_converts_it(name, content,
     assert words in str(error.value) and str(path) in str(error.value)
     line = str(error.value).partition("converts it: ")[2]
     compile(line, "the line", "exec")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_the_line_that_converts_another_encoding_does(encoding, tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_bytes("".join(json.dumps(row) + "\n" for row in plain(3)).encode(encoding))
+    with pytest.raises(ValueError, match="converts it: ") as error:
+        rows.read_rows(str(path))
+    exec(str(error.value).partition("converts it: ")[2])
+    assert len(rows.read_rows(f"{path}.jsonl").problems) == 3
 
 
 def test_a_path_that_cannot_be_opened_is_an_error(tmp_path):

@@ -129,6 +129,27 @@ def test_a_damaged_checkpoint_names_the_one_before_it_everywhere(copied, capsys)
     refused(capsys, run(copied, "--resume"), "train a new run with another --out")
 
 
+@pytest.mark.parametrize("path, value", [
+    ("format", torch.zeros(0)), ("format", True), ("format", "2"), ("config", []), ("model", []),
+    ("config tied", []), ("config layers", 0), ("config layers", 1.0), ("config heads", 3),
+    ("config norm_eps", float("nan")), ("config rope_theta", -1.0), ("config context", None),
+    ("model norm", 1), ("model norm", torch.ones(5)), ("state", []), ("state step", None),
+    ("state before", 1), ("optimizer", {}), ("reference", {}), ("optimizer state", 3)])
+def test_a_checkpoint_of_other_types_is_refused(copied, path, value, capsys):
+    """The checksums are right here: another program wrote it."""
+    content = tensors.load(copied / "checkpoint.pt")
+    *parents, last = path.split()
+    part = content
+    for name in parents:
+        part = part[name]
+    part[last] = value
+    tensors.save(copied / "checkpoint.pt", content)
+    for name, read in readers(copied).items():
+        if name == "resume" or not path.startswith(("state", "optimizer", "reference")) and (
+                name != "prm"):
+            refused(capsys, read(), "checkpoint.pt")
+
+
 def test_a_damaged_base_is_refused_and_trained_again(finished, copied, capsys):
     [base] = copied.parent.glob("base-*.pt")
     good = tensors.load(base)

@@ -572,6 +572,22 @@ def test_a_reward_function_that_returns_nan_is_named(tmp_path, monkeypatch, caps
     assert (tmp_path / "nan" / "checkpoint.pt").exists()
 
 
+def test_every_process_hears_of_a_reward_that_is_no_number(monkeypatch):
+    """The error is gathered like the rewards, so no process waits for the one that had it."""
+    def broken(sample):
+        raise verify.RewardError("no number")
+    monkeypatch.setitem(verify.REWARDS, "random", broken)
+    gathered, parallel_map = [], train.distributed.parallel_map
+    monkeypatch.setattr(train.distributed, "parallel_map", lambda f, rows: (
+        gathered.extend(parallel_map(f, rows)) or gathered))
+    rollout = SimpleNamespace(responses=lambda: [[1]] * 4)
+    options = config.Options(reward="random", group_size=2)
+    problems = [tasks.Problem("1+1=?", "2")] * 2
+    with pytest.raises(verify.RewardError, match="no number"):
+        train.score(tasks.Arithmetic(1), problems, rollout, [""] * 4, random.Random(0), options)
+    assert len(gathered) == 4
+
+
 def test_a_verdict_that_cannot_tell_counts_as_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(lambda *_: None))
     assert run(tmp_path / "none", "--steps", "1") == 0

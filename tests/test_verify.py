@@ -513,7 +513,7 @@ def test_extract_any_finds_nothing_elsewhere(text):
     ("<s>17</s>", "17"), ("<|im_start|>assistant\n17<|im_end|>\n", "17"), ("17<pad><pad>", "17"),
     ("42", "42"), ("**42**", "42"), ("The final answer is: 42.", "42"), ("4 or 5", "4 or 5"),
     ("<think>42", None), ("<think>a</think>", None), ("<think>42</think> \n", None), ("", None),
-    ("<think>a</think><answer>42", None), ("z^*", "z^*"), (r"\{1, 2\}", r"\{1, 2\}")])
+    ("<think>a</think><answer>42", None), ("z^*", "z^*"), ("so", "so"), (r"\{1, 2\}", r"\{1, 2\}")])
 def test_all_that_follows_the_thinking_is_the_answer_only_if_asked(text, answer):
     assert verify.extract_any(text, bare=True) == answer
     assert verify.extract_any(text) is None and verify.extract(text) is None
