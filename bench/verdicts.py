@@ -71,8 +71,9 @@ def nonsense(case: Case, folder: Path, out: str) -> str:
         if case.entry == "train.py":
             run_folder = folder / (value_of(case.argv, "--out", "") or default_out(folder))
             check_numbers(strict((run_folder / "summary.json").read_text()))
-            if "--resume" not in case.argv:  # else it may be the damaged file
-                for line in (run_folder / "metrics.jsonl").read_text().splitlines():
+            log = run_folder / "metrics.jsonl"  # none with --steps 0
+            if "--resume" not in case.argv and log.exists():  # else it may be the damaged file
+                for line in log.read_text().splitlines():
                     check_numbers(strict(line))
         elif case.entry in ("search.py", "prm.py") or "--problems" in " ".join(case.argv):
             check_numbers(strict(out.splitlines()[-1]))
