@@ -106,6 +106,7 @@ class Algebra:
         self.work_left = MAX_WORK
         self.numbers = {}    # the form of an opaque atom -> its number
         self.opaque_of = {}  # an opaque atom ("?", number) -> (name, values)
+        self.cancelled = 0   # how often a variable was divided out, as in x^2/x
         self.rules = {}      # an opaque atom -> (n, polynomial), where atom^n = polynomial
 
     def spend_work(self, work: int):
@@ -169,6 +170,8 @@ class Algebra:
     def divide(self, a, b):
         if not b[0]:
             raise CannotTell("division by zero")
+        common = atoms_of(a[:1]) & atoms_of(b[:1])
+        self.cancelled += any(not isinstance(x, int) and x not in POSITIVE for x in common)
         return self.multiply(a, (b[1], b[0]) if len(b[0]) > 1 else self.quotient(b[1], b[0]))
 
     def quotient(self, p: dict, q: dict):
@@ -321,7 +324,7 @@ class Algebra:
 
 
 def atoms_of(a) -> set:
-    """The atoms of a value."""
+    """The atoms of the polynomials of a value."""
     return {atom for part in a for monomial in part for atom, _ in monomial}
 
 
