@@ -106,7 +106,7 @@ class Algebra:
         self.work_left = MAX_WORK
         self.numbers = {}    # the form of an opaque atom -> its number
         self.opaque_of = {}  # an opaque atom ("?", number) -> (name, values)
-        self.cancelled = 0   # how often a variable was divided out, as in x^2/x
+        self.cancelled = set()  # variables that were divided out, as in x^2/x
         self.rules = {}      # an opaque atom -> (n, polynomial), where atom^n = polynomial
 
     def spend_work(self, work: int):
@@ -170,8 +170,7 @@ class Algebra:
     def divide(self, a, b):
         if not b[0]:
             raise CannotTell("division by zero")
-        common = atoms_of(a[:1]) & atoms_of(b[:1])
-        self.cancelled += any(not isinstance(x, int) and x not in POSITIVE for x in common)
+        self.cancelled |= atoms_of(a[:1]) & atoms_of(b[:1])
         return self.multiply(a, (b[1], b[0]) if len(b[0]) > 1 else self.quotient(b[1], b[0]))
 
     def quotient(self, p: dict, q: dict):

@@ -128,10 +128,10 @@ class Parser(QuantityParser):
     # --- relations
 
     def relation(self):
-        start, cancelled = self.position, self.algebra.cancelled
+        start = self.position
+        self.algebra.cancelled = set()
         approximate = self.accept(r"\approx")
         sides, signs = [self.side()], []
-        cancelled_left = self.algebra.cancelled > cancelled
         if approximate and not is_decimal(sides[0]):
             raise CannotTell("an approximation that is no decimal number")
         while self.peek(*RELATIONS):
@@ -145,9 +145,6 @@ class Parser(QuantityParser):
         if set(signs) <= {"=", r"\approx", r"\in"}:
             literal = self.tokens[start + 1] in RELATIONS
             answer = named(self.algebra, sides, signs, literal)
-            if cancelled_left or kind_of(answer) == "equation" and (
-                    self.algebra.cancelled > cancelled):  # x^2/x = 0 has no solution
-                raise CannotTell("an equation in which a variable is cancelled")
             return self.with_function(answer, start, middle) if len(signs) == 1 else answer
         return inequality(self.algebra, sides, signs)
 
