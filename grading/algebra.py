@@ -45,7 +45,7 @@ def bit_size(x) -> int:
 
 
 def constant(x) -> dict:
-    x = exact(Fraction(x))
+    x = x if isinstance(x, int) else exact(Fraction(x))
     if bit_size(x) > MAX_BITS:
         raise CannotTell("a number with too many digits")
     return {(): x} if x else {}
@@ -117,8 +117,10 @@ class Algebra:
             raise CannotTell("too much work")
 
     def multiply_polynomials(self, p: dict, q: dict) -> dict:
-        if p == ONE or q == ONE:
-            return q if p == ONE else p
+        if p == ONE:
+            return q
+        if q == ONE:
+            return p
         longest = max((len(m) for m in (*p, *q)), default=0)
         bits = max((bit_size(c) for c in (*p.values(), *q.values())), default=0)
         self.spend_work(len(p) * len(q) * (2 + longest + bits // 200))
