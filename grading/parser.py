@@ -114,16 +114,23 @@ class Parser(QuantityParser):
         return Structure("text" if len(parts) == 1 else "phrase", tuple(parts))
 
     def words(self, inside: bool = False) -> str:
-        """The next words, in lower case. The first is no unit, unless the item begins with it, as
-        in "min at 2"; inside: it does not."""
+        """The next words, in lower case; "" for none. inside: the item has begun before them."""
         words = []
-        while is_word(self.next_token) and (
-                not is_known_word(self.next_token)
-                or self.next_token not in ("and", "or") and not is_number_word(self.next_token)
-                and (words or not inside and len(self.next_token) > 2)) or words and (
-                self.next_token in ("a", "I", "-") and is_word(self.token_after())):
+        while self.text_goes_on(bool(words), inside):
             words.append(self.accept().lower())
         return " ".join(words)
+
+    def text_goes_on(self, started: bool, inside: bool) -> bool:
+        """Whether the next token belongs to a text. A unit does where the text has started, or
+        where the item begins with it, as in "min at 2"."""
+        token = self.next_token
+        if not is_word(token):
+            return started and token in ("a", "I", "-") and is_word(self.token_after())
+        if not is_known_word(token):
+            return True
+        if token in ("and", "or") or is_number_word(token):
+            return False
+        return started or not inside and len(token) > 2
 
     # --- relations
 
