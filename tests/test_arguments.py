@@ -47,7 +47,7 @@ def test_other_values_are_refused_by_the_name_of_the_flag(read, text, capsys):
         read(text)
     parser = arguments.Parser("some.py")
     parser.add_argument("--flag", type=read)
-    for argv in (["--flag=" + text], [f"--flag={text}", "--flag=--"]):
+    for argv in (["--flag=" + text], ["--flag=--"]):
         assert arguments.run(parser, argv, print) == 2
         said = capsys.readouterr().err
         assert said.startswith("some.py: argument --flag: ") and said.count("\n") == 1
