@@ -45,7 +45,7 @@ def bit_size(x) -> int:
 
 
 def constant(x) -> dict:
-    x = exact(Fraction(x))
+    x = x if isinstance(x, int) else exact(Fraction(x))
     if bit_size(x) > MAX_BITS:
         raise CannotTell("a number with too many digits")
     return {(): x} if x else {}
@@ -106,6 +106,7 @@ class Algebra:
         self.work_left = MAX_WORK
         self.numbers = {}    # the form of an opaque atom -> its number
         self.opaque_of = {}  # an opaque atom ("?", number) -> (name, values)
+        self.cancelled = set()  # variables that were divided out, as in x^2/x
         self.rules = {}      # an opaque atom -> (n, polynomial), where atom^n = polynomial
 
     def spend_work(self, work: int):
@@ -116,8 +117,10 @@ class Algebra:
             raise CannotTell("too much work")
 
     def multiply_polynomials(self, p: dict, q: dict) -> dict:
-        if p == ONE or q == ONE:
-            return q if p == ONE else p
+        if p == ONE:
+            return q
+        if q == ONE:
+            return p
         longest = max((len(m) for m in (*p, *q)), default=0)
         bits = max((bit_size(c) for c in (*p.values(), *q.values())), default=0)
         self.spend_work(len(p) * len(q) * (2 + longest + bits // 200))
@@ -169,6 +172,7 @@ class Algebra:
     def divide(self, a, b):
         if not b[0]:
             raise CannotTell("division by zero")
+        self.cancelled |= atoms_of(a[:1]) & atoms_of(b[:1])
         return self.multiply(a, (b[1], b[0]) if len(b[0]) > 1 else self.quotient(b[1], b[0]))
 
     def quotient(self, p: dict, q: dict):
@@ -321,7 +325,7 @@ class Algebra:
 
 
 def atoms_of(a) -> set:
-    """The atoms of a value."""
+    """The atoms of the polynomials of a value."""
     return {atom for part in a for monomial in part for atom, _ in monomial}
 
 

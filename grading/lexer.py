@@ -105,9 +105,10 @@ def usual_text(text: str) -> str:
         text = text.replace(opening, " ").replace(closing, " ") if text.count(
             opening) == text.count(closing) else text
     # commands around words and letters: read what they hold
-    text = BLACKBOARD.sub(r"\\set\1 ", text)
-    for _ in range(3):
-        text = STYLE.sub(styled, text)
+    if "\\" in text:
+        text = BLACKBOARD.sub(r"\\set\1 ", text)
+        while (inner := STYLE.sub(styled, text)) != text:
+            text = inner
     text = PRIMES.sub(lambda m: "'" * ((m[1] or "").count("p") or len(m[2] or "")), text)
     text = DEGREE.sub(r"\\degree ", text)
     text = MATRIX.sub(lambda m: rf"\{m[1]}matrix " if m[2] != "vmatrix" else "?", text)
@@ -124,7 +125,8 @@ def usual_text(text: str) -> str:
 def without_dollars(text: str) -> str:
     """The text without the signs around formulas. A dollar sign that is left, or \\$, is a
     currency."""
-    text = text.replace("$$", " $$ ")
+    if "$" not in text:
+        return text
     unescaped = re.findall(r"(?<!\\)\$", text)
     return re.sub(r"(?<!\\)\$", " ", text) if len(unescaped) % 2 == 0 else text
 

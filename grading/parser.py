@@ -129,6 +129,7 @@ class Parser(QuantityParser):
 
     def relation(self):
         start = self.position
+        self.algebra.cancelled = set()
         approximate = self.accept(r"\approx")
         sides, signs = [self.side()], []
         if approximate and not is_decimal(sides[0]):

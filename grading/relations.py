@@ -76,8 +76,8 @@ def named(algebra: Algebra, sides: list, signs: list[str], literal: bool):
             raise CannotTell("a chain of different values")
     # 2. the first is a name
     if is_name(algebra, left):
-        if left == right:
-            raise CannotTell("a relation that says nothing")
+        if kind_of(left) == kind_of(right) == "value":
+            nonzero(algebra, algebra.add(left, right, -1))
         return Structure("named", (left, right, None))
     if signs[0] == r"\approx" and is_rounded(algebra, left, right):
         return left
@@ -88,11 +88,14 @@ def named(algebra: Algebra, sides: list, signs: list[str], literal: bool):
         return Structure("named", (left, right, None))
     if signs != ["="]:
         raise CannotTell("a chain of equations")
-    return Structure("equation", (nonzero(algebra.add(left, right, -1)),))
+    return Structure("equation", (nonzero(algebra, algebra.add(left, right, -1)),))
 
 
-def nonzero(difference):
-    if not difference[0]:
+def nonzero(algebra: Algebra, difference):
+    """The difference of two sides. Raises CannotTell for 0, and for one that is 0 where a variable
+    is 0 by which the sides were divided: x^2/x = 0 has no solution."""
+    shared = algebra.cancelled.intersection(*({atom for atom, _ in m} for m in difference[0]))
+    if not difference[0] or shared:
         raise CannotTell("a relation that says nothing")
     return difference
 
@@ -132,7 +135,7 @@ def inequality(algebra: Algebra, sides: list, signs: list[str]):
     if len(sides) == 2 and any(isinstance(side, Infinity) for side in sides):
         raise CannotTell("an inequality with infinity")
     if len(sides) == 2:
-        difference = nonzero(algebra.add(*map(as_value, sides), -1))
+        difference = nonzero(algebra, algebra.add(*map(as_value, sides), -1))
         low, middle, high = Infinity(-1), difference, algebra.number(0)
         brackets = ["(", *brackets]
     elif len(sides) == 3:
@@ -148,7 +151,7 @@ def inequality(algebra: Algebra, sides: list, signs: list[str]):
 
 
 def unequal(algebra: Algebra, left, right):
-    difference = nonzero(algebra.add(left, right, -1))
+    difference = nonzero(algebra, algebra.add(left, right, -1))
     solved = linear(algebra, difference)
     if not solved:
         return Structure("relation", (r"\ne", difference))

@@ -159,7 +159,7 @@ class TermParser(NameParser):
 
     def numeral(self, token):
         """A number, which may have repeating digits, or a fraction (1\\frac45)."""
-        value = self.algebra.number(Fraction(token))
+        value = self.algebra.number(int(token) if token.isdigit() else Fraction(token))
         if "." in token and self.peek(r"\bar", r"\dot"):
             return self.repeating(token)
         if token.isdigit() and self.accept(r"\frac"):

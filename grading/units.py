@@ -45,8 +45,9 @@ CONNECTIVES = {"and", "or", "per", "am", "pm"}
 # what a bracket after a number may count, as in 9 (apples): plural nouns, and no word that could
 # change the number
 PEOPLE = {"people", "children", "men", "women", "feet", "mice", "geese", "teeth", "fish", "sheep"}
-NO_NOUNS = set("""always as dozens halves hundreds hundredths is less millions minus others percents
-    perhaps plus sometimes tens tenths this thirds thousands unless was yes""".split())
+NO_NOUNS = set("""always as dozens false halves hundreds hundredths incorrect invalid is less
+    millions minus no not others percents perhaps plus sometimes tens tenths thirds this
+    thousands unless was wrong yes""".split())
 
 
 def plural(noun: str) -> str:

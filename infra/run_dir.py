@@ -33,6 +33,8 @@ MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile", "checkpoints"
 SETTINGS = dict(task=str, level=int, data=str, eval_data=str, max_new_tokens=int)
 MAX_CONTEXT = 2**20  # tokens of a model in a checkpoint
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+FILES = ("config.json", "metrics.jsonl", "samples.jsonl", CHECKPOINT, PREVIOUS, "summary.json",
+         "prompt.json", "tokenizer.json")
 
 
 # --- settings
@@ -53,6 +55,9 @@ def open_run(options, checkpoint_bytes: int, resume: bool) -> Path:
         files.lock(run)
         files.sweep(run)
         files.sweep(run.parent, "base-")
+        for path in (run / name for name in FILES):
+            if path.is_dir():
+                raise UserError(f"{path} is a folder where a file of the run belongs; remove it")
         # the same settings and data
         if (run / "config.json").exists():
             check_settings(run, settings, resume)

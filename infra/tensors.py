@@ -42,13 +42,15 @@ def save(path, state: dict) -> None:
 
 
 def load(path, device="cpu", mend: str = "") -> dict:
-    """Reads a checkpoint. weights_only: nothing in the file can run as code. Raises OSError for a
-    missing file, and UserError for a damaged one and for NaN or infinity. `mend` ends its message.
+    """Reads a checkpoint. weights_only: nothing in the file can run as code. Raises UserError for a
+    file that cannot be read, a damaged one, and NaN or infinity. `mend` ends the message.
 
     The file is a zip with a CRC-32 of each tensor, which torch.load does not look at."""
-    if Path(path).is_dir():
-        raise UserError(f"{path} is a folder and no checkpoint{mend}")
-    with open(path, "rb") as file:
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}{mend}") from None
+    with file:
         try:
             damaged = zipfile.ZipFile(file).testzip()
             content = None if damaged else torch.load(path, map_location=device, weights_only=True)

@@ -204,6 +204,16 @@ def test_a_reward_model_that_diverged_does_not_replace_a_good_one(copied, capsys
     assert (copied / "prm.pt").read_text() == "good"
 
 
+@pytest.mark.parametrize("name", [*run_dir.FILES, "base"])
+def test_a_folder_in_the_place_of_a_file_is_refused(copied, name, capsys):
+    [base] = copied.parent.glob("base-*.pt")
+    path = base if name == "base" else copied / name
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    code = run(copied.parent / "next") if name == "base" else run(copied, "--resume")
+    refused(capsys, code, path.name)
+
+
 # --- one run, one process
 
 def test_a_second_process_in_the_folder_is_refused(copied, capsys):
