@@ -1,8 +1,8 @@
 """What all command lines share: checked flags, and errors that are one sentence.
 
 `Parser` refuses a bad flag by its name, before any work begins. `run` calls a program, and turns a
-mistake in its input into one sentence and an exit code. Nothing here needs torch, so `--help` and
-refusals are fast. Left out on purpose: the flags of train.py, which are made from config.Options.
+mistake in its input into one sentence and an exit code. Nothing here needs torch, since verify.py
+runs without it. Left out on purpose: the flags of train.py, which are made from config.Options.
 """
 
 import argparse

@@ -17,6 +17,7 @@ import evaluate
 import prm
 import sample
 import search
+import verify
 from infra import arguments, openmp
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def test_other_values_are_refused_by_the_name_of_the_flag(read, text, capsys):
         read(text)
     parser = arguments.Parser("some.py")
     parser.add_argument("--flag", type=read)
-    for argv in (["--flag=" + text], [f"--flag={text}", "--flag=--"]):
+    for argv in (["--flag=" + text], ["--flag=--"]):
         assert arguments.run(parser, argv, print) == 2
         said = capsys.readouterr().err
         assert said.startswith("some.py: argument --flag: ") and said.count("\n") == 1
@@ -107,6 +108,16 @@ def test_ctrl_c_and_a_lack_of_memory_end_a_command_without_a_traceback(command, 
         module, argv = COMMANDS[command]
         assert module.main(argv) == code
         assert "Traceback" not in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_verify_without_a_traceback(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(verify, "print_verdicts", interrupted)
+    monkeypatch.setattr(verify, "measure", interrupted)
+    for argv in (["x.jsonl"], ["--stats"]):
+        assert verify.main(argv) == 130
+        assert capsys.readouterr().err == "\nstopped\n"
 
 
 @pytest.mark.parametrize("command", LOADS_TORCH)
