@@ -222,14 +222,25 @@ def written_correct(problem, text: str) -> bool:
     return verdict(problem.answer, extract(text)) is True
 
 
+GROUPED = re.compile(r"[^,0-9]*[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])[^,]*")  # as in $1,234.50
+
+
 def verdict(gold: str, answer: str | None, **flags) -> bool | None:
     """True for a correct answer, False for a wrong one, None where it cannot be decided. The flags
     are those of grading.answers.equal. Raises ValueError for an unreadable gold answer: no response
-    may be paid for it."""
+    may be paid for it.
+
+    150,300 may be one number or two. To a gold without commas it is one number: 150300 is equal to
+    it. A gold 150,300 is two, so 150300 is wrong."""
     if not is_checkable(gold):
         raise ValueError(f"the gold answer {quote(gold)} cannot be read; write a number or "
                          "mathematics")
-    return False if answer is None else equal(gold, extraction.first_turn(answer), **flags)
+    if answer is None:
+        return False
+    answer = extraction.first_turn(answer)
+    if "," not in gold and GROUPED.fullmatch(answer):
+        answer = answer.replace(",", "")
+    return equal(gold, answer, **flags)
 
 
 @lru_cache(maxsize=2**16)

@@ -297,6 +297,15 @@ UNITS = ["a", "<", "<think>", "</think>", "<answer>", "</answer>", "<answer></an
          "1,", "check ", "**", "so the answer is ", ", altogether"]
 
 
+@pytest.mark.parametrize("gold, answer, right", [
+    ("257889", "257,889", True), ("257889", "$257,889", True), ("1234.5", "1,234.5", True),
+    ("257889 cm", "257,889 cm", True), ("-1000000", "-1,000,000", True),
+    ("150,300", "150300", False), ("150300", "150,3000", False), ("150300", "1,50,300", False),
+    ("1502", "150, 2", False), ("150,300", "150, 300", True)])
+def test_commas_group_digits_only_where_the_gold_is_one_number(gold, answer, right):
+    assert (verify.verdict(gold, answer) is True) == right
+
+
 def test_time_is_linear_in_the_text():
     """A hundred times the text takes less than a thousand times as long, whatever it is made of.
     Quadratic time would be ten thousand times as long."""
