@@ -54,7 +54,8 @@ def judge(case: Case, folder: Path, out: str, err: str) -> str:
     said = [line for line in err.splitlines() if line.strip() and not PROGRESS.search(line)]
     if not said or not said[-1].startswith(f"{case.entry}: "):
         return "no sentence of the program"
-    if sum(line.startswith(f"{case.entry}: ") for line in said) != 1 or len(said) > 2:
+    if case.entry != "verify.py" and (  # which has a sentence for each gold that cannot be read
+            sum(line.startswith(f"{case.entry}: ") for line in said) != 1 or len(said) > 2):
         return "several sentences"
     if len(said[-1]) > 3000:  # 600 characters, where each is an escape
         return "a very long sentence"

@@ -81,7 +81,8 @@ def restore(models: Models, optimizer, saved: dict) -> dict:
             models.critic.load_state_dict(saved["critic"])
         distributed.load_moments(optimizer, saved["optimizer"])
         state = saved["state"]
-        numbers = [state[k] for k in ("step", "tokens_sampled", "seconds_rl", "kl_coef")]
+        numbers = [state[k] for k in ("step", "tokens_sampled", "kl_coef", "seconds_rl",
+                                      "seconds_base", "seconds_eval")]
         if {*map(type, numbers)} - {int, float} or not isinstance(state["before"], dict):
             raise ValueError("the state of the loop is of other types")
         return state

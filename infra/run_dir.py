@@ -260,6 +260,8 @@ def is_policy(content) -> bool:
     types, and weights of its names and shapes."""
     try:
         config, found = content["config"], content["model"]
+        if type(config) is not dict:
+            return False
         for field in fields(gpt.Config):
             value = config[field.name]
             if type(value) is not field.type and (type(value), field.type) != (int, float):

@@ -18,7 +18,7 @@ import prm
 import sample
 import search
 import verify
-from infra import arguments, openmp
+from infra import arguments, openmp, verdicts
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"sample.py": (sample, ["--run", "x", "1+1=?"]), "search.py": (search, ["--run", "x"]),
@@ -113,8 +113,8 @@ def test_ctrl_c_and_a_lack_of_memory_end_a_command_without_a_traceback(command, 
 def test_ctrl_c_ends_verify_without_a_traceback(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
-    monkeypatch.setattr(verify, "print_verdicts", interrupted)
-    monkeypatch.setattr(verify, "measure", interrupted)
+    monkeypatch.setattr(verdicts, "print_verdicts", interrupted)
+    monkeypatch.setattr(verdicts, "measure", interrupted)
     for argv in (["x.jsonl"], ["--stats"]):
         assert verify.main(argv) == 130
         assert capsys.readouterr().err == "\nstopped\n"
