@@ -7,17 +7,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from solutions import SOLUTIONS
 
 ROOT = Path(__file__).parents[1]
-# Collects a file of tests once, then runs it for each of its exercises until the first test fails.
-# The code of a function is replaced in place, so that it is blank wherever it has been imported.
+# Collects each file of tests once. For each exercise it runs them with a blank body, until the first
+# test fails. Those that name the function are also run with the solution of tests/solutions.py.
+# The code of a function is replaced in place, so that it counts wherever it has been imported.
 SCRIPT = """
 import functools, importlib, inspect, sys, pytest
 from _pytest.runner import runtestprotocol
+sys.path.insert(0, "tests")
+from solutions import SOLUTIONS
+
+source_of = functools.cache(inspect.getsource)  # the cases of a test share its function
 
 def blank(*given, **named):
     raise NotImplementedError("this is the exercise")
+
+def fails(function, body, tests):
+    code, function.__code__ = function.__code__, body.__code__
+    failed = any(report.failed for test in tests
+                 for report in runtestprotocol(test, nextitem=None, log=False))
+    function.__code__ = code
+    return int(failed)
 
 class Grader:
     def __init__(self, exercises):
@@ -27,14 +40,14 @@ class Grader:
         for module, name in self.exercises:
             function = functools.reduce(getattr, name.split("."), importlib.import_module(module))
             function = inspect.unwrap(function)  # without the decorator torch.inference_mode
-            last_name = name.split(".")[-1]      # the tests that name the function come first
-            tests = sorted(session.items,
-                           key=lambda test: last_name not in inspect.getsource(test.function))
-            code, function.__code__ = function.__code__, blank.__code__
-            failed = any(report.failed for test in tests
-                         for report in runtestprotocol(test, nextitem=None, log=False))
-            print("graded", f"{module}.{name}", int(failed))
-            function.__code__ = code
+            last_name = name.split(".")[-1]
+            named = [test for test in session.items if last_name in source_of(test.function)]
+            tests = named + [test for test in session.items if test not in named]
+            print("blank", f"{module}.{name}", fails(function, blank, tests))
+            for solution in SOLUTIONS.get(module, ()):
+                if solution.__name__ == name:
+                    failed = fails(function, solution, named)
+                    print("solved", f"{module}.{name}", failed, len(named))
         return True
 
 exercises = {}
@@ -42,20 +55,8 @@ for row in sys.argv[1:]:
     *exercise, graded_by = row.split()
     exercises.setdefault(graded_by, []).append(exercise)
 for graded_by, found in exercises.items():
-    pytest.main(["-qs", "--no-header", "-p", "no:cacheprovider", "-n0", "-m",
-                 "not exact", graded_by],
-                plugins=[Grader(found)])
-"""
-SOLVE = """
-import importlib, inspect, sys, pytest
-sys.path.insert(0, "tests")
-from solutions import SOLUTIONS
-
-for module, functions in SOLUTIONS.items():
-    for solution in functions:
-        function = inspect.unwrap(getattr(importlib.import_module(module), solution.__name__))
-        function.__code__ = solution.__code__
-sys.exit(pytest.main(["-qx", "-p", "no:cacheprovider", "-n0", "-m", "not exact", *sys.argv[1:]]))
+    pytest.main(["-qs", "--no-header", "-p", "no:cacheprovider", "-n0", "-m", "not exact",
+                 graded_by], plugins=[Grader(found)])
 """
 
 
@@ -67,20 +68,23 @@ def exercises() -> list[tuple[str, str, str]]:
             for name in re.findall(r"`([\w.]+)`", names)]
 
 
-def test_a_blank_body_fails_its_tests():
+@pytest.fixture(scope="module")
+def graded():
+    """The output of SCRIPT."""
     wanted = exercises()
     assert len(wanted) > 20
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *map(" ".join, wanted)], cwd=ROOT,
-                          capture_output=True, text=True)
-    graded = dict(re.findall(r"^graded (\S+) (\d+)$", done.stdout, re.M))
-    assert graded == {f"{module}.{name}": "1" for module, name, _ in wanted}, done.stderr
+    return subprocess.run([sys.executable, "-c", SCRIPT, *map(" ".join, wanted)], cwd=ROOT,
+                          capture_output=True, text=True).stdout
 
 
-def test_a_right_solution_that_is_written_otherwise_passes():
+def test_a_blank_body_fails_its_tests(graded):
+    found = dict(re.findall(r"^blank (\S+) (\d+)$", graded, re.M))
+    assert found == {f"{module}.{name}": "1" for module, name, _ in exercises()}
+
+
+def test_a_right_solution_that_is_written_otherwise_passes(graded):
     """In the textbook's float32, and with messages of its own."""
-    rows = {f"{module}.{name}": graded_by for module, name, graded_by in exercises()}
-    solved = [f"{module}.{f.__name__}" for module, found in SOLUTIONS.items() for f in found]
-    files = sorted({rows[name] for name in solved})
-    done = subprocess.run([sys.executable, "-c", SOLVE, *files], cwd=ROOT, text=True,
-                          capture_output=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(r"^solved (\S+) (\d+) (\d+)$", graded, re.M)
+    assert sorted(name for name, *_ in found) == sorted(
+        f"{module}.{f.__name__}" for module, functions in SOLUTIONS.items() for f in functions)
+    assert not [name for name, failed, tests in found if failed != "0" or tests == "0"]

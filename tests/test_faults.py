@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and limi
 
 
 def test_damaged_input_is_refused_in_one_sentence_or_done_right():
-    cases = faults.run_cases(range(50), seed=0)
+    cases = faults.run_cases(range(24), seed=0)
     assert not [f"{case.number} {case.fault}: {case.said}" for case in cases if case.fault]
     assert {case.code for case in cases} >= {0, 2}
     assert len({case.entry for case in cases}) == len(faults.entry_points())
