@@ -11,7 +11,7 @@ import pytest
 from solutions import SOLUTIONS
 
 ROOT = Path(__file__).parents[1]
-# Collects each file of tests once. For each exercise it runs them with a blank body, until the first
+# Collects each file of tests once. For each exercise it runs them with a blank body until the first
 # test fails. Those that name the function are also run with the solution of tests/solutions.py.
 # The code of a function is replaced in place, so that it counts wherever it has been imported.
 SCRIPT = """

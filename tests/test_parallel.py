@@ -1,10 +1,13 @@
 """infra/distributed.py: several processes compute what one process computes, up to rounding."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,19 @@ from engine.request import concat_rollouts
 from infra import distributed, run_dir
 
 ROOT = Path(__file__).parents[1]
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["torch", "torch.distributed.fsdp"])
+# train.py as one of n processes, with the environment that torchrun gives it before any import
+SCRIPT = """
+import os, sys
+sys.stdout = sys.stderr = open(output, "w")
+os.environ.update(OMP_NUM_THREADS="1", WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n), RANK=str(rank),
+                  LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+sys.path.insert(0, root)
+import torch, train
+torch.set_num_threads(1)
+train.distributed.exit_process(train.main(arguments))
+"""
 SMALL = ("--base-steps 3 --prompts 4 --group-size 4 --minibatches 1 --eval-problems 6 "
          "--eval-samples 4 --max-new-tokens 20 --reward random --device cpu "
          "--micro-tokens 70").split()  # eight micro-batches: each process has some
@@ -31,17 +47,22 @@ def launch(n, *arguments, **environment):
 
 
 def run_processes(n, *arguments):
-    """Trains in n processes with the environment that torchrun gives them. Torchrun itself would
-    import torch once more. Returns exit code, output and errors, of all processes together."""
-    given = os.environ | {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
-                          "MASTER_ADDR": "127.0.0.1",
-                          "MASTER_PORT": str(30500 + os.getpid() % 1000)}
-    processes = [subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *SMALL, *arguments], cwd=ROOT, text=True,
-        env=given | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE) for rank in range(n)]
-    codes, outs, errors = zip(*map(finished, processes), strict=True)
-    return max(map(abs, codes)), "".join(outs), "".join(errors)
+    """Trains in n processes. They are forks of one that has imported torch already. Returns exit
+    code, output and errors, of all processes together."""
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        outputs = [Path(folder, str(rank)) for rank in range(n)]
+        given = dict(root=str(ROOT), n=n, port=port, arguments=[*SMALL, *map(str, arguments)])
+        processes = [SERVER.Process(target=exec, args=(
+            SCRIPT, given | {"rank": rank, "output": str(outputs[rank])})) for rank in range(n)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(180)
+        text = "".join(output.read_text() for output in outputs)
+        return max(abs(process.exitcode) for process in processes), text, text
 
 
 def finished(process):

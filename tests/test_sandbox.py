@@ -537,10 +537,10 @@ def humaneval():
 
 @needs_data
 def test_the_solutions_of_humaneval_pass():
-    problems = humaneval()
-    verdicts = check_many([partial(check_humaneval, p, p["canonical_solution"],
-                                           seconds=30.0) for p in problems], 2)
-    assert sum(verdicts) >= 163
+    """One in four of them; bench/sandbox.py checks all."""
+    jobs = [partial(check_humaneval, problem, problem["canonical_solution"], seconds=30.0)
+            for problem in humaneval()[::4]]
+    assert sum(check_many(jobs, 2)) == len(jobs) == 41
 
 
 @needs_data
