@@ -40,7 +40,7 @@ import search  # noqa: E402
 import train  # noqa: E402
 import verify  # noqa: E402
 from bench import mutations  # noqa: E402
-from bench.verdicts import Case, judge, value_of  # noqa: E402
+from bench.fault_rules import Case, judge, value_of  # noqa: E402
 from infra import bpe, checkpoint  # noqa: E402
 
 TINY = ("--base-steps 6 --steps 1 --prompts 2 --group-size 2 --minibatches 1 --eval-problems 2 "

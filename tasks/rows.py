@@ -232,13 +232,13 @@ def read_answer(answer) -> tuple[str, str]:
     # 3. what a verifier can check
     number = verify.number(final)
     words = mark and not re.search("[0-9]", final)  # "#### none"
-    if number is None and (words or not is_checkable(final.strip())):
+    if number is None and (words or not is_gold(final.strip())):
         raise BadRow(NO_GOLD, text)
     gold = final.strip() if number is None else str(number)
     return gold, re.sub(r"<<.*?>>", "", solution).strip()
 
 
-def is_checkable(gold: str) -> bool:
+def is_gold(gold: str) -> bool:
     """Whether the verifier can check an answer: it reads the text, which is neither prose nor a
     word that stands for no answer."""
     word = re.sub(r"\\[a-z]+|[^a-z/]", "", gold.lower())

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from bench import faults
-from bench.verdicts import Case, judge
+from bench.fault_rules import Case, judge
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and limits memory")
 

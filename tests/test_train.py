@@ -1,5 +1,6 @@
 """train.py as its users meet it: whole runs in small, bad input, being stopped, going on."""
 
+import contextlib
 import copy
 import json
 import os
@@ -79,6 +80,20 @@ def logged(out):
 def weights(out):
     saved = tensors.load(Path(out) / "checkpoint.pt")
     return saved["model"] | {"critic " + k: v for k, v in saved.get("critic", {}).items()}
+
+
+@contextlib.contextmanager
+def stopped_at_step_3(monkeypatch):
+    """Ctrl-C comes when the metrics of step 3 have been written."""
+    append = train.runs.append
+
+    def interrupted(path, new):
+        append(path, new)
+        if path.name == "metrics.jsonl" and new[0]["step"] == 3:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(train.runs, "append", interrupted)
+        yield
 
 
 def same_run(a, b):
@@ -387,14 +402,7 @@ def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, mo
         assert max(line["prompts_sampled"] for line in lines) > 2
     if name.startswith("ppo"):
         assert all("explained_variance" in line and line["grad_norm_critic"] > 0 for line in lines)
-    append = train.runs.append
-
-    def interrupted(path, new):
-        append(path, new)
-        if path.name == "metrics.jsonl" and new[0]["step"] == 3:
-            raise KeyboardInterrupt
-    with monkeypatch.context() as patch:
-        patch.setattr(train.runs, "append", interrupted)
+    with stopped_at_step_3(monkeypatch):
         assert run(tmp_path / "cut", *flags) == 130
     assert run(tmp_path / "cut", *flags, "--resume") == 0
     same_run(tmp_path / "whole", tmp_path / "cut")
@@ -530,14 +538,8 @@ def test_a_run_without_checkpoints_is_the_same_and_leaves_its_policy_alone(finis
 
 
 def test_a_run_without_checkpoints_that_was_stopped_begins_again(finished, tmp_path, monkeypatch):
-    out, append = tmp_path / "cut", train.runs.append
-
-    def interrupted(path, new):
-        append(path, new)
-        if path.name == "metrics.jsonl" and new[0]["step"] == 3:
-            raise KeyboardInterrupt
-    with monkeypatch.context() as patch:
-        patch.setattr(train.runs, "append", interrupted)
+    out = tmp_path / "cut"
+    with stopped_at_step_3(monkeypatch):
         assert run(out, "--no-checkpoints") == 130
     assert not (out / "checkpoint.pt").exists()
     assert run(out, "--resume") == 0  # and has checkpoints from now on
