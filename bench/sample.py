@@ -57,9 +57,10 @@ def as_llama(model):
     state, weight = checkpoint.hf_tensors(model), model.embedding.weight
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     config = AutoConfig.for_model(**checkpoint.hf_config(model.config, weight.dtype), **special)
-    made = AutoModelForCausalLM.from_config(config)
+    with weight.device:  # random weights are soon made on a GPU
+        made = AutoModelForCausalLM.from_config(config)
     made.load_state_dict({"lm_head.weight": weight} | state)
-    return made.to(weight.device).eval()  # their angles stay in fp32, as ours do
+    return made.eval()  # their angles stay in fp32, as ours do
 
 
 def transformers_generate(llama, prompts, new, stop):
