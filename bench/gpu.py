@@ -147,17 +147,17 @@ def run_of(args):
         process = subprocess.Popen([*command, "--out", str(run)], cwd=ROOT,
                                    env=os.environ | {"TQDM_DISABLE": "1"}, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        alarm = threading.Timer(args.limit - 5, process.kill)
+        alarm = threading.Timer(args.limit - 15, process.kill)  # time to tell the rest
         alarm.start()
         said = process.communicate()[0]
         alarm.cancel()
         spent = time.perf_counter() - began
         if process.returncode:
-            ended = " **killed at its limit**" if spent > args.limit - 6 else " **failed**"
+            ended = " **killed at its limit**" if spent > args.limit - 16 else " **failed**"
         yield f"- `{' '.join(command[1:])}`: {spent:.0f} s{ended}"
         yield from (f"    {line}" for line in said.splitlines()
                     if line.startswith(("before:", "after:", "memory")))
-        if process.returncode and spent < args.limit - 6:
+        if process.returncode and spent < args.limit - 16:
             yield from (f"    {line}" for line in said.splitlines()[-12:])
         if not (run / "metrics.jsonl").exists():
             return
@@ -185,7 +185,8 @@ def run_of(args):
 def jobs(args) -> list[tuple[str, int, dict]]:
     """(what, seconds, settings) of a part."""
     arithmetic = ["--init", args.init, "--task", "arithmetic", "--level", 1, "--few-shot", 4,
-                  "--steps", 150, "--max-new-tokens", 64, "--eval-samples", 4]
+                  "--lr", 2e-5, "--steps", 400, "--eval-every", 25, "--max-new-tokens", 64,
+                  "--eval-samples", 4]
     real = ["--init", args.init, "--task", "file", "--data", args.data, "--eval-data",
             args.eval_data, "--few-shot", 4, "--steps", 60, "--eval-problems", 1319,
             "--eval-samples", 4, "--eval-every", 30]

@@ -245,15 +245,16 @@ def main():
         own = sum(verify.verdict(gold, gold) is True for gold in golds)
         accepted = [(a, b) for a, b in zip(golds, golds[1:] + golds[:1], strict=True)
                     if a != b and verify.verdict(a, b)]
-        sets.append([name, f"{own} of {len(golds)}", f"{len(accepted)} {accepted or ''}"])
+        sets.append([name, f"{own:,} of {len(golds):,}",
+                     ": ".join([str(len(accepted)), *map(str, accepted)])])
     for name, says in (("verify.py", lambda g, p: verify.verdict(g, p) is True),
                        ("math-verify", math_verify_says())):
         if says is None:
             continue
         wrong, total = compare(math, says)
-        cells = [f"{sum(wrong[same].values())} of {total[same]} "
-                 f"({', '.join(f'{k} {v}' for k, v in wrong[same].most_common(6))})"
-                 for same in (True, False)]
+        cells = [f"{sum(wrong[same].values())} of {total[same]:,}"
+                 + f" ({', '.join(f'{k} {v}' for k, v in wrong[same].most_common(6))})"
+                 * bool(wrong[same]) for same in (True, False)]
         rewritten.append([name, *cells])
     texts = [(f"<think>a</think><answer>{g}</answer>", verify.number(g)) for g in gsm]
     integers = rate(texts * 20, lambda text, g: verify.number(verify.extract(text)) == g)
@@ -271,7 +272,7 @@ def main():
             ["MATH-500 answers against themselves, a second", f"{latex:,.0f}"],
             ["hostile answers accepted (`tests/hostile.jsonl`)", f"{accepted} of {published}"],
             [f"exceptions in {args.fuzz:.0f} s of fuzzing, {n:,} texts of up to 64 KB",
-             f"{sum(raised.values())} {dict(raised) or ''}"],
+             ": ".join([str(sum(raised.values())), *raised])],
             ["slowest check", f"{slowest * 1e3:.0f} ms ({name}, `{text}`)"]]}]
     if args.cases:
         report["tables"].append(labelled(args.cases))
