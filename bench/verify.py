@@ -273,7 +273,7 @@ def main():
             ["hostile answers accepted (`tests/hostile.jsonl`)", f"{accepted} of {published}"],
             [f"exceptions in {args.fuzz:.0f} s of fuzzing, {n:,} texts of up to 64 KB",
              ": ".join([str(sum(raised.values())), *raised])],
-            ["slowest check", f"{slowest * 1e3:.0f} ms ({name}, `{text}`)"]]}]
+            ["slowest check", f"{slowest * 1e3:.0f} ms ({name})"]]}]
     if args.cases:
         report["tables"].append(labelled(args.cases))
     write(report, args.write)
