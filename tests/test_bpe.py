@@ -114,7 +114,7 @@ def test_ids_are_those_of_tokenizers(load, name):
     ours = load(parsed(hf))
     assert ours.n_vocab == max(hf.get_vocab().values()) + 1
     assert ours.specials == {tag: hf.token_to_id(tag) for tag in TAGS}
-    assert_same(ours, hf, random_texts(10_000) + problems()[FAMILIES.index(name)::6])
+    assert_same(ours, hf, random_texts(3000) + problems()[FAMILIES.index(name)::6])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -142,7 +142,7 @@ def characters() -> list[str]:
     """Texts around every 41st character, and around every space and digit."""
     chars = [c for c in map(chr, range(0x110000)) if not "\ud800" <= c < "\ue000"
              and not "\U00011de0" <= c <= "\U00011de9" and not "\U00016ff4" <= c <= "\U00016ff6"
-             and (ord(c) % 41 == 0 or ord(c) < 0x300 or c.isspace() or c.isnumeric())]
+             and (ord(c) % 97 == 0 or ord(c) < 0x300 or c.isspace() or c.isnumeric())]
     return ["".join(f"a{c}b {c}1{c}\n{c}{c}  {c}\t" for c in chars[i:i + 100])
             for i in range(0, len(chars), 100)]
 
@@ -250,7 +250,7 @@ def test_any_list_of_merges(load, monkeypatch):
     """The claim of `merge_order`, on vocabularies that no training would make."""
     monkeypatch.setattr(bpe, "PATTERNS", [([bpe.WORDS], "[a-z]+")])  # quick to compile
     base, rng, refused = parsed(family("gpt2")) | {"added_tokens": []}, random.Random(0), 0
-    for _ in range(400):
+    for _ in range(200):
         data = base | {"model": base["model"] | made_up(rng)}
         try:
             ours = load(data)
@@ -261,7 +261,7 @@ def test_any_list_of_merges(load, monkeypatch):
         texts = ["".join(rng.choices("abc", k=rng.randint(1, 14))) for _ in range(20)]
         texts += data["model"]["vocab"]
         assert_same(ours, Tokenizer.from_str(json.dumps(data)), texts)
-    assert 0 < refused < 130
+    assert 0 < refused < 70
 
 
 def added(content: str, i: int, **flags) -> dict:
@@ -400,7 +400,7 @@ def test_gpt2s_own_vocabulary(load):
     ours = load(data)
     assert ours.n_vocab == 50257 and ours.encode(" world") == [995]
     hf = Tokenizer.from_str(json.dumps(data))
-    assert_same(ours, hf, random_texts(10_000) + problems()[::3])
+    assert_same(ours, hf, random_texts(3000) + problems()[::10])
 
 
 @pytest.mark.skipif(not (SMOLLM2 / "tokenizer.json").exists(),

@@ -171,7 +171,7 @@ def test_the_sampler_draws_the_same_with_kernels(kind, dtype, monkeypatch):
     table = tokenizer.stop_table([bytes([97 + i]) for i in range(30)], ["ab", "c"])
 
     def generate():
-        return sampler.generate(made, [[1, 2, 3, 4, 5, 6], [7]], 3, 9, 1.0, 3, stop=STOP, pad=PAD,
+        return sampler.generate(made, [[1, 2, 3, 4, 5, 6], [7]], 3, 6, 1.0, 3, stop=STOP, pad=PAD,
                                max_rows=4, stop_table=table)
     want = generate()
     slots.release_slots(made)
