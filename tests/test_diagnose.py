@@ -1,0 +1,131 @@
+"""diagnose.py: each fault is named, on metrics made up and on those of runs broken on purpose, and
+nothing is said of runs that learn."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import diagnose
+from diagnose import Run
+
+RUNS = Path(__file__).parents[1] / "bench" / "runs"
+HEALTHY = dict(reward=0.5, correct=0.45, format=0.9, accuracy=0.45, length=60, truncated=0.01,
+               entropy=0.2, zero_std_groups=0.1, groups_with_gradient=0.9, kl=0.02, grad_norm=0.2,
+               approx_kl=1e-4, logp_diff=1e-7, loss=-1e-3, tokens=1000, loss_tokens=1000,
+               runs_on=0.0, reward_advantage=0.9, most_common_answer=0.05, repetition=0.0,
+               no_verdict=0.0)
+OPTIONS = dict(algo="grpo", lr=4e-4, temperature=1.0, group_size=16, max_new_tokens=192,
+               dtype="float32", critic_warmup=4)
+
+
+def made(n=3, options=None, groups=(), **changes) -> Run:
+    """A run of n steps. A list in `changes` has a value a step; a number holds at each step."""
+    rows = [HEALTHY | {"step": i + 1, "reward": 0.5 + 0.01 * i, "format": 0.9 + 1e-4 * i}
+            for i in range(n)]
+    for name, value in changes.items():
+        for i, row in enumerate(rows):
+            row[name] = value[i] if isinstance(value, list) else value
+    return Run(OPTIONS | (options or {}), rows, list(groups))
+
+
+def load(name: str) -> Run:
+    folder = RUNS / name
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    return Run(json.loads((folder / "config.json").read_text()), rows, [])
+
+
+def group(step, text="<think>a</think>", reward=1.0, **parts):
+    return {"step": step, "responses": [{"text": text, "reward": reward, "parts": parts}] * 2}
+
+
+FAULTS = {  # rule -> (a run with the fault, words of the sentence)
+    "prompt_in_loss": (made(1, loss_tokens=1500), "1,500 tokens"),
+    "sampler_differs": (made(1, logp_diff=0.1), "0.100 nats"),
+    "sign_flipped": (made(reward_advantage=-0.9), "correlation -0.90"),
+    "no_stop": (made(truncated=1.0, runs_on=0.8), "80% go on"),
+    "step_too_large": (made(2, approx_kl=[4.2, 0.0], options={"lr": 0.04}), "--lr 0.04"),
+    "cut_off": (made(truncated=0.8), "80% of the responses are cut off"),
+    "never_formed": (made(format=0.0, groups=[group(3)]), "'<think>a</think>'"),
+    "never_right": (made(5, accuracy=0.0), "90% have the right form"),
+    "kl_explodes": (made(kl=3.0), "3.0 nats"),
+    "gradient_jumps": (made(11, grad_norm=[0.2] * 10 + [9.0]), "jumped to 9.0 from 0.20"),
+    "same_answer": (made(most_common_answer=0.9, accuracy=0.95), "golds"),
+    "repeats": (made(repetition=0.5), "50%"),
+    "cannot_tell": (made(no_verdict=0.2), "20%"),
+    "no_gradient": (made(groups_with_gradient=0.0, accuracy=1.0), "too easy"),
+    "part_is_constant": (made(10, brevity=0.0, groups=[group(1, correct=1, brevity=0)]),
+                         "brevity has been 0"),
+    "parts_cancel": (made(6, reward=0.5, correct=[0.2] * 3 + [0.4] * 3,
+                          format=[0.9] * 3 + [0.6] * 3), "correct rose by 0.20"),
+    "reward_falls": (made(6, reward=[0.2] * 3 + [0.05] * 3), "from 0.20 to 0.05"),
+    "entropy_collapses": (made(10, entropy=[0.3] * 7 + [0.01] * 3, zero_std_groups=0.6),
+                          "from 0.300 to 0.010"),
+    "entropy_grows": (made(6, entropy=[0.3] * 3 + [0.9] * 3), "from 0.30 to 0.90"),
+    "length_grows": (made(10, length=[40] * 5 + [90] * 5), "from 40 to 90"),
+    "hacked": (made(6, eval_accuracy=[None, None, 0.8, None, None, 0.3],
+                    groups=[group(6, "check ok", correct=0.0)]), "'check ok'"),
+    "held_out_gap": (made(6, eval_accuracy=[None, 0.1, None, None, None, 0.1]), "10.0%"),
+    "critic_knows_nothing": (made(15, explained_variance=0.01), "explains 1%"),
+    "loss_is_normal": (made(10, reward=0.5), "grad_norm 0.20"),
+}
+
+
+@pytest.mark.parametrize("name", diagnose.RULES)
+def test_each_rule_names_its_fault_and_is_silent_without_it(name):
+    run, words = FAULTS[name]
+    assert words in diagnose.RULES[name](run)
+    assert diagnose.RULES[name](made(20)) is None
+    said = diagnose.diagnoses(run)
+    assert next(iter(said)) == name  # it is said first
+    assert len(said[name][1]) < 450 and said[name][1].endswith(".")
+
+
+def test_nothing_is_said_where_metrics_are_missing_or_no_numbers():
+    for value in (None, float("nan"), "0.5", True):
+        rows = [dict.fromkeys(HEALTHY, value) | {"step": i} for i in range(1, 16)]
+        assert diagnose.diagnoses(Run({}, rows, [])) == {}
+    assert diagnose.diagnoses(Run({}, [{"step": i} for i in range(1, 16)], [])) == {}
+    assert diagnose.diagnoses(Run(OPTIONS, [], [])) == {}
+
+
+def test_causes_of_groups_without_a_gradient():
+    def cause(**changes):
+        options = {k: changes.pop(k) for k in ("temperature", "group_size") if k in changes}
+        return diagnose.no_gradient(made(options=options, **changes))
+    assert "too easy" in cause(groups_with_gradient=0.0, accuracy=0.95)
+    assert "too hard" in cause(groups_with_gradient=0.0, accuracy=0.0)
+    assert "verify.REWARDS" in cause(groups_with_gradient=0.0)
+    assert "--temperature 0.1" in cause(groups_with_gradient=0.5, temperature=0.1)
+    assert "--group-size 2" in cause(groups_with_gradient=0.5, group_size=2)
+    assert cause(groups_with_gradient=0.5) is None
+
+
+def test_a_cause_silences_what_it_explains_while_it_holds():
+    run = made(6, truncated=[0.9] * 3 + [0.0] * 3, groups_with_gradient=0.0, accuracy=0.95)
+    assert list(diagnose.diagnoses(run)) == ["cut_off", "no_gradient"]
+    assert diagnose.diagnoses(run)["no_gradient"][0] == 5
+
+
+def test_a_rule_sees_nothing_of_later_steps():
+    run = made(6, truncated=[0.0] * 3 + [0.9] * 3)
+    assert diagnose.diagnoses(run) == {"cut_off": (5, diagnose.cut_off(made(
+        truncated=[0.0, 0.9, 0.9])))}
+    assert diagnose.new_diagnoses(run, {"cut_off"}) == {}
+
+
+LEARNING = [path.parent.name for path in sorted(RUNS.glob("grpo-*/metrics.jsonl"))
+            if not path.parent.name.endswith(("-claim", "-random"))]
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_nothing_is_said_of_runs_that_learn(name):
+    assert diagnose.diagnoses(load(name)) == {}
+
+
+def test_policies_that_exploit_a_reward_are_found():
+    for name in (*(f"grpo-arithmetic-{seed}-claim" for seed in range(3)), "ppo-chain-process-1"):
+        assert "hacked" in diagnose.diagnoses(load(name))
+    for seed in (0, 2):  # the same reward model, not exploited
+        assert diagnose.diagnoses(load(f"ppo-chain-process-{seed}")) == {}
+    assert list(diagnose.diagnoses(load("grpo-arithmetic-0-random"))) == ["loss_is_normal"]
