@@ -85,8 +85,9 @@ def sampler_differs(run):
 
 
 def sign_flipped(run):
-    agreement = run.mean("reward_advantage")
-    if agreement < -0.5:
+    values = run.values("reward_advantage")  # of all steps
+    agreement = mean(values) if len(values) >= 3 else 1.0
+    if agreement < -0.3:
         return (f"Responses with more reward have less advantage (correlation {agreement:.2f}). "
                 "The sign of the advantage or of the loss is flipped. An advantage is reward minus "
                 "baseline, and the loss is its negative.")
@@ -304,9 +305,9 @@ def loss_is_normal(run):
 
 
 CAUSES = (prompt_in_loss, sampler_differs, sign_flipped, no_stop, step_too_large, cut_off,
-          never_formed, never_right)
+          never_formed, never_right, same_answer)
 RULES = {rule.__name__: rule for rule in (
-    *CAUSES, kl_explodes, gradient_jumps, same_answer, repeats, cannot_tell,
+    *CAUSES, kl_explodes, gradient_jumps, repeats, cannot_tell,
     no_gradient, part_is_constant, parts_cancel, reward_falls, entropy_collapses, entropy_grows,
     length_grows, hacked, held_out_gap, critic_knows_nothing, loss_is_normal)}
 

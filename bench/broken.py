@@ -88,7 +88,8 @@ PATCHES = {
 def same_golds(folder: Path) -> list[str]:
     """Flags of a run on a file in which every problem has the gold answer 100."""
     path, rng = folder / "broken-same-golds.jsonl", random.Random(0)
-    problems = tasks.TASKS["arithmetic"](2).sample(rng, 1000)
+    task = tasks.TASKS["arithmetic"]()
+    problems = task.sample(rng, 900) + task.sample(rng, 100, held_out=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(path, [{"question": p.question, "answer": "100"} for p in problems])
     return ["--task", "file", "--data", str(path), "--max-new-tokens", "192", "--base-steps", "60"]

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import diagnose
+from bench import broken
 from diagnose import Run
 
-RUNS = Path(__file__).parents[1] / "bench" / "runs"
+ROOT = Path(__file__).parents[1]
+RUNS, DOCS = ROOT / "bench" / "runs", ROOT / "docs"
 HEALTHY = dict(reward=0.5, correct=0.45, format=0.9, accuracy=0.45, length=60, truncated=0.01,
                entropy=0.2, zero_std_groups=0.1, groups_with_gradient=0.9, kl=0.02, grad_norm=0.2,
                approx_kl=1e-4, logp_diff=1e-7, loss=-1e-3, tokens=1000, loss_tokens=1000,
@@ -124,8 +126,48 @@ def test_nothing_is_said_of_runs_that_learn(name):
 
 
 def test_policies_that_exploit_a_reward_are_found():
-    for name in (*(f"grpo-arithmetic-{seed}-claim" for seed in range(3)), "ppo-chain-process-1"):
-        assert "hacked" in diagnose.diagnoses(load(name))
+    for seed in range(3):
+        assert diagnose.diagnoses(load(f"grpo-arithmetic-{seed}-claim"))["hacked"][0] == 20
+    assert diagnose.diagnoses(load("ppo-chain-process-1"))["hacked"][0] == 30
     for seed in (0, 2):  # the same reward model, not exploited
         assert diagnose.diagnoses(load(f"ppo-chain-process-{seed}")) == {}
     assert list(diagnose.diagnoses(load("grpo-arithmetic-0-random"))) == ["loss_is_normal"]
+
+
+# --- runs broken on purpose: bench/broken.py
+
+BROKEN = {  # run -> (rule, words of its sentence that name the cause)
+    "learning-rate": ("step_too_large", "--lr 0.04 is too large"),
+    "false-verifier": ("never_right", "The verifier refuses right answers"),
+    "temperature": ("no_gradient", "at --temperature 0.1 the responses of a group are almost"),
+    "group-size": ("no_gradient", "--group-size 2 rarely holds"),
+    "max-new-tokens": ("cut_off", "cut off at --max-new-tokens 8"),
+    "stop-token": ("no_stop", "no stop token ends them"),
+    "prompt-in-loss": ("prompt_in_loss", "the prompt"),
+    "flipped-sign": ("sign_flipped", "sign of the advantage"),
+    "old-logp": ("sampler_differs", "another temperature than the loss"),
+    "same-golds": ("same_answer", "golds of the data are almost all the same"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_cause_of_each_broken_run_is_named_and_nothing_else(name):
+    rule, words = BROKEN[name]
+    said = diagnose.diagnoses(load(f"broken-{name}"))
+    assert list(said) == [rule]
+    step, sentence = said[rule]
+    assert words in sentence and step <= 5
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_page_shows_what_is_said_of_each_broken_run(name):
+    page = " ".join((DOCS / "my-reward-is-flat.md").read_text().split())
+    [(step, sentence)] = diagnose.diagnoses(load(f"broken-{name}")).values()
+    assert f"step {step}: {' '.join(sentence.split())}" in page
+    assert f"python bench/broken.py {name}" in page and f"img/broken-{name}.png" in page
+    assert (DOCS / "img" / f"broken-{name}.png").exists()
+
+
+def test_every_broken_run_is_used():
+    names = {path.parent.name for path in RUNS.glob("broken-*/metrics.jsonl")}
+    assert names == {f"broken-{name}" for name in BROKEN} == {f"broken-{n}" for n in broken.NAMES}
