@@ -53,6 +53,11 @@ class Run(NamedTuple):
         value = self.options.get(name)
         return value if is_number(value) else math.nan
 
+    def evaluated(self, name: str) -> list[dict]:
+        """The lines of the steps that have a held-out accuracy and this metric."""
+        return [row for row in self.metrics
+                if is_number(row.get("eval_accuracy")) and is_number(row.get(name))]
+
     def responses(self, steps: int = 3) -> list[dict]:
         """The recorded responses of the last few steps."""
         first = self.metrics[-1]["step"] - steps
@@ -262,8 +267,8 @@ def length_grows(run):
 
 
 def hacked(run):
-    evaluated = [row for row in run.metrics if is_number(row.get("eval_accuracy"))]
-    if len(evaluated) < 2 or not is_number(run.metrics[-1].get("eval_accuracy")):
+    evaluated = run.evaluated("reward")
+    if not evaluated or evaluated[-1] is not run.metrics[-1]:
         return None
     best, now = max(evaluated, key=lambda row: row["eval_accuracy"]), evaluated[-1]
     fall, rise = best["eval_accuracy"] - now["eval_accuracy"], now["reward"] - best["reward"]
@@ -276,7 +281,7 @@ def hacked(run):
 
 
 def held_out_gap(run):
-    evaluated = [row for row in run.metrics if is_number(row.get("eval_accuracy"))][-2:]
+    evaluated = run.evaluated("accuracy")[-2:]
     trained = run.mean("accuracy", 5)
     if len(evaluated) == 2 and trained > 0.2 and all(
             row["eval_accuracy"] < trained / 2 for row in evaluated):

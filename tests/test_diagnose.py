@@ -1,13 +1,12 @@
 """diagnose.py: each fault is named, on metrics made up and on those of runs broken on purpose, and
 nothing is said of runs that learn."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 import diagnose
-from bench import broken
+from bench import broken, stats
 from diagnose import Run
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +32,7 @@ def made(n=3, options=None, groups=(), **changes) -> Run:
 
 def load(name: str) -> Run:
     folder = RUNS / name
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-    return Run(json.loads((folder / "config.json").read_text()), rows, [])
+    return Run(stats.read_json(folder / "config.json"), stats.metrics(folder), [])
 
 
 def group(step, text="<think>a</think>", reward=1.0, **parts):
@@ -88,6 +86,10 @@ def test_nothing_is_said_where_metrics_are_missing_or_no_numbers():
         rows = [dict.fromkeys(HEALTHY, value) | {"step": i} for i in range(1, 16)]
         assert diagnose.diagnoses(Run({}, rows, [])) == {}
     assert diagnose.diagnoses(Run({}, [{"step": i} for i in range(1, 16)], [])) == {}
+    for name in HEALTHY | {"eval_accuracy": 0.5}:  # a metric alone
+        rows = [{"step": i, name: 0.5} for i in range(1, 16)]
+        assert set(diagnose.diagnoses(Run(OPTIONS, rows, []))) <= {
+            "sampler_differs", "cut_off", "repeats", "cannot_tell", "part_is_constant"}
     assert diagnose.diagnoses(Run(OPTIONS, [], [])) == {}
 
 
@@ -123,6 +125,13 @@ LEARNING = [path.parent.name for path in sorted(RUNS.glob("grpo-*/metrics.jsonl"
 @pytest.mark.parametrize("name", LEARNING)
 def test_nothing_is_said_of_runs_that_learn(name):
     assert diagnose.diagnoses(load(name)) == {}
+
+
+@pytest.mark.parametrize("file", ["compare.jsonl", "ablate.jsonl"])
+def test_nothing_is_said_of_six_algorithms_and_of_the_variants_of_dapo(file):
+    for run in stats.read_jsonl(RUNS / file):
+        rows = [dict(zip(stats.CURVE, point, strict=True)) for point in run["curve"]]
+        assert diagnose.diagnoses(Run({"algo": run["algo"]}, rows, [])) == {}
 
 
 def test_policies_that_exploit_a_reward_are_found():
