@@ -131,7 +131,7 @@ def test_nothing_is_said_of_runs_that_learn(name):
 def test_nothing_is_said_of_six_algorithms_and_of_the_variants_of_dapo(file):
     for run in stats.read_jsonl(RUNS / file):
         rows = [dict(zip(stats.CURVE, point, strict=True)) for point in run["curve"]]
-        assert diagnose.diagnoses(Run({"algo": run["algo"]}, rows, [])) == {}
+        assert diagnose.diagnoses(Run(OPTIONS, rows, [])) == {}
 
 
 def test_policies_that_exploit_a_reward_are_found():
