@@ -109,11 +109,12 @@ def no_stop(run):
 # --- the step is too large
 
 def step_too_large(run):
-    moved = max(run.values("approx_kl"), default=0)  # of all steps: one can ruin the policy
-    if moved > 1:
-        return (f"One step moved the policy by {moved:.1f} nats a token (approx_kl; below 0.05 is "
-                f"healthy). Likely cause: --lr {run.option('lr'):g} is too large. Try a tenth of "
-                "it.")
+    rows = [row for row in run.metrics if is_number(row.get("approx_kl"))]
+    worst = max(rows, key=lambda row: row["approx_kl"], default={"approx_kl": 0})
+    if worst["approx_kl"] > 1 and run.mean("reward", 1) <= worst.get("reward", 0):
+        return (f"One step moved the policy by {worst['approx_kl']:.1f} nats a token (approx_kl; "
+                f"below 0.05 is healthy). Likely cause: --lr {run.option('lr'):g} is too large. "
+                "Try a tenth of it.")
 
 
 def gradient_jumps(run):
@@ -262,8 +263,8 @@ def length_grows(run):
     before, now = run.start("length"), run.mean("length", 5)
     if now > 1.5 * before and run.gain("accuracy", 5) < FLAT and len(run.metrics) >= 10:
         return (f"Length grew from {before:.0f} to {now:.0f} tokens, but accuracy did not rise. "
-                "Likely cause: the loss or the reward favours long responses. Try --algo drgrpo or "
-                "dapo.")
+                "Likely cause: the loss or the reward favours long responses. Try --algo drgrpo "
+                "or dapo.")
 
 
 def hacked(run):
@@ -303,8 +304,8 @@ def loss_is_normal(run):
     loss, norm = run.mean("loss"), run.mean("grad_norm")
     moved = abs(run.mean("reward", 5) - run.start("reward", 5))
     if len(run.metrics) >= 10 and abs(loss) < 0.01 and norm > 0.01 and moved < FLAT:
-        return (f"The loss is {loss:.4f}, which is normal on policy: the advantages of a group add "
-                f"up to 0. Its gradient is not 0 (grad_norm {norm:.2f}), but the reward has not "
+        return (f"The loss is {loss:.4f}, which is normal on policy: the advantages add up to "
+                f"0. Its gradient is not 0 (grad_norm {norm:.2f}), but the reward has not "
                 f"moved in {len(run.metrics)} steps. Watch reward and accuracy in place of the "
                 "loss.")
 

@@ -44,7 +44,8 @@ FAULTS = {  # rule -> (a run with the fault, words of the sentence)
     "sampler_differs": (made(1, logp_diff=0.1), "0.100 nats"),
     "sign_flipped": (made(reward_advantage=-0.9), "correlation -0.90"),
     "no_stop": (made(truncated=1.0, runs_on=0.8), "80% go on"),
-    "step_too_large": (made(2, approx_kl=[4.2, 0.0], options={"lr": 0.04}), "--lr 0.04"),
+    "step_too_large": (made(2, approx_kl=[4.2, 0.0], reward=[0.5, 0.1], options={"lr": 0.04}),
+                       "--lr 0.04"),
     "cut_off": (made(truncated=0.8), "80% of the responses are cut off"),
     "never_formed": (made(format=0.0, groups=[group(3)]), "'<think>a</think>'"),
     "never_right": (made(5, accuracy=0.0), "90% have the right form"),
@@ -109,6 +110,12 @@ def test_a_cause_silences_what_it_explains_while_it_holds():
     run = made(6, truncated=[0.9] * 3 + [0.0] * 3, groups_with_gradient=0.0, accuracy=0.95)
     assert list(diagnose.diagnoses(run)) == ["cut_off", "no_gradient"]
     assert diagnose.diagnoses(run)["no_gradient"][0] == 5
+
+
+def test_a_large_step_from_which_the_policy_recovers_silences_nothing():
+    run = made(4, approx_kl=[0.0, 1.5, 0.0, 0.0], reward=[0.5, 0.5, 0.2, 0.6], repetition=0.5)
+    assert {name: step for name, (step, _) in diagnose.diagnoses(run).items()} == {
+        "step_too_large": 2, "repeats": 4}
 
 
 def test_a_rule_sees_nothing_of_later_steps():
