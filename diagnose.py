@@ -59,14 +59,16 @@ class Run(NamedTuple):
                 if is_number(row.get("eval_accuracy")) and is_number(row.get(name))]
 
     def responses(self, steps: int = 3) -> list[dict]:
-        """The recorded responses of the last few steps."""
+        """The recorded responses of the last few steps that have a reward and its parts."""
         first = self.metrics[-1]["step"] - steps
         return [response for group in self.groups[-200:] if group["step"] > first
-                for response in group["responses"]]
+                for response in group["responses"]
+                if is_number(response.get("reward")) and isinstance(response.get("parts"), dict)]
 
 
 def is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    """Whether it is a number, and finite."""
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 # --- the code is wrong: sampler, mask, sign
@@ -230,8 +232,8 @@ def parts_cancel(run):
 
 def reward_parts(run) -> list[str]:
     """The names of the parts of the reward."""
-    responses = run.groups[-1]["responses"] if run.groups else []
-    return list(responses[0].get("parts", {})) if responses else ["correct", "format"]
+    responses = run.responses()
+    return list(responses[0]["parts"]) if responses else ["correct", "format"]
 
 
 # --- the policy goes astray

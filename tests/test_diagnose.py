@@ -55,7 +55,7 @@ FAULTS = {  # rule -> (a run with the fault, words of the sentence)
     "repeats": (made(repetition=0.5), "50%"),
     "cannot_tell": (made(no_verdict=0.2), "20%"),
     "no_gradient": (made(groups_with_gradient=0.0, accuracy=1.0), "too easy"),
-    "part_is_constant": (made(10, brevity=0.0, groups=[group(1, correct=1, brevity=0)]),
+    "part_is_constant": (made(10, brevity=0.0, groups=[group(10, correct=1, brevity=0)]),
                          "brevity has been 0"),
     "parts_cancel": (made(6, reward=0.5, correct=[0.2] * 3 + [0.4] * 3,
                           format=[0.9] * 3 + [0.6] * 3), "correct rose by 0.20"),
@@ -83,7 +83,7 @@ def test_each_rule_names_its_fault_and_is_silent_without_it(name):
 
 
 def test_nothing_is_said_where_metrics_are_missing_or_no_numbers():
-    for value in (None, float("nan"), "0.5", True):
+    for value in (None, float("nan"), float("inf"), 10**400, "0.5", True, [1]):
         rows = [dict.fromkeys(HEALTHY, value) | {"step": i} for i in range(1, 16)]
         assert diagnose.diagnoses(Run({}, rows, [])) == {}
     assert diagnose.diagnoses(Run({}, [{"step": i} for i in range(1, 16)], [])) == {}
@@ -92,6 +92,14 @@ def test_nothing_is_said_where_metrics_are_missing_or_no_numbers():
         assert set(diagnose.diagnoses(Run(OPTIONS, rows, []))) <= {
             "sampler_differs", "cut_off", "repeats", "cannot_tell", "part_is_constant"}
     assert diagnose.diagnoses(Run(OPTIONS, [], [])) == {}
+
+
+def test_responses_without_reward_or_parts_are_left_out():
+    damaged = [{"text": "a", "reward": None, "parts": {}}, {"text": "b"},
+               {"text": "c", "reward": 1.0, "parts": "x"}]
+    groups = [{"step": 6, "responses": damaged}, {"step": 6, "responses": []}]
+    run = made(6, eval_accuracy=[0.9] * 5 + [0.3], groups=groups)
+    assert diagnose.hacked(run).endswith("mend it.") and diagnose.reward_parts(run)
 
 
 def test_causes_of_groups_without_a_gradient():
