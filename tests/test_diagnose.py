@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import diagnose
+import tasks
 from bench import broken, stats
 from diagnose import Run
 
@@ -195,3 +196,15 @@ def test_the_page_shows_what_is_said_of_each_broken_run(name):
 def test_every_broken_run_is_used():
     names = {path.parent.name for path in RUNS.glob("broken-*/metrics.jsonl")}
     assert names == {f"broken-{name}" for name in BROKEN} == {f"broken-{n}" for n in broken.NAMES}
+
+
+def test_the_file_of_same_golds_has_problems_on_both_sides(tmp_path):
+    flags = broken.same_golds(tmp_path / "runs")
+    task = tasks.TASKS["file"](2, flags[flags.index("--data") + 1])
+    assert len(task.train) > 800 and len(task.eval) > 50
+    assert {problem.answer for problem in task.all_problems()} == {"100"}
+
+
+def test_broken_runs_have_names(capsys):
+    assert broken.main(["nonsense"]) == 2
+    assert "flipped-sign" in capsys.readouterr().err
