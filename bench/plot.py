@@ -2,10 +2,11 @@
 
     python bench/plot.py runs/NAME [runs/OTHER ...]      accuracy and length: runs/NAME/curves.png
     python bench/plot.py runs/NAME --hacking             reward and accuracy: runs/NAME/hacking.png
-    python bench/plot.py --docs                          all figures of docs/img/
+    python bench/plot.py --docs                          the figures of docs/img/
 
-The figures of docs/img/ are drawn from bench/runs/. A line is the mean over seeds. Its band is the
-range of the seeds for run folders, and the 95% bootstrap interval over seeds for comparisons.
+The figures of docs/img/ are drawn from bench/runs/; plot_broken.py draws those of broken runs. A
+line is the mean over seeds. Its band is the range of the seeds for run folders, and the 95%
+bootstrap interval over seeds for comparisons.
 Colours are those of Okabe and Ito, which colour-blind readers tell apart. Needs matplotlib.
 """
 

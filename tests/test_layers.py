@@ -18,7 +18,7 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
     "grading.* engine.kernels engine.rng infra.tensors infra.bpe infra.distributed "
     "infra.openmp infra.terminal infra.load infra.files infra.__init__ infra.arguments "
     "infra.tree",
-    "verify", "infra.verdicts",
+    "diagnose", "verify", "infra.verdicts",
     "tasks.*",
     "tokenizer",
     "engine.attention engine.packing engine.products engine.logprob",

@@ -1,0 +1,344 @@
+"""Says in a sentence what is wrong with a run: a rule a fault, over the metrics so far.
+
+Reinforcement learning goes wrong quietly: everything is cut off, no group has a gradient, and the
+loss reads 0. A rule looks at the last few steps, and gives None or a sentence with the numbers,
+the likely cause and what to try. train.py prints each sentence once, when it first holds.
+
+    rule(run) -> sentence | None             run.metrics ends with the step in question
+
+A new rule is a function and a line in RULES. docs/my-reward-is-flat.md shows a broken run for each.
+Left out on purpose: statistical tests, and thresholds that depend on the model.
+"""
+
+import math
+from collections import Counter
+from statistics import mean, median
+from typing import NamedTuple
+
+from infra.terminal import quote
+
+FLAT = 0.02  # a gain below this is none: the noise of 512 answers
+
+
+class Run(NamedTuple):
+    """A run so far. All of it comes from files, so a metric may be missing or None."""
+
+    options: dict        # config.json
+    metrics: list[dict]  # lines of metrics.jsonl
+    groups: list[dict]   # lines of samples.jsonl that hold a group
+
+    def values(self, name: str, last: int = 0) -> list[float]:
+        """The finite values of a metric, or those of the last few steps. An empty list where one of
+        these few steps is not there or has none."""
+        rows = self.metrics[-last:]
+        found = [row[name] for row in rows if is_number(row.get(name))]
+        return found if len(found) >= last else []
+
+    def mean(self, name: str, last: int = 3) -> float:
+        """The mean of the last few steps, or NaN, which fails every comparison."""
+        values = self.values(name, last)
+        return mean(values) if values else math.nan
+
+    def start(self, name: str, first: int = 3) -> float:
+        """The mean of the first steps."""
+        return Run(self.options, self.metrics[:first], []).mean(name, first)
+
+    def gain(self, name: str, last: int = 3) -> float:
+        """The mean of the last few steps minus that of the first ones. NaN where they overlap."""
+        enough = len(self.metrics) >= last + 3
+        return self.mean(name, last) - self.start(name) if enough else math.nan
+
+    def option(self, name: str) -> float:
+        """A setting that is a number, or NaN."""
+        value = self.options.get(name)
+        return value if is_number(value) else math.nan
+
+    def evaluated(self, name: str) -> list[dict]:
+        """The lines of the steps that have a held-out accuracy and this metric."""
+        return [row for row in self.metrics
+                if is_number(row.get("eval_accuracy")) and is_number(row.get(name))]
+
+    def responses(self, steps: int = 3) -> list[dict]:
+        """The recorded responses of the last few steps that have a reward and its parts."""
+        first = self.metrics[-1]["step"] - steps
+        return [response for group in self.groups[-200:] if group["step"] > first
+                for response in group["responses"]
+                if is_number(response.get("reward")) and isinstance(response.get("parts"), dict)]
+
+
+def is_number(value) -> bool:
+    """Whether it is a number, and finite."""
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+# --- the code is wrong: sampler, mask, sign
+
+def prompt_in_loss(run):
+    tokens, sampled = run.mean("loss_tokens", 1), run.mean("tokens", 1)
+    if tokens > sampled:
+        return (f"The loss counts {tokens:,.0f} tokens, but the policy sampled {sampled:,.0f}. The "
+                "mask covers tokens that the policy did not choose: the prompt, a tool's output or "
+                "padding. Set mask to 1 at sampled tokens alone.")
+
+
+def sampler_differs(run):
+    difference = run.mean("logp_diff", 1)
+    limit = 0.1 if run.options.get("dtype") == "bfloat16" else 0.001
+    if difference > limit:
+        return (f"Sampler and trainer disagree: logp_diff is {difference:.3f} nats a token before "
+                f"the first update, where at most {limit} is healthy. Likely cause: the old "
+                "log-probs have another temperature than the loss, or the mask is wrong. Run "
+                "python -m pytest tests/test_sample.py.")
+
+
+def sign_flipped(run):
+    values = run.values("reward_advantage")  # of all steps
+    agreement = mean(values) if len(values) >= 3 else 1.0
+    if agreement < -0.3:
+        return (f"Responses with more reward have less advantage (correlation {agreement:.2f}). "
+                "The sign of the advantage or of the loss is flipped. An advantage is reward minus "
+                "baseline, and the loss is its negative.")
+
+
+def no_stop(run):
+    runs_on, truncated = run.mean("runs_on"), run.mean("truncated")
+    if runs_on > 0.3 and truncated > 0.5:
+        return (f"{truncated:.0%} of the responses hit the token limit, and {runs_on:.0%} go on "
+                "after </answer>. Likely cause: no stop token ends them. Compare the stop ids with "
+                "the end-of-text token that the model writes (eos_token_id).")
+
+
+# --- the step is too large
+
+def step_too_large(run):
+    rows = [row for row in run.metrics if is_number(row.get("approx_kl"))]
+    worst = max(rows, key=lambda row: row["approx_kl"], default={"approx_kl": 0})
+    if worst["approx_kl"] > 1 and run.mean("reward", 1) <= worst.get("reward", 0):
+        return (f"One step moved the policy by {worst['approx_kl']:.1f} nats a token (approx_kl; "
+                f"below 0.05 is healthy). Likely cause: --lr {run.option('lr'):g} is too large. "
+                "Try a tenth of it.")
+
+
+def gradient_jumps(run):
+    norms = run.values("grad_norm")[-11:]
+    if len(norms) == 11 and norms[-1] > 20 * median(norms[:-1]) and norms[-1] > 5:
+        return (f"The gradient norm jumped to {norms[-1]:.1f} from {median(norms[:-1]):.2f}. It is "
+                "clipped to 1, so one jump does no harm. If more follow, try a lower --lr.")
+
+
+def kl_explodes(run):
+    kl = run.values("kl", 3)
+    if kl and min(kl) > 1:
+        return (f"The KL to the base model is {kl[-1]:.1f} nats a token, so the policy has left "
+                "the base's language. Try a lower --lr or --kl-coef 0.02.")
+
+
+# --- the answers
+
+def cut_off(run):
+    truncated, limit = run.mean("truncated"), run.option("max_new_tokens")
+    if truncated > 0.5:
+        return (f"{truncated:.0%} of the responses are cut off at --max-new-tokens {limit:.0f}, so "
+                "most have no answer. Try a larger --max-new-tokens. If they repeat themselves, "
+                "the limit is not the cause.")
+
+
+def never_formed(run):
+    well_formed = run.mean("format")
+    if well_formed < 0.05:
+        texts = Counter(response["text"] for response in run.responses())
+        common = ", ".join(quote(text, 60) for text, _ in texts.most_common(3))
+        return (f"Only {well_formed:.1%} of the responses have the form <think>…</think>"
+                f"<answer>…</answer>. Try --few-shot 4, or --prompt chat for a chat model."
+                + f" The commonest: {common}." * bool(common))
+
+
+def never_right(run):
+    right = run.values("accuracy", 5)
+    if right and max(right) == 0 and run.mean("format", 5) > 0.3:
+        return (f"No response of 5 steps is right, though {run.mean('format', 5):.0%} have the "
+                "right form. The verifier refuses right answers, the golds are wrong, or the "
+                "problems are far too hard. Check a right answer by hand: python verify.py FILE.")
+
+
+def same_answer(run):
+    share, right = run.mean("most_common_answer"), run.mean("accuracy")
+    if share > 0.5 and right > 0.5:
+        return (f"One answer stands in {share:.0%} of the responses to different problems, and "
+                f"{right:.0%} of all are right. The golds of the data are almost all the same. "
+                "Count the answers in the file of --data.")
+    if share > 0.5:
+        return (f"One answer stands in {share:.0%} of the responses to different problems, and "
+                f"{right:.0%} of all are right. The policy has collapsed to a guess. Try a lower "
+                "--lr, --kl-coef 0.02, and look whether the reward pays for that answer.")
+
+
+def repeats(run):
+    share = run.mean("repetition")
+    if share > 0.3:
+        return (f"{share:.0%} of the responses repeat the same words many times in a row. Likely "
+                "cause: a --lr that is too large, or a base that never ends a text. Try a lower "
+                "--lr, or --algo dapo, which pays less for overlong responses.")
+
+
+def cannot_tell(run):
+    share = run.mean("no_verdict")
+    if share > 0.1:
+        return (f"The verifier cannot decide {share:.0%} of the responses, and pays them nothing. "
+                "Likely cause: answers in a form that its grammar lacks. Look at them with "
+                "python verify.py FILE.")
+
+
+# --- nothing to learn from
+
+def no_gradient(run):
+    without, right = 1 - run.mean("groups_with_gradient"), run.mean("accuracy")
+    temperature, size = run.option("temperature"), run.option("group_size")
+    few_differ = temperature < 0.6 or size <= 4  # few groups can hold different rewards
+    if not without > (0.4 if few_differ else 0.9):
+        return None
+    cause = "the reward gives the same to all responses to a problem; see verify.REWARDS"
+    if temperature < 0.6:
+        cause = (f"at --temperature {temperature:g} the responses of a group are almost the same "
+                 f"(entropy {run.mean('entropy'):.3f} nats); try --temperature 1")
+    elif size <= 4:
+        cause = (f"--group-size {size:.0f} rarely holds both right and wrong responses; try "
+                 "--group-size 16")
+    elif right > 0.9:
+        cause = "the problems are too easy; try a harder --level"
+    elif right < 0.02:
+        cause = ("the problems are too hard; try an easier --level, --few-shot 4, a larger "
+                 "--group-size or a better base")
+    return (f"{without:.0%} of the groups have equal rewards and so no gradient; {right:.0%} of "
+            f"the responses are right. Likely cause: {cause}.")
+
+
+def part_is_constant(run):
+    for name in reward_parts(run):
+        values = run.values(name, 10)
+        if name != "correct" and values and min(values) == max(values) < 1:
+            return (f"The reward part {name} has been {values[0]:g} for 10 steps in all responses, "
+                    "so it teaches nothing. Look at its function in verify.py.")
+
+
+def parts_cancel(run):
+    gains = {name: run.gain(name) for name in reward_parts(run)}
+    up = max(gains, key=gains.get, default=None)
+    down = min(gains, key=gains.get, default=None)
+    if up and gains[up] > 0.1 and gains[down] < -0.1 and abs(run.gain("reward")) < FLAT:
+        return (f"The reward is flat because its parts cancel: {up} rose by {gains[up]:.2f} and "
+                f"{down} fell by {-gains[down]:.2f}. Change their weights in verify.REWARDS.")
+
+
+def reward_parts(run) -> list[str]:
+    """The names of the parts of the reward."""
+    responses = run.responses()
+    return list(responses[0]["parts"]) if responses else ["correct", "format"]
+
+
+# --- the policy goes astray
+
+def reward_falls(run):
+    before, now = run.start("reward"), run.mean("reward")
+    if len(run.metrics) >= 6 and before > 0.02 and now < before / 2:
+        return (f"The reward fell from {before:.2f} to {now:.2f}. Likely cause: a --lr that is too "
+                "large, or an advantage with the wrong sign. Try a tenth of the --lr; if the "
+                "reward still falls, look at the sign.")
+
+
+def entropy_collapses(run):
+    before, now, right = run.start("entropy"), run.mean("entropy"), run.mean("accuracy", 10)
+    if now < before / 10 and right < 0.5 and run.mean("zero_std_groups") > 0.4:
+        return (f"Entropy collapsed from {before:.3f} to {now:.3f} nats, with {right:.0%} right "
+                "responses: the policy no longer tries anything else. Try --clip-high 0.28, "
+                "--entropy-coef 0.01, a lower --lr or a higher --temperature.")
+
+
+def entropy_grows(run):
+    before, now = run.start("entropy"), run.mean("entropy")
+    if now > 2 * before and now > 0.5 and run.gain("accuracy") < FLAT:
+        return (f"Entropy grew from {before:.2f} to {now:.2f} nats a token while accuracy did not: "
+                "the text is becoming noise. Try a lower --lr, --entropy-coef 0 or --kl-coef 0.02.")
+
+
+def length_grows(run):
+    before, now = run.start("length"), run.mean("length", 5)
+    if now > 1.5 * before and run.gain("accuracy", 5) < FLAT and len(run.metrics) >= 10:
+        return (f"Length grew from {before:.0f} to {now:.0f} tokens, but accuracy did not rise. "
+                "Likely cause: the loss or the reward favours long responses. Try --algo drgrpo "
+                "or dapo.")
+
+
+def hacked(run):
+    evaluated = run.evaluated("reward")
+    if not evaluated or evaluated[-1] is not run.metrics[-1]:
+        return None
+    best, now = max(evaluated, key=lambda row: row["eval_accuracy"]), evaluated[-1]
+    fall, rise = best["eval_accuracy"] - now["eval_accuracy"], now["reward"] - best["reward"]
+    if fall > 0.1 and rise > FLAT:
+        paid = [r for r in run.responses() if r["reward"] > 0.5 and not r["parts"].get("correct")]
+        shown = "".join(f" Paid and wrong: {quote(r['text'], 120)}." for r in paid[:2])
+        return (f"The reward rises ({best['reward']:.2f} to {now['reward']:.2f}) while held-out "
+                f"accuracy falls ({best['eval_accuracy']:.1%} to {now['eval_accuracy']:.1%}). The "
+                "policy exploits the reward: find what it pays for, and mend it." + shown)
+
+
+def held_out_gap(run):
+    evaluated = run.evaluated("accuracy")[-2:]
+    trained = run.mean("accuracy", 5)
+    if len(evaluated) == 2 and trained > 0.2 and all(
+            row["eval_accuracy"] < trained / 2 for row in evaluated):
+        return (f"Held-out accuracy is {evaluated[-1]['eval_accuracy']:.1%}, and {trained:.1%} in "
+                "training. Likely cause: too few training problems, or held-out problems of "
+                "another kind. Try more problems, and compare the two files.")
+
+
+def critic_knows_nothing(run):
+    explained = run.values("explained_variance", 10)
+    warmup = run.option("critic_warmup")
+    if explained and max(explained) < 0.05 and len(run.metrics) > 10 + warmup:
+        return (f"The critic explains {mean(explained):.0%} of the variance of the returns, so its "
+                "baseline is no better than a constant. Try a longer --critic-warmup, another "
+                "--critic-lr or --critic-hints; --algo grpo needs no critic.")
+
+
+def loss_is_normal(run):
+    loss, norm = run.mean("loss"), run.mean("grad_norm")
+    moved = abs(run.mean("reward", 5) - run.start("reward", 5))
+    if len(run.metrics) >= 10 and abs(loss) < 0.01 and norm > 0.01 and moved < FLAT:
+        return (f"The loss is {loss:.4f}, which is normal on policy: the advantages add up to "
+                f"0. Its gradient is not 0 (grad_norm {norm:.2f}), but the reward has not "
+                f"moved in {len(run.metrics)} steps. Watch reward and accuracy in place of the "
+                "loss.")
+
+
+CAUSES = (prompt_in_loss, sampler_differs, sign_flipped, no_stop, step_too_large, cut_off,
+          never_formed, never_right, same_answer)
+RULES = {rule.__name__: rule for rule in (
+    *CAUSES, kl_explodes, gradient_jumps, repeats, cannot_tell,
+    no_gradient, part_is_constant, parts_cancel, reward_falls, entropy_collapses, entropy_grows,
+    length_grows, hacked, held_out_gap, critic_knows_nothing, loss_is_normal)}
+
+
+def new_diagnoses(run: Run, said) -> dict[str, str]:
+    """{name: sentence} of the rules that hold at the last step and are not in `said`, the names so
+    far. While one of CAUSES holds, the rules after it are silent: it explains what they see."""
+    found = {}
+    for name, rule in RULES.items():
+        if (name not in said or rule in CAUSES) and (sentence := rule(run)):
+            if name not in said:
+                found[name] = sentence
+            if rule in CAUSES:
+                break
+    return found
+
+
+def diagnoses(run: Run) -> dict[str, tuple[int, str]]:
+    """{name: (step, sentence)}: the first step at which each rule held, in this order."""
+    found = {}
+    for n in range(1, len(run.metrics) + 1):
+        step = run.metrics[n - 1]["step"]
+        groups = [group for group in run.groups if group["step"] <= step]
+        new = new_diagnoses(Run(run.options, run.metrics[:n], groups), found)
+        found |= {name: (step, sentence) for name, sentence in new.items()}
+    return found
