@@ -58,7 +58,8 @@ def run_data(run: RunFiles) -> dict:
     settings = {k: v for k, v in run.options.items() if k not in NOT_SETTINGS}
     return {"name": str(run.folder), "command": command(run.options), "options": run.options,
             "setting": " ".join(f"{k}={v}" for k, v in sorted(settings.items())),
-            "steps": steps, "curves": curves, "summary": run.summary, "measures": measures_of(run.summary),
+            "steps": steps, "curves": curves, "summary": run.summary,
+            "measures": measures_of(run.summary),
             "diagnoses": [{"name": name, "step": step, "text": text}
                           for name, (step, text) in diagnoses(run).items()]}
 

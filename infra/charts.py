@@ -1,6 +1,6 @@
-"""What is shown of a run's metrics, and in which order: on the page and in the terminal (report.py).
+"""What is shown of a run's metrics, and in which order (report.py: the page and the terminal).
 
-A metric that stands in no chart gets one of its own, so a new metric is shown without a change here.
+A metric that stands in no chart gets one of its own, so a new metric is shown without an edit.
 """
 
 SHARE, NUMBER, TOKENS, SECONDS = "share", "number", "tokens", "seconds"  # units

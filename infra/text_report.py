@@ -42,7 +42,7 @@ def show(run, command: str, diagnoses: dict) -> None:
     # curves
     if run.metrics:
         echo(f"\nCurves, steps {run.metrics[0]['step']} to {steps}"
-             f"{'':{CURVE_WIDTH - 2}}first    last   lowest  highest")
+             f"{'':{CURVE_WIDTH - 6}}first    last   lowest  highest")
     for chart in charts_of([run]):
         for series in chart["series"]:
             show_curve(run.metrics, series["name"], chart["unit"])
@@ -61,7 +61,7 @@ def show_curve(metrics: list[dict], name: str, unit: str) -> None:
     """Prints a metric as a line of blocks, with its first, last, lowest and highest value."""
     values = [line[name] for line in metrics if type(line.get(name)) in (int, float)]
     form = "{:8.1%}" if unit == SHARE else "{:8.3g}"
-    echo(f"  {name:24.24}{sparkline(values):{CURVE_WIDTH}}"
+    echo(f"  {name:22.22} {sparkline(values):{CURVE_WIDTH}}"
          + " ".join(form.format(v) for v in (values[0], values[-1], min(values), max(values))))
 
 

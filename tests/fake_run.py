@@ -8,6 +8,8 @@ from pathlib import Path
 import tasks
 from tokenizer import Tokenizer
 
+TASK = tasks.TASKS["arithmetic"](2)
+
 
 def write_run(folder, steps: int = 20, groups: int = 3, group_size: int = 8, seed: int = 0,
               critic: bool = False, **options) -> Path:
@@ -18,8 +20,8 @@ def write_run(folder, steps: int = 20, groups: int = 3, group_size: int = 8, see
     settings = {"algo": "ppo" if critic else "grpo", "task": "arithmetic", "level": 2, "data": "",
                 "eval_data": "", "seed": seed, "steps": steps, "size": "tiny", "init": "",
                 "max_new_tokens": 192, "lr": 4e-4} | options
-    task, tokenizer = tasks.TASKS["arithmetic"](2), Tokenizer.toy()
-    metrics, samples, held_out = [], [], task.held_out(3)
+    tokenizer = Tokenizer.toy()
+    metrics, samples, held_out = [], [], TASK.held_out(3)
     for step in range(steps + 1):
         skill = 0.9 - 0.8 * math.exp(-step / 6)
         if step % 10 == 0 or step == steps:
@@ -32,7 +34,7 @@ def write_run(folder, steps: int = 20, groups: int = 3, group_size: int = 8, see
             if step % 10 == 0:
                 metrics[-1]["eval_accuracy"] = skill
             samples += [group(step, problem, skill, group_size, tokenizer, critic, rng)
-                        for problem in task.sample(rng, groups)]
+                        for problem in TASK.sample(rng, groups)]
     (folder / "config.json").write_text(json.dumps(settings))
     for name, lines in (("metrics.jsonl", metrics), ("samples.jsonl", samples)):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -47,11 +49,9 @@ def write_run(folder, steps: int = 20, groups: int = 3, group_size: int = 8, see
 def answer(problem, skill: float, rng) -> tuple[str, bool]:
     """A response to a problem, which is right with probability `skill`."""
     right = rng.random() < skill
-    work = problem.solution.partition("</think>")[0]
-    if not right:
-        work = work.replace(rng.choice("0123456789"), rng.choice("0123456789"))
+    text = TASK.document(rng, problem, drill=True)
     value = problem.answer if right else rng.randrange(999)
-    return f"{work}</think><answer>{value}</answer>", right
+    return f"{text.partition('<answer>')[0]}<answer>{value}</answer>", right
 
 
 def metrics_of(step: int, skill: float, critic: bool, rng) -> dict:

@@ -1,6 +1,6 @@
 // One chart: lines over the steps, drawn as SVG. Its legend shows the values at the cursor.
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [340, 150, 42, 8, 8, 20];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [340, 150, 46, 8, 8, 20];
 const AXIS_TICKS = 4;
 
 // About `n` round values from low to high.
@@ -16,7 +16,8 @@ function ticks(low, high, n = AXIS_TICKS) {
 
 function logTicks(low, high) {
   const found = [];
-  for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high) + 1e-9; e += 1) found.push(10 ** e);
+  const last = Math.log10(high) + 1e-9;
+  for (let e = Math.floor(Math.log10(low)); e <= last; e += 1) found.push(10 ** e);
   const every = Math.ceil(found.length / AXIS_TICKS);
   return found.filter((_, i) => i % every === 0);
 }
@@ -26,12 +27,13 @@ function logTicks(low, high) {
 function rangeOf(lines, unit, log) {
   const all = lines.flatMap((line) => [...line.values, ...(line.low ?? []), ...(line.high ?? [])])
     .filter((v) => isNumber(v) && (!log || v > 0));
-  let low = Math.min(...all), high = Math.max(...all);
+  let [low, high] = [Math.min(...all), Math.max(...all)];
   if (!all.length) return [0, 1];
   if (log) return low < high ? [low, high] : [low / 2, low * 2];
   if (unit === "share") return [0, high > 0.34 ? 1 : high || 0.01];
   if (low > 0 && low < 0.5 * high) low = 0;
-  if (low === high) [low, high] = [low - Math.abs(low || 1) / 2, high + Math.abs(high || 1) / 2];
+  const size = Math.max(Math.abs(low), Math.abs(high)) || 1;
+  if (high - low < 1e-6 * size) [low, high] = [low - size / 2, high + size / 2];
   return [low, high + (high - low) * 0.04];
 }
 
@@ -84,23 +86,28 @@ function valueAt(line, step) {
 
 function axes(low, high, unit, log, first, last, x, y) {
   const group = svg("g", { class: "axes", "aria-hidden": "true" });
-  for (const v of log ? logTicks(low, high) : ticks(low, high)) {
-    if (v < low * 0.999 && log) continue;
+  const marks = log ? logTicks(low, high).filter((v) => v >= low * 0.999) : ticks(low, high);
+  const gap = log ? 0 : marks[1] - marks[0];
+  for (const v of marks) {
     group.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(v), y2: y(v) }),
-      svg("text", { x: LEFT - 5, y: y(v) + 3.5, "text-anchor": "end", text: axisLabel(v, unit) }));
+      svg("text", { x: LEFT - 5, y: y(v) + 3.5, "text-anchor": "end",
+        text: axisLabel(v, unit, gap) }));
   }
   const between = ticks(first, Math.max(last, first + 1), 4).filter((s) => Number.isInteger(s)
     && x(s) - x(first) > 24 && x(last) - x(s) > 24);
   for (const step of [...new Set([first, ...between, last])]) {
-    group.append(svg("text", { x: x(step), y: HEIGHT - 5, "text-anchor": step === last && last > first
-      ? "end" : step === first ? "start" : "middle", text: step }));
+    const anchor = step === first ? "start" : step === last ? "end" : "middle";
+    group.append(svg("text", { x: x(step), y: HEIGHT - 5, "text-anchor": anchor, text: step }));
   }
   return group;
 }
 
-function axisLabel(v, unit) {
+// gap: the distance of the marks, which decides how many digits they need; 0 on a log axis.
+function axisLabel(v, unit, gap) {
   if (unit === "share") return `${Number((100 * v).toPrecision(3))}%`;
-  return Math.abs(v) >= 1e4 && Math.abs(v) < 1e6 ? `${number(v / 1000)}k` : number(v, 2);
+  if (Math.abs(v) >= 1e4 && Math.abs(v) < 1e6) return `${number(v / 1000)}k`;
+  const digits = gap ? Math.max(1, Math.ceil(Math.log10(Math.abs(v) / gap)) + 1) : 1;
+  return number(v, digits);
 }
 
 function curve(line, x, y, log) {
@@ -125,12 +132,13 @@ function band(line, x, y, log) {
     && (!log || line.low[i] > 0));
   const point = (values) => (i) => `${x(line.steps[i]).toFixed(1)} ${y(values[i]).toFixed(1)}`;
   const path = there.map(point(line.high)).concat(there.map(point(line.low)).reverse());
-  return path.length ? svg("path", { class: `band ${line.colour}`, d: `M${path.join("L")}Z` }) : null;
+  if (!path.length) return null;
+  return svg("path", { class: `band ${line.colour}`, d: `M${path.join("L")}Z` });
 }
 
 // Moves the cursor with the pointer and with the keys. stepOf(event) is the step under the pointer.
 function follow(element, steps, stepOf) {
-  const nearest = (step) => steps.reduce((a, b) => (Math.abs(b - step) < Math.abs(a - step) ? b : a));
+  const nearest = (step) => nearestOf(steps, step);
   const at = () => (steps.includes(cursor.step) ? steps.indexOf(cursor.step) : steps.length - 1);
   element.addEventListener("pointermove", (event) => cursor.set(nearest(stepOf(event))));
   element.addEventListener("pointerleave", () => cursor.set(null));

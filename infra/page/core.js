@@ -36,12 +36,13 @@ function section(id, title, ...children) {
 function choice(label, choices, value, onchange) {
   const buttons = choices.map(([each, text]) => el("button", {
     type: "button", "aria-pressed": String(each === value), "data-value": each, text,
-    onclick: () => {
-      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button(each)));
+    onclick: (event) => {
+      for (const button of buttons) {
+        button.setAttribute("aria-pressed", String(button === event.currentTarget));
+      }
       onchange(each);
     },
   }));
-  const button = (each) => buttons.find((b) => b.dataset.value === String(each));
   return el("div", { class: "choice", role: "group", "aria-label": label }, buttons);
 }
 
@@ -60,7 +61,9 @@ const MINUS = "\u2212";
 function number(value, digits = 3) {
   if (!isNumber(value)) return "–";
   const size = Math.abs(value);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(1)
+  const text = size !== 0 && (size < 1e-3 || size >= 1e7)
+    ? value.toExponential(Math.max(0, Math.min(digits - 1, 2))).replace(/\.?0*e\+?/, "e")
+    : size >= 1e6 ? `${Number((value / 1e6).toPrecision(3))} M`
     : size >= 1000 ? Math.round(value).toLocaleString("en")
     : String(Number(value.toPrecision(digits)));
   return text.replace("-", MINUS);
@@ -70,15 +73,18 @@ function format(value, unit) {
   if (!isNumber(value)) return "–";
   if (unit === "share") {
     const percent = 100 * value;
-    const digits = percent === 0 || Math.abs(percent) >= 99.95 ? 0 : Math.abs(percent) < 0.1 ? 2 : 1;
+    const size = Math.abs(percent);
+    const digits = size === 0 || size >= 99.95 ? 0 : size < 0.1 ? 2 : 1;
     return `${percent.toFixed(digits).replace("-", MINUS)}%`;
   }
   if (unit === "seconds") return `${number(value)} s`;
   return number(value);
 }
 
-const signed = (value) => (value > 0 ? "+" : "") + (isNumber(value)
-  ? value.toFixed(2).replace("-", MINUS) : "–");
+const signed = (value) => (value > 0 ? "+" : "") + value.toFixed(2).replace("-", MINUS);
+
+const nearestOf = (values, wanted) => values.reduce(
+  (a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a));
 
 function duration(seconds) {
   if (!isNumber(seconds)) return "–";
@@ -110,7 +116,8 @@ function visible(text, { breaks = true, spaces = false } = {}) {
   for (const match of text.matchAll(marks)) {
     if (match.index > last) nodes.push(text.slice(last, match.index));
     last = match.index + match[0].length;
-    nodes.push(el("span", { class: "hidden-mark", text: match[0] === " " ? "·" : escape(match[0]) }));
+    const mark = match[0] === " " ? "·" : escape(match[0]);
+    nodes.push(el("span", { class: "hidden-mark", text: mark }));
     if (match[0] === "\n") nodes.push(breaks ? "\n" : " ");
   }
   nodes.push(text.slice(last));

@@ -67,8 +67,9 @@ function panel(spec, settings, steps, view, several) {
       logButton.setAttribute("aria-pressed", String(log));
       api.draw();
     } });
-  const pick = several && spec.series.length > 1 ? select("", spec.series.map((s) => [s.name, s.label]),
-    chosen, (name) => { chosen = name; api.draw(); }) : null;
+  const pick = several && spec.series.length > 1 ? select("",
+    spec.series.map((s) => [s.name, plain(s.label)]), chosen,
+    (name) => { chosen = name; api.draw(); }) : null;
   pick?.querySelector("select").setAttribute("aria-label", `${spec.title}: which`);
   const api = {
     element: el("figure", { class: "panel" }, el("figcaption", {},
@@ -77,9 +78,10 @@ function panel(spec, settings, steps, view, several) {
     draw() {
       const lines = several
         ? settings.filter((s) => !view.hidden.has(s)).flatMap((s) => linesOf(s, chosen, view.band))
-        : spec.series.map((series, i) => lineOf(DATA.runs[0], series.name, series.label, `c${i % COLOURS}`));
+        : spec.series.map((series, i) => lineOf(DATA.runs[0], series.name, series.label,
+          `c${i % COLOURS}`));
       const shown = lines.filter((line) => line.values.some(isNumber));
-      drawn = { lines: shown, ...chart({ title: spec.title, unit: spec.unit, lines: shown, log, steps }) };
+      drawn = { lines: shown, ...chart({ ...spec, lines: shown, log, steps }) };
       place.replaceChildren(drawn.element);
       api.show(cursor.step);
     },

@@ -22,6 +22,7 @@ function glance() {
       el("p", { class: "muted", text: `${plain(run.name)} — ${progressOf(run)}` })),
     el("code", { class: "command", text: plain(run.command), tabindex: "0" }),
     diagnoses(),
+    DATA.runs.length > 1 ? runsTable() : null,
     el("div", { class: "columns" }, beforeAfter(run), facts(run)),
     DATA.notes.length ? el("ul", { class: "notes" },
       DATA.notes.map((note) => el("li", { text: plain(note) }))) : null);
@@ -44,6 +45,23 @@ function diagnoses() {
       el("span", { class: "muted", text: plain(d.name) })),
     el("p", {}, DATA.runs.length > 1 ? el("b", { text: `${shortName(d.run)}: ` }) : null,
       plain(d.text)))));
+}
+
+// --- several runs
+
+function runsTable() {
+  return el("div", { class: "scroll" }, el("table", { class: "measures runs" },
+    el("caption", { text: "Runs on this page; all but the curves shows the first one" }),
+    el("thead", {}, el("tr", {}, ["run", "before", "after", "time", "command"].map(
+      (text) => el("th", { scope: "col", text })))),
+    el("tbody", {}, DATA.runs.map((run) => {
+      const accuracy = run.measures.find((m) => m.label === "accuracy, greedy") ?? {};
+      return el("tr", {}, el("th", { scope: "row", text: plain(run.name) }),
+        el("td", { text: format(accuracy.before, "share") }),
+        el("td", { class: "after", text: format(accuracy.after, "share") }),
+        el("td", { text: duration(run.summary.seconds_total) }),
+        el("td", {}, el("code", { text: plain(run.command) })));
+    }))));
 }
 
 // --- before and after

@@ -17,10 +17,12 @@ function overTime() {
           : el("div", { class: "text" }, visible(answer.text, { breaks: false })));
     }));
   };
+  const named = ({ question, answer }) => `${plain(question).slice(0, 70)} `
+    + `(answer ${plain(String(answer))})`;
   show(0);
   return section("time", "The same problem over time",
-    el("div", { class: "tools" }, select("Problem", DATA.held_out.map((problem, i) => [i,
-      `${plain(problem.question).slice(0, 70)} (answer ${plain(String(problem.answer))})`]), 0, show),
-    el("span", { class: "muted", text: "greedy answers; ↵ is a new line" })),
+    el("div", { class: "tools" },
+      select("Problem", DATA.held_out.map((problem, i) => [i, named(problem)]), 0, show),
+      el("span", { class: "muted", text: "greedy answers; ↵ is a new line" })),
     place);
 }

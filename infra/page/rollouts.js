@@ -30,7 +30,8 @@ function rollouts() {
     view.step = step;
     chooser.show(step);
     const groups = DATA.groups.filter((g) => g.step === step);
-    problems.replaceChildren(...groups.map((group) => problemButton(group, () => openGroup(group))));
+    problems.replaceChildren(...groups.map(
+      (group) => problemButton(group, () => openGroup(group))));
     openGroup(groups.find((g) => new Set(g.responses.map(isRight)).size > 1) ?? groups[0]);
   }
   function openGroup(group) {
@@ -43,7 +44,7 @@ function rollouts() {
   }
   openRollouts = (step) => {
     if (step === null) return;
-    openStep(steps.reduce((a, b) => (Math.abs(b - step) < Math.abs(a - step) ? b : a)));
+    openStep(nearestOf(steps, step));
     document.getElementById("rollouts").scrollIntoView({ behavior: "smooth" });
   };
   openStep(view.step);
@@ -57,7 +58,10 @@ function stepChooser(steps, onchange) {
   const slider = el("input", { type: "range", min: 0, max: steps.length - 1, "aria-label": "Step",
     oninput: () => onchange(steps[slider.value]) });
   const label = el("output", {});
-  const go = (by) => onchange(steps[Math.max(0, Math.min(steps.length - 1, Number(slider.value) + by))]);
+  const go = (by) => {
+    const i = Number(slider.value) + by;
+    onchange(steps[Math.max(0, Math.min(steps.length - 1, i))]);
+  };
   const arrow = (text, by, name) => el("button", { type: "button", class: "quiet", text,
     "aria-label": name, onclick: () => go(by) });
   return {
@@ -71,14 +75,16 @@ function stepChooser(steps, onchange) {
   };
 }
 
+const outcome = (r) => (isRight(r) ? "right" : r.truncated ? "cut" : "wrong");
+
 // A problem as a button: the question, and a mark for each response.
 function problemButton(group, onclick) {
   const right = group.responses.filter(isRight).length;
   const button = el("button", { type: "button", onclick, class: group.dropped ? "dropped" : null },
     el("span", { class: "question", text: plain(group.question) }),
     el("span", { class: "outcomes", "aria-label": `${right} of ${group.responses.length} right` },
-      group.responses.map((r) => el("i", { class: isRight(r) ? "right" : r.truncated ? "cut" : "wrong" }))),
-    group.dropped ? el("span", { class: "muted", text: `dropped: ${plain(group.dropped)}` }) : null);
+      group.responses.map((r) => el("i", { class: outcome(r) }))),
+    group.dropped ? el("span", { class: "muted", text: dropText(group) }) : null);
   button.group = group;
   return button;
 }
@@ -106,38 +112,46 @@ function groupView(group, view) {
     const shown = responses.filter((r) => FILTERS[view.filter][1](r)
       && r.text.toLowerCase().includes(wanted)).sort(SORTS[view.sort][1]);
     cards.replaceChildren(...shown.map((r) => card(r, look, painted)));
-    if (!shown.length) cards.append(el("p", { class: "muted", text: "No answer fits the filter." }));
+    if (!shown.length) {
+      cards.append(el("p", { class: "muted", text: "No answer fits the filter." }));
+    }
     repaint(meanings.includes(view.colour) ? view.colour : colour);
   }
   const set = (name, draw) => (value) => { view[name] = value; draw(); };
   redraw();
   return [groupHead(group),
     el("div", { class: "tools" },
-      choice("Filter", Object.entries(FILTERS).map(([name, [label]]) => [name, label]), view.filter,
-        set("filter", redraw)),
+      choice("Filter", Object.entries(FILTERS).map(([name, [label]]) => [name, label]),
+        view.filter, set("filter", redraw)),
       el("input", { type: "search", placeholder: "text in the answer", value: view.text,
-        "aria-label": "text in the answer", oninput: (event) => set("text", redraw)(event.target.value) }),
-      select("Sort", Object.entries(SORTS).map(([name, [label]]) => [name, label]), view.sort,
-        set("sort", redraw)),
+        "aria-label": "text in the answer",
+        oninput: (event) => set("text", redraw)(event.target.value) }),
+      select("Sort", Object.entries(SORTS).map(([name, [label]]) => [name, label]),
+        view.sort, set("sort", redraw)),
       meanings.length > 1 ? select("Colour", meanings.map((name) => [name, MEANINGS[name].label]),
         colour, set("colour", () => repaint(view.colour))) : null,
       meanings.length > 1 ? scaleBox : null),
     cards, meanings.length > 1 ? look.element : null];
 }
 
+const dropText = (group) => `dropped: ${plain(group.dropped)}`;
+const dropTag = (group) => (group.dropped
+  ? el("span", { class: "tag", text: dropText(group) }) : null);
+
 function groupHead(group) {
   const right = group.responses.filter(isRight).length;
   return el("div", { class: "group-head" },
     el("h3", { class: "question" }, visible(group.question, { breaks: false })),
-    el("p", { class: "muted" }, group.answer ? ["answer ", el("b", {}, visible(String(group.answer))), " · "] : null,
-      `${right} of ${group.responses.length} right`,
-      group.dropped ? el("span", { class: "tag", text: `dropped: ${plain(group.dropped)}` }) : null));
+    el("p", { class: "muted" },
+      group.answer ? ["answer ", el("b", {}, visible(String(group.answer))), " · "] : null,
+      `${right} of ${group.responses.length} right`, dropTag(group)));
 }
 
 // One response: how it did, and its text.
 function card(response, look, painted) {
   const right = isRight(response);
-  const parts = Object.entries(response.parts ?? {}).map(([name, value]) => `${plain(name)} ${number(value)}`);
+  const parts = Object.entries(response.parts ?? {}).map(
+    ([name, value]) => `${plain(name)} ${number(value)}`);
   const body = response.ids ? tokenBoxes(response, `answer ${response.number}, by token`,
     (i) => look.show(response, i)) : null;
   if (body) painted.push({ boxes: body.boxes, response });
@@ -146,10 +160,12 @@ function card(response, look, painted) {
       el("span", { class: "mark", text: right ? "✓ right" : "✗ wrong" }),
       response.truncated ? el("span", { class: "tag", text: "cut off" }) : null,
       el("span", { class: "muted", text: `#${response.number}` }), pushBar(response.advantage)),
-    el("p", { class: "muted facts-line", text: [`reward ${number(response.reward)}`, ...parts,
+    el("p", { class: "muted facts-line", text: [
+      `reward ${number(response.reward)}${parts.length ? ` (${parts.join(", ")})` : ""}`,
       `${response.length} ${response.ids || response.ending ? "tokens" : "characters"}`,
-      response.ending && !response.truncated ? `ended by ${plain(response.ending)}` : ""].filter(Boolean).join(" · ") }),
-    body ? body.element : el("div", { class: "text", tabindex: "0" }, visible(response.text)));
+      response.ending ? plain(response.ending) : ""].filter(Boolean).join(" · ") }),
+    body ? body.element
+      : el("div", { class: "text", tabindex: "0" }, visible(response.text)));
 }
 
 // The advantage as a bar from the middle: blue to the right, orange to the left.

@@ -8,11 +8,13 @@ const EPS = 1e-12;
 const MEANINGS = {
   none: { label: "no colour" },
   logp: { label: "log-prob", values: (r) => r.logp, shown: (v) => -v, least: 1,
-    low: "certain", high: "unlikely", text: (v) => `${number(v)} (${format(Math.exp(v), "share")})` },
+    low: "certain", high: "unlikely",
+    text: (v) => `${number(v)} (${format(Math.exp(v), "share")})` },
   entropy: { label: "entropy", values: (r) => r.entropy, shown: (v) => v, least: 0.5,
     low: "0 nats", high: "open choice" },
   ratio: { label: "ratio after the update", values: (r) => r.ratio, diverging: true, middle: 1,
-    shown: (v) => Math.log(Math.max(v, EPS)), least: 0.02, low: "less likely now", high: "more likely now" },
+    shown: (v) => Math.log(Math.max(v, EPS)), least: 0.02, low: "less likely now",
+    high: "more likely now" },
   advantage: { label: "advantage", values: advantagesOf, diverging: true, middle: 0,
     shown: (v) => v, least: 0.1, low: "pushed down", high: "pushed up" },
   value: { label: "critic's value", values: (r) => r.values, shown: (v) => v, least: 0.1,
@@ -55,16 +57,18 @@ function paint(boxes, response, name, most) {
     const side = meaning.diverging ? (shown < 0 ? orange : blue) : teal;
     box.classList.remove(blue, orange, teal);
     if (coloured) box.classList.add(side);
-    box.style.setProperty("--strength", `${Math.round(100 * Math.min(1, Math.abs(shown) / most))}%`);
+    const strength = Math.round(100 * Math.min(1, Math.abs(shown) / most));
+    box.style.setProperty("--strength", `${strength}%`);
   });
 }
 
 // The scale under the choice of colours.
 function scale(group, name) {
   if (name === "none") return el("div", { class: "scale" });
-  const { diverging, low, high, shown } = MEANINGS[name], most = largest(group, name);
+  const { diverging, low, high } = MEANINGS[name], most = largest(group, name);
   const end = name === "ratio" ? [Math.exp(-most), Math.exp(most)]
-    : name === "score" ? [0, 1] : name === "logp" ? [0, -most] : diverging ? [-most, most] : [0, most];
+    : name === "score" ? [0, 1] : name === "logp" ? [0, -most]
+      : diverging ? [-most, most] : [0, most];
   return el("div", { class: "scale" },
     el("span", { text: `${number(end[0], 2)} ${low}` }),
     el("span", { class: `ramp ${diverging ? "diverging" : "sequential"}` }),
@@ -77,8 +81,8 @@ function scale(group, name) {
 function pieceNodes(id, options) {
   const piece = DATA.tokens[id];
   if (typeof piece === "string") return visible(piece, { spaces: true, ...options });
-  const bytes = Array.isArray(piece) ? piece.map((b) => `\\x${b.toString(16).padStart(2, "0")}`).join("")
-    : `⟨${id}⟩`;
+  const hex = (byte) => `\\x${byte.toString(16).padStart(2, "0")}`;
+  const bytes = Array.isArray(piece) ? piece.map(hex).join("") : `⟨${id}⟩`;
   return [el("span", { class: "hidden-mark", text: bytes })];
 }
 
@@ -128,24 +132,27 @@ function inspector() {
     text: "Point at a token, or move to it with Tab and the arrow keys, to see its numbers." }));
   rest();
   return { element, rest, show(response, i) {
-    const facts = Object.entries(MEANINGS).filter(([name]) => name !== "none").map(([, meaning]) => {
-      const value = meaning.values(response)?.[i];
+    const facts = Object.values(MEANINGS).map((meaning) => {
+      const value = meaning.values?.(response)?.[i];
       return isNumber(value) ? [meaning.label, (meaning.text ?? number)(value)] : null;
     }).filter(Boolean);
+    const masked = isMasked(response, i) ? ", masked: not chosen by the policy" : "";
     element.replaceChildren(
       el("div", { class: "which" },
         el("span", { class: "token" }, pieceNodes(response.ids[i], { breaks: false })),
-        el("span", { class: "muted", text: `token ${i + 1} of ${response.ids.length}, id ${response.ids[i]}`
-          + (isMasked(response, i) ? ", masked: not chosen by the policy" : "") })),
+        el("span", { class: "muted",
+          text: `token ${i + 1} of ${response.ids.length}, id ${response.ids[i]}` + masked })),
       el("dl", {}, facts.map(([name, text]) => el("div", {}, el("dt", { text: name }),
         el("dd", { text })))),
-      alternatives(response.alternatives?.[i]));
+      ...alternatives(response.alternatives?.[i]));
   } };
 }
 
 function alternatives(others) {
-  if (!others?.length) return null;
-  return el("div", { class: "others" }, el("span", { class: "muted", text: "likeliest others" }),
+  if (!others?.length) return [];
+  return [el("div", { class: "others" },
+    el("span", { class: "muted", text: "likeliest others" }),
     others.map(([id, logp]) => el("span", { class: "other" },
-      el("span", { class: "token" }, pieceNodes(id, { breaks: false })), format(Math.exp(logp), "share"))));
+      el("span", { class: "token" }, pieceNodes(id, { breaks: false })),
+      format(Math.exp(logp), "share"))))];
 }
