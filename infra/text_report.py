@@ -36,9 +36,9 @@ def show(run, command: str, diagnoses: dict) -> None:
     if not diagnoses:
         echo("  none")
     if rows := measures_of(summary):
-        echo(f"\n{'Held-out problems':26}{'before':26}after")
+        echo(f"\n{'Held-out problems':28}{'before':26}after")
     for row in rows:
-        echo(f"  {row['label']:24}{with_interval(row, 'before'):26}{with_interval(row, 'after')}")
+        echo(f"  {row['label']:26}{with_interval(row, 'before'):26}{with_interval(row, 'after')}")
     # curves
     if run.metrics:
         echo(f"\nCurves, steps {run.metrics[0]['step']} to {steps}"

@@ -10,15 +10,18 @@ function settingsOfRuns(runs) {
     if (!found.has(run.setting)) found.set(run.setting, []);
     found.get(run.setting).push(run);
   }
-  const keys = [...new Set(runs.flatMap((run) => Object.keys(run.options)))];
-  const differ = keys.filter((key) => !["seed", "base_seed", "digests"].includes(key)
-    && new Set(runs.map((run) => JSON.stringify(run.options[key]))).size > 1);
-  return [...found.values()].map((members, i) => {
-    const what = differ.slice(0, 3).map((key) => `${key} ${members[0].options[key]}`).join(", ");
-    const label = members.length > 1 ? `${what || settingsOf(members[0]).replace(/ · seed.*/, "")}`
-      + `, ${members.length} seeds` : `${shortName(members[0])}${what ? ` (${what})` : ""}`;
-    return { label: plain(label), colour: `c${i % COLOURS}`, runs: members };
-  });
+  return [...found.values()].map((members, i) => ({
+    label: labelOf(members), colour: `c${i % COLOURS}`, runs: members }));
+}
+
+// The name of a run; of several seeds what their names begin with: "grpo-wait" of "grpo-wait-0".
+function labelOf(runs) {
+  const names = runs.map(shortName);
+  if (names.length === 1) return names[0];
+  let length = names[0].length;
+  while (!names.every((name) => name.startsWith(names[0].slice(0, length)))) length -= 1;
+  const common = names[0].slice(0, length).replace(/[-_.\d]*$/, "");
+  return `${common || settingsOf(runs[0]).replace(/ · seed.*/, "")}, ${names.length} seeds`;
 }
 
 function curves() {

@@ -66,7 +66,7 @@ function runsTable() {
 
 // --- before and after
 
-const AXIS = 200;  // length of the axis of a measurement, in units of its drawing
+const AXIS = 330;  // length of the axis of a measurement, in units of its drawing
 
 function beforeAfter(run) {
   if (!run.measures.length) {
@@ -74,8 +74,9 @@ function beforeAfter(run) {
   }
   return el("table", { class: "measures" },
     el("caption", { text: "Held-out problems, with 95% intervals" }),
-    el("thead", {}, el("tr", {}, ["", "before", "after", ""].map((text, i) => el("th",
-      { scope: "col", class: i === 3 ? "wide" : null, text })))),
+    el("thead", {}, el("tr", {}, ["", "before", "after"].map((text) => el("th",
+      { scope: "col", text })), el("th", { class: "wide", "aria-hidden": "true" },
+      el("div", { class: "ends" }, el("span", { text: "0%" }), el("span", { text: "100%" }))))),
     el("tbody", {}, run.measures.map((m) => el("tr", {},
       el("th", { scope: "row", text: m.label }),
       ["before", "after"].map((when) => el("td", { class: when },
