@@ -142,7 +142,9 @@ function follow(element, steps, stepOf) {
   const at = () => (steps.includes(cursor.step) ? steps.indexOf(cursor.step) : steps.length - 1);
   element.addEventListener("pointermove", (event) => cursor.set(nearest(stepOf(event))));
   element.addEventListener("pointerleave", () => cursor.set(null));
-  element.addEventListener("click", () => openRollouts(cursor.step));
+  element.addEventListener("click", (event) => {  // a finger looks at values, and stays
+    if (event.pointerType === "mouse") openRollouts(cursor.step);
+  });
   element.addEventListener("focus", () => cursor.set(steps[at()]));
   element.addEventListener("blur", () => cursor.set(null));
   element.addEventListener("keydown", (event) => {

@@ -40,8 +40,8 @@ function diagnoses() {
   return el("ul", { class: "diagnoses", "aria-label": "Diagnoses" }, found.map((d) => el("li", {},
     el("div", { class: "when" },
       el("button", { type: "button", class: "link", text: `step ${d.step}`,
-        title: "show this step in the curves and the rollouts",
-        onclick: () => cursor.set(d.step) }),
+        title: "show the rollouts of this step",
+        onclick: () => { cursor.set(d.step); openRollouts(d.step); } }),
       el("span", { class: "muted", text: plain(d.name) })),
     el("p", {}, DATA.runs.length > 1 ? el("b", { text: `${shortName(d.run)}: ` }) : null,
       plain(d.text)))));
