@@ -121,6 +121,10 @@ def groups_within(groups: list[dict], room: int, notes: list[str]) -> list[dict]
     """The groups that fit in `room` bytes, in their order. The most useful ones keep their numbers
     per token: of each step first the groups with both right and wrong answers that were not
     dropped."""
+    room -= 100_000  # for the pieces of the tokens
+    if size(groups) <= room:
+        return groups
+
     # rank in the step: every step keeps its first groups before any keeps its second
     def usefulness(group):
         rewards = {response.get("reward") for response in group["responses"]}
@@ -130,8 +134,8 @@ def groups_within(groups: list[dict], room: int, notes: list[str]) -> list[dict]
     for i in sorted(range(len(groups)), key=lambda i: (*usefulness(groups[i]), i)):
         seen[groups[i]["step"]] = ranks[i] = seen.get(groups[i]["step"], 0) + 1
     order = sorted(ranks, key=lambda i: (ranks[i], -groups[i]["step"]))
-    # texts first, then numbers per token; the pieces of the tokens need room too
-    room, kept = room - 100_000, {}
+    # texts first, then numbers per token
+    kept = {}
     for i in order:
         light = without_tokens(groups[i])
         if (need := size(light)) <= room:
