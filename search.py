@@ -43,7 +43,7 @@ from grading import answers
 from infra import arguments, memory
 from infra.completer import Completer
 from infra.terminal import echo
-from infra.tree import render_tree
+from infra.tree import render_tree, write_tree_page
 
 # Both tags at once: a real model may have tokens that span them, and after "</think>" alone it may
 # write anything.
@@ -58,6 +58,7 @@ class SearchResult:
     tokens: int          # number of tokens sampled
     samples: list[str]   # the responses that it was chosen from
     scores: list = field(default_factory=list)  # step scores of each sample, if it was scored
+    pruned: dict = field(default_factory=dict)  # beams that were given up: text -> step scores
 
 
 # --- choosing among n samples
@@ -220,7 +221,10 @@ def beam_search(lookahead: int = 0, subtrees: bool = False):
             active = list(dict.fromkeys(i for i, _ in unfinished))
             score_beams(completer, problems, results, ended, active, lookahead)
             for i in active:
+                before = dict(zip(results[i].samples, results[i].scores, strict=True))
                 prune(results[i], ended[i], beams, subtrees)
+                results[i].pruned |= {text: scores for text, scores in before.items()
+                                      if text not in results[i].samples}
         for result in results:
             totals = [min(steps) for steps in result.scores]
             result.text = result.samples[totals.index(max(totals))]
@@ -304,6 +308,7 @@ def main(argv=None) -> int:
     add("--count", type=arguments.integer(1), default=500, help="number of held-out problems")
     add("--temperature", type=arguments.number(least=arguments.LEAST_TEMPERATURE), default=1.0)
     add("--show", action="store_true", help="print the first problem's tree")
+    add("--show-html", type=arguments.path, metavar="FILE", help="write it as a page")
     return arguments.run(parser, argv, work)
 
 
@@ -323,6 +328,9 @@ def work(args) -> None:
         echo(problems[0].question)
         print(render_tree(found[0]))
         echo("chosen:", found[0].text)
+    if args.show_html:
+        write_tree_page(args.show_html, found[0], problems[0], args.method, args.n,
+                        task.correct(problems[0], found[0].text))
     print(json.dumps(result))
 
 

@@ -17,7 +17,7 @@ ALGORITHMS = " ".join(sorted({module.__name__ for module, _ in config.ALGORITHMS
 LAYERS = [  # from the bottom up; a module imports lower layers and its own, without a cycle
     "grading.* engine.kernels engine.rng infra.tensors infra.bpe infra.distributed "
     "infra.openmp infra.terminal infra.load infra.files infra.__init__ infra.arguments "
-    "infra.tree",
+    "infra.tree infra.html_page infra.read_run infra.charts infra.text_report",
     "diagnose", "verify", "infra.verdicts",
     "tasks.*",
     "tokenizer",
@@ -27,7 +27,7 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
     "infra.run_dir infra.hf_config infra.checkpoint infra.forward",
     "ppo", "grpo", "dapo", ALGORITHMS,
     "evaluate sft prm infra.completer infra.rewards",
-    "config infra.cli infra.memory infra.models infra.base_model infra.metrics",
+    "config infra.cli infra.memory infra.models infra.base_model infra.metrics report",
     "train search",
     "recipes.* bench.*",
 ]
