@@ -15,6 +15,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import diagnose
 import tasks
 from config import ALGORITHMS, PRETRAINED_LR, Options, reads_group
 from infra import arguments, html_page, text_report
@@ -71,10 +72,6 @@ def rounded(value):
 
 def diagnoses(run: RunFiles) -> dict[str, tuple[int, str]]:
     """What diagnose.py says of the run: {rule: (first step, sentence)}."""
-    try:
-        import diagnose
-    except ImportError:
-        return {}
     return diagnose.diagnoses(diagnose.Run(run.options, run.metrics, run.groups))
 
 
