@@ -11,7 +11,7 @@ const MEANINGS = {
     low: "certain", high: "unlikely",
     text: (v) => `${number(v)} (${format(Math.exp(v), "share")})` },
   entropy: { label: "entropy", values: (r) => r.entropy, shown: (v) => v, least: 0.5,
-    low: "0 nats", high: "open choice" },
+    low: "certain", high: "open choice" },
   ratio: { label: "ratio after the update", values: (r) => r.ratio, diverging: true, middle: 1,
     shown: (v) => Math.log(Math.max(v, EPS)), least: 0.02, low: "less likely now",
     high: "more likely now" },
