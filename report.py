@@ -120,7 +120,8 @@ def groups_within(groups: list[dict], room: int, notes: list[str]) -> list[dict]
     per token: of each step first the groups with both right and wrong answers that were not
     dropped."""
     room -= 100_000  # for the pieces of the tokens
-    if size(groups) <= room:
+    sizes = [size(group) for group in groups]
+    if sum(sizes) <= room:
         return groups
 
     # rank in the step: every step keeps its first groups before any keeps its second
@@ -133,14 +134,14 @@ def groups_within(groups: list[dict], room: int, notes: list[str]) -> list[dict]
         seen[groups[i]["step"]] = ranks[i] = seen.get(groups[i]["step"], 0) + 1
     order = sorted(ranks, key=lambda i: (ranks[i], -groups[i]["step"]))
     # texts first, then numbers per token
-    kept = {}
+    kept, light_sizes, cut = {}, {}, 0
     for i in order:
         light = without_tokens(groups[i])
-        if (need := size(light)) <= room:
-            kept[i], room = light, room - need
-    cut = 0
+        light_sizes[i] = size(light)
+        if light_sizes[i] <= room:
+            kept[i], room = light, room - light_sizes[i]
     for i in order:
-        more = size(groups[i]) - size(kept[i]) if i in kept else 0
+        more = sizes[i] - light_sizes[i] if i in kept else 0
         if 0 < more <= room:
             kept[i], room = groups[i], room - more
         cut += more > 0 and kept[i] is not groups[i]
