@@ -26,6 +26,7 @@ from infra.terminal import quote
 from tokenizer import Tokenizer
 
 MAX_RESPONSES = 4096  # sampled at once for pass@k, to bound the memory
+EXAMPLES = 4          # greedy responses that are kept, to the first problems
 SELF_CHECK = re.compile(r"\b(?:check|wait)\b")
 
 
@@ -82,12 +83,15 @@ def proportion(flags) -> dict:
 def greedy_accuracy(policy, tokenizer, task, problems, max_new_tokens: int,
                     generate=None) -> dict:
     """The accuracy of greedy responses: over all problems, and for each kind of problem where the
-    task has several. "examples" holds the first three responses."""
+    task has several. "examples" holds the first responses, and "examples_correct" their verdicts.
+    """
     _, texts = sample_responses(policy, tokenizer, problems, temperature=0,
                                 max_new_tokens=max_new_tokens, generate=generate)
     correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     kinds = sorted({p.category for p in problems} - {""})
-    return proportion(correct) | {"examples": texts[:3], "by_kind": {
+    return proportion(correct) | {
+        "examples": texts[:EXAMPLES], "examples_correct": [bool(c) for c in correct[:EXAMPLES]],
+        "by_kind": {
         kind: proportion(c for c, p in zip(correct, problems, strict=True) if p.category == kind)
         for kind in kinds}}
 
