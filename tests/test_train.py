@@ -612,8 +612,8 @@ def test_a_score_of_a_process_reward_model_that_is_not_finite_is_named():
 def test_a_pretrained_model_without_answers_is_told_of_few_shot(capsys):
     def first_step(texts, step=0, **flags):
         options = config.Options(**{"init": "some", "group_size": 1} | flags)
-        rollout = SimpleNamespace(mask=torch.ones(2, 3), entropy=torch.ones(2, 3),
-                                  truncated=torch.zeros(2))
+        ones = torch.ones(2, 3)
+        rollout = SimpleNamespace(tokens=ones, mask=ones, entropy=ones, truncated=torch.zeros(2))
         reward = verify.Reward(0.0, {"correct": 0.0, "format": 0.0})
         problem = tasks.Problem("1+1=?", "2")
         attempt = train.Attempt(2, rollout, [(problem, text, reward) for text in texts], None)
