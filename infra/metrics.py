@@ -1,4 +1,4 @@
-"""The bookkeeping of training: seconds per stage, metrics, progress bar, log files, summary.
+"""The bookkeeping of training: seconds per stage, metrics, progress, log files, summary.
 
 Nothing here changes a weight. evaluate.response_metrics computes the metrics of the responses.
 """
@@ -9,19 +9,18 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import evaluate
 import model as gpt
 import ppo
 import verify
 from config import SAMPLERS
-from infra import checkpoint, distributed, load, run_dir, tensors
+from infra import checkpoint, distributed, load, recorder, run_dir, tensors
 from infra.forward import policy_logp
+from infra.progress import Progress
 from infra.terminal import echo
 
 CURVE_PROBLEMS = 200  # held-out problems of an evaluation during training
-SAMPLES_LOGGED = 16   # responses in samples.jsonl, at each evaluation
 
 
 class Timer(Counter):
@@ -105,57 +104,85 @@ def average_updates(updates: list[dict]) -> dict:
     return mean | {"logp_diff": updates[0].get("logp_diff")}
 
 
-def progress_bar(options, state: dict) -> tqdm:
+def progress_bar(options, state: dict) -> Progress:
     """The bar of the training loop, on the first process only."""
-    bar = tqdm(total=None if options.token_budget else options.steps, initial=state["step"],
-               desc=options.algo, unit="step", disable=distributed.rank() > 0)
+    bar = Progress("step", None if options.token_budget else options.steps, state["step"])
     bar.machine = load.BusyMachine()
     return bar
 
 
-def show_progress(bar: tqdm, metrics: dict) -> None:
+def show_progress(bar: Progress, metrics: dict) -> None:
     """Moves the bar by one step, and shows the most important metrics. Notes a busy machine."""
     seconds = sum(v for k, v in metrics.items() if k.startswith("seconds"))
     rate = metrics["tokens"] / seconds
-    bar.update()
+    bar.step(shown(metrics, rate))
     if note := bar.machine.note(1 / rate, load.system_load(), os.cpu_count() or 1):
         bar.write(note)
-    bar.set_postfix({
-        "reward": f"{metrics['reward']:.2f}", "acc": f"{metrics['accuracy']:.0%}",
-        "len": f"{metrics['length']:.0f}", "ent": f"{metrics['entropy']:.2f}",
-        "kl": f"{metrics['kl']:.2f}", "tok/s": f"{rate:.0f}"})
 
 
-def save_step(folder: Path, metrics: dict, attempts, models, optimizer, state: dict,
-              stopping: bool, checkpoints: bool = True) -> None:
-    """Logs a step to metrics.jsonl. After an evaluation also logs some samples, and, as before
-    stopping, writes a checkpoint unless the run has none."""
-    evaluated = "eval_accuracy" in metrics
+def shown(metrics: dict, rate: float) -> dict:
+    """The metrics beside the bar, as texts: `grad` is the share of groups with a gradient, which an
+    algorithm with a critic has not, and `cut` the share of responses at the token limit."""
+    grad = metrics.get("groups_with_gradient")
+    return {"reward": f"{metrics['reward']:.2f}", "acc": f"{metrics['accuracy']:.0%}",
+            **({} if grad is None else {"grad": f"{grad:.0%}"}),
+            "cut": f"{metrics['truncated']:.0%}", "len": f"{metrics['length']:.0f}",
+            "ent": f"{metrics['entropy']:.2f}", "kl": f"{metrics['kl']:.2g}",
+            "tok/s": f"{rate:.0f}"}
+
+
+def save_step(folder: Path, metrics: dict, attempts, evaluation: dict | None, models, optimizer,
+              state: dict, stopping: bool, options, task) -> None:
+    """Logs a step to metrics.jsonl and records its responses in samples.jsonl. After an evaluation,
+    as before stopping, writes a checkpoint unless the run has none, and after it the page.
+    evaluation: the result of `evaluate_held_out`, None for a step without one."""
     run_dir.append(folder / "metrics.jsonl", [metrics])
-    if evaluated:
-        samples = [sample for attempt in attempts for sample in attempt.samples]
-        run_dir.append(folder / "samples.jsonl", [
-            {"step": metrics["step"], "question": problem.question, "text": text,
-             "reward": reward.total, **reward.parts}
-            for problem, text, reward in samples[::max(1, len(samples) // SAMPLES_LOGGED)]])
-    if checkpoints and (evaluated or stopping):
+    if options.report and distributed.rank() == 0:
+        if evaluation:
+            record_held_out(folder, evaluation, task, state, options)
+        recorder.record_step(folder, attempts, bool(evaluation), models, state, options)
+    if options.checkpoints and (evaluation or stopping):
         run_dir.save_run(folder, models, optimizer, state)
+    if evaluation:
+        write_report(folder, options)
 
 
-def measure(state: dict, when: str, models, task, options) -> None:
+def record_held_out(folder: Path, evaluation: dict, task, state: dict, options) -> None:
+    """Records the greedy answers to a few held-out problems, the same ones each time."""
+    recorder.record_held_out(folder, evaluation, task.held_out(options.eval_problems), state)
+
+
+def write_report(folder: Path, options) -> Path | None:
+    """Writes the page of a run. Says in one line why it could not; a run never ends by it."""
+    if not options.report or distributed.rank() > 0:
+        return None
+    try:
+        import report
+        return report.write_report([folder])
+    except Exception as error:
+        echo(f"the page of the run is not written: {type(error).__name__}: {error}")
+        return None
+
+
+def measure(state: dict, when: str, models, task, options, folder: Path | None = None) -> None:
     """Evaluates the policy, prints the result and keeps it as state[when]. `when` is "before" or
-    "after" training."""
+    "after" training. Records the first answers in the folder of a run, if given."""
     began = time.perf_counter()
     state[when] = evaluate.evaluate_and_print(models.sampler, models.tokenizer, task, options, when,
                                               SAMPLERS[options.sampler])
+    if folder and options.report and distributed.rank() == 0:
+        record_held_out(folder, state[when]["greedy"], task, state, options)
     state["seconds_eval"] = state.get("seconds_eval", 0.0) + time.perf_counter() - began
 
 
-def held_out_accuracy(models, task, options) -> float:
-    """Greedy accuracy on the first held-out problems, for the curve during training."""
+def evaluate_held_out(metrics: dict, models, task, options) -> dict:
+    """Answers the first held-out problems greedily. Adds the accuracy to a step's metrics, for the
+    curve during training. Returns the result of evaluate.greedy_accuracy."""
     problems = task.held_out(options.eval_problems)[:CURVE_PROBLEMS]
-    return evaluate.greedy_accuracy(models.sampler, models.tokenizer, task, problems,
-                                    options.max_new_tokens, SAMPLERS[options.sampler])["value"]
+    result = evaluate.greedy_accuracy(models.sampler, models.tokenizer, task, problems,
+                                      options.max_new_tokens, SAMPLERS[options.sampler])
+    metrics["eval_accuracy"] = result["value"]
+    return result
 
 
 def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -> None:
@@ -176,8 +203,10 @@ def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -
         checkpoint.save_pretrained(policy, folder / "model", like=options.init)
         echo(f"\nthe policy, in the format of transformers: {folder}/model")
     problems = task.held_out(options.eval_problems)[:3]
-    before, after = (state[when]["greedy"]["examples"] for when in ("before", "after"))
+    before, after = (state[when]["greedy"]["examples"][:3] for when in ("before", "after"))
     for problem, old, new in zip(problems, before, after, strict=True):
         echo(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"
              f"  after:  {new!r}")
     echo(f"\n{summary['seconds_total']:.0f} s in all; see {folder}/summary.json")
+    if page := write_report(folder, options):
+        echo(f"the run as a page: {page}")

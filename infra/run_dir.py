@@ -29,7 +29,8 @@ from infra.files import UserError, write_json
 
 FORMAT = 2  # of checkpoint.pt; to be raised when the names or shapes in it change
 NOT_SAVED = ("out", "device", "shard")  # settings of a process, not of the run
-MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile", "checkpoints")  # on resume
+MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile", "checkpoints", "report",
+              "record_mb")  # on resume
 SETTINGS = dict(task=str, level=int, data=str, eval_data=str, max_new_tokens=int)
 MAX_CONTEXT = 2**20  # tokens of a model in a checkpoint
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -153,11 +154,12 @@ def save_tokenizer(run: Path, folder, tokenizer) -> None:
 # --- logs
 
 def append(path: Path, lines) -> None:
-    """Appends dicts to a JSONL log, a line each, and waits for the disk. Rank 0 alone writes.
-    Raises OSError where the disk is full."""
+    """Appends dicts, or objects that are JSON already, to a JSONL log, a line each, and waits for
+    the disk. Rank 0 alone writes. Raises OSError where the disk is full."""
     if distributed.rank() > 0:
         return
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n"
+                   for line in lines)
     try:
         with open(path, "a") as file:
             file.write(text)

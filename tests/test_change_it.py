@@ -103,6 +103,7 @@ def run(tree: Path, out: Path, tests=(), flags=()) -> SimpleNamespace:
     metrics, samples = ([json.loads(line) for line in (out / name).read_text().splitlines()]
                         for name in ("metrics.jsonl", "samples.jsonl"))
     metrics = [{k: v for k, v in step.items() if not k.startswith("seconds")} for step in metrics]
+    samples = [line | response for line in samples for response in line.get("responses", ())]
     return SimpleNamespace(metrics=metrics, samples=samples, bases=set(out.parent.glob("base-*")),
                            summary=json.loads((out / "summary.json").read_text()))
 
@@ -123,7 +124,8 @@ def length_penalty(verify, run, unchanged):
         return verify.REWARDS["short"](verify.Sample(None, "", correct, 1.0, tokens=[0] * n))
     assert 1 > pay(1.0, 10) > pay(1.0, 90) > pay(1.0, 200) == pay(1.0, 500) == 0.5
     assert pay(0.0, 1) == pay(0.0, 90) == pay(0.0, 500) == 0
-    assert all(0.5 <= s["reward"] < 1 if s["correct"] else s["reward"] == 0 for s in run.samples)
+    assert all(0.5 <= s["reward"] < 1 if s["parts"]["correct"] else s["reward"] == 0
+               for s in run.samples)
     first, before = run.metrics[0], unchanged.metrics[0]
     assert first["correct"] == before["correct"] > first["reward"] > 0
 
