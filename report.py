@@ -30,7 +30,8 @@ SCRIPTS = ("core.js", "glance.js", "chart.js", "curves.js", "tokens.js", "rollou
 PER_TOKEN = ("ids", "mask", "logp", "entropy", "advantages", "ratio", "values", "scores",
              "alternatives")
 # what a run does not depend on, or what differs between the seeds of one setting
-NOT_SETTINGS = ("seed", "base_seed", "digests", "checkpoints", "micro_tokens", "compile")
+NOT_SETTINGS = ("seed", "base_seed", "digests", "checkpoints", "micro_tokens", "compile", "report",
+                "record_mb")
 
 
 # --- the data of the page
