@@ -212,6 +212,7 @@ def response_metrics(step, rollouts, rewards, texts, group_size, task) -> dict:
         **({"working": sum(map(task.shows_working, texts)) / len(texts)} if task.working else {}),
         "self_check": sum(map(checks_itself, texts)) / len(texts),
         "most_common_answer": most_common_answer(texts),
+        "runs_on": sum(bool(t.partition("</answer>")[2].strip()) for t in texts) / len(texts),
         "repetition": sum(int(repeats(r.tokens, r.mask).sum()) for r in rollouts) / len(texts),
         "no_verdict": sum(r.no_verdict for r in rewards) / len(rewards),
         "tokens": int(length.sum()),

@@ -67,7 +67,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
     state, history = state or new_state(options), []
     train_task = tasks.mix_levels(task, options.train_levels)
-    with log.progress_bar(options, state) as bar, runs.GracefulStop() as stop:
+    with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
             timer, rng = log.Timer(), random.Random(f"{options.seed} {state['step']}")
             now, attempts, evaluation = options_at(state, options), [], None  # now: of this step
@@ -104,7 +104,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             stopping = any(distributed.all_gather(stop.requested))
             if run_dir:
                 log.save_step(run_dir, history[-1], attempts, evaluation, models, optimizer, state,
-                              stopping, now, task)
+                              stopping, now, bar)
             if stopping:
                 raise KeyboardInterrupt
     return history

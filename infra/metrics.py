@@ -6,21 +6,27 @@ Nothing here changes a weight. evaluate.response_metrics computes the metrics of
 import os
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+import diagnose
 import evaluate
+import grpo
 import model as gpt
 import ppo
+import report
 import verify
 from config import SAMPLERS
 from infra import checkpoint, distributed, load, recorder, run_dir, tensors
 from infra.forward import policy_logp
 from infra.progress import Progress
+from infra.read_run import read_lines
 from infra.terminal import echo
 
 CURVE_PROBLEMS = 200  # held-out problems of an evaluation during training
+GROUPS_DIAGNOSED = 200  # of the last steps, which diagnose.py looks at
 
 
 class Timer(Counter):
@@ -79,16 +85,32 @@ def batch_metrics(batch) -> dict:
     algorithms without a critic, the proportion of groups with a gradient. Only the groups that
     `prepare` has kept count, so it is close to 1 with dynamic sampling. `zero_std_groups`
     (evaluate.response_metrics) counts groups of equal rewards among all sampled groups."""
+    metrics = {"loss_tokens": int(batch.mask.sum())}
+    if batch.advantages is not None:  # the critic's warm-up has none
+        metrics["reward_advantage"] = reward_advantage(batch)
     if batch.step_rewards is not None:
         returns = batch.step_rewards.flip(1).cumsum(1).flip(1)
-        return {"reward": float(batch.rewards.mean()),
-                "explained_variance": ppo.explained_variance(batch.values, returns, batch.mask)}
+        return metrics | {
+            "reward": float(batch.rewards.mean()),
+            "explained_variance": ppo.explained_variance(batch.values, returns, batch.mask)}
     if batch.values is not None:
         returns = batch.rewards[:, None] * batch.mask
-        return {"explained_variance": ppo.explained_variance(batch.values, returns, batch.mask)}
+        return metrics | {
+            "explained_variance": ppo.explained_variance(batch.values, returns, batch.mask)}
     with_gradient = batch.group[batch.advantages.abs().amax(1) > 0].unique()
     groups = len(batch.group.unique())
-    return {"groups": groups, "groups_with_gradient": len(with_gradient) / max(1, groups)}
+    return metrics | {"groups": groups,
+                      "groups_with_gradient": len(with_gradient) / max(1, groups)}
+
+
+def reward_advantage(batch) -> float:
+    """The correlation, within groups, of a response's reward with its mean advantage; 0.0 where one
+    of them is constant. Below 0, the sign of the advantage is wrong."""
+    advantages = (batch.advantages * batch.mask).sum(1) / batch.mask.sum(1).clamp(min=1)
+    x, y = (values.double() - grpo.group_mean(values.double(), batch.group)
+            for values in (batch.rewards, advantages))
+    scale = (x.square().sum() * y.square().sum()).sqrt()
+    return float((x * y).sum() / scale) if scale else 0.0
 
 
 def average_updates(updates: list[dict]) -> dict:
@@ -104,10 +126,14 @@ def average_updates(updates: list[dict]) -> dict:
     return mean | {"logp_diff": updates[0].get("logp_diff")}
 
 
-def progress_bar(options, state: dict) -> Progress:
-    """The bar of the training loop, on the first process only."""
+def progress_bar(options, state: dict, folder: Path | None) -> Progress:
+    """The bar of the training loop, on the first process only. It has what speaks up above it: a
+    note about a busy machine, and the diagnoses of a run, whose folder is given."""
     bar = Progress("step", None if options.token_budget else options.steps, state["step"])
     bar.machine = load.BusyMachine()
+    bar.run = diagnose.Run(asdict(options), read_lines(folder / "metrics.jsonl", []), []) if (
+        folder) else None
+    bar.said = set()
     return bar
 
 
@@ -132,24 +158,33 @@ def shown(metrics: dict, rate: float) -> dict:
 
 
 def save_step(folder: Path, metrics: dict, attempts, evaluation: dict | None, models, optimizer,
-              state: dict, stopping: bool, options, task) -> None:
-    """Logs a step to metrics.jsonl and records its responses in samples.jsonl. After an evaluation,
-    as before stopping, writes a checkpoint unless the run has none, and after it the page.
-    evaluation: the result of `evaluate_held_out`, None for a step without one."""
+              state: dict, stopping: bool, options, bar: Progress) -> None:
+    """Logs a step to metrics.jsonl, records its responses in samples.jsonl and says what is wrong.
+    After an evaluation writes the page and, as before stopping, a checkpoint unless the run has
+    none. evaluation: the result of `evaluate_held_out`, None for a step without one."""
     run_dir.append(folder / "metrics.jsonl", [metrics])
+    groups = []
     if options.report and distributed.rank() == 0:
         if evaluation:
-            record_held_out(folder, evaluation, task, state, options)
-        recorder.record_step(folder, attempts, bool(evaluation), models, state, options)
+            recorder.record_held_out(folder, evaluation, evaluation["problems"], state)
+        groups = recorder.record_step(folder, attempts, bool(evaluation), models, state, options)
+    if distributed.rank() == 0:
+        say_diagnoses(bar, metrics, groups)
     if options.checkpoints and (evaluation or stopping):
         run_dir.save_run(folder, models, optimizer, state)
     if evaluation:
         write_report(folder, options)
 
 
-def record_held_out(folder: Path, evaluation: dict, task, state: dict, options) -> None:
-    """Records the greedy answers to a few held-out problems, the same ones each time."""
-    recorder.record_held_out(folder, evaluation, task.held_out(options.eval_problems), state)
+def say_diagnoses(bar: Progress, metrics: dict, groups: list[dict]) -> None:
+    """Prints each sentence of diagnose.py once: when it first holds."""
+    bar.run.metrics.append(metrics)
+    slim = [group | {"responses": [{k: r[k] for k in ("text", "reward", "parts")}
+                                   for r in group["responses"]]} for group in groups]
+    bar.run.groups[:] = [*bar.run.groups, *slim][-GROUPS_DIAGNOSED:]
+    for name, sentence in diagnose.new_diagnoses(bar.run, bar.said).items():
+        bar.said.add(name)
+        bar.write(f"step {metrics['step']}: {sentence}")
 
 
 def write_report(folder: Path, options) -> Path | None:
@@ -157,9 +192,8 @@ def write_report(folder: Path, options) -> Path | None:
     if not options.report or distributed.rank() > 0:
         return None
     try:
-        import report
         return report.write_report([folder])
-    except Exception as error:
+    except Exception as error:  # whatever it is: the page can be made again from the files
         echo(f"the page of the run is not written: {type(error).__name__}: {error}")
         return None
 
@@ -171,18 +205,19 @@ def measure(state: dict, when: str, models, task, options, folder: Path | None =
     state[when] = evaluate.evaluate_and_print(models.sampler, models.tokenizer, task, options, when,
                                               SAMPLERS[options.sampler])
     if folder and options.report and distributed.rank() == 0:
-        record_held_out(folder, state[when]["greedy"], task, state, options)
+        problems = task.held_out(options.eval_problems)
+        recorder.record_held_out(folder, state[when]["greedy"], problems, state)
     state["seconds_eval"] = state.get("seconds_eval", 0.0) + time.perf_counter() - began
 
 
 def evaluate_held_out(metrics: dict, models, task, options) -> dict:
     """Answers the first held-out problems greedily. Adds the accuracy to a step's metrics, for the
-    curve during training. Returns the result of evaluate.greedy_accuracy."""
+    curve during training. Returns the result of evaluate.greedy_accuracy, and the problems."""
     problems = task.held_out(options.eval_problems)[:CURVE_PROBLEMS]
     result = evaluate.greedy_accuracy(models.sampler, models.tokenizer, task, problems,
                                       options.max_new_tokens, SAMPLERS[options.sampler])
     metrics["eval_accuracy"] = result["value"]
-    return result
+    return result | {"problems": problems}
 
 
 def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -> None:

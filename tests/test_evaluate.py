@@ -122,7 +122,7 @@ def test_response_metrics():
         "accuracy": 0.25, "length": 5.0, "length_correct": 2.0, "length_wrong": 6.0,
         "truncated": 0.25, "zero_std_groups": 0.5, "entropy": 0.5, "working": 0.25,
         "self_check": 0.25, "tokens": 20, "most_common_answer": 0.25, "repetition": 0,
-        "no_verdict": 0}
+        "runs_on": 0, "no_verdict": 0}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     rollout = types.SimpleNamespace(tokens=tokens[:2], mask=mask[:2], entropy=mask[:2],
                                     truncated=torch.zeros(2))
@@ -156,6 +156,15 @@ def test_a_response_repeats_a_phrase_four_times_and_sixteen_tokens_in_a_row(resp
     assert evaluate.repeats(tokens, mask).tolist() == [repeated, False]
     short = evaluate.repeats(tokens[:, :3 + len(response)], mask[:, :3 + len(response)])
     assert short[0] == repeated
+
+
+def test_a_response_runs_on_if_text_follows_its_answer():
+    texts = ["<answer>1</answer>", "<answer>1</answer>\n ", "<answer>1</answer>\n2", "<answer>1"]
+    mask = torch.ones(4, 2)
+    rollout = types.SimpleNamespace(tokens=mask, mask=mask, entropy=mask, truncated=mask[:, 0])
+    rewards = [verify.Reward(0.0, {"correct": 0.0})] * 4
+    found = evaluate.response_metrics(1, [rollout], rewards, texts, 4, tasks.Arithmetic(1))
+    assert found["runs_on"] == 1 / 4
 
 
 def test_a_tool_s_answer_interrupts_a_repetition():
