@@ -373,6 +373,7 @@ def test_hostile_text_runs_nothing_in_a_browser(tmp_path, browser):
 @needs_chromium
 def test_the_page_can_load_nothing_and_run_nothing_else(run, browser):
     browser.open(report.write_report([run]))
+    assert "unsafe" not in browser.js("document.querySelector('meta[http-equiv]').content")
     assert browser.js("fetch('https://example.org/').then(() => 'loaded', () => 'refused')"
                       ) == "refused"
     assert browser.js("""(() => { try { const script = document.createElement('script');
