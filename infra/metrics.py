@@ -21,6 +21,7 @@ from infra.progress import Progress
 from infra.terminal import echo
 
 CURVE_PROBLEMS = 200  # held-out problems of an evaluation during training
+PAGE_SHARE = 0.01     # of a run's time: what the pages during training may take
 
 
 class Timer(Counter):
@@ -134,8 +135,9 @@ def shown(metrics: dict, rate: float) -> dict:
 def save_step(folder: Path, metrics: dict, attempts, evaluation: dict | None, models, optimizer,
               state: dict, stopping: bool, options, task) -> None:
     """Logs a step to metrics.jsonl and records its responses in samples.jsonl. After an evaluation,
-    as before stopping, writes a checkpoint unless the run has none, and after it the page.
-    evaluation: the result of `evaluate_held_out`, None for a step without one."""
+    as before stopping, writes a checkpoint unless the run has none, and after it the page, if the
+    pages so far took little time. evaluation: the result of `evaluate_held_out`, None for a step
+    without one."""
     run_dir.append(folder / "metrics.jsonl", [metrics])
     if options.report and distributed.rank() == 0:
         if evaluation:
@@ -143,8 +145,9 @@ def save_step(folder: Path, metrics: dict, attempts, evaluation: dict | None, mo
         recorder.record_step(folder, attempts, bool(evaluation), models, state, options)
     if options.checkpoints and (evaluation or stopping):
         run_dir.save_run(folder, models, optimizer, state)
-    if evaluation:
-        write_report(folder, options)
+    seconds = sum(state.get(f"seconds_{stage}", 0.0) for stage in ("base", "rl", "eval"))
+    if evaluation and state.get("seconds_report", 0.0) <= PAGE_SHARE * seconds:
+        write_report(folder, state, options)
 
 
 def record_held_out(folder: Path, evaluation: dict, task, state: dict, options) -> None:
@@ -152,16 +155,21 @@ def record_held_out(folder: Path, evaluation: dict, task, state: dict, options) 
     recorder.record_held_out(folder, evaluation, task.held_out(options.eval_problems), state)
 
 
-def write_report(folder: Path, options) -> Path | None:
-    """Writes the page of a run. Says in one line why it could not; a run never ends by it."""
+def write_report(folder: Path, state: dict, options) -> Path | None:
+    """Writes the page of a run, and adds its time to state["seconds_report"]. Says in one line why
+    it could not; a run never ends by it."""
     if not options.report or distributed.rank() > 0:
         return None
+    began = time.perf_counter()
     try:
         import report
         return report.write_report([folder])
     except Exception as error:
         echo(f"the page of the run is not written: {type(error).__name__}: {error}")
         return None
+    finally:
+        spent = time.perf_counter() - began
+        state["seconds_report"] = state.get("seconds_report", 0.0) + spent
 
 
 def measure(state: dict, when: str, models, task, options, folder: Path | None = None) -> None:
@@ -208,5 +216,5 @@ def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -
         echo(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"
              f"  after:  {new!r}")
     echo(f"\n{summary['seconds_total']:.0f} s in all; see {folder}/summary.json")
-    if page := write_report(folder, options):
+    if page := write_report(folder, state, options):
         echo(f"the run as a page: {page}")

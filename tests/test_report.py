@@ -6,6 +6,7 @@ neither markup nor script, whatever it holds.
 
 import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fake_run import write_run
 from test_init import pretrained
 from test_search import PROBLEMS, Scripted, says
 
+import infra.metrics
 import report
 import search
 import train
@@ -209,6 +211,22 @@ def test_train_writes_a_page_of_a_small_run(flags, tmp_path, capsys):
     assert {"logp", "entropy"} <= detailed[0].keys()
     assert any("values" in r for r in detailed) == (flags[1] == "ppo")
     assert [a["step"] for a in data["held_out"][0]["answers"]] == [0, 2, 4]
+
+
+def test_pages_during_training_take_a_share_of_the_time(tmp_path, monkeypatch):
+    """A page takes more than its share here, so one alone is written, and the last."""
+    written = []
+
+    def write_report(folders):
+        written.append(json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]))
+        time.sleep(0.2)
+        return tmp_path / "report.html"
+    monkeypatch.setattr(report, "write_report", write_report)
+    assert train.main([*SMALL, "--out", str(tmp_path)]) == 0
+    assert [line["step"] for line in written] == [2, 4]
+    monkeypatch.setattr(infra.metrics, "PAGE_SHARE", 10)
+    assert train.main([*SMALL, "--out", str(tmp_path / "again")]) == 0
+    assert len(written) == 5
 
 
 @needs_chromium
