@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import verify
-from grading import algebra, answers, lexer, parser
+from grading import algebra, answers, extraction, lexer, parser
 from grading import expression as expression_module
 from grading.expression import calculate, expression
 from tasks.countdown import Countdown
@@ -541,6 +541,15 @@ def test_the_last_number_counts_only_if_asked():
 def test_many_open_boxes_are_read_in_linear_time():
     assert verify.extract_any(r"\boxed{" * 9000 + "5") is None
     assert verify.extract_any(r"\boxed{" * 9000 + "5" + "}" * 9000) == "5"
+
+
+def test_the_last_box_of_a_long_text_is_found_without_reading_the_whole_text(monkeypatch):
+    seen, find_boxes = [], extraction.find_boxes
+    monkeypatch.setattr(extraction, "find_boxes", lambda t: seen.append(len(t)) or find_boxes(t))
+    for far in ("so ", r"\boxed{4} ", r"\boxed ", r"\fbox{", "{}"):
+        text = far * 20_000 + "\n" + r"is \boxed{5} or \fbox{6}" + "\n" + "and so on " * 10_000
+        assert verify.extract_any(text) == "5, 6"
+    assert max(seen) <= 2 * extraction.SEARCHED
 
 
 @pytest.mark.parametrize("gold", ["", " ", "4 4", r"\frac{", "5 % 3", "\\unknown", "4" * 601])
