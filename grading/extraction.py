@@ -94,6 +94,12 @@ def find_boxes(text: str) -> list[list[int]]:
 
 # --- around an answer
 
+def after_mark(text: str) -> str | None:
+    """The answer after the last `####` of a text, as GSM8K writes it. It ends with its line. None
+    as for `complete`."""
+    return without_words(text.rpartition("####")[2].lstrip().partition("\n")[0])
+
+
 def complete(answer: str) -> str | None:
     """The answer without white space around it; None where it is empty or too long."""
     return None if len(answer) > MAX_ANSWER or is_empty(answer) else answer.strip()

@@ -322,7 +322,10 @@ def config_of(options: Options) -> gpt.Config:
 
 def exit_code(work) -> int:
     """Calls work() and prints its failure in one sentence. Returns the exit code: 0 done, 1 the run
-    failed, 2 bad input, 130 Ctrl-C. Other errors pass: they are faults of the program."""
+    failed, 2 bad input, 130 Ctrl-C. Other errors pass: they are faults of the program.
+
+    `arguments.run` does this for the other programs. There every ValueError and OSError is bad
+    input. A run of hours has other failures: a full disk, or another process that died."""
     arguments.write_any_text()
     code, message = 0, ""
     try:
@@ -333,7 +336,8 @@ def exit_code(work) -> int:
         code = 2 if isinstance(error, BAD_FILE) else 1
         message = f"train.py: {arguments.describe(error)}"
     except KeyboardInterrupt:
-        code, message = 130, "\nstopped; the same command with --resume continues the run"
+        code, message = 130, ("\nstopped; the same command with --resume goes on from the last "
+                              "checkpoint, or begins again where there is none")
     except (MemoryError, RuntimeError) as error:
         if distributed.is_peer_failure(error):
             code, message = 1, ("train.py: another process has died; --resume continues from the "

@@ -19,7 +19,9 @@ import verify
 from grading import algebra, answers, extraction, lexer, parser
 from grading import expression as expression_module
 from grading.expression import calculate, expression
+from infra import rewards
 from tasks.countdown import Countdown
+from tasks.rows import read_row
 
 
 def problem(answer, numbers=()):
@@ -304,6 +306,20 @@ UNITS = ["a", "<", "<think>", "</think>", "<answer>", "</answer>", "<answer></an
     ("1502", "150, 2", False), ("150,300", "150, 300", True)])
 def test_commas_group_digits_only_where_the_gold_is_one_number(gold, answer, right):
     assert (verify.verdict(gold, answer) is True) == right
+
+
+@pytest.mark.parametrize("reference, answer, right", [
+    ("1,200", "1200", True), ("1,200", "1,200", True), ("1,200", "1, 200", False),
+    ("150,000", "150000", True), ("120{,}240", "120240", True),
+    ("150,300", "150300", False), ("150,300", "300, 150", True),
+    ("100,200,300", "100200300", False),
+    ("so\n#### 150,300", "150300", True), ("so\n#### 150,300", "150, 300", False),
+    (r"#### \frac{1}{2}", "0.5", True), ("#### 5\nmore", "5", True)])
+def test_a_gold_with_commas_means_the_same_in_training_and_in_a_verdict(reference, answer, right):
+    in_row = read_row({"question": "?", "answer": reference})
+    for gold in (problem(reference), in_row):
+        assert verify.written_correct(gold, says(answer)) == right
+        assert rewards.correct_in_any_form(gold, says(answer)) == right
 
 
 def test_time_is_linear_in_the_text():
