@@ -40,7 +40,8 @@ from infra import distributed, memory
 from infra import metrics as log
 from infra import run_dir as runs
 from infra.base_model import base_model
-from infra.cli import config_of, exit_code, parse, validate
+from infra.cli import config_of, parse, validate
+from infra.exit_code import exit_code
 from infra.forward import autocast, critic_values, micro_batches, policy_logp
 from infra.models import Models, make_models, refuse_infinite, restore
 
@@ -326,7 +327,7 @@ def train(options: Options, resume: bool) -> None:
 
 
 def main(argv=None) -> int:
-    """The command line. Returns the exit code; see infra.cli.exit_code."""
+    """The command line. Returns the exit code; see infra/exit_code.py."""
     options, resume = parse(argv)
     runs.tune_malloc()
     return exit_code(lambda: train(options, resume))

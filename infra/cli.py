@@ -6,7 +6,6 @@ sentence before any work begins.
 
 import argparse
 import math
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,16 +17,13 @@ import tasks
 from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic, reads_group
 from infra import arguments, checkpoint, distributed, models
 from infra.run_dir import UserError
-from infra.terminal import echo
 from tasks import prompts
 from tokenizer import Tokenizer
-from verify import RewardError
 
 RENAMED = {  # flags of earlier versions
     "--renew-reference": "--ref-update-interval", "--overlong-zone": "--overlong-buffer",
     "--lam": "--gae-lambda", "--critic-lam": "--critic-gae-lambda",
     "--leave-one-out": "--baseline others"}
-BAD_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 FLAG_TYPES = {str: str, int: arguments.integer(), float: arguments.number()}
 AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "max_attempts",
                 "eval_samples")
@@ -316,34 +312,3 @@ def config_of(options: Options) -> gpt.Config:
     if options.init:
         return checkpoint.read_config(Path(options.init))[1]
     return gpt.Config(Tokenizer.toy().n_vocab, **gpt.SIZES[options.size])
-
-
-# --- running
-
-def exit_code(work) -> int:
-    """Calls work() and prints its failure in one sentence. Returns the exit code: 0 done, 1 the run
-    failed, 2 bad input, 130 Ctrl-C. Other errors pass: they are faults of the program."""
-    arguments.write_any_text()
-    code, message = 0, ""
-    try:
-        work()
-    except (UserError, RewardError) as error:
-        code, message = 2, f"train.py: {arguments.describe(error)}"
-    except (FloatingPointError, OSError) as error:  # a full disk is a failure, no bad input
-        code = 2 if isinstance(error, BAD_FILE) else 1
-        message = f"train.py: {arguments.describe(error)}"
-    except KeyboardInterrupt:
-        code, message = 130, "\nstopped; the same command with --resume continues the run"
-    except (MemoryError, RuntimeError) as error:
-        if distributed.is_peer_failure(error):
-            code, message = 1, ("train.py: another process has died; --resume continues from the "
-                                f"last checkpoint ({arguments.describe(error)})")
-        elif arguments.is_out_of_memory(error):
-            code, message = 1, ("train.py: there is not enough memory; try a smaller "
-                                f"--micro-tokens ({arguments.describe(error)})")
-        else:
-            raise
-    if message and (distributed.rank() == 0 or code == 1):
-        echo(message, file=sys.stderr)
-    distributed.stop()
-    return code
