@@ -56,8 +56,8 @@ def test_piped_output_has_a_line_a_step_and_no_carriage_return(capsys):
         bar.step(metrics.shown({k: v for k, v in LONG.items() if k != "groups_with_gradient"}, 1.0))
     said = capsys.readouterr()
     first, second = said.err.splitlines()
-    assert first == ("step 12/40  reward 0.85  acc 100%  grad 100%  cut 100%  len 32768  ent 10.25  "
-                     "kl 1.2e+02  tok/s 12000")
+    assert first == ("step 12/40  reward 0.85  acc 100%  grad 100%  cut 100%  len 32768  "
+                     "ent 10.25  kl 1.2e+02  tok/s 12000")
     assert second.startswith("step 13/40  reward -12.35  acc 100%  cut 100%")
     assert "\r" not in said.err and said.out == "a note\n"
 
