@@ -83,7 +83,7 @@ function pieceNodes(id, options) {
   if (typeof piece === "string" && piece) return visible(piece, { spaces: true, ...options });
   const hex = (byte) => `\\x${byte.toString(16).padStart(2, "0")}`;
   const bytes = Array.isArray(piece) ? piece.map(hex).join("") : `⟨${id}⟩`;
-  return [el("span", { class: "hidden-mark", text: bytes })];
+  return [el("span", { class: "hidden-mark code", text: bytes })];
 }
 
 // A response as boxes. The arrow keys move from box to box. look(i) is called for the box under the
