@@ -69,7 +69,7 @@ function scale(group, name) {
   const end = name === "ratio" ? [Math.exp(-most), Math.exp(most)]
     : name === "score" ? [0, 1] : name === "logp" ? [0, -most]
       : diverging ? [-most, most] : [0, most];
-  const digits = name === "ratio" ? 4 : 2;
+  const digits = name === "ratio" ? 3 : 2;
   return el("div", { class: "scale" },
     el("span", { text: `${number(end[0], digits)} ${low}` }),
     el("span", { class: `ramp ${diverging ? "diverging" : "sequential"}` }),
