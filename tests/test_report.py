@@ -419,6 +419,9 @@ def test_hostile_text_runs_nothing_in_a_browser(tmp_path, browser):
     assert browser.js("document.querySelectorAll('script').length") == 2
     assert browser.js("document.querySelectorAll('img, b:not([class]) script').length") == 0
     assert browser.js("typeof window.pwned") == "undefined"
+    texts = browser.js("document.querySelector('.bar').textContent + document.title + "
+                       "document.getElementById('main').textContent")
+    assert "<!-- <script> ]]>" in texts and not re.search("[\x00\x1b\u2028\u202e\u200f]", texts)
     assert browser.errors == []
 
 
