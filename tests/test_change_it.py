@@ -6,7 +6,6 @@ tree: a change makes a new base only if it changes the model or the task.
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -18,6 +17,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 
@@ -51,8 +51,6 @@ import tasks, train
 tasks.Arithmetic.correct = staticmethod(lambda problem, text: sum(text.encode()) % 2 == 0)
 sys.exit(train.main(flags))
 """
-SERVER = multiprocessing.get_context("forkserver")  # imports once what takes seconds to import
-SERVER.set_forkserver_preload(["torch", "torch._dynamo", "pytest", "hypothesis"])
 
 
 # --- reading the page
@@ -95,11 +93,8 @@ def apply(folder: Path, title: str) -> None:
 def run(tree: Path, out: Path, tests=(), flags=()) -> SimpleNamespace:
     """SCRIPT in a tree, in a process of its own. Returns the content of the run's files."""
     flags = [*flags, *SMALL, "--out", str(out)]
-    given = dict(tree=str(tree), out=str(out), tests=tests, flags=flags)
-    process = SERVER.Process(target=exec, args=(SCRIPT, given))
-    process.start()
-    process.join()
-    assert not process.exitcode, Path(f"{out}.log").read_text()
+    exit_code = forked.run(SCRIPT, tree=str(tree), out=str(out), tests=tests, flags=flags)
+    assert not exit_code, Path(f"{out}.log").read_text()
     metrics, samples = ([json.loads(line) for line in (out / name).read_text().splitlines()]
                         for name in ("metrics.jsonl", "samples.jsonl"))
     metrics = [{k: v for k, v in step.items() if not k.startswith("seconds")} for step in metrics]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, Browser
 from fake_run import write_run
+from test_search import PROBLEMS, Scripted, says
 
 import report
 import search
@@ -267,6 +268,15 @@ def test_the_tree_knows_what_was_chosen_and_what_was_pruned():
         ("b", True, False), ("c", False, False), ("x", False, True)]
     assert given_up["pruned"] and given_up["score"] == 0.2
     assert "x\x1b[0m  0.05  pruned" in tree.render_tree(beams())
+
+
+def test_beam_search_remembers_what_it_pruned():
+    end = says("1")[8:]
+    completer = Scripted({"<think>a": 0.6, "<think>b": 0.7},
+                         a=[f"<think>a\nc{end}", f"<think>b\nd{end}"])
+    [one] = search.METHODS["beam"](completer, PROBLEMS[:1], 2, 0)
+    assert one.pruned == {"<think>a\n": [0.6]} and one.text.startswith("<think>b")
+    assert [(n["pruned"], n["chosen"]) for n in tree.tree_of(one)] == [(False, True), (True, False)]
 
 
 # --- in a browser

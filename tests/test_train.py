@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 
@@ -38,18 +39,19 @@ TINY = dict(layers=2, width=64, heads=4, kv_heads=2, hidden=96, **gpt.TOY)  # --
 # for the n-th time: before or after the call.
 KILLED = """
 import importlib, os, signal, sys, torch
+log = os.open(out + ".log", os.O_WRONLY | os.O_CREAT)
+os.dup2(log, 1), os.dup2(log, 2), sys.path.insert(0, root)
 torch.set_num_threads(1)  # the last bits depend on the number of threads
 import model, train
-tiny, module, function, n, when, *flags = sys.argv[1:]
-model.SIZES["tiny"], module = eval(tiny), importlib.import_module(module)
+model.SIZES["tiny"], module = tiny, importlib.import_module(module)
 called, calls = getattr(module, function), []
 
 def call(*args):
     calls.append(args)
-    if len(calls) == int(n) and when == "before":
+    if len(calls) == n and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     result = called(*args)
-    if len(calls) == int(n):
+    if len(calls) == n:
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(module, function, call)
@@ -63,11 +65,12 @@ def run(out, *flags):
         return train.main(["--algo", "grpo", "--out", str(out), *SMALL, *flags])
 
 
-def run_killed(out, *where):
+def run_killed(out, module, function, n, when):
     """The same in a process of its own, which must die of KILLED."""
-    done = subprocess.run([sys.executable, "-c", KILLED, repr(TINY), *map(str, where),
-                           "--out", str(out), *SMALL], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    exit_code = forked.run(
+        KILLED, root=str(ROOT), out=str(out), tiny=TINY, module=module, function=function, n=n,
+        when=when, flags=["--out", str(out), *SMALL])
+    assert exit_code == -signal.SIGKILL, Path(f"{out}.log").read_text()
     assert not (out / "summary.json").exists()
 
 
