@@ -13,17 +13,17 @@ from bench.plot import GREY, IMAGES, RED, percent_axis, plt, save  # noqa: E402
 from bench.stats import RUNS, metrics  # noqa: E402
 from infra import arguments  # noqa: E402
 
-HEALTHY = RUNS / "grpo-arithmetic-0"
+HEALTHY = RUNS / "healthy-0"  # python train.py --algo grpo
 TELLING = {  # run -> (metric, title, whether it is a share)
     "learning-rate": ("approx_kl", "approx_kl, nats a token", False),
     "false-verifier": ("format", "format: well-formed responses", True),
     "max-new-tokens": ("truncated", "truncated: responses cut off", True),
-    "stop-token": ("truncated", "truncated: responses cut off", True),
+    "stop-token": ("runs_on", "runs_on: text after </answer>", True),
     "temperature": ("groups_with_gradient", "groups_with_gradient", True),
     "group-size": ("groups_with_gradient", "groups_with_gradient", True),
     "prompt-in-loss": ("logp_diff", "logp_diff, nats a token", False),
     "old-logp": ("logp_diff", "logp_diff, nats a token", False),
-    "flipped-sign": ("reward", "reward", False),
+    "flipped-sign": ("reward_advantage", "reward_advantage, a correlation", False),
     "same-golds": ("most_common_answer", "most_common_answer", True),
 }
 

@@ -134,8 +134,9 @@ def test_a_rule_sees_nothing_of_later_steps():
     assert diagnose.new_diagnoses(run, {"cut_off"}) == {}
 
 
-LEARNING = [path.parent.name for path in sorted(RUNS.glob("grpo-*/metrics.jsonl"))
-            if not path.parent.name.endswith(("-claim", "-random"))]
+LEARNING = [path.parent.name for path in sorted(RUNS.glob("*/metrics.jsonl"))
+            if path.parent.name.startswith(("grpo-", "healthy-"))  # healthy: default runs
+            and not path.parent.name.endswith(("-claim", "-random"))]
 
 
 @pytest.mark.parametrize("name", LEARNING)
