@@ -24,7 +24,7 @@ def options(**changes):
         clip_low=0.2, clip_high=0.2, dual_clip=0.0, ratio="token", kl_coef=0.0, kl="k3",
         kl_in="loss", unbiased_kl=False, entropy_coef=0.0, epochs=1, minibatches=1,
         aggregate="token", max_new_tokens=8, temperature=1.0, scale_by_std=True,
-        baseline="mean") | changes)
+        baseline="mean", divisor="std", decouple_rewards=False) | changes)
 
 
 def policy(seed=0):

@@ -27,7 +27,8 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
     "infra.run_dir infra.hf_config infra.checkpoint infra.forward",
     "ppo", "grpo", "dapo", ALGORITHMS,
     "evaluate sft prm infra.completer infra.rewards",
-    "config infra.cli infra.memory infra.models infra.base_model infra.metrics report",
+    "config infra.cli infra.conflicts infra.memory infra.models infra.base_model infra.metrics "
+    "report",
     "train search",
     "recipes.* bench.*",
 ]
