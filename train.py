@@ -190,7 +190,8 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
         batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)
     refuse_infinite(batch.rewards, samples, options)
-    if options.ratio != "token" and options.dtype == "bfloat16":
+    if (options.sampler_correction != "none"  # needs the log-probs of sampler and of trainer
+            or options.ratio != "token" and options.dtype == "bfloat16"):
         # GSPO clips at 1 - 0.0003 and 1 + 0.0004. In bfloat16, sampler and trainer differ by more.
         batch.sampler_logp = batch.old_logp
         batch.old_logp = policy_logp(models.policy, batch, options)

@@ -282,6 +282,7 @@ def test_the_page_is_written_after_each_evaluation_and_diagnoses_are_said_once(
         return write(runs)
     monkeypatch.setattr(train.log.report, "write_report", counted)
     monkeypatch.setattr(train.log.diagnose, "RULES", rules)
+    monkeypatch.setattr(train.log, "PAGE_SHARE", 1.0)  # so short a run has no time for pages
     assert run(out, "--steps", "4") == 0
     assert seen == [2, 4, 4]
     said = capsys.readouterr().out
