@@ -71,7 +71,8 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
             timer, rng = log.Timer(), random.Random(f"{options.seed} {state['step']}")
-            now, attempts, evaluation = options_at(state, options), [], None  # now: of this step
+            now, attempts = options_at(state, options), []  # now: the options of this step
+            evaluation = None
             prompts_wanted = now.prompts
             while prompts_wanted:  # once, or with dynamic sampling until the batch is full
                 # 1. Rollout: a group of responses to each problem.
