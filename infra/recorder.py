@@ -96,7 +96,7 @@ def lines_within(room: float, step: int, groups, models, options, after_update: 
         after = None
         if after_update and i < AFTER_GROUPS:
             after = policy_after(group, models.sampler, options)
-        detailed = line_of(group, step, models.tokenizer, detail=True, after=after)
+        detailed = in_detail(lines[i], group, after)
         sizes[i] = len(encoded(detailed)) + 1
         if sum(sizes) > room:
             break
@@ -179,19 +179,25 @@ def policy_after(group: Group, policy, options) -> list[dict]:
 
 # --- a line
 
-def line_of(group: Group, step: int, tokenizer, detail: bool = False, after=None) -> dict:
-    """A line of samples.jsonl."""
+def line_of(group: Group, step: int, tokenizer) -> dict:
+    """A line of samples.jsonl, with texts alone."""
     problem, batch_rows = group.attempt.samples[group.rows[0]][0], in_batch(group)
     responses = []
-    for i, (row, batch_row) in enumerate(zip(group.rows, batch_rows, strict=True)):
+    for row, batch_row in zip(group.rows, batch_rows, strict=True):
         response = response_of(group.attempt, row, batch_row, tokenizer)
         if batch_row is None and not group.dropped:
             response["dropped"] = "overlong"
-        if detail:
-            response |= tokens_of(group.attempt, row, batch_row, after and after[i])
         responses.append(response)
     return {"step": step, "kind": "group", "question": problem.question,
             "answer": str(problem.answer), "dropped": group.dropped, "responses": responses}
+
+
+def in_detail(line: dict, group: Group, after=None) -> dict:
+    """A line with the numbers per token too. after: the result of `policy_after`."""
+    rows = zip(line["responses"], group.rows, in_batch(group), after or [None] * len(group.rows),
+               strict=True)
+    return line | {"responses": [response | tokens_of(group.attempt, row, batch_row, said)
+                                 for response, row, batch_row, said in rows]}
 
 
 def response_of(attempt, row: int, batch_row: int | None, tokenizer) -> dict:

@@ -84,7 +84,7 @@ def test_a_response_that_is_masked_for_its_length_is_told_from_the_others():
     attempt = attempt_of([1.0, 0, 0, 0], truncated=[False, True, True, True], options=options)
     first, second = recorder.groups_of([attempt], 2)
     assert recorder.in_batch(first) == [0, None]
-    one, other = recorder.line_of(first, 3, tokenizer, detail=True)["responses"]
+    one, other = recorder.line_of(first, 3, tokenizer)["responses"]
     assert one["advantage"] > 0 and "dropped" not in one and one["ending"] == "stop string"
     assert other["advantage"] == 0 and other["dropped"] == "overlong" and other["ending"] == "limit"
     assert second.dropped == "all wrong"
@@ -114,7 +114,7 @@ def test_numbers_per_token_stand_at_their_tokens():
     batch.advantages = batch.mask * columns
     group = recorder.groups_of([attempt], 2)[1]
     after = recorder.policy_after(group, small_model(), OPTIONS)
-    line = recorder.line_of(group, 1, tokenizer, detail=True, after=after)
+    line = recorder.in_detail(recorder.line_of(group, 1, tokenizer), group, after)
     found = line["responses"][1]
     at = slice(2, 6)
     assert found["ids"] == rollout.tokens[3, at].tolist() and found["mask"] == [1, 0, 1, 1]
@@ -132,7 +132,8 @@ def test_numbers_per_token_stand_at_their_tokens():
 
 def test_equal_advantages_within_a_response_are_one_number():
     group = recorder.groups_of([attempt_of([1.0, 0, 1, 0])], 2)[1]
-    for response in recorder.line_of(group, 1, tokenizer, detail=True)["responses"]:
+    line = recorder.line_of(group, 1, tokenizer)
+    for response in recorder.in_detail(line, group)["responses"]:
         assert "advantages" not in response and "values" not in response
 
 
@@ -143,6 +144,8 @@ def test_what_the_policy_says_after_the_update(temperature, micro_tokens):
     with torch.no_grad():
         policy.embedding.weight.mul_(12)  # sure of itself, so that some alternatives are unlikely
     rollout = group.attempt.rollout
+    for row in group.rows:  # the likeliest token is drawn first: it is no alternative
+        rollout.tokens[row, 2] = policy.logits(policy(rollout.tokens[row:row + 1])[0])[1].argmax()
     options = config.Options(temperature=temperature, micro_tokens=micro_tokens)
     found, counts = recorder.policy_after(group, policy, options), set()
     for row, after in zip(group.rows, found, strict=True):
@@ -281,6 +284,7 @@ def test_the_page_is_written_after_each_evaluation_and_diagnoses_are_said_once(
         seen.append(len(logged(runs[0])))
         return write(runs)
     monkeypatch.setattr(train.log.report, "write_report", counted)
+    monkeypatch.setattr(train.log, "PAGE_SHARE", 99)  # a page takes longer than so short a run
     monkeypatch.setattr(train.log.diagnose, "RULES", rules)
     monkeypatch.setattr(train.log, "PAGE_SHARE", 1.0)  # so short a run has no time for pages
     assert run(out, "--steps", "4") == 0
@@ -314,6 +318,6 @@ def test_scores_of_a_process_reward_model_are_recorded():
     attempt = attempt_of([1.0, 0])
     attempt.batch.step_rewards = attempt.batch.mask * 0.25
     [group] = recorder.groups_of([attempt], 1)
-    found = recorder.line_of(group, 1, tokenizer, detail=True)["responses"]
+    found = recorder.in_detail(recorder.line_of(group, 1, tokenizer), group)["responses"]
     assert [r["scores"] for r in found] == [[0.25], [0.25, 0.25]]
     assert recorder.rounded(torch.tensor([-0.0, 1.0, -1.23456, 0.5]), 2) == [0, 1, -1.23, 0.5]
