@@ -72,7 +72,6 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
         while progress(state, options) < 1:
             timer, rng = log.Timer(), random.Random(f"{options.seed} {state['step']}")
             now, attempts = options_at(state, options), []  # now: the options of this step
-            evaluation = None
             prompts_wanted = now.prompts
             while prompts_wanted:  # once, or with dynamic sampling until the batch is full
                 # 1. Rollout: a group of responses to each problem.
@@ -98,8 +97,8 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             finish_step(state, metrics, models, now)
             timer.lap("seconds_update")
             # 6. Evaluate, log and save.
-            if state["step"] % now.eval_every == 0 or progress(state, now) >= 1:
-                evaluation = log.evaluate_held_out(metrics, models, task, now)
+            due = state["step"] % now.eval_every == 0 or progress(state, now) >= 1
+            evaluation = log.evaluate_held_out(metrics, models, task, now) if due else None
             state["seconds_rl"] += timer.total()
             history.append({**metrics, **timer})
             log.show_progress(bar, history[-1])
