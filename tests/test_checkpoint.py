@@ -484,7 +484,7 @@ BAD = {
     "absurd": (raw({}, length=2**63), "its header has"),
     "not JSON": (raw(b"{nonsense}"), "JSON"), "not UTF-8": (raw(b'{"\xff": 1}'), "JSON"),
     "list": (raw([]), "no object"), "deep": (raw(b"[" * 100_000), "JSON"),
-    "twice": (raw(b'{"a": 1, "a": 2}'), "stands twice"),
+    "twice": (raw(b'{"a": 1, "a": 2}'), "same key twice"),
     "number": (raw({"a": 3}), "'a' is not described"),
     "lacking": (raw({"a": {"dtype": "F32", "shape": [2]}}, EIGHT), "'a' is not described"),
     "dtype": (raw({"a": entry("I64", [1])}, EIGHT), "'a' is of type 'I64'"),
