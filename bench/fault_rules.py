@@ -1,7 +1,8 @@
-"""Whether a command that got damaged input behaved: for bench/faults.py.
+"""Judges how a command handled damaged input, for bench/faults.py.
 
-Refused is exit 2 and one sentence that begins with the program's name. Done is exit 0 and an output
-that is whole: JSON without NaN, proportions from 0 to 1, no control characters.
+It may refuse the input: exit code 2, and one sentence that begins with the program's name. Or it
+may do its work: exit code 0, and a valid output. Valid is JSON without NaN, proportions from 0 to
+1, and text without control characters.
 """
 
 import json
@@ -23,7 +24,7 @@ PROGRESS = re.compile(r"\d+%\||\?step|step/s")
 
 @dataclass
 class Case:
-    """One damaged command and what came of it."""
+    """One damaged command and its outcome."""
 
     number: int
     entry: str
@@ -36,6 +37,7 @@ class Case:
 
 def judge(case: Case, folder: Path, out: str, err: str) -> str:
     """The fault of an outcome, in a few words; "" for none."""
+    # 1. any exit code
     if case.code < 0:
         return "hang" if case.code == -signal.SIGALRM else f"killed by signal {-case.code}"
     if case.code == 70 or "Traceback" in err:
@@ -45,12 +47,14 @@ def judge(case: Case, folder: Path, out: str, err: str) -> str:
     if CONTROL.search(COLOUR.sub("", out).replace("\t", "")) or CONTROL.search(
             "".join(line for line in err.split("\n") if not PROGRESS.search(line))):
         return "a control character reaches the terminal"
+    # 2. an exit code other than that of a refusal
     if case.code == 0:
-        return nonsense(case, folder, out)
+        return output_fault(case, folder, out)
     if case.entry == "verify.py" and case.code == 1:  # some gold was not understood
         return ""
     if case.code != 2:
         return f"exit code {case.code}"
+    # 3. the sentence of a refusal
     said = [line for line in err.splitlines() if line.strip() and not PROGRESS.search(line)]
     if not said or not said[-1].startswith(f"{case.entry}: "):
         return "no sentence of the program"
@@ -64,13 +68,13 @@ def judge(case: Case, folder: Path, out: str, err: str) -> str:
     return ""
 
 
-def nonsense(case: Case, folder: Path, out: str) -> str:
-    """The fault in the output of a command that ended with 0; "" for none."""
+def output_fault(case: Case, folder: Path, out: str) -> str:
+    """The fault in the output of a command with exit code 0; "" for none."""
     if "-h" in case.argv or "--help" in case.argv:
         return ""
     try:
         if case.entry == "train.py":
-            run_folder = folder / (value_of(case.argv, "--out", "") or default_out(folder))
+            run_folder = folder / (value_of(case.argv, "--out", "") or newest_run(folder))
             check_numbers(strict((run_folder / "summary.json").read_text()))
             log = run_folder / "metrics.jsonl"  # none with --steps 0
             if "--resume" not in case.argv and log.exists():  # else it may be the damaged file
@@ -81,9 +85,9 @@ def nonsense(case: Case, folder: Path, out: str) -> str:
         elif case.entry == "infra.checkpoint":
             checkpoint.load_pretrained(folder / value_of(case.argv, "--out", ""))
         elif case.entry == "verify.py" and not set(out.splitlines()) <= VERDICTS:
-            return "a verdict that is none"
+            return "a line that is no verdict"
     except (ValueError, OSError, IndexError, KeyError) as error:
-        return f"nonsense with exit 0: {error}"
+        return f"invalid output with exit code 0: {error}"
     return ""
 
 
@@ -98,8 +102,8 @@ def value_of(argv: list[str], name: str, default: str) -> str:
     return value
 
 
-def default_out(folder: Path) -> str:
-    """The newest run folder."""
+def newest_run(folder: Path) -> Path:
+    """The run folder whose config.json is the newest."""
     return max(folder.glob("runs/*/config.json"), key=lambda path: path.stat().st_mtime).parent
 
 
@@ -115,5 +119,3 @@ def check_numbers(result: dict) -> None:
     for name, value in result.items():
         if name.startswith("accuracy") and isinstance(value, float) and not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}")
-
-

@@ -1,12 +1,13 @@
-"""Damaged command lines, files and folders for every entry point: each is refused, or done right.
+"""Gives every program damaged command lines, files and folders. Each must be refused or handled.
 
     python bench/faults.py --cases 2000 --seed 0 --jobs 2 --out faults.jsonl
     python bench/faults.py --case 17                 shows one case
 
-A case is a small right command with up to three mutations (bench/mutations.py), in a folder and a
-forked process of its own, with limits of time and memory. It depends on the seed and its number
-alone. Right is: exit 2 and one sentence; or exit 0 and an output that is whole and finite. Where a
-damaged file of weights was read, it must be that of the undamaged command. All else is a fault.
+A case is a small valid command with up to three mutations (bench/mutations.py). It runs in a folder
+and a forked process of its own, with limits of time and memory. It depends only on the seed and on
+its number. There are two right outcomes: exit code 2 and one sentence, or exit code 0 and a
+complete, finite output. With a damaged weight file, that output must be the one of the undamaged
+command. Every other outcome is a fault.
 """
 
 import os
@@ -47,7 +48,7 @@ TINY = ("--base-steps 6 --steps 1 --prompts 2 --group-size 2 --minibatches 1 --e
         "--eval-samples 2 --max-new-tokens 12 --reward random --device cpu ")
 MODEL = "--init model --base-steps 0 --level 1 "
 PRM = "--run runs/a --problems 16 --solutions 4 --completions 1 --epochs 1 --eval-problems 2"
-COMMANDS = [  # (entry point, right command line, files that it reads)
+COMMANDS = [  # (entry point, valid command line, files that it reads)
     ("train.py", TINY + "--out runs/new", "runs/base-*.pt"),
     ("train.py", TINY + "--out runs/a --resume", "runs/a/*"),
     ("train.py", TINY + MODEL + "--out runs/new", "model/*"),
@@ -89,8 +90,8 @@ def flags_of(entry: str) -> dict:
 # --- one process
 
 def run(entry: str, argv: list[str], folder, encoding: str = "utf-8") -> tuple:
-    """Runs an entry point in a forked process, in a folder. Returns (exit code, stdout, stderr);
-    the code is that of a signal, negative, where one ended it, and 70 after an exception."""
+    """Runs an entry point in a forked process, in a folder. Returns (exit code, stdout, stderr).
+    The exit code is 70 after an exception, and -N if signal N ended the process."""
     outputs = [tempfile.TemporaryFile() for _ in range(2)]
     sys.stdout.flush()
     sys.stderr.flush()
@@ -194,7 +195,8 @@ def run_case(number: int, seed: int, source: Path) -> Case:
 
 
 def damage_files(rng, case: Case, folder: Path, patterns: list[str]) -> bool:
-    """Damages one or two of the files that a command reads. Whether one is a file of weights."""
+    """Damages one or two of the files that a command reads. Returns whether one of them holds
+    weights."""
     weights = False
     for _ in range(rng.choice([1, 1, 1, 2])):
         paths = sorted(path for pattern in patterns for path in folder.glob(pattern)
@@ -212,7 +214,7 @@ def damage_files(rng, case: Case, folder: Path, patterns: list[str]) -> bool:
 
 
 def compare(case: Case, source: Path, encoding: str, result: str) -> str:
-    """A fault if the undamaged command has another result."""
+    """The fault, if the undamaged command has another result; otherwise ""."""
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "x" / "y"
         mutations.copy_tree(source, folder)
@@ -222,7 +224,7 @@ def compare(case: Case, source: Path, encoding: str, result: str) -> str:
 
 
 def result_of(case: Case, folder: Path, out: str) -> str:
-    """What a command printed and summed up, without the times."""
+    """The output of a command and its summary.json, without times and memory."""
     written = [folder / value_of(case.argv, "--out", "") / "summary.json"]
     texts = [path.read_text() for path in written if path.is_file()]
     return TIMES.sub("", "\n".join([*texts, out]))

@@ -1,11 +1,11 @@
-"""Killed and resumed runs end like runs that nobody killed: to the last bit, and without leftovers.
+"""Kills runs, resumes them, and compares them with runs that were not killed, to the last bit.
 
     python bench/kills.py [--kills 50] [--seed 0] [--sampler fast] [--algo grpo dapo]
 
-Each algorithm trains a small run of its own base. Then runs of the same settings are killed by
-SIGKILL at random moments, every second time while a file is being written, and resumed until they
-end. Their logs without seconds, weights, Adam moments and states must be equal. Exit code 1 if one
-is not.
+Each algorithm trains a small run and its base model. Then runs with the same settings are killed by
+SIGKILL at random moments and resumed until they end. Every second kill comes while a file is being
+written. Weights, Adam moments, states, and logs without seconds must be equal, and no temporary
+file may be left. The exit code is 1 if a run differs.
 """
 
 import argparse
@@ -32,7 +32,8 @@ MAX_KILLS = 4  # of one run
 
 
 def start(out: Path, *flags: str) -> subprocess.Popen:
-    """The process of a run. One thread, since the last bits depend on their number."""
+    """The process of a run. It has one thread, because the last bits depend on the number of
+    threads."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     resume = ["--resume"] * (out / "config.json").exists()
     return subprocess.Popen([sys.executable, ROOT / "train.py", "--out", out, *flags, *resume],
@@ -41,8 +42,8 @@ def start(out: Path, *flags: str) -> subprocess.Popen:
 
 
 def kill(process: subprocess.Popen, out: Path, delay: float, writing: bool) -> bool:
-    """Kills the process after `delay` seconds, with `writing` at the next moment in which a file is
-    half written. Returns whether the process was still running."""
+    """Kills the process after `delay` seconds. writing: it waits until a file is half written.
+    Returns whether the process was still running."""
     end = time.monotonic() + delay
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.001)
@@ -62,7 +63,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def content(out: Path) -> dict:
-    """What a run leaves, without seconds: {name: tensor, or a text}."""
+    """The content of a run's files, without seconds: {name: tensor or text}."""
     def timeless(values):
         if not isinstance(values, dict):
             return values
@@ -84,8 +85,8 @@ def different(one: dict, other: dict) -> list[str]:
 
 
 def killed_run(out: Path, flags: list[str], rng: random.Random, seconds: float, kills: int):
-    """Trains a run with at most `kills` kills. Returns the moments of those that came in time, in
-    seconds after the start of a process, and those in which a file was half written."""
+    """Trains a run with at most `kills` kills. Returns a text for each kill before the end of the
+    process: the seconds since its start, and "writing" if a file was half written."""
     moments = []
     for i in range(kills):
         delay = rng.uniform(0.3, 1.0) * seconds
@@ -105,14 +106,15 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     rng, done, failed, whole = random.Random(args.seed), 0, 0, {}
     with tempfile.TemporaryDirectory() as folder:
-        while done < args.kills:
+        while done < args.kills:  # rounds over the algorithms
             for algo in args.algo:
                 flags = ["--algo", algo, "--sampler", args.sampler, *FLAGS]
-                if algo not in whole:  # the run that nobody kills
+                if algo not in whole:  # the run to compare with
                     out, began = Path(folder, f"{algo}-whole", "run"), time.monotonic()
                     finish(start(out, *flags))
                     whole[algo] = content(out), time.monotonic() - began
                 out = Path(folder, f"{algo}-{done}", "run")
+                # a run that is killed and resumed
                 moments = killed_run(out, flags, rng, whole[algo][1],
                                      min(rng.randint(1, MAX_KILLS), args.kills - done))
                 wrong = different(whole[algo][0], content(out))
@@ -122,7 +124,7 @@ def main(argv=None) -> int:
                       flush=True)
                 if done >= args.kills:
                     break
-    print(f"{done} kills, {failed} runs that ended otherwise")
+    print(f"{done} kills, {failed} runs that differ")
     return 1 if failed else 0
 
 

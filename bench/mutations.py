@@ -1,7 +1,7 @@
 """Random damage to command lines and files, for bench/faults.py.
 
-Every function takes a random.Random and changes one thing. Left out on purpose: values that are
-right but take hours (--steps 1000000), addresses to download from, and devices such as /dev/zero.
+Every function takes a random.Random and changes one thing. Left out on purpose: valid values that
+take hours (--steps 1000000), addresses to download from, and devices such as /dev/zero.
 """
 
 import json
@@ -15,8 +15,9 @@ NUMBERS = ("-1", "0", "-0.0", "1", "3", "0.5", "1.5", "1e-45", "1e400", "inf", "
 TEXTS = ("", " ", "--", "-", "true", "None", "[]", "{}", "é" * 3000, "\x1b[2J\x07", "\udcff\ud800",
          "\n", "a\tb", "\u202e", "nowhere", "nowhere/at/all", "a.txt", "folder", "/dev/null",
          "/dev/null/x", "x" * 300, "*", "~", "%s", "cpu", "cuda", "cuda:99", "meta", "none")
+# flags for which a large value, or any value, is valid and makes a case slow
 SLOW = ("steps", "base-steps", "token-budget", "epochs", "max-attempts", "critic-warmup",
-        "compile", "size", "help")  # a large value, or any, is right and takes long
+        "compile", "size", "help")
 TREE_VALUES = (None, True, False, [], {}, "", "x", "\x1b[2J", "\ud800", -1, 0, 1, 1.5, 1e308,
                float("nan"), float("inf"), 2**31, 2**70, -2**70, [[1]], [None], {"a": []},
                "9" * 400, "../../x", "é" * 2000)
@@ -46,7 +47,7 @@ def damage_flags(rng, argv: list[str], flags: dict) -> list[str]:
 
 
 def random_value(rng, name: str, choices: list | None) -> str:
-    """A value of a flag: a choice, a number, or a text."""
+    """A value for a flag: a choice, a number, or a text."""
     if choices and rng.random() < 0.7:
         return rng.choice([c for c in choices if c not in ("small", "medium")])
     if rng.random() < 0.4:
@@ -68,7 +69,7 @@ def damage_file(rng, path: Path) -> str:
             return damage_json(rng, path)
         if path.suffix == ".pt" and rng.random() < 0.3:
             return damage_tensors(rng, path)
-    except Exception:  # it has been damaged before
+    except Exception:  # an earlier damage left no JSON and no tensors
         pass
     damage = rng.choice(DAMAGES) if content else noise
     path.unlink()  # the file may be a link to the original
@@ -175,6 +176,7 @@ def damage_tree(rng, tree, values) -> tuple:
 
 
 def replaced(rng, values) -> tuple:
+    """One of the values, and the change in words."""
     value = rng.choice(values)
     return value, f"= {str(value)[:20]!r}"
 

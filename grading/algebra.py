@@ -10,8 +10,8 @@ independent over the rationals, so different forms have different values:
 Anything else, such as sin(x) or the root of a sum, is an opaque atom: two of them are equal if they
 are written with equal values, and otherwise the comparison cannot be decided. An opaque atom may
 have one rule, atom^n = polynomial, such as cos(x)^2 = 1 - sin(x)^2. Digits, exponents, terms and
-work are bounded, so every comparison is fast. Left out on purpose: solving, and all identities but
-those rules.
+work are bounded, so every comparison is fast. Left out on purpose: solving equations, and
+identities other than these rules.
 """
 
 import math
@@ -19,7 +19,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 MAX_BITS = 10_000     # of a coefficient
-MAX_EXPONENT = 60     # of a sum
+MAX_EXPONENT = 60     # of a power of a sum
 MAX_TERMS = 200       # of a polynomial
 MAX_WORK = 2_000      # of one comparison; see Algebra.spend_work
 POSITIVE = ("pi", "e")
@@ -59,8 +59,8 @@ def add_polynomials(p: dict, q: dict, sign: int = 1) -> dict:
 
 
 def monomial_product(m, n) -> tuple:
-    """The coefficient and the monomial of m * n, where m is one. Whole powers of primes, and i^2,
-    go into the coefficient."""
+    """The coefficient and the monomial of the product m * n. m is in normal form, n need not be.
+    Whole powers of primes, and i^2, become part of the coefficient."""
     exponents, factor = dict(m), 1
     for atom, e in n:
         e += exponents.pop(atom, 0)
@@ -72,17 +72,18 @@ def monomial_product(m, n) -> tuple:
         if e:
             exponents[atom] = exact(e)
     monomial = exponents.items()
-    return exact(factor), tuple(monomial if len(exponents) < 2 else sorted(monomial, key=order))
+    return exact(factor), tuple(monomial if len(exponents) < 2 else sorted(monomial, key=sort_key))
 
 
-def order(item) -> str:
+def sort_key(item) -> str:
+    """The key that sorts the (atom, exponent) of a monomial: atoms have different types."""
     return str(item[0])
 
 
 @lru_cache(maxsize=2**12)
 def factorize(n: int) -> dict[int, int]:
-    """The primes of n >= 1 with their exponents. Raises CannotTell where the part without factors
-    below 10,000 is 10^8 or more."""
+    """The primes of n >= 1 with their exponents. Raises CannotTell if 10^8 or more is left after
+    division by all primes below 10,000."""
     found, p = {}, 2
     while p * p <= n and p < 10_000:
         while n % p == 0:
@@ -110,8 +111,9 @@ class Algebra:
         self.rules = {}      # an opaque atom -> (n, polynomial), where atom^n = polynomial
 
     def spend_work(self, work: int):
-        """Products cost their pairs of terms times the length of a monomial, and their digits;
-        roots and opaque atoms cost a constant and their terms."""
+        """Counts work and raises CannotTell above MAX_WORK. A product costs its pairs of terms,
+        times the length of its monomials and of its coefficients. A root or an opaque atom costs a
+        constant and its number of terms."""
         self.work_left -= work
         if self.work_left < 0:
             raise CannotTell("too much work")
@@ -238,15 +240,17 @@ class Algebra:
         return result
 
     def symbolic_power(self, a, b):
-        """a^b with b no number: a^(2n+1) is a * (a^n)^2, and 4^n is (2^n)^2."""
+        """a^b where b is not a number: a^(2n+1) is a * (a^n)^2, and 4^n is (2^n)^2."""
         base, total = self.rational(a), self.number(1)
         if base is not None and base <= 0 or len(b[1]) > 1:
             return self.opaque("power", a, b)
+        # a as factors: a number is a product of primes
         factors = [(a, 1)]
         if base is not None:
             factors = [(self.number(prime), sign * e) for sign, n in
                        ((1, base.numerator), (-1, base.denominator))
                        for prime, e in factorize(n).items()]
+        # each factor to each term of the exponent
         positive = base is not None or a == self.atom("e")
         for factor, times in factors:
             for monomial, c in b[0].items():
@@ -312,7 +316,7 @@ class Algebra:
 
     def opaque(self, name: str, *values):
         """An opaque atom, ("?", number). The number is the same for the same name and values."""
-        def form(value):
+        def form(value):  # does not change when p and q are multiplied by the same number
             p, q = value
             leading = Fraction(q[max(q, key=str)])
             return tuple(frozenset(part.items() if leading == 1 else (
@@ -330,7 +334,7 @@ def atoms_of(a) -> set:
 
 
 def single_atom(a):
-    """The atom of a value that is a single one; None for every other answer."""
+    """The atom, if the answer is one atom and nothing else; otherwise None."""
     if isinstance(a, tuple) and a[1] == ONE and list(a[0].values()) == [1]:
         [monomial] = a[0]
         if len(monomial) == 1 and monomial[0][1] == 1:
@@ -339,6 +343,6 @@ def single_atom(a):
 
 
 def variable_name(a) -> str:
-    """The name of a value that is a single variable; "" for every other answer."""
+    """The name, if the answer is one variable and nothing else; otherwise ""."""
     atom = single_atom(a)
     return atom if isinstance(atom, str) and atom not in (*POSITIVE, "i") else ""

@@ -6,14 +6,14 @@ grammar is refused: `equal` returns None (cannot be decided), which is not rewar
     equal("\\frac{\\sqrt{8}}{2}", "2^{1/2}") is True     equal("1/3", "0.3333") is False
     equal("sin(x)", "cos(x)") is None
 
-lexer.py makes tokens of a text, parser.py makes values and structures of the tokens, and algebra.py
-compares values. No `eval`, no float, no timer.
+lexer.py turns a text into tokens, parser.py turns the tokens into values and structures, and
+algebra.py compares values. No `eval`, no float, no timer.
 
 Conventions, where people differ: a name may be left out (x = 5 is 5, f(x) = x + 1 is x + 1);
 values of different names need their order (x = 1, y = 2 is (1, 2) and not 2, 1). 60 degrees is
-pi/3. A set does not count an item twice, a list does. 2:3 is 2/3; 4:20 may be a time, so it is only
-4:20. 120,240 may be a list, so it is not 120240. In 3e-2, e is Euler's number; 6.5e-2 and 1.5e3 are
-powers of ten. Different units are not converted.
+pi/3. A repeated item counts once in a set and twice in a list. 2:3 is 2/3; 4:20 may be a time, so
+it equals only 4:20. 120,240 may be a list, so it is not 120240. In 3e-2, e is Euler's number;
+6.5e-2 and 1.5e3 are powers of ten. Units are not converted.
 """
 
 from typing import NamedTuple
@@ -84,6 +84,7 @@ class Comparison(NamedTuple):
     def compare_named(self, x, y, kinds) -> bool | None:
         """compare() where one of the answers has a name: x = 5, (x, y) = (1, 2), f(x) = x^2."""
         self.algebra.spend_work(10)
+        # two names: equal functions, equal sets of named values, equal values, or equal equations
         if kinds == ("named", "named"):
             (left, right, function), (left2, right2, function2) = x.parts, y.parts
             if function and function2 and kind_of(left) == "value":  # f(x) = x and f(t) = t
@@ -99,6 +100,7 @@ class Comparison(NamedTuple):
                 return False
             return self.compare_differences(self.algebra.add(left, right, -1),
                                             self.algebra.add(left2, right2, -1))
+        # one name: the other answer is an equation, or lacks the name
         named, other = (x, y) if kinds[0] == "named" else (y, x)
         left, right, _ = named.parts
         if kind_of(other) == "equation" and kind_of(right) == "value":
@@ -117,15 +119,15 @@ class Comparison(NamedTuple):
                         if not isinstance(a, str))
 
     def compare_zeros(self, x, y) -> bool | None:
-        """compare() for x - y = 0, x - y < 0 and the like."""
+        """compare() for two equations or two inequalities whose right side is 0."""
         if x.parts[:-1] != y.parts[:-1]:
             return False
         return self.compare_differences(x.parts[-1], y.parts[-1],
                                         x.parts[0] if len(x.parts) > 1 else "=")
 
     def compare_differences(self, a, b, sign: str = "=") -> bool | None:
-        """Whether two values differ by a constant factor, and so have the same zeros. The factor
-        of an inequality is positive. Different denominators cannot be decided."""
+        """Whether two values differ by a constant factor only, so that they have the same zeros.
+        For an inequality, the factor must be positive. None for different denominators."""
         (p, q), (r, s) = a, b
         if q != s and not (q == s == ONE):
             return None
@@ -138,15 +140,17 @@ class Comparison(NamedTuple):
         return all(p[m] * r[first] == r[m] * p[first] for m in p)
 
     def compare_units(self, x, y, kinds) -> bool | None:
-        """compare() for a value with a unit, or a number with a base, and another one or a
-        value."""
+        """compare() where the first answer has a unit or a base. The second has the same, or is a
+        plain value."""
         algebra = self.algebra
+        # two units, or a base
         if kinds == ("quantity", "quantity"):
             return x.parts[1] == y.parts[1] and algebra.equal(x.parts[0], y.parts[0])
         if kinds == ("based", "value"):
             digits, _, sign = x.parts
             return self.missing_unit and algebra.rational(y) is not None and digits.isdigit() and (
                 algebra.rational(y) == sign * int(digits))
+        # one unit: it may be missing, be a number (degrees, %), or be variables (6 m)
         value, unit = x.parts
         same = self.missing_unit and algebra.equal(value, y)
         if unit == "deg":
@@ -155,7 +159,7 @@ class Comparison(NamedTuple):
         if unit == "%" and self.percent:
             return same or algebra.equal(algebra.divide(value, algebra.number(100)), y)
         factors = [factor.partition("^") for factor in unit.split()]
-        if all(len(name) == 1 and name.isalpha() for name, _, _ in factors):  # 6 m, 5 m/s
+        if all(len(name) == 1 and name.isalpha() for name, _, _ in factors):
             for name, _, exponent in factors:
                 value = algebra.multiply(value, algebra.integer_power(
                     algebra.atom(name), int(exponent or 1)))
@@ -217,7 +221,7 @@ class Comparison(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An item of a record."""
+    """A name and its answer, such as x and 1 in (x, y) = (1, 2)."""
 
     name: object
     answer: object
@@ -235,7 +239,8 @@ def all_true(verdicts) -> bool | None:
 
 
 def match_items(xs, ys, equal) -> bool | None:
-    """Whether the items can be paired. Equality is transitive, so the first partner will do."""
+    """Whether each x has an equal y of its own, in any order. Equality is transitive, so the first
+    equal y will do."""
     if len(xs) != len(ys):
         return False
     left, verdicts = list(ys), []

@@ -1,6 +1,6 @@
 """The parser of LaTeX commands: fractions, roots, functions, names of figures, matrices.
 
-terms.py, which builds on it, has the expressions that the commands hold.
+terms.py builds on this file and parses the expressions inside the commands.
 """
 
 from grading import functions
@@ -11,11 +11,12 @@ from grading.tokens import TokenReader
 from grading.units import is_unit_letter
 
 MAX_ENTRIES = 100  # of a matrix
-NAMES = set("bar hat tilde dot angle triangle".split())  # \\angle ABC is one name
+NAMES = set("bar hat tilde dot angle triangle".split())  # \angle ABC is one name
 
 
 class CommandParser(TokenReader):
-    """Parses commands. sum(), power(), atom(), argument() and exponent() are those of terms.py."""
+    """Parses commands. sum(), product(), power(), atom(), argument() and exponent() are in
+    terms.py."""
 
     def fraction(self):
         top = self.argument()
@@ -59,7 +60,8 @@ class CommandParser(TokenReader):
         raise CannotTell(f"the command \\{name} is unknown")
 
     def series(self, name: str):
-        """\\sum_{k=0}^{n} of a product: opaque, with its variable, bounds and terms."""
+        """\\sum_{k=0}^{n} of a product: an opaque atom of the variable, the bounds and the product.
+        """
         self.expect("_")
         self.expect("{")
         variable = self.atom()
@@ -85,7 +87,7 @@ class CommandParser(TokenReader):
         return Structure("text", (name,))
 
     def named_figure(self, name: str):
-        """\\angle ABC, \\overline{PQ}, \\bar x: one name."""
+        """\\angle ABC, \\overline{PQ} or \\bar x, as one variable."""
         letters = ""
         if self.accept("{"):
             while not self.accept("}"):
@@ -112,6 +114,7 @@ class CommandParser(TokenReader):
     def function(self, name: str):
         """sin x, \\sin^2(x), \\log_2 8, \\sin^{-1} x. Without brackets the argument is a product of
         numbers and letters, as in \\sin 2\\pi x."""
+        # 1. base and exponent
         base = exponent = None
         if self.accept("_"):
             base = self.argument()
@@ -123,6 +126,7 @@ class CommandParser(TokenReader):
                 if name not in functions.INVERSES:
                     raise CannotTell("the inverse of a function without one")
                 name, exponent = functions.INVERSES[name], None
+        # 2. argument and value
         self.in_function += 1
         arguments = self.function_arguments(name)
         self.in_function -= 1

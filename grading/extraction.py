@@ -1,4 +1,4 @@
-r"""Where an answer stands in a text, and what around it is not part of it.
+r"""Finds the answer in a text, and removes everything around it.
 
 Models trained on MATH put the answer into a LaTeX box, `\boxed{}` or `\fbox{}`. The last box is the
 answer. Boxes that are joined by a comma, "and" or "or" are one answer with several items: taking
@@ -25,7 +25,7 @@ NUMBER_IN_TEXT = re.compile(r"(?:(?<![\w)}])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-
 
 
 def first_turn(text: str) -> str:
-    """The text up to the first end-of-turn mark, without marks of the turn's start."""
+    """The text up to the first end-of-turn mark, without the marks of the start of the turn."""
     return END_OF_TURN.split(text[START_OF_TURN.match(text).end():], maxsplit=1)[0]
 
 
@@ -38,7 +38,7 @@ UNBRACED = re.compile(r"(?=[-+]?[\w√(\[|$]|[-+]?\.[0-9]|\\[A-Za-z{$])(?![A-Za-
                       r"(?:(?!\\boxed|\\fbox|\\[)\]])[^$\n])+")
 JOINT = re.compile(r"[\s$,;]*(?:and|or|\\text\{ *(?:and|or) *\})?[\s$,;]*")
 MAX_JOINT = 30  # characters between joined boxes
-AROUND = re.compile(r"[\s$.]|\\[()\[\]]")  # characters and commands that add nothing to an answer
+AROUND = re.compile(r"[\s$.]|\\[()\[\]]")  # what may stand around the box of a whole answer
 PLACEHOLDERS = {"", "...", "…", r"\dots", r"\ldots", "answer", "your answer", "final answer"}
 
 
@@ -60,11 +60,12 @@ def extract_boxed(text: str) -> str | None:
 
 
 def is_joint(text: str, end: int, start: int) -> bool:
+    """Whether text[end:start] joins the boxes before and after it to one answer."""
     return start - end <= MAX_JOINT and JOINT.fullmatch(text, end, start) is not None
 
 
 def find_boxes(text: str) -> list[list[int]]:
-    """Where each outermost box begins and ends, and where its content does."""
+    """[begin, end, begin of the content, end of the content] of each outermost box."""
     if not (first_box := BOX.search(text)):
         return []
     # 1. pair the braces, from the first box on; an escaped brace is no brace
@@ -122,8 +123,8 @@ AFTER = re.compile(r",? (?:altogether|in total|in all|overall)$", re.IGNORECASE)
 
 
 def without_words(answer: str) -> str | None:
-    """An answer without what says only that it is one, and without Markdown: 72 of `**The answer
-    is 72, altogether.**`, and {5} cm of `\\boxed{5} cm`. No other word is dropped, because it
+    """An answer without words that only announce it, and without Markdown. `**The answer is 72,
+    altogether.**` becomes 72, `\\boxed{5} cm` becomes {5} cm. Other words are kept, because they
     could be a second answer. None as for `complete`."""
     answer = (complete(answer) or "").strip(SIGNS)
     if answer.startswith(("*", "_")) or answer.endswith("**"):

@@ -1,8 +1,9 @@
 """Functions of exact values: sin 30° is 1/2, log_2 8 is 3, |-3| is 3, C(7, 2) is 21.
 
-A function of another value is an opaque atom, see algebra.py. So that different spellings meet,
-tan, cot, sec and csc are written with sin and cos, logarithms of numbers with those of primes, and
-odd functions with a positive first term. Left out on purpose: addition theorems.
+A function of any other value is an opaque atom, see algebra.py. Different spellings get one form:
+tan, cot, sec and csc are written with sin and cos. The logarithm of a number is written with the
+logarithms of primes. The argument of an odd or even function gets a positive first term. Left out
+on purpose: addition theorems.
 """
 
 import math
@@ -55,7 +56,7 @@ def opaque_function(algebra: Algebra, name: str, value):
 # --- angles
 
 def sine_of_twelfths(algebra: Algebra, k: int):
-    """sin(k pi / 12)."""
+    """sin(k pi / 12), as a sum of square roots."""
     k %= 24
     if k > 12:
         return algebra.multiply(algebra.number(-1), sine_of_twelfths(algebra, k - 12))
@@ -70,7 +71,7 @@ def sine_of_twelfths(algebra: Algebra, k: int):
 
 
 def twelfths_of_pi(value) -> int | None:
-    """k for the value k pi / 12."""
+    """k, if the value is k pi / 12 for a whole number k; otherwise None."""
     p, q = value
     if set(p) <= {(("pi", 1),)} and len(q) == 1:
         k = Fraction(p.get((("pi", 1),), 0)) * 12
@@ -112,7 +113,7 @@ def known_angles(name: str) -> list[tuple]:
 # --- logarithms and numbers
 
 def logarithm(algebra: Algebra, name: str, value):
-    """ln or log of a value: that of a product of numbers is the sum over its primes."""
+    """ln or log of a value. The logarithm of a number is the sum over its primes."""
     p, q = value
     if not p:
         raise CannotTell("the logarithm of 0")
@@ -171,7 +172,7 @@ def factorial(algebra: Algebra, value, step: int = 1):
 
 
 def binomial(algebra: Algebra, n, k):
-    """n over k, as n! / (k! (n-k)!)."""
+    """The binomial coefficient, n! / (k! (n-k)!)."""
     numbers = [algebra.rational(x) for x in (n, k)]
     if None not in numbers and all(x.denominator == 1 and 0 <= x <= MAX_FACTORIAL
                                    for x in numbers):

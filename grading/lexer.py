@@ -2,7 +2,7 @@
 
 Spellings with the same meaning (\\dfrac and \\frac, 1{,}000 and 1,000, \\cdot and *) become the
 same tokens. A token is a number, a letter, a `\\command`, a word of two or more letters, or a sign.
-A command is read whole before it is replaced, so \\cdots is no \\cdot.
+A command is read whole before it is replaced, so \\cdots is not read as \\cdot.
 """
 
 import re
@@ -95,7 +95,7 @@ def tokenize(text: str) -> list[str]:
 
 
 def usual_text(text: str) -> str:
-    """The text in its usual spelling, for what is more than one token."""
+    """The text with one spelling for everything that is longer than one token."""
     text = ESCAPED.sub("", text.strip())
     if not text.endswith(".."):
         text = text.removesuffix(".")
@@ -123,8 +123,8 @@ def usual_text(text: str) -> str:
 
 
 def without_dollars(text: str) -> str:
-    """The text without the signs around formulas. A dollar sign that is left, or \\$, is a
-    currency."""
+    """The text without the dollar signs around formulas. If their number is odd, all of them are
+    currencies. \\$ is always a currency."""
     if "$" not in text:
         return text
     unescaped = re.findall(r"(?<!\\)\$", text)
@@ -132,7 +132,7 @@ def without_dollars(text: str) -> str:
 
 
 def styled(match) -> str:
-    """The content of \\text{...} and the like."""
+    """The content of a command in TEXT or STYLES."""
     content = (match[2] or match[3] or "").strip(" ~")
     if match[1] and len(content) == 1 and content in UNIT_LETTERS:
         return rf" \unit{content} "
@@ -150,6 +150,7 @@ def join_thousands(text: str) -> str:
 
 
 def power_of_ten(match) -> str:
+    """1.5e3 becomes (1.5*10^{3}); 3e-2 stays."""
     mantissa, letter, sign, exponent = match.groups()
     if letter == "e" and sign and "." not in mantissa and len(exponent) == 1:
         return match[0]
@@ -165,7 +166,7 @@ def based(match) -> str:
 
 
 def usual_tokens(token: str, text: str, start: int, end: int) -> list[str]:
-    """The usual spelling of one token, which stands at text[start:end]."""
+    """The tokens that replace one token, which stands at text[start:end]."""
     if token in DIGRAPHS:
         return [DIGRAPHS[token]]
     if token in CURRENCIES:
@@ -181,8 +182,8 @@ def usual_tokens(token: str, text: str, start: int, end: int) -> list[str]:
 
 
 def letters(run: str, text: str, start: int, end: int) -> list[str]:
-    """Several letters in a row: a function, a word, or a product of variables. The latter has two
-    letters, or stands beside a number or a sign, as in 2xyz and S_{ABC}."""
+    """The tokens of several letters in a row: a function, a word, or a product of variables. A
+    product has two letters, or up to four beside a number or a sign, as in 2xyz and S_{ABC}."""
     if run in WORD_COMMANDS:
         return ["\\" + run]
     lower = run.lower()

@@ -41,7 +41,8 @@ class NameParser(CommandParser):
         return self.algebra.opaque(name + "()", *arguments)
 
     def function_exponent(self) -> str:
-        """The exponent in f^{-1}(x) and f^2(x), which are functions of their own, as text."""
+        """The exponent of f^{-1}(x) or f^2(x) as text: it becomes part of the function's name. ""
+        where no bracket follows."""
         rest = self.tokens[self.position:]
         length = rest.index("}") + 1 if rest[1:2] == ["{"] and "}" in rest else 2
         if rest[length:length + 1] != ["("]:
@@ -65,6 +66,7 @@ class NameParser(CommandParser):
     def word(self, token: str):
         """A number word (twenty-five), or the letters of a name that looks like a unit."""
         lower = token.lower()
+        # a number of one word, or of two as in twenty-five
         if lower in NUMBERS:
             n = NUMBERS[lower]
             if lower in TENS:
@@ -73,6 +75,7 @@ class NameParser(CommandParser):
                 if 0 < unit < 10:
                     n, self.position = n + unit, self.position + 1 + dash
             return self.algebra.number(n)
+        # two letters that are variables here: the token becomes two tokens, which are parsed again
         if unit_symbol(token) and len(token) == 2 and lower not in SCALES:
             self.tokens[self.position - 1:self.position] = list(token)
             self.position -= 1
@@ -80,7 +83,7 @@ class NameParser(CommandParser):
         raise CannotTell(f"the word {token!r} was not expected")
 
     def event(self, letter: str):
-        """P(X = 5): the name of a probability, by its tokens; None for another bracket."""
+        """A probability such as P(X = 5), as one variable. None for any other bracket."""
         end = self.tokens.index(")", self.position) if ")" in self.tokens[self.position:] else 0
         inside = self.tokens[self.position + 1:end]
         if letter != "P" or not {"=", "<", ">", r"\le", r"\ge"} & {*inside} or "(" in inside:
@@ -89,7 +92,7 @@ class NameParser(CommandParser):
         return self.algebra.atom(f"P({''.join(inside)})")
 
     def words_in_bracket(self) -> bool:
-        """Whether the next bracket holds words and is no factor, as in 9 (apples)."""
+        """Whether the next bracket holds words, as in 9 (apples), and so is not a factor."""
         for token in self.tokens[self.position + 1:]:
             if token in ("(", ")", "[", "]"):
                 return False
@@ -98,7 +101,7 @@ class NameParser(CommandParser):
         return False
 
     def rate_is_next(self) -> bool:
-        """Whether letters of units with a slash between them come next, as in 15 m/s."""
+        """Whether the next tokens are two units with a slash between them, as in 15 m/s."""
         under = self.token_after(2)
         return self.token_after() == "/" and self.next_token in tuple(UNIT_LETTERS) and (
             under in tuple(UNIT_LETTERS) or unit_symbol(under) != "")

@@ -5,14 +5,14 @@
     side = set ((':' set)* | ...)                set = quantity (('\\cup' | '\\cap') quantity)*
     quantity = '$'? sum unit?                    sum: see quantities.py, terms.py
 
-Words that are no unit make a text or a phrase, which keeps them. Left out on purpose: logic,
-rounding, piecewise functions.
+Words that are not a unit are kept: they make the answer a text or a phrase. Left out on purpose:
+logic, rounding, piecewise functions.
 """
 
 from grading import sets
 from grading.algebra import CannotTell
 from grading.quantities import QuantityParser
-from grading.relations import RELATIONS, inequality, is_decimal, named, statement
+from grading.relations import RELATIONS, combined, inequality, is_decimal, named
 from grading.structures import REALS, Structure, as_value, kind_of
 from grading.units import is_known_word, is_number_word, is_word
 
@@ -66,8 +66,9 @@ class Parser(QuantityParser):
         return items
 
     def items(self, *separators, joined: bool = False) -> list:
-        """Items between separators; an item with \\pm becomes two. joined: inequalities of one
-        variable with "or" or "and" between them are one set."""
+        """Items between separators. An item with \\pm is parsed twice, once for each sign, and
+        becomes two items. joined: inequalities of one variable with "or" or "and" between them
+        become one set."""
         items, outer, word, link = [], (self.sign, self.sign_used), "", ""
         while not items or (word := self.accept(*separators)):
             if word == ",":
@@ -76,7 +77,7 @@ class Parser(QuantityParser):
             for sign in (1, -1) if self.both_signs else (0,):
                 self.position, self.sign, self.sign_used = start, sign, False
                 item = self.item()
-                whole = joined and items and statement(self.algebra, word, items[-1], item)
+                whole = joined and items and combined(self.algebra, word, items[-1], item)
                 if whole:
                     if link not in ("", word):
                         raise CannotTell("both and and or between inequalities")
@@ -93,12 +94,14 @@ class Parser(QuantityParser):
 
     def item(self):
         """A relation, or a phrase of words and relations in turn."""
+        # 1. special items
         if self.accept(r"\dots"):
             return Structure("text", ("...",))
         parts = [self.words() or self.relation()]
         if label_of(parts[0]) in QUANTITIES and self.accept("=", ":"):  # area = 5
             label = Structure("text", (label_of(parts[0]),))
             return Structure("named", (label, self.relation(), None))
+        # 2. words and relations in turn
         while self.next_token and not self.peek(",", ";", "and", "or", ")", "]", "}", r"\}", "|",
                                                 ":", r"\row"):
             words = self.words(bool(parts))
@@ -107,6 +110,7 @@ class Parser(QuantityParser):
             if not words and not isinstance(parts[-1], str):
                 break
             parts.append(words or self.relation())
+        # 3. the kind of answer that they make
         words = [word for part in parts if isinstance(part, str) for word in part.split()]
         if not words:
             return parts[0]
@@ -138,6 +142,7 @@ class Parser(QuantityParser):
     # --- relations
 
     def relation(self):
+        """Sides with =, < and the like between them, or a single side."""
         start = self.position
         self.algebra.cancelled = set()
         approximate = self.accept(r"\approx")
@@ -159,14 +164,16 @@ class Parser(QuantityParser):
         return inequality(self.algebra, sides, signs)
 
     def with_function(self, answer, start: int, middle: int):
-        """f(x) = x^2 with its name and its value at x, y, ... under the names of BOUND, so that
-        f(t) = t^2 is the same."""
+        """The answer f(x) = x^2 with its name f and its right side, in which x is renamed to a name
+        in BOUND: so f(t) = t^2 is equal."""
+        # 1. the arguments of f(x, y)
         left = self.tokens[start:middle - 1]
         letters = left[2:-1:2]
         if kind_of(answer) != "named" or left[1:2] != ["("] or left[-1] != ")" or set(
                 left[3:-1:2]) - {","} or not all(map(str.isalpha, letters)) or not (
                 0 < len(letters) == len(set(letters)) <= len(BOUND)):
             return answer
+        # 2. parse the right side again, with other names
         end, names = self.position, dict(zip(letters, BOUND, strict=False))
         rest = self.tokens
         self.tokens = [*rest[:middle], *(names.get(t, t) for t in rest[middle:end])]
@@ -177,6 +184,7 @@ class Parser(QuantityParser):
 
     def side(self):
         """A set, or a ratio, or a time of day."""
+        # 1. a set, or an hour with am or pm
         start = self.position
         first = self.set_expression()
         if self.peek("am", "pm", "AM", "PM") and self.position - start == 1 and (
@@ -184,6 +192,7 @@ class Parser(QuantityParser):
             return Structure("clock", (int(self.tokens[start]), 0, self.accept().lower()))
         if not self.peek(":") or self.token_after() in ("[", "(") or kind_of(first) != "value":
             return first
+        # 2. a ratio; with two digits after the colon it may be a time
         parts = [first]
         while self.accept(":") and len(parts) < MAX_SIDES:
             parts.append(as_value(self.sum()))
@@ -235,7 +244,7 @@ class Parser(QuantityParser):
         return Structure("set", tuple(items))
 
     def builder(self):
-        """{element | conditions}; an interval where it says only what x is, as in {x | x > 2}."""
+        """{element | conditions}. {x | x > 2}, with one condition on x alone, is an interval."""
         self.open_bars = 1  # a bar ends the element
         element, base = self.set_expression(), REALS
         if self.accept(r"\in"):  # {x in Z | ...}
@@ -275,14 +284,14 @@ class Parser(QuantityParser):
 
 
 def label_of(words) -> str:
-    """The noun of "the area is"; "" for what are no words."""
+    """The noun of a label such as "the area is"; "" for a part that is not words."""
     nouns = words.split() if isinstance(words, str) else []
     return " ".join(noun for noun in nouns if noun not in ("the", "is", "are"))
 
 
 def collected(algebra, items: list):
-    """The answer that a list of items is. Equations with different names are a record, (x, y) =
-    (1, 2); a name holds for the items after it, as in x = 1, 2."""
+    """The answer that several items make. x = 1, y = 2 becomes (x, y) = (1, 2). A name also holds
+    for the items after it: x = 1, 2 becomes x = 1, x = 2."""
     if len(items) == 1:
         return items[0]
     kinds = [kind_of(item) for item in items]
@@ -297,5 +306,3 @@ def collected(algebra, items: list):
         items = [Structure("named", (items[0].parts[0], item, None)) if i else item
                  for i, item in enumerate(items)]
     return Structure("list", tuple(items))
-
-

@@ -15,6 +15,7 @@ class QuantityParser(TermParser):
     """Parses a sum with a unit after it, or a currency before it."""
 
     def quantity(self):
+        """A value, with its unit if it has one."""
         minus = self.peek("-") and self.token_after() in CURRENCIES and self.accept("-")
         currency = CURRENCIES.get(self.next_token)
         if currency:
@@ -34,9 +35,11 @@ class QuantityParser(TermParser):
 
     def unit(self) -> str:
         """A unit: symbols with their exponents, sorted, such as "h^-1 km"; "" for none."""
+        # power: of the next unit; slash: -1 after / or per; letters: m, s and h are units here
         exponents, power, slash, letters = {}, 1, 1, self.rate_is_next()
         while True:
             after = self.token_after()
+            # a power before the unit, a sign between units, a unit, or the end
             if self.next_token in POWERS and unit_symbol(after):  # square meters
                 power = POWERS[self.accept()]
             elif exponents and self.peek("/", "per", "*", "-") and (
@@ -71,7 +74,7 @@ class QuantityParser(TermParser):
         return power
 
     def counted(self) -> str:
-        """What a bracket after a number counts: (apples)."""
+        """The noun in a bracket after a number, as in 9 (apples)."""
         end = self.tokens.index(")", self.position) if ")" in self.tokens[self.position:] else 0
         words = self.tokens[self.position + 1:end]
         noun = counted_noun(words) if all(t.isalpha() or t == "-" for t in words) else ""
@@ -82,7 +85,7 @@ class QuantityParser(TermParser):
 
 
 def unit_name(token: str, letters: bool) -> str:
-    """The symbol of a token that is a unit, otherwise "". letters: m, s and h are units."""
+    """The symbol, if the token is a unit; otherwise "". letters: m, s and h are units."""
     if letters and (token in tuple(UNIT_LETTERS) or token == r"\sec"):
         return token[-1] if len(token) == 1 else "s"
     return {"%": "%", r"\degree": "deg"}.get(token) or CURRENCIES.get(token) or unit_symbol(token)

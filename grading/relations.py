@@ -1,11 +1,11 @@
-"""Equations and inequalities: what a relation says.
+"""Equations and inequalities, as answers.
 
     x = 5         a named answer      -x > -1       a named interval, x in (-oo, 1)
     x + y = 1     an equation         x < y + 1     a relation, x - y - 1 < 0
     a < b < c     a chain
 
-A name is a variable, f(x), |AB|, AB, a tuple of names; never a constant. A chain such as
-x = 4/2 = 2 counts if its values are equal; so does sin 30° = 1/2, which is known to hold.
+A name is a variable, f(x), |AB|, AB or a tuple of names, never a constant. A chain such as
+x = 4/2 = 2 is an answer if its values are equal. So is sin 30° = 1/2, because it is known to hold.
 """
 
 from decimal import Decimal
@@ -92,8 +92,8 @@ def named(algebra: Algebra, sides: list, signs: list[str], literal: bool):
 
 
 def nonzero(algebra: Algebra, difference):
-    """The difference of two sides. Raises CannotTell for 0, and for one that is 0 where a variable
-    is 0 by which the sides were divided: x^2/x = 0 has no solution."""
+    """The difference of two sides. Raises CannotTell if it is 0. Also if a factor of it was divided
+    out before: x^2/x = 0 has no solution, but x = 0 has one."""
     shared = algebra.cancelled.intersection(*({atom for atom, _ in m} for m in difference[0]))
     if not difference[0] or shared:
         raise CannotTell("a relation that says nothing")
@@ -170,10 +170,10 @@ def linear(algebra: Algebra, a):
         return None
     [(monomial, factor)] = names.items()
     name = {monomial: 1}, ONE
-    return (name, Fraction(factor), add_and_drop(a, monomial)) if is_name(algebra, name) else None
+    return (name, Fraction(factor), without_term(a, monomial)) if is_name(algebra, name) else None
 
 
-def add_and_drop(a, monomial):
+def without_term(a, monomial):
     """A value without one of its terms."""
     return add_polynomials(a[0], {monomial: a[0][monomial]}, -1), ONE
 
@@ -200,9 +200,9 @@ def solve(algebra: Algebra, low, middle, high, brackets):
     return Structure("named", (name, interval, None))
 
 
-def statement(algebra: Algebra, word: str, x, y):
-    """Two statements on one name, joined by "or" (the union of their sets) or "and" (the
-    intersection); None where they are something else, such as x = 1 or x = 2."""
+def combined(algebra: Algebra, word: str, x, y):
+    """Two inequalities of one variable as one set: the union for "or", the intersection for "and".
+    None for anything else, such as x = 1 or x = 2."""
     if word not in ("or", "and") or kind_of(x) != "named" or kind_of(y) != "named" or (
             x.parts[0] != y.parts[0]):
         return None

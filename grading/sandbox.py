@@ -65,10 +65,10 @@ class Outcome:
 # --- values
 
 def canonical(value, loose: bool = False) -> str:
-    """A text that is equal for two values exactly if they have the same type and value at every
-    level. True, 1 and 1.0 are three values, nan equals nan, sets and dicts have no order. With
-    `loose`, 1.0 equals 1. No method of the value is called. Raises SandboxError for a value that
-    is not a literal."""
+    """The value as a text. Two values have the same text exactly if they have the same type and
+    value at every level. True, 1 and 1.0 are three values, nan equals nan, sets and dicts have no
+    order. With `loose`, 1.0 equals 1. No method of the value is called. Raises SandboxError for a
+    value that is not a literal."""
     kind = type(value)
     if kind in (list, tuple, set, frozenset):
         parts = [canonical(item, loose) for item in value]
@@ -111,7 +111,7 @@ def from_json(node, depth: int = MAX_DEPTH):
 
 
 def parse_outcome(line: bytes) -> Outcome:
-    """The outcome that a line from the child reports; any line has one."""
+    """The outcome that a line from the child reports. A line that cannot be read is one too."""
     try:
         kind, value = json.loads(line)
         if kind == "value":
@@ -133,7 +133,7 @@ class Child:
         self.received, self.unsent = b"", b""    # bytes after the last line; bytes still to send
         self.layers = []                         # active layers
         self.end = None                          # the EOFError after which no call can succeed
-        with ExitStack() as stack:  # what has been made is undone if a later line fails
+        with ExitStack() as stack:  # if a line fails, the lines before it are undone
             folder, lock = make_folder()
             stack.callback(os.close, lock)
             stack.callback(remove_folder, folder)
@@ -199,7 +199,7 @@ class Child:
 
     def call(self, *args) -> Outcome:
         """The outcome of entry(*args). Raises SandboxError for arguments that are not literals.
-        After a timeout, a crash or an answer that is too long, every later call fails alike."""
+        After a timeout, a crash or too long an answer, every later call has the same outcome."""
         canonical(args)
         try:
             if self.end:
@@ -209,7 +209,6 @@ class Child:
         except EOFError as failure:
             self.end, outcome = failure, Outcome(str(failure))
         return outcome
-
 
     def kill(self) -> None:
         """Tells the supervisor to kill and reap the program, or kills the process group. Then reaps
@@ -281,9 +280,9 @@ def make_folder() -> tuple[str, int]:
 
 @functools.lru_cache  # once in a process
 def sweep_folders(place: str) -> None:
-    """Deletes the folders of this user's processes that were killed. A folder stays if a process
-    holds its lock, or if there is a process with the number in its name: the lock of a new folder
-    follows a moment later."""
+    """Deletes the folders that killed processes of this user left. A folder stays if a process
+    holds its lock. It also stays if the process in its name is alive, because a process makes its
+    folder a moment before it takes the lock."""
     import fcntl
     for path in Path(place).glob("sandbox-*-*"):
         number = path.name.split("-")[1]

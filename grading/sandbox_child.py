@@ -90,18 +90,21 @@ def layer_privileges(settings, active):
 
 def layer_landlock(settings, active):
     """Files: Python's libraries may be read, the own folder read and written, nothing else."""
-    version = libc_call("syscall", 444, None, 0, 1)
+    # 1. the rights that this kernel can refuse
+    version = libc_call("syscall", 444, None, 0, 1)  # landlock_create_ruleset
     known = 0x1fff | (version > 1) << 13 | (version > 2) << 14 | (version > 4) << 15
     handled = struct.pack("QQQ", known, 3 * (version > 3), 3 * (version > 5))  # files, TCP, scope
     handled = handled[:8 if version < 4 else 16 if version < 6 else 24]
+    # 2. the rules: which rights stay, by folder
     rules = libc_call("syscall", 444, handled, len(handled), 0)
     for folder in [".", *settings["readable"]]:
         if os.path.isdir(folder):
             fd = os.open(folder, os.O_PATH)
             rights = known & (0x61be if folder == "." else 0xc)  # not: execute, links, devices
-            libc_call("syscall", 445, rules, 1, struct.pack("=Qi", rights, fd), 0)
+            libc_call("syscall", 445, rules, 1, struct.pack("=Qi", rights, fd), 0)  # ..._add_rule
             os.close(fd)
-    libc_call("syscall", 446, rules, 0)
+    # 3. apply them
+    libc_call("syscall", 446, rules, 0)  # landlock_restrict_self
     os.close(rules)
 
 
@@ -143,6 +146,7 @@ def seccomp_filter() -> bytes:
         return b""
     load, equal, above, stop = 0x20, 0x15, 0x25, 0x06
     fail, allow, kill = 0x00050000, 0x7FFF0000, 0x80000000
+    # an instruction: (operation, lines to skip if true, lines to skip if false, number)
     code = [(load, 0, 0, 4), (equal, 1, 0, audit), (stop, 0, 0, kill), (load, 0, 0, 0),
             (above, 0, 1, NEWEST), (stop, 0, 0, fail | 38)]  # the numbers of x32 are higher too
     for number in {pair[column] for pair in REFUSED} - {None}:
@@ -161,9 +165,9 @@ def layer_seccomp(settings, active):
 
 
 def supervise(watch: int) -> None:
-    """Continues in a new process, the first of its namespace, whose end kills every process in
-    there. This process stays outside as the supervisor. It waits until the parent writes to the
-    pipe or is gone, then kills and reaps the first process."""
+    """Continues in a new process, the first of its namespace. When that process ends, the kernel
+    kills all others in the namespace. This process stays outside as the supervisor. It waits until
+    the parent writes to the pipe or is gone, then kills and reaps the first process."""
     first = os.fork()
     if first:
         os.dup2(watch, 0)

@@ -1,8 +1,8 @@
 """Unions, intersections and differences of intervals and finite sets of real numbers.
 
 A region is a sorted list of disjoint pieces (low, low is in it, high, high is in it). Its ends are
-exact values, which are ordered by their first 40 digits: so [1,2] u [2,3] is [1,3], and x < 1 or
-x > 4 is the complement of [1,4]. Ends with variables have no order; their unions stay as written.
+exact values, which are ordered by their first digits. So [1,2] u [2,3] is [1,3], and "x < 1 or
+x > 4" is the complement of [1,4]. Ends with variables have no order; their unions stay as written.
 """
 
 from decimal import Decimal, localcontext
@@ -11,14 +11,14 @@ from functools import cmp_to_key
 from grading.algebra import Algebra, CannotTell
 from grading.structures import Infinity, Structure, as_value, is_interval, kind_of
 
-DIGITS = 50
-CLOSE = Decimal("1e-30")
+DIGITS = 50               # of the calculation
+CLOSE = Decimal("1e-30")  # ends with a smaller distance are equal, or cannot be told apart
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494")
 
 
 def decimal_of(algebra: Algebra, value) -> Decimal:
-    """A value to 40 digits. Raises CannotTell for one with variables, i, or opaque atoms other than
-    logarithms."""
+    """A value, calculated with DIGITS digits. Raises CannotTell for a value with variables, i, or
+    opaque atoms other than logarithms."""
     with localcontext() as context:
         context.prec = DIGITS
         parts = []
@@ -104,6 +104,7 @@ def union(algebra: Algebra, pieces: list[tuple]) -> list[tuple]:
 
 
 def complement(algebra: Algebra, region: list[tuple]) -> list[tuple]:
+    """All real numbers outside a region."""
     low, closed, pieces = Infinity(-1), False, []
     for next_low, next_closed, high, high_closed in region:
         order = compare_ends(algebra, low, next_low)
@@ -116,6 +117,7 @@ def complement(algebra: Algebra, region: list[tuple]) -> list[tuple]:
 
 
 def intersection(algebra: Algebra, a: list[tuple], b: list[tuple]) -> list[tuple]:
+    """The complement of the union of both complements."""
     outside = complement(algebra, a) + complement(algebra, b)
     return complement(algebra, union(algebra, outside))
 
@@ -130,7 +132,8 @@ def structure_of(region: list[tuple]) -> Structure:
 
 
 def combine(algebra: Algebra, sign: str, *sides):
-    """The sides joined by \\cup, \\cap or \\setminus. A union without an order stays as written."""
+    """The sides joined by \\cup, \\cap or \\setminus. A union stays as written if its ends have no
+    order."""
     if sign == r"\cup":
         parts = [part for side in sides
                  for part in (side.parts if kind_of(side) == "union" else [side])]

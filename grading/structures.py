@@ -50,6 +50,7 @@ def as_value(x):
 
 
 def is_interval(x) -> bool:
-    """Whether an answer can be an interval: two ends in round or square brackets."""
+    """Whether an answer can be an interval: two values or infinities in round or square brackets.
+    """
     return kind_of(x) == "tuple" and len(x.parts[1]) == 2 and all(
         kind_of(end) in ("value", "infinity") for end in x.parts[1])

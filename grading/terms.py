@@ -7,7 +7,7 @@ By recursive descent, with one method per rule of the grammar:
     power = atom ('^' atom)? '!'*
     atom = number | letter | '(' items ')' | '|' sum '|' | '\\command' ...
 
-parser.py adds what stands around expressions. Tokens outside the grammar raise CannotTell.
+parser.py parses everything around expressions. Tokens outside the grammar raise CannotTell.
 Lengths, depths and sizes are bounded. Left out on purpose: integrals, limits.
 """
 
@@ -33,8 +33,8 @@ class TermParser(NameParser):
         super().__init__(tokens)
         self.algebra, self.depth = algebra, 0
         self.both_signs = r"\pm" in tokens or r"\mp" in tokens
-        # an item with \pm is parsed twice: its present sign (0: there is no \pm), and whether the
-        # item contained a \pm
+        # an item with \pm is parsed twice: the sign of this time (0: there is no \pm), and whether
+        # a \pm has been read in it
         self.sign, self.sign_used = 0, False
         self.open_bars = 0    # of absolute values; a bar can then close one
         self.in_function = 0  # degrees inside a function are radians
@@ -59,6 +59,7 @@ class TermParser(NameParser):
         return total
 
     def product(self):
+        """Factors with *, / or nothing between them."""
         total, after_bracket = self.power(), self.tokens[self.position - 1] == ")"
         while True:
             if token := self.accept("*", "/"):
@@ -86,6 +87,8 @@ class TermParser(NameParser):
         return kind_of(x) == "value" and self.algebra.rational(x) is not None
 
     def begins_factor(self, after_bracket: bool) -> bool:
+        """Whether the next token begins a factor without a sign before it, as x in 2x. A number
+        does so only after a bracket."""
         token = self.next_token
         if token == "|":
             return not self.open_bars
@@ -97,6 +100,7 @@ class TermParser(NameParser):
             token[1:] in FUNCTIONS | GREEK | NAMES or token[1:] in FACTORS)
 
     def power(self):
+        """An atom with its exponent and factorial signs."""
         value = self.atom()
         if self.accept("^"):
             if kind_of(value) == "matrix" and "T" in (self.next_token, self.token_after()):
@@ -119,7 +123,7 @@ class TermParser(NameParser):
         return negative(self.algebra, exponent) if sign else exponent
 
     def argument_or_number(self):
-        """What stands after ^: a whole number, or an argument."""
+        """The exponent after ^: a number with all its digits, a bracket, or an argument."""
         if self.next_token[:1].isdigit() or self.peek("("):
             return self.atom()
         return self.argument()
@@ -158,7 +162,7 @@ class TermParser(NameParser):
         return value
 
     def numeral(self, token):
-        """A number, which may have repeating digits, or a fraction (1\\frac45)."""
+        """A number, which may have repeating digits, or a fraction after it (1\\frac45)."""
         value = self.algebra.number(int(token) if token.isdigit() else Fraction(token))
         if "." in token and self.peek(r"\bar", r"\dot"):
             return self.repeating(token)
@@ -210,7 +214,7 @@ class TermParser(NameParser):
 
 
 def only_item(x):
-    """The single item of square brackets; every other answer as it is."""
+    """The item, if the answer is one item in square brackets; every other answer as it is."""
     if kind_of(x) == "tuple" and (x.parts[0], x.parts[2], len(x.parts[1])) == ("[", "]", 1):
         return x.parts[1][0]
     return x

@@ -1,7 +1,7 @@
 """The words that a written answer may contain beside mathematics: units, currencies, number words.
 
-A unit is on a list. A word that is on no list makes an answer a text or a phrase, which equals
-nothing but the same words, so no word is dropped: 4 is not "4 million", "4 squared" or "4 not".
+Only the words in these lists are units. Any other word makes an answer a text or a phrase, which
+equals only the same words. So no word is dropped: 4 is not "4 million", "4 squared" or "4 not".
 """
 
 import re
@@ -42,8 +42,8 @@ NUMBERS = {word: n for n, word in enumerate(SMALL)} | {
     word: 10 * n for n, word in enumerate(TENS, 2)}
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 CONNECTIVES = {"and", "or", "per", "am", "pm"}
-# what a bracket after a number may count, as in 9 (apples): plural nouns, and no word that could
-# change the number
+# a bracket after a number may name what is counted, as in 9 (apples): PEOPLE are plural nouns
+# without s, NO_NOUNS are words that end like plural nouns or could change the number
 PEOPLE = {"people", "children", "men", "women", "feet", "mice", "geese", "teeth", "fish", "sheep"}
 NO_NOUNS = set("""always as dozens false halves hundreds hundredths incorrect invalid is less
     millions minus no not others percents perhaps plus sometimes tens tenths thirds this
@@ -116,12 +116,13 @@ def scale(token: str) -> int:
 
 
 def counted_noun(words: list[str]) -> str:
-    """The name of what a bracket such as (apples) or (pieces of candy) counts; "" for other
-    words."""
+    """The noun of a bracket such as (apples) or (pieces of candy); "" for other words."""
+    # 1. the noun: the last word, or the one before "of"
     words = [word.lower() for word in words if word != "-"]
     if words[1:] == ["old"]:  # 6 (years old)
         words.pop()
     head = words[words.index("of") - 1] if "of" in words[1:] else words[-1] if words else ""
+    # 2. it must be a plural or a unit, beside harmless words
     plural_form = head.endswith("s") and (
         head.endswith("eaus") or not head.endswith(("ss", "us", "is")))
     if not (plural_form or head in PEOPLE or head.endswith("fish") or unit_symbol(head)):

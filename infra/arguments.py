@@ -22,7 +22,7 @@ EMPTY_VALUE = re.compile(r"(--[^=]+)=--")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser. Its errors are one line, without the usage of all flags."""
+    """argparse's parser with errors of one line, without the usage of all flags."""
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message):
-        if os.environ.get("RANK", "0") != "0":  # one of several processes has said it
+        if os.environ.get("RANK", "0") != "0":  # of several processes, only the first prints it
             self.exit(2)
         self.exit(2, f"{self.prog}: {one_line(message)} (--help lists the flags)\n")
 
@@ -99,7 +99,7 @@ def path(text: str) -> str:
 # --- errors
 
 def one_line(text: str) -> str:
-    """A message on one line, without control characters. A long one is cut in the middle."""
+    """A message on one line, without control characters. A long message is cut in the middle."""
     text, half = " ".join(text.split()), MAX_MESSAGE // 2
     return visible(text if len(text) <= MAX_MESSAGE else f"{text[:half]} … {text[-half:]}")
 
@@ -118,7 +118,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def write_any_text() -> None:
-    """Makes print() write escapes for what the terminal's encoding lacks, instead of failing."""
+    """Makes print() write escapes for characters that the terminal's encoding lacks. Otherwise it
+    would fail."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -1,9 +1,9 @@
-"""Files that are whole or refused: written in one step, read with their types, one writer a folder.
+"""Files are complete or refused. They are written in one step, and read with a check of types.
 
 A process can die at any time, a disk can be full and a file can be changed. So a file is written
-beside its place and then renamed; `sweep` removes what a killed process left; `lock` keeps a second
-process out of a folder; `digest` tells a changed file. Left out on purpose: locks on Windows and on
-disks without locks, where two processes in one folder are not noticed.
+beside its place and then renamed. `sweep` removes the files that a killed process left, `lock`
+keeps a second process out of a folder, and `digest` shows whether a file has changed. Left out on
+purpose: locks on Windows and on disks without locks, where two processes can use one folder.
 """
 
 import errno
@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-LOCKS = {}  # path -> descriptor of a lock file; closing it would give the lock back
+LOCKS = {}  # path -> descriptor of a lock file, which stays open: closing it releases the lock
 
 
 class UserError(ValueError):
@@ -30,7 +30,7 @@ class UserError(ValueError):
 # --- writing
 
 def atomic_write(path, write, size: int) -> None:
-    """Replaces a file in one step, so that a reader finds the old file or the new one, complete.
+    """Replaces a file in one step. A reader finds the old file or the new one, always complete.
     write(file) writes `size` bytes to a temporary file beside it, which is then renamed. Raises
     OSError where the disk is full, and removes the temporary file."""
     partial = f"{path}.{os.getpid()}.partial"  # two processes may write the same file
@@ -61,13 +61,13 @@ def write_error(path, error: Exception, size: int) -> OSError:
 
 
 def no_space(path, size: int) -> str:
-    """What to say where the disk of the file `path` has no place for `size` bytes."""
+    """The message for a disk that has no room for the `size` bytes of the file `path`."""
     return (f"no space on the disk: {size:,} bytes are needed and {free_bytes(path):,} bytes are "
             "free")
 
 
 def free_bytes(path) -> float:
-    """The free bytes on the disk of a file that exists or will; infinite without its folder."""
+    """The free bytes on the disk of the file `path`. Infinite if its folder does not exist."""
     try:
         return shutil.disk_usage(Path(path).parent).free
     except OSError:
@@ -81,8 +81,8 @@ def write_json(path, content) -> None:
 
 
 def sweep(folder, begins: str = "") -> None:
-    """Removes the temporary files of `atomic_write` whose process, named in the file's name, is
-    dead. begins: the beginning of the names."""
+    """Removes the temporary files of `atomic_write` whose process is dead. A file's name holds the
+    number of its process. begins: only files whose names begin so."""
     for path in Path(folder).glob("*.partial"):
         pid = path.name.split(".")[-2]
         if path.name.startswith(begins) and pid.isdecimal() and not is_alive(int(pid)):
@@ -90,7 +90,8 @@ def sweep(folder, begins: str = "") -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has this number. True on Windows, which cannot be asked."""
+    """Whether a process of this machine has this number. Always True on Windows, where no signal
+    can be sent."""
     try:
         if os.name == "posix":
             os.kill(pid, 0)  # sends nothing
@@ -104,8 +105,8 @@ def is_alive(pid: int) -> bool:
 def lock(folder) -> None:
     """Takes a folder for this process until it ends. Raises UserError if another process has it.
 
-    The lock is one of fcntl's: the system gives it back however the process ends, and the children
-    of a process do not inherit it. The file `lock` stays, and holds the number of the process."""
+    The lock is one of fcntl's: the system releases it however the process ends, and children of the
+    process do not inherit it. The file `lock` stays, and holds the number of the process."""
     path = Path(folder, "lock").resolve()
     if fcntl is None or path in LOCKS:
         return
@@ -133,14 +134,14 @@ def parse_json_object(text: bytes, path) -> dict:
     """The JSON object in the text of the file `path`. Raises UserError for anything else."""
     def unique(pairs):
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("a name stands twice")
+            raise ValueError("an object has the same key twice")
         return dict(pairs)
     try:
         content = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
         raise UserError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds JSON, but no object")
+        raise UserError(f"{path} must hold a JSON object")
     return content
 
 

@@ -1,7 +1,8 @@
 """config.json of a Hugging Face model: its content becomes a Config of the GPT, and back.
 
-A setting that the GPT does not support is refused by name, never ignored. So is a number that no
-model has. Left out on purpose: architectures other than Llama, Qwen2 and Qwen3, quantized weights.
+A setting that the GPT does not support is refused by name, never ignored. A number that no model
+has is refused too. Left out on purpose: architectures other than Llama, Qwen2 and Qwen3, and
+quantized weights.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ MAX_NUMBER = 1e12  # theta of Llama 3 is 500,000
 
 def hf_config(config: gpt.Config, dtype: torch.dtype = torch.float32) -> dict:
     """The content of config.json for a Config. RoPE settings have the older form, which old and new
-    versions of transformers read. Raises ValueError for a model of no known architecture."""
+    versions of transformers read. Raises ValueError if no architecture in ARCHITECTURES fits."""
     if config.qkv_bias and config.qk_norm:
         raise ValueError("no architecture has both biases (Qwen2) and norms (Qwen3) of queries and "
                          "keys")
@@ -50,7 +51,7 @@ def hf_config(config: gpt.Config, dtype: torch.dtype = torch.float32) -> dict:
 
 
 def positive_number(settings: dict, key: str, default=None, below: float = MAX_NUMBER):
-    """The value of a key. Raises ValueError unless it is a number above 0, not absurdly large."""
+    """The value of a key. Raises ValueError unless it is a number above 0 and less than `below`."""
     value = default if settings.get(key) is None else settings[key]
     if type(value) not in (int, float) or not 0 < value < below:
         raise ValueError(f"{key} is {value!r}, not a positive number below {below:g}")
@@ -100,9 +101,9 @@ def parse_rope(settings: dict) -> tuple:
 
 
 def parse_config(settings: dict) -> gpt.Config:
-    """The Config of a config.json's content. Raises ValueError that names a setting which the GPT
-    does not support. Keys that transformers does not read for these models, and ids of special
-    tokens, are ignored."""
+    """The Config of a config.json's content. Raises ValueError, which names a setting that the GPT
+    does not support. Ignored are ids of special tokens, and keys that transformers does not read
+    for these models."""
     # architecture
     names, model_type = settings.get("architectures"), settings.get("model_type")
     if [names, model_type] not in [[[name], kind] for name, kind in ARCHITECTURES.items()]:

@@ -1,7 +1,7 @@
 """A note when other work on the machine slows a run down.
 
-A step is slow if a token takes three times as long as in the first steps. A slow step has other
-causes too, such as longer answers, so the note needs a load above the number of cores.
+A step is slow if a token takes three times as long as in the first steps. Longer answers also make
+a step slow. So the note also needs more processes that want to compute than there are cores.
 """
 
 import os
@@ -18,8 +18,8 @@ class BusyMachine:
         self.first, self.noted = [], False
 
     def note(self, seconds_per_token: float, load: float, cores: int) -> str | None:
-        """One sentence at the first slow step of a busy machine; else None. load: processes that
-        compute or wait for a core, averaged over a minute."""
+        """One sentence at the first slow step on a busy machine; otherwise None. load: the number
+        of processes that compute or wait for a core, averaged over a minute."""
         if len(self.first) < FIRST_STEPS:
             self.first.append(seconds_per_token)
             return None

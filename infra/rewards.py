@@ -4,12 +4,13 @@ TRL:   GRPOTrainer(model=..., reward_funcs=trl_reward("correct"), train_dataset=
        of the data set have a prompt and an answer
 verl:  reward.custom_reward_function.path=infra/rewards.py, with the function compute_score
 
-docs/scaling.md says how a run goes on in either. Common options:
+docs/scaling.md says how to continue a run in TRL or verl. Options of both functions:
 
     reward   a name in verify.REWARDS
-    form     "tags": the answer stands in <answer> tags and is read as strictly as in train.py;
-             "any": it stands in any usual form, such as a box; "bare": where there is no such form,
-             all that follows the thinking is the answer, as in <think>…</think>42
+    form     "tags": the answer stands in <answer> tags, as in train.py
+             "any": it stands in any usual form, such as a box
+             "bare": as "any"; without such a form, all text after the thinking is the answer, as
+             in <think>…</think>42
     opened   the prompt ends with <think>, so the response does not begin with it
 
 Left out on purpose: the reward "process", which needs a model.
@@ -37,8 +38,8 @@ FORMS = {"tags": verify.written_correct, "any": correct_in_any_form,
 
 
 def score(problem, text: str, reward: str, form: str, opened: bool, **more) -> verify.Reward:
-    """The Reward of a response; `more` goes to verify.reward. Raises ValueError for unknown names.
-    """
+    """The Reward of a response. `more` is passed to verify.reward. Raises ValueError for an unknown
+    reward or form."""
     if reward not in verify.REWARDS or form not in FORMS:
         raise ValueError(f"reward={reward!r}, form={form!r}: the rewards are "
                          f"{', '.join(verify.REWARDS)}, the forms {', '.join(FORMS)}")
@@ -80,8 +81,8 @@ def trl_reward(reward: str = "correct", form: str = "tags", opened: bool = False
 
 def compute_score(data_source, solution_str: str, ground_truth, extra_info=None,
                   reward: str = "correct", form: str = "tags", opened: bool = False, **_) -> dict:
-    """verl's reward function. `score` is the reward; verl logs the other numbers. The group of a
-    response is not known here."""
+    """verl's reward function. `score` is the reward; verl logs the other numbers. Reward functions
+    get no group here, because verl passes one response at a time."""
     problem = SimpleNamespace(question=str((extra_info or {}).get("question", "")),
                               answer=str(ground_truth), data_source=data_source)
     given = score(problem, solution_str, reward, form, opened)

@@ -8,14 +8,15 @@ out on purpose: the logs, which are JSON and escape by themselves.
 import sys
 import unicodedata
 
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}  # control, format (such as right-to-left marks), surrogates
+# Unicode's categories: control, format (right-to-left marks), surrogate, private use, unassigned
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
 KEPT = "\n\t"
 MAX_QUOTE = 200  # characters of a quoted text in a message
 
 
 def visible(text: str) -> str:
-    """The text with each control, format or unassigned character as an escape such as \\x1b. New
-    lines and tabs stay."""
+    """The text with an escape, such as \\x1b, for each character of a category in HIDDEN. New lines
+    and tabs stay."""
     return "".join(c if c in KEPT or unicodedata.category(c) not in HIDDEN
                    else c.encode("unicode_escape").decode() for c in text)
 
@@ -28,8 +29,8 @@ def quote(text: str, limit: int = MAX_QUOTE) -> str:
 
 
 def echo(*texts, sep: str = " ", end: str = "\n", file=None, flush: bool = False) -> None:
-    """print() for text from outside: `visible`, and escapes for what the terminal's encoding lacks.
-    """
+    """print() for text from outside. Hidden characters, and characters that the terminal's encoding
+    lacks, are printed as escapes."""
     file = file or sys.stdout
     text = visible(sep.join(map(str, texts)) + end)
     encoding = getattr(file, "encoding", None) or "utf-8"

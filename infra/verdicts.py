@@ -1,7 +1,7 @@
 """The command line of verify.py: a file of answers in, a verdict per line out.
 
-A gold answer that cannot be read costs its own line alone. Such lines are counted, and the exit
-code is then 1.
+A gold answer that cannot be read gets a message in place of its verdict. Such lines are counted,
+and the exit code is then 1.
 """
 
 import codecs
@@ -33,7 +33,7 @@ def parse_row(line: bytes, number: int) -> tuple[str | None, str | None]:
 
 
 def plain_decimal(text: str) -> str | None:
-    """A number of JSON without an exponent: in an answer, e is Euler's number."""
+    """A JSON number, written without an exponent: in an answer, e is Euler's number."""
     exponent = text.lower().partition("e")[2]
     return format(Decimal(text), "f") if len(exponent) <= 4 else None
 

@@ -1,7 +1,7 @@
 """Problems from the rows of other people's data sets, under the names that these sets give them.
 
-A row is a JSON object; capital letters in its names do not matter. The first field counts that is
-there and not empty:
+A row is a JSON object. Capital letters in the names of its fields do not matter. The first of these
+fields that exists and is not empty is read:
 
     question   question, problem, prompt, messages, conversations
     answer     reward_model.ground_truth (verl), answer, final_answer, expected_answer,
@@ -10,8 +10,8 @@ there and not empty:
 
 A question is a text or a chat with one turn of the user; a system message is left out, because
 --prompt writes its own. An answer is a number, a text with `#### answer` or `\\boxed{answer}` in
-it, or mathematics. A row that is no such problem is left out and counted, so one bad row does not
-cost the file. Left out on purpose: chats of several turns, images, lists of choices, proofs.
+it, or mathematics. Every other row is left out and counted, so one bad row does not spoil the file.
+Left out on purpose: chats of several turns, images, lists of choices, proofs.
 """
 
 import codecs
@@ -37,7 +37,7 @@ NO_ANSWER = {"proof", "notfound", "none", "null", "nan", "n/a", "notapplicable",
 MAX_WORDS = 3  # of an answer without a number: longer prose has too many right wordings
 MAX_WORDS_BESIDE_NUMBER = 5  # such as units
 SHOWN = 3      # rows that a note shows
-CONVERT = {    # ending of a file that is no JSONL -> how pandas reads it
+CONVERT = {    # ending of a file in another format -> how pandas reads it
     ".parquet": "read_parquet({})", ".csv": "read_csv({})", ".tsv": "read_csv({}, sep='\\t')",
     ".xlsx": "read_excel({})", ".gz": "read_json({}, lines=True)"}
 MAGIC = {b"PAR1": ".parquet", b"\x1f\x8b": ".gz"}  # how such a file begins, whatever its name
@@ -53,7 +53,7 @@ NO_COUNTDOWN = "target and nums must be integers, and nums above 0"
 
 
 class BadRow(ValueError):
-    """A row that is left out: the reason, and the value that a note shows."""
+    """A row that is left out, with the reason and the value that a note shows."""
 
     def __init__(self, reason: str, value):
         super().__init__(reason)
@@ -78,8 +78,8 @@ def read_jsonl(path: str) -> list[Problem]:
 
 
 def read_rows(path: str) -> Rows:
-    """The problems of a JSONL file, or of a JSON list, and notes about its rows. Raises ValueError
-    that names the file, for one that cannot be read and for one without problems."""
+    """The problems of a JSONL file, or of a JSON list, and notes about its rows. Raises ValueError,
+    which names the file, if it cannot be read or has no problems."""
     problems, left_out, rows = [], {}, load(path)
     for place, row in rows:
         try:
@@ -120,8 +120,9 @@ def refuse_other_formats(path: str, content: bytes) -> None:
     if ending in CONVERT:
         name, new = repr(str(path)), repr(f"{path}.jsonl")
         raise ValueError(
-            f"{path} is no JSONL but {ending[1:]}; this line of Python converts it: import pandas; "
-            f"pandas.{CONVERT[ending].format(name)}.to_json({new}, orient='records', lines=True)")
+            f"{path} is not JSONL but {ending[1:]}; this line of Python converts it: "
+            f"import pandas; pandas.{CONVERT[ending].format(name)}.to_json({new}, "
+            "orient='records', lines=True)")
     encoding = next((name for mark, name in BYTE_ORDER_MARKS.items()
                      if content.startswith(mark)), "")
     if encoding:
@@ -132,12 +133,12 @@ def refuse_other_formats(path: str, content: bytes) -> None:
 
 
 def repeated(path: str, problems: list[Problem]) -> list[str]:
-    """A note about questions that stand in several rows, if there are any."""
+    """A list with a note about questions that several rows ask; empty if there are none."""
     questions = Counter(problem.identity for problem in problems)
     answers = {(problem.identity, problem.answer) for problem in problems}
     again, other = len(problems) - len(questions), len(answers) - len(questions)
-    note = f"{path}: the question of an earlier row stands in {again} of {len(problems)} rows again"
-    return [note + (f", with another answer in {other}" if other else "")] if again else []
+    note = f"{path}: {again} of {len(problems)} rows repeat the question of an earlier row"
+    return [note + (f", {other} with another answer" if other else "")] if again else []
 
 
 # --- one row
@@ -180,8 +181,8 @@ def read_row(row) -> Problem:
 
 
 def read_question(row: dict) -> tuple[str, str]:
-    """The question of a row, and the assistant's response if the question is a chat. The question
-    of SVAMP and ASDiv goes on from a body."""
+    """The question of a row, and the assistant's response if the question is a chat. SVAMP and
+    ASDiv have the first part of a question in `body`."""
     value = next((row[name] for name in QUESTIONS if row.get(name)), None)
     question, response = read_chat(value) if isinstance(value, list) else (value, "")
     if isinstance(question, str) and isinstance(row.get("body"), str):
@@ -190,7 +191,8 @@ def read_question(row: dict) -> tuple[str, str]:
 
 
 def read_chat(turns: list) -> tuple[str, str]:
-    """The text of the user's one turn, and that of the assistant's, "" without."""
+    """The text of the user's turn, and of the assistant's turn ("" without one). Raises BadRow for
+    a chat with more turns."""
     texts = {"system": [], "user": [], "assistant": []}
     for turn in turns:
         try:
@@ -239,8 +241,8 @@ def read_answer(answer) -> tuple[str, str]:
 
 
 def is_gold(gold: str) -> bool:
-    """Whether the verifier can check an answer: it reads the text, which is neither prose nor a
-    word that stands for no answer."""
+    """Whether the verifier can check an answer: it can read the text, and the text is neither prose
+    nor a word such as "none"."""
     word = re.sub(r"\\[a-z]+|[^a-z/]", "", gold.lower())
     most = MAX_WORDS_BESIDE_NUMBER if re.search("[0-9]", gold) else MAX_WORDS
     words = max(len(re.findall(r"(?<!\\)\b[A-Za-z]{2,}", part)) for part in gold.split(","))

@@ -457,7 +457,7 @@ def test_folders_without_a_model(folder, tmp_path):
     index = folder / "model.safetensors.index.json"
     for text, match in (('{"weight_map": {"a": "model-1.safetensors"}}', "lacks model-1"),
                         ('{"weight_map": {"a": "../x.safetensors"}}', "weight_map"),
-                        ('{"weight_map": 3}', "weight_map"), ("[]", "no object"), ("{", "JSON")):
+                        ('{"weight_map": 3}', "weight_map"), ("[]", "JSON object"), ("{", "JSON")):
         index.write_text(text)
         with pytest.raises(ValueError, match=match):
             checkpoint.load_pretrained(folder)
@@ -483,8 +483,8 @@ BAD = {
     "no header": (EIGHT, "its header has"), "beyond": (raw({}, length=3), "its header has 3"),
     "absurd": (raw({}, length=2**63), "its header has"),
     "not JSON": (raw(b"{nonsense}"), "JSON"), "not UTF-8": (raw(b'{"\xff": 1}'), "JSON"),
-    "list": (raw([]), "no object"), "deep": (raw(b"[" * 100_000), "JSON"),
-    "twice": (raw(b'{"a": 1, "a": 2}'), "stands twice"),
+    "list": (raw([]), "a JSON object"), "deep": (raw(b"[" * 100_000), "JSON"),
+    "twice": (raw(b'{"a": 1, "a": 2}'), "same key twice"),
     "number": (raw({"a": 3}), "'a' is not described"),
     "lacking": (raw({"a": {"dtype": "F32", "shape": [2]}}, EIGHT), "'a' is not described"),
     "dtype": (raw({"a": entry("I64", [1])}, EIGHT), "'a' is of type 'I64'"),

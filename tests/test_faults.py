@@ -30,8 +30,8 @@ def test_damaged_input_is_refused_in_one_sentence_or_done_right():
     (2, "", "search.py: " + "x" * 4000, "long"),
     (2, "", "search.py: \x1b[2J", "control"), (0, "\x07", "", "control"),
     (0, "", "UserWarning: x", "warning"),
-    (0, '{"accuracy": NaN}', "", "nonsense"), (0, '{"accuracy": 2.0}', "", "nonsense"),
-    (0, "", "", "nonsense")])
+    (0, '{"accuracy": NaN}', "", "invalid"), (0, '{"accuracy": 2.0}', "", "invalid"),
+    (0, "", "", "invalid")])
 def test_verdicts(code, out, err, fault, tmp_path):
     case = Case(0, "search.py", ["--run", "x"], code=code)
     found = judge(case, tmp_path, out, err)

@@ -107,7 +107,8 @@ def test_a_full_disk_is_said_with_bytes_needed_and_free(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text, says", [
-    ("[]", "no object"), ("null", "no object"), ("{", "not readable"), ("", "not readable"),
+    ("[]", "a JSON object"), ("null", "a JSON object"), ("{", "not readable"),
+    ("", "not readable"),
     ("[" * 100_000, "not readable"), ('{"n": 1, "n": 2}', "twice"), ('{"n": true}', "n is True"),
     ('{"n": 1.0}', "n is 1.0"), ('{"n": null}', "n is None"), ("{}", "n is 'missing'"),
     ('{"n": "1"}', "n is '1'"), ("\xff", "not readable")])

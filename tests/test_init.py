@@ -386,7 +386,7 @@ def test_a_run_of_a_pretrained_model_needs_its_tokenizer(folder, capsys):
                 lambda: prm.main(["--run", str(made), "--problems", "1"]))
     spoils = [
         ("prompt.json", None, "but holds no prompt.json"),
-        ("prompt.json", b"[]", "prompt.json holds JSON, but no object"),
+        ("prompt.json", b"[]", "prompt.json must hold a JSON object"),
         ("prompt.json", b"{}", "prompt.json is damaged: template is 'missing'"),
         ("prompt.json", b'{"template": "x", "stops": [1], "strings": []}', "is damaged"),
         ("prompt.json", b'{"template": "{question}", "stops": ["1"], "strings": []}', "the end"),

@@ -117,7 +117,7 @@ print([name for name in ("torch", "trl", "verl", "transformers") if name in sys.
 
 def table_of_flags():
     """The rows of the table in docs/scaling.md: (names here, in TRL, in verl)."""
-    page = (ROOT / "docs" / "scaling.md").read_text().partition("## When one machine")[2]
+    page = (ROOT / "docs" / "scaling.md").read_text().partition("## Beyond one machine")[2]
     lines = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", page.partition("\n## ")[0], re.M)
     return [[re.findall("`([^`]+)`", cell) for cell in line] for line in lines[1:]]
 

@@ -201,7 +201,7 @@ def test_repeated_questions_are_counted_and_kept(tmp_path):
     found = rows.read_rows(write(tmp_path / "f.jsonl", *plain(5), *again))
     assert len(found.problems) == 7 and found.left_out == 0
     [note] = found.notes
-    assert "in 2 of 7 rows again" in note and "another answer in 1" in note
+    assert "2 of 7 rows repeat" in note and "1 with another answer" in note
 
 
 # --- files
