@@ -99,6 +99,10 @@ class Options:
                                "one before, each of 16 bytes per parameter (2.2 GB for 135 "
                                "million); without, a run leaves its policy alone (4 bytes per "
                                "parameter) and cannot be resumed")
+    report: bool = option("run", True, "record responses in samples.jsonl and write report.html, "
+                          "the page of the run")
+    record_mb: float = option("run", 20.0, "size of samples.jsonl after 1000 steps, in MB; shorter "
+                              "runs write less; 0: held-out answers alone")
     init: str = option("run", "", "folder of a pretrained model in Hugging Face's format, to start "
                        "from in place of a base model trained here")
 

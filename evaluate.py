@@ -11,9 +11,11 @@ Left out on purpose: voting and search, which spend more compute per problem (se
 
 import functools
 import re
+from collections import Counter
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 import model as gpt
 import tasks
@@ -26,6 +28,8 @@ from infra.terminal import quote
 from tokenizer import Tokenizer
 
 MAX_RESPONSES = 4096  # sampled at once for pass@k, to bound the memory
+MAX_PHRASE = 32       # tokens of a phrase whose repetition is counted
+EXAMPLES = 4          # greedy responses that are kept, to the first problems
 SELF_CHECK = re.compile(r"\b(?:check|wait)\b")
 
 
@@ -82,12 +86,15 @@ def proportion(flags) -> dict:
 def greedy_accuracy(policy, tokenizer, task, problems, max_new_tokens: int,
                     generate=None) -> dict:
     """The accuracy of greedy responses: over all problems, and for each kind of problem where the
-    task has several. "examples" holds the first three responses."""
+    task has several. "examples" holds the first responses, and "examples_correct" their verdicts.
+    """
     _, texts = sample_responses(policy, tokenizer, problems, temperature=0,
                                 max_new_tokens=max_new_tokens, generate=generate)
     correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     kinds = sorted({p.category for p in problems} - {""})
-    return proportion(correct) | {"examples": texts[:3], "by_kind": {
+    return proportion(correct) | {
+        "examples": texts[:EXAMPLES], "examples_correct": [bool(c) for c in correct[:EXAMPLES]],
+        "by_kind": {
         kind: proportion(c for c, p in zip(correct, problems, strict=True) if p.category == kind)
         for kind in kinds}}
 
@@ -204,8 +211,33 @@ def response_metrics(step, rollouts, rewards, texts, group_size, task) -> dict:
         "entropy": float(sum(rollout.entropy.sum() for rollout in rollouts) / length.sum()),
         **({"working": sum(map(task.shows_working, texts)) / len(texts)} if task.working else {}),
         "self_check": sum(map(checks_itself, texts)) / len(texts),
+        "most_common_answer": most_common_answer(texts),
+        "runs_on": sum(bool(t.partition("</answer>")[2].strip()) for t in texts) / len(texts),
+        "repetition": sum(int(repeats(r.tokens, r.mask).sum()) for r in rollouts) / len(texts),
+        "no_verdict": sum(r.no_verdict for r in rewards) / len(rewards),
         "tokens": int(length.sum()),
     }
+
+
+def most_common_answer(texts) -> float:
+    """The share of all responses that give the most common answer of these; 0.0 if none has one."""
+    answers = Counter(filter(None, map(verify.extract, texts)))
+    return max(answers.values(), default=0) / len(texts)
+
+
+def repeats(tokens, mask):
+    """Which responses repeat a phrase, bool (N,), of tokens and mask (N, T): somewhere, a phrase of
+    1 to MAX_PHRASE tokens stands at least 4 times in a row, and fills at least 16 tokens."""
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
+    tokens = torch.where(mask > 0, tokens, -1 - columns)  # no two tokens outside a response match
+    found = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    for phrase in range(1, min(MAX_PHRASE, tokens.shape[1] // 4) + 1):
+        # a stretch of n tokens repeats a phrase if n - phrase tokens equal the one a phrase before
+        wanted = max(4 * phrase, 16) - phrase
+        equal = (tokens[:, phrase:] == tokens[:, :-phrase]).cumsum(1, dtype=torch.int32)
+        equal = F.pad(equal, (1, 0))
+        found |= (equal[:, wanted:] - equal[:, :-wanted] == wanted).any(1)
+    return found
 
 
 def load_run(run: str, device: str = "") -> tuple[gpt.GPT, Tokenizer, dict]:

@@ -15,6 +15,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import diagnose
 import tasks
 from config import ALGORITHMS, PRETRAINED_LR, Options, reads_group
 from infra import arguments, html_page, text_report
@@ -30,7 +31,8 @@ SCRIPTS = ("core.js", "glance.js", "chart.js", "curves.js", "tokens.js", "rollou
 PER_TOKEN = ("ids", "mask", "logp", "entropy", "advantages", "ratio", "values", "scores",
              "alternatives")
 # what a run does not depend on, or what differs between the seeds of one setting
-NOT_SETTINGS = ("seed", "base_seed", "digests", "checkpoints", "micro_tokens", "compile")
+NOT_SETTINGS = ("seed", "base_seed", "digests", "checkpoints", "report", "record_mb",
+                "micro_tokens", "compile")
 
 
 # --- the data of the page
@@ -71,10 +73,6 @@ def rounded(value):
 
 def diagnoses(run: RunFiles) -> dict[str, tuple[int, str]]:
     """What diagnose.py says of the run: {rule: (first step, sentence)}."""
-    try:
-        import diagnose
-    except ImportError:
-        return {}
     return diagnose.diagnoses(diagnose.Run(run.options, run.metrics, run.groups))
 
 
@@ -122,7 +120,8 @@ def groups_within(groups: list[dict], room: int, notes: list[str]) -> list[dict]
     per token: of each step first the groups with both right and wrong answers that were not
     dropped."""
     room -= 100_000  # for the pieces of the tokens
-    if size(groups) <= room:
+    sizes = [size(group) for group in groups]
+    if sum(sizes) <= room:
         return groups
 
     # rank in the step: every step keeps its first groups before any keeps its second
@@ -135,14 +134,14 @@ def groups_within(groups: list[dict], room: int, notes: list[str]) -> list[dict]
         seen[groups[i]["step"]] = ranks[i] = seen.get(groups[i]["step"], 0) + 1
     order = sorted(ranks, key=lambda i: (ranks[i], -groups[i]["step"]))
     # texts first, then numbers per token
-    kept = {}
+    kept, light_sizes, cut = {}, {}, 0
     for i in order:
         light = without_tokens(groups[i])
-        if (need := size(light)) <= room:
-            kept[i], room = light, room - need
-    cut = 0
+        light_sizes[i] = size(light)
+        if light_sizes[i] <= room:
+            kept[i], room = light, room - light_sizes[i]
     for i in order:
-        more = size(groups[i]) - size(kept[i]) if i in kept else 0
+        more = sizes[i] - light_sizes[i] if i in kept else 0
         if 0 < more <= room:
             kept[i], room = groups[i], room - more
         cut += more > 0 and kept[i] is not groups[i]

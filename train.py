@@ -67,10 +67,10 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
     state, history = state or new_state(options), []
     train_task = tasks.mix_levels(task, options.train_levels)
-    with log.progress_bar(options, state) as bar, runs.GracefulStop() as stop:
+    with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
             timer, rng = log.Timer(), random.Random(f"{options.seed} {state['step']}")
-            now, attempts = options_at(state, options), []  # now: the options of this step
+            now, attempts, evaluation = options_at(state, options), [], None  # now: of this step
             prompts_wanted = now.prompts
             while prompts_wanted:  # once, or with dynamic sampling until the batch is full
                 # 1. Rollout: a group of responses to each problem.
@@ -97,14 +97,14 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             timer.lap("seconds_update")
             # 6. Evaluate, log and save.
             if state["step"] % now.eval_every == 0 or progress(state, now) >= 1:
-                metrics["eval_accuracy"] = log.held_out_accuracy(models, task, now)
+                evaluation = log.evaluate_held_out(metrics, models, task, now)
             state["seconds_rl"] += timer.total()
             history.append({**metrics, **timer})
             log.show_progress(bar, history[-1])
             stopping = any(distributed.all_gather(stop.requested))
             if run_dir:
-                log.save_step(run_dir, history[-1], attempts, models, optimizer, state, stopping,
-                              options.checkpoints)
+                log.save_step(run_dir, history[-1], attempts, evaluation, models, optimizer, state,
+                              stopping, now, bar)
             if stopping:
                 raise KeyboardInterrupt
     return history
@@ -284,18 +284,19 @@ def start(run_dir: Path, task, tokenizer, options: Options):
     else:
         policy = base_model(options, task, tokenizer, run_dir.parent)
     models, optimizer = make_models(policy, tokenizer, options)
-    # 2. continue from the checkpoint, or measure the base model
+    # 2. drop the log lines after the checkpoint: these steps will run again
+    state = restore(models, optimizer, saved) if saved else new_state(options)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        distributed.on_rank0(lambda name=name: runs.truncate_log(
+            run_dir / name, state["step"] if saved else -1))
+    # 3. continue from the checkpoint, or measure the base model
     if saved:
-        state = restore(models, optimizer, saved)
         distributed.print_rank0(f"resuming after step {state['step']}")
     else:
-        state = new_state(options) | {"seconds_base": time.perf_counter() - began}
-        log.measure(state, "before", models, task, options)
+        state["seconds_base"] = time.perf_counter() - began
+        log.measure(state, "before", models, task, options, run_dir)
         if options.checkpoints:
             runs.save_run(run_dir, models, optimizer, state)
-    # 3. drop the log lines after the checkpoint: these steps will run again
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        distributed.on_rank0(lambda name=name: runs.truncate_log(run_dir / name, state["step"]))
     return models, optimizer, state
 
 

@@ -43,6 +43,7 @@ class RewardError(ValueError):
 class Reward:
     total: float
     parts: dict  # name -> value; each is logged. "correct" and "format" are 1.0 or 0.0
+    no_verdict: bool = False  # the verifier cannot tell; such a response counts as wrong
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,12 @@ def reward(correct, problem, text: str, name: str = "correct", uniform: float = 
     off at the token limit is no special case: without a complete answer it is wrong and badly
     formed. The metric `truncated` counts these responses. Raises RewardError for a reward that is
     not a finite number."""
-    right = finite(f"the verifier {getattr(correct, '__name__', correct)}", problem,
-                   correct(problem, text) or 0.0)  # None: it cannot tell
+    found = correct(problem, text)  # None: it cannot tell
+    right = finite(f"the verifier {getattr(correct, '__name__', correct)}", problem, found or 0.0)
     parts = {"correct": right, "format": float(well_formed(text))}
     sample = Sample(problem, text, uniform=uniform, tokens=tokens, group=group, **parts)
-    return Reward(finite(f"the reward function {name}", problem, REWARDS[name](sample)), parts)
+    total = finite(f"the reward function {name}", problem, REWARDS[name](sample))
+    return Reward(total, parts, found is None)
 
 
 def finite(function: str, problem, value) -> float:
@@ -214,12 +216,13 @@ def number_correct(problem, text: str) -> bool:
     return answer is not None and number(answer) == gold
 
 
-def written_correct(problem, text: str) -> bool:
-    """Whether the extracted answer is the same number as `problem.answer`, or certainly equal to
-    it where that is mathematics, as in MATH. Raises ValueError for an unreadable gold answer."""
+def written_correct(problem, text: str) -> bool | None:
+    """Whether the extracted answer is the same number as `problem.answer`, or equal to it where
+    that is mathematics, as in MATH; None where that cannot be decided. Raises ValueError for an
+    unreadable gold answer."""
     if gsm8k_gold(problem.answer) is not None:
         return number_correct(problem, text)
-    return verdict(problem.answer, extract(text)) is True
+    return verdict(problem.answer, extract(text))
 
 
 GROUPED = re.compile(r"[^,0-9]*[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])[^,]*")  # as in $1,234.50

@@ -12,15 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import model as gpt
 import sft
 from config import SAMPLERS
 from infra import checkpoint, distributed, run_dir, tensors
 from infra.cli import config_of
+from infra.progress import Progress
 
 DOCUMENTS = 200  # documents in the digest, of each phase of the training
+BASE_LINE_SECONDS = 20  # between two lines of progress, where the output is no terminal
 MAX_ROUNDS = 3   # of training, until the base is good enough to start from
 
 
@@ -91,11 +92,9 @@ def train_base(options, task, tokenizer) -> gpt.GPT:
         distributed.print_rank0(f"warning: the verifier of --task {options.task} refuses all of "
                                 f"{DOCUMENTS} correct documents of the task's corpus; no response "
                                 "can be right until its function `correct` is mended")
-    with tqdm(total=options.base_steps, desc="base model", unit="step",
-              disable=distributed.rank() > 0) as bar:
+    with Progress("base model", options.base_steps, every=BASE_LINE_SECONDS) as bar:
         def show_loss(loss):
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}")
+            bar.step({"loss": f"{loss:.3f}"})
         for round in range(1, rounds + 1):
             documents = sft.corpus_batches(tokenizer, task, options.base_seed + 1000 * (round - 1))
             sft.train(policy, documents, options.base_steps, progress=show_loss)
@@ -112,5 +111,5 @@ def train_base(options, task, tokenizer) -> gpt.GPT:
                           "from it as it is")
             else:
                 bar.write(f"{found}; it is trained again (round {round + 1} of {rounds})")
-                bar.total += options.base_steps
+                bar.extend(options.base_steps)
     return policy

@@ -29,7 +29,8 @@ from infra.files import UserError, write_json
 
 FORMAT = 2  # of checkpoint.pt; to be raised when the names or shapes in it change
 NOT_SAVED = ("out", "device", "shard")  # settings of a process, not of the run
-MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile", "checkpoints")  # on resume
+MAY_CHANGE = ("micro_tokens", "gradient_checkpointing", "compile", "checkpoints", "report",
+              "record_mb")  # on resume
 SETTINGS = dict(task=str, level=int, data=str, eval_data=str, max_new_tokens=int)
 MAX_CONTEXT = 2**20  # tokens of a model in a checkpoint
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -153,11 +154,12 @@ def save_tokenizer(run: Path, folder, tokenizer) -> None:
 # --- logs
 
 def append(path: Path, lines) -> None:
-    """Appends dicts to a JSONL log, a line each, and waits for the disk. Rank 0 alone writes.
-    Raises OSError where the disk is full."""
+    """Appends dicts, or objects that are JSON already, to a JSONL log, a line each, and waits for
+    the disk. Rank 0 alone writes. Raises OSError where the disk is full."""
     if distributed.rank() > 0:
         return
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n"
+                   for line in lines)
     try:
         with open(path, "a") as file:
             file.write(text)
@@ -315,9 +317,18 @@ def peak_rss_mb() -> float | None:
 def tune_malloc() -> None:
     """Tells glibc to keep freed memory instead of returning it to the system. Each fresh page costs
     a page fault, which is much of a small model's time on a CPU. No effect on other systems."""
+    call_libc("mallopt", -3, 1 << 30)    # M_MMAP_THRESHOLD
+    call_libc("mallopt", -1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def trim_malloc() -> None:
+    """Returns freed memory to the system, between two stages that need memory of other shapes."""
+    call_libc("malloc_trim", 0)
+
+
+def call_libc(function: str, *arguments: int) -> None:
+    """Calls a function of the C library, where there is one of this name."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 1 << 30)   # M_MMAP_THRESHOLD
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        getattr(ctypes.CDLL(None), function)(*arguments)
     except (OSError, AttributeError, TypeError):
         pass

@@ -6,7 +6,6 @@ tree: a change makes a new base only if it changes the model or the task.
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -18,6 +17,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 
@@ -51,8 +51,6 @@ import tasks, train
 tasks.Arithmetic.correct = staticmethod(lambda problem, text: sum(text.encode()) % 2 == 0)
 sys.exit(train.main(flags))
 """
-SERVER = multiprocessing.get_context("forkserver")  # imports once what takes seconds to import
-SERVER.set_forkserver_preload(["torch", "torch._dynamo", "pytest", "hypothesis"])
 
 
 # --- reading the page
@@ -95,14 +93,12 @@ def apply(folder: Path, title: str) -> None:
 def run(tree: Path, out: Path, tests=(), flags=()) -> SimpleNamespace:
     """SCRIPT in a tree, in a process of its own. Returns the content of the run's files."""
     flags = [*flags, *SMALL, "--out", str(out)]
-    given = dict(tree=str(tree), out=str(out), tests=tests, flags=flags)
-    process = SERVER.Process(target=exec, args=(SCRIPT, given))
-    process.start()
-    process.join()
-    assert not process.exitcode, Path(f"{out}.log").read_text()
+    exit_code = forked.run(SCRIPT, tree=str(tree), out=str(out), tests=tests, flags=flags)
+    assert not exit_code, Path(f"{out}.log").read_text()
     metrics, samples = ([json.loads(line) for line in (out / name).read_text().splitlines()]
                         for name in ("metrics.jsonl", "samples.jsonl"))
     metrics = [{k: v for k, v in step.items() if not k.startswith("seconds")} for step in metrics]
+    samples = [line | response for line in samples for response in line.get("responses", ())]
     return SimpleNamespace(metrics=metrics, samples=samples, bases=set(out.parent.glob("base-*")),
                            summary=json.loads((out / "summary.json").read_text()))
 
@@ -123,7 +119,8 @@ def length_penalty(verify, run, unchanged):
         return verify.REWARDS["short"](verify.Sample(None, "", correct, 1.0, tokens=[0] * n))
     assert 1 > pay(1.0, 10) > pay(1.0, 90) > pay(1.0, 200) == pay(1.0, 500) == 0.5
     assert pay(0.0, 1) == pay(0.0, 90) == pay(0.0, 500) == 0
-    assert all(0.5 <= s["reward"] < 1 if s["correct"] else s["reward"] == 0 for s in run.samples)
+    assert all(0.5 <= s["reward"] < 1 if s["parts"]["correct"] else s["reward"] == 0
+               for s in run.samples)
     first, before = run.metrics[0], unchanged.metrics[0]
     assert first["correct"] == before["correct"] > first["reward"] > 0
 

@@ -1,4 +1,4 @@
-"""infra/conflicts.py: contradictory flags, and flags without effect, are refused in one sentence."""
+"""infra/conflicts.py: flags that contradict each other or have no effect are refused."""
 
 import re
 

@@ -108,7 +108,8 @@ def test_response_metrics():
     mask = torch.zeros(4, 9)
     for i, length in enumerate((2, 4, 6, 8)):
         mask[i, :length] = 1
-    rollout = types.SimpleNamespace(mask=mask, entropy=0.5 * mask,
+    tokens = torch.arange(36).view(4, 9)
+    rollout = types.SimpleNamespace(tokens=tokens, mask=mask, entropy=0.5 * mask,
                                     truncated=torch.tensor([False, False, False, True]))
     texts = ["<think>1+1=2</think><answer>2</answer>", "<think>wait</think>", "", "<answer>"]
     rewards = [verify.Reward(total, {"correct": float(total == 1), "format": float(i < 1)})
@@ -120,16 +121,70 @@ def test_response_metrics():
         "correct": 0.25, "format": 0.25,
         "accuracy": 0.25, "length": 5.0, "length_correct": 2.0, "length_wrong": 6.0,
         "truncated": 0.25, "zero_std_groups": 0.5, "entropy": 0.5, "working": 0.25,
-        "self_check": 0.25, "tokens": 20}
+        "self_check": 0.25, "tokens": 20, "most_common_answer": 0.25, "repetition": 0,
+        "runs_on": 0, "no_verdict": 0}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    rollout = types.SimpleNamespace(mask=mask[:2], entropy=mask[:2], truncated=torch.zeros(2))
+    rollout = types.SimpleNamespace(tokens=tokens[:2], mask=mask[:2], entropy=mask[:2],
+                                    truncated=torch.zeros(2))
     found = evaluate.response_metrics(4, [rollout], rewards[1:3], texts[1:3], 2, task)
     assert found["zero_std_groups"] == 0 and found["length_correct"] is None  # none is correct
     task.working = None
-    rollout = types.SimpleNamespace(mask=mask[:1], entropy=mask[:1], truncated=torch.zeros(1))
+    rollout = types.SimpleNamespace(tokens=tokens[:1], mask=mask[:1], entropy=mask[:1],
+                                    truncated=torch.zeros(1))
     found = evaluate.response_metrics(5, [rollout], rewards[:1], texts[:1], 1, task)
     assert found["reward_std"] == 0 and "working" not in found
     assert all(x is None or math.isfinite(x) for x in found.values())
+
+
+def test_the_most_common_answer_is_a_share_of_all_responses():
+    texts = [f"<answer>{answer}</answer>" for answer in "77718"]
+    assert evaluate.most_common_answer([*texts, "7", "", "<answer>7"]) == 3 / 8
+    assert evaluate.most_common_answer(["", "7"]) == 0
+
+
+@pytest.mark.parametrize("response, repeated", [
+    ([1] * 16, True), ([1] * 15, False), ([5, *[1] * 16, 7], True),
+    ([1, 2] * 8, True), ([1, 2] * 7 + [1], False),
+    ([1, 2, 3, 4, 5] * 4, True), ([1, 2, 3, 4, 5] * 3 + [1, 2, 3, 4, 6], False),
+    ([*range(32)] * 4, True), ([*range(33)] * 4, False), ([*range(150)], False), ([1, 2], False)])
+def test_a_response_repeats_a_phrase_four_times_and_sixteen_tokens_in_a_row(response, repeated):
+    """Beside a longer row, whose prompt and padding do not count."""
+    tokens, mask = torch.full((2, 170), 9), torch.zeros(2, 170)
+    for row, ids in enumerate((response, [*range(60)])):
+        tokens[row, 3:3 + len(ids)] = torch.tensor(ids)
+        mask[row, 3:3 + len(ids)] = 1
+    assert evaluate.repeats(tokens, mask).tolist() == [repeated, False]
+    short = evaluate.repeats(tokens[:, :3 + len(response)], mask[:, :3 + len(response)])
+    assert short[0] == repeated
+
+
+def test_a_response_runs_on_if_text_follows_its_answer():
+    texts = ["<answer>1</answer>", "<answer>1</answer>\n ", "<answer>1</answer>\n2", "<answer>1"]
+    mask = torch.ones(4, 2)
+    rollout = types.SimpleNamespace(tokens=mask, mask=mask, entropy=mask, truncated=mask[:, 0])
+    rewards = [verify.Reward(0.0, {"correct": 0.0})] * 4
+    found = evaluate.response_metrics(1, [rollout], rewards, texts, 4, tasks.Arithmetic(1))
+    assert found["runs_on"] == 1 / 4
+
+
+def test_a_tool_s_answer_interrupts_a_repetition():
+    tokens, mask = torch.ones(1, 24), torch.ones(1, 24)
+    mask[0, 12] = 0
+    assert not evaluate.repeats(tokens, mask) and evaluate.repeats(tokens, torch.ones(1, 24))
+
+
+def test_responses_without_a_verdict_are_counted():
+    """And are wrong. A verifier of mathematics cannot compare a sum that it cannot work out."""
+    problem = tasks.Problem("q", "1/2 + x")
+    texts = [f"<answer>{a}</answer>" for a in ("x+1/2", r"\sum_1^2 k", "x", "?")]
+    rewards = [verify.reward(verify.written_correct, problem, text) for text in texts]
+    assert [reward.parts["correct"] for reward in rewards] == [1, 0, 0, 0]
+    expected = [verify.verdict(problem.answer, verify.extract(text)) is None for text in texts]
+    assert [reward.no_verdict for reward in rewards] == expected and expected[1]
+    mask = torch.ones(4, 2)
+    rollout = types.SimpleNamespace(tokens=mask, mask=mask, entropy=mask, truncated=mask[:, 0])
+    found = evaluate.response_metrics(1, [rollout], rewards, texts, 4, tasks.Arithmetic(1))
+    assert found["no_verdict"] == sum(expected) / 4
 
 
 def test_measure_reports_the_style_of_responses(monkeypatch):

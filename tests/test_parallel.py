@@ -1,7 +1,6 @@
 """infra/distributed.py: several processes compute what one process computes, up to rounding."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import SERVER
 
 import train
 from engine import sampler
@@ -19,8 +19,6 @@ from engine.request import concat_rollouts
 from infra import distributed, run_dir
 
 ROOT = Path(__file__).parents[1]
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch", "torch.distributed.fsdp"])
 # train.py as one of n processes, with the environment that torchrun gives it before any import
 SCRIPT = """
 import os, sys

@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 
@@ -38,18 +39,19 @@ TINY = dict(layers=2, width=64, heads=4, kv_heads=2, hidden=96, **gpt.TOY)  # --
 # for the n-th time: before or after the call.
 KILLED = """
 import importlib, os, signal, sys, torch
+log = os.open(out + ".log", os.O_WRONLY | os.O_CREAT)
+os.dup2(log, 1), os.dup2(log, 2), sys.path.insert(0, root)
 torch.set_num_threads(1)  # the last bits depend on the number of threads
 import model, train
-tiny, module, function, n, when, *flags = sys.argv[1:]
-model.SIZES["tiny"], module = eval(tiny), importlib.import_module(module)
+model.SIZES["tiny"], module = tiny, importlib.import_module(module)
 called, calls = getattr(module, function), []
 
 def call(*args):
     calls.append(args)
-    if len(calls) == int(n) and when == "before":
+    if len(calls) == n and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     result = called(*args)
-    if len(calls) == int(n):
+    if len(calls) == n:
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(module, function, call)
@@ -63,17 +65,19 @@ def run(out, *flags):
         return train.main(["--algo", "grpo", "--out", str(out), *SMALL, *flags])
 
 
-def run_killed(out, *where):
+def run_killed(out, module, function, n, when):
     """The same in a process of its own, which must die of KILLED."""
-    done = subprocess.run([sys.executable, "-c", KILLED, repr(TINY), *map(str, where),
-                           "--out", str(out), *SMALL], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    exit_code = forked.run(
+        KILLED, root=str(ROOT), out=str(out), tiny=TINY, module=module, function=function, n=n,
+        when=when, flags=["--out", str(out), *SMALL])
+    assert exit_code == -signal.SIGKILL, Path(f"{out}.log").read_text()
     assert not (out / "summary.json").exists()
 
 
 def logged(out):
     """The lines of metrics.jsonl without what the clock decides."""
-    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    path = Path(out) / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
 
 
@@ -151,8 +155,9 @@ def test_a_run_leaves_what_it_promises(finished):
                  "logp_diff tokens").split():
         assert name in lines[0], name
     assert summary["tokens_sampled"] == sum(line["tokens"] for line in lines)
-    sample = json.loads((finished / "samples.jsonl").read_text().splitlines()[0])
-    assert {"step", "question", "text", "reward", "correct", "format"} <= set(sample)
+    samples = [json.loads(line) for line in (finished / "samples.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in samples if line["kind"] == "held-out"} == {0, 2, 4, 6}
+    assert {line["step"] for line in samples if line["kind"] == "group"} == {1, 2, 3, 4, 5, 6}
 
 
 def test_sampler_and_trainer_agree_in_every_step(finished):
@@ -174,9 +179,10 @@ def test_same_seed_same_run_to_the_last_bit_and_another_seed_another(
 
 
 @pytest.mark.parametrize("steps, where", [
-    (1, ("infra.run_dir", "append", 1, "after")), (3, ("train", "update", 4, "before"))])
+    (1, ("infra.run_dir", "append", 2, "after")), (3, ("train", "update", 4, "before")),
+    (0, ("infra.run_dir", "append", 1, "after"))])
 def test_killed_and_resumed_is_the_same_run(finished, tmp_path, steps, where):
-    """Between the log and the checkpoint, and within a step."""
+    """Between the log and the checkpoint, within a step, and before there is a checkpoint."""
     out = tmp_path / "killed"
     run_killed(out, *where)
     assert [line["step"] for line in logged(out)] == list(range(1, steps + 1))
@@ -615,8 +621,8 @@ def test_a_score_of_a_process_reward_model_that_is_not_finite_is_named():
 def test_a_pretrained_model_without_answers_is_told_of_few_shot(capsys):
     def first_step(texts, step=0, **flags):
         options = config.Options(**{"init": "some", "group_size": 1} | flags)
-        rollout = SimpleNamespace(mask=torch.ones(2, 3), entropy=torch.ones(2, 3),
-                                  truncated=torch.zeros(2))
+        ones = torch.ones(2, 3)
+        rollout = SimpleNamespace(tokens=ones, mask=ones, entropy=ones, truncated=torch.zeros(2))
         reward = verify.Reward(0.0, {"correct": 0.0, "format": 0.0})
         problem = tasks.Problem("1+1=?", "2")
         attempt = train.Attempt(2, rollout, [(problem, text, reward) for text in texts], None)

@@ -42,7 +42,7 @@ function diagnoses() {
       el("button", { type: "button", class: "link", text: `step ${d.step}`,
         title: "show the rollouts of this step",
         onclick: () => { cursor.set(d.step); openRollouts(d.step); } }),
-      el("span", { class: "muted", text: plain(d.name) })),
+      el("span", { class: "muted", text: plain(d.name).replaceAll("_", " ") })),
     el("p", {}, DATA.runs.length > 1 ? el("b", { text: `${shortName(d.run)}: ` }) : null,
       plain(d.text)))));
 }

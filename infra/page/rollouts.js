@@ -10,8 +10,8 @@ const FILTERS = {
 const SORTS = {
   order: ["as sampled", () => 0], longest: ["longest first", (a, b) => b.length - a.length],
   shortest: ["shortest first", (a, b) => a.length - b.length],
-  best: ["highest advantage", (a, b) => b.advantage - a.advantage],
-  worst: ["lowest advantage", (a, b) => a.advantage - b.advantage],
+  best: ["highest advantage", (a, b) => (b.advantage ?? 0) - (a.advantage ?? 0)],
+  worst: ["lowest advantage", (a, b) => (a.advantage ?? 0) - (b.advantage ?? 0)],
 };
 
 function rollouts() {
@@ -130,7 +130,8 @@ function groupView(group, view) {
         view.sort, set("sort", redraw)),
       meanings.length > 1 ? select("Colour", meanings.map((name) => [name, MEANINGS[name].label]),
         colour, set("colour", () => repaint(view.colour))) : null,
-      meanings.length > 1 ? scaleBox : null),
+      meanings.length > 1 ? scaleBox
+        : el("span", { class: "muted", text: "no numbers per token for this group" })),
     cards, meanings.length > 1 ? look.element : null];
 }
 

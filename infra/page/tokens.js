@@ -11,7 +11,7 @@ const MEANINGS = {
     low: "certain", high: "unlikely",
     text: (v) => `${number(v)} (${format(Math.exp(v), "share")})` },
   entropy: { label: "entropy", values: (r) => r.entropy, shown: (v) => v, least: 0.5,
-    low: "0 nats", high: "open choice" },
+    low: "certain", high: "open choice" },
   ratio: { label: "ratio after the update", values: (r) => r.ratio, diverging: true, middle: 1,
     shown: (v) => Math.log(Math.max(v, EPS)), least: 0.02, low: "less likely now",
     high: "more likely now" },
@@ -80,7 +80,7 @@ function scale(group, name) {
 // The piece of a token: nodes, in which bytes that are no text stand as \xe2.
 function pieceNodes(id, options) {
   const piece = DATA.tokens[id];
-  if (typeof piece === "string") return visible(piece, { spaces: true, ...options });
+  if (typeof piece === "string" && piece) return visible(piece, { spaces: true, ...options });
   const hex = (byte) => `\\x${byte.toString(16).padStart(2, "0")}`;
   const bytes = Array.isArray(piece) ? piece.map(hex).join("") : `⟨${id}⟩`;
   return [el("span", { class: "hidden-mark", text: bytes })];
@@ -128,10 +128,9 @@ function above(boxes, i, direction) {
 
 function inspector() {
   const element = el("div", { class: "inspector", role: "status" });
-  const rest = () => element.replaceChildren(el("p", { class: "muted",
+  element.append(el("p", { class: "muted",
     text: "Point at a token, or move to it with Tab and the arrow keys, to see its numbers." }));
-  rest();
-  return { element, rest, show(response, i) {
+  return { element, show(response, i) {
     const facts = Object.values(MEANINGS).map((meaning) => {
       const value = meaning.values?.(response)?.[i];
       return isNumber(value) ? [meaning.label, (meaning.text ?? number)(value)] : null;
