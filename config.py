@@ -200,9 +200,10 @@ class Options:
                                   "begins (default: a fifth of --max-new-tokens)")
 
     # --- RAFT
-    keep: str = option("RAFT", "right", "responses to learn from: right ones, those of groups with "
-                       "right and wrong ones (mixed), or the shortest of each group", raft.KEEP)
-    keep_count: int = option("RAFT", 8, "responses that --keep shortest keeps in each group")
+    keep: str = option("RAFT", "right", "responses to learn from: right ones; those of groups with "
+                       "right and wrong ones (mixed); of each group the shortest, or those with "
+                       "the most reward per token (efficient)", raft.KEEP)
+    keep_count: int = option("RAFT", 8, "responses that these two keep in each group")
     keep_at_random: bool = option("RAFT", False, "control: keep as many responses, but at random")
 
     # --- off-policy

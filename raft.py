@@ -3,14 +3,15 @@
     right     loss = -logp of the right answers; wrong ones are dropped (RAFT)
     mixed     A = r on the groups that hold right and wrong answers (Reinforce-Rej), clipped as PPO
     shortest  GRPO's A among the shortest --keep-count answers of each group (GFPO)
+    efficient the same among those with the most reward per token (GFPO's second filter)
 
 Each has a control, --keep-at-random: as many answers, chosen at random from the same batch. A gain
 over the control comes from the choice. The rest comes from training on own samples at all.
 
 Differences from grpo.py: rows are dropped, and `right` and `mixed` have no baseline. With --reward
 sign, r is 1 or -1. `--algo raft --surrogate clip` is the paper's RAFT++.
-Papers: RAFT and Reinforce-Rej 2504.11343, GFPO 2508.09726. Left out on purpose: GFPO's filter by
-reward per token, and RAFT's cap on the answers kept per problem.
+Papers: RAFT and Reinforce-Rej 2504.11343, GFPO 2508.09726. Left out on purpose: GFPO's count that
+depends on difficulty, and RAFT's cap on the answers kept per problem.
 Shapes: N sequences.
 """
 
@@ -28,10 +29,10 @@ offpolicy_options = True
 raft_options = True
 
 
-def shortest(lengths, group, count: int):
-    """Bool (N,): the `count` shortest responses of each group; of equal lengths the first ones.
-    lengths and group are (N,)."""
-    kept, order = torch.zeros_like(group, dtype=torch.bool), lengths.argsort(stable=True)
+def lowest(cost, group, count: int):
+    """Bool (N,): the `count` responses of lowest cost of each group; of equal ones the first.
+    cost and group are (N,)."""
+    kept, order = torch.zeros_like(group, dtype=torch.bool), cost.argsort(stable=True)
     for prompt in group.unique():
         kept[order[group[order] == prompt][:count]] = True
     return kept
@@ -40,8 +41,11 @@ def shortest(lengths, group, count: int):
 KEEP = {  # the choices of --keep: bool (N,) of a batch
     "right": lambda batch, options: batch.correct > 0,
     "mixed": lambda batch, options: informative(batch.correct, batch.group),
-    "shortest": lambda batch, options: shortest(batch.mask.sum(1), batch.group, options.keep_count),
+    "shortest": lambda batch, options: lowest(batch.mask.sum(1), batch.group, options.keep_count),
+    "efficient": lambda batch, options: lowest(-batch.rewards / batch.mask.sum(1), batch.group,
+                                               options.keep_count),
 }
+FILTERS = ("shortest", "efficient")  # compare what they keep with GRPO's advantages
 
 
 def at_random(kept, tokens, seed: int):
@@ -60,7 +64,7 @@ def prepare(batch: Batch, options) -> Batch:
         kept = at_random(kept, batch.tokens, options.seed)
     batch = batch.rows(kept.nonzero()[:, 0])
     # 2. their advantages
-    if options.keep == "shortest" and len(batch.tokens):
+    if options.keep in FILTERS:
         return grpo.prepare(batch, options)
     if options.keep == "right":  # 1, also for the control
         return replace(batch, advantages=batch.mask)

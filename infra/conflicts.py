@@ -7,6 +7,7 @@ of single numbers are checked in infra/cli.py.
 from dataclasses import fields
 
 import offpolicy
+import raft
 from config import ALGORITHMS, Options, needs_critic, reads_group
 from infra.files import UserError
 
@@ -50,7 +51,7 @@ def changed(options: Options, *names: str) -> str:
 def has_group_advantages(options: Options) -> bool:
     """Whether the advantages are made by grpo.py."""
     if reads_group(options.algo, "RAFT"):
-        return options.keep == "shortest"
+        return options.keep in raft.FILTERS
     return not needs_critic(options.algo) and not reads_group(options.algo, "pass@k")
 
 
@@ -96,10 +97,9 @@ def selection_rules(options: Options) -> list[tuple]:
         (responses % options.minibatches,
          f"--minibatches {options.minibatches} does not divide the {responses} responses of a step "
          "(--prompts times --group-size)"),
-        (changed(options, "keep_count") and options.keep != "shortest",
-         "--keep-count has no effect without --keep shortest"),
-        (has_group_advantages(options) and options.keep == "shortest"
-         and not 2 <= options.keep_count <= options.group_size,
+        (changed(options, "keep_count") and options.keep not in raft.FILTERS,
+         "--keep-count has no effect without --keep shortest or efficient"),
+        (options.keep in raft.FILTERS and not 2 <= options.keep_count <= options.group_size,
          f"--keep-count {options.keep_count} must be from 2 to the {options.group_size} responses "
          "of a group (--group-size)"),
         (right and options.reward not in ("correct", "sign"),

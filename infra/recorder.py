@@ -186,7 +186,7 @@ def line_of(group: Group, step: int, tokenizer) -> dict:
     for row, batch_row in zip(group.rows, batch_rows, strict=True):
         response = response_of(group.attempt, row, batch_row, tokenizer)
         if batch_row is None and not group.dropped:
-            response["dropped"] = "overlong"
+            response["dropped"] = "overlong" if response["ending"] == "limit" else "not kept"
         responses.append(response)
     return {"step": step, "kind": "group", "question": problem.question,
             "answer": str(problem.answer), "dropped": group.dropped, "responses": responses}

@@ -400,6 +400,9 @@ def test_gdpo_tells_apart_what_the_sum_of_rewards_confuses():
     assert found.tolist() == pytest.approx([a / std for a in total], abs=1e-4)
     equal = grpo.decoupled_advantages(torch.full((8,), 1.1), torch.ones(8), group)
     assert equal.tolist() == [0.0] * 8
+    want = [math.sqrt(7) * a / math.sqrt(6) for a in parts[0]]  # all with format: correctness alone
+    found_alone = grpo.decoupled_advantages(correct + 0.1, correct, group)
+    assert found_alone.tolist() == pytest.approx(want, abs=1e-4)
     batch = ppo.Batch(correct[:, None], torch.ones(8, 1), correct[:, None], group,
                       correct + 0.1 * form, correct)
     made = grpo.prepare(batch, options(decouple_rewards=True)).advantages[:, 0]

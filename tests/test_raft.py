@@ -65,11 +65,18 @@ def test_gfpo_compares_the_shortest_answers_alone():
     assert torch.equal(made.advantages, want[:, None] * made.mask)
 
 
+def test_the_efficient_have_the_most_reward_per_token():
+    """Per group: rewards 1 1 -1 in 5 4 6 tokens, -1 1 -1 in 2 4 1, 1 -1 -1 in 3 4 3."""
+    made = raft.prepare(batch(), options("efficient"))
+    assert rows_of(made) == [0, 1, 2, 3, 4, 5]  # -1/4 is above -1/3, and -1/2 above -1
+    assert grpo.group_advantages(made.rewards, made.group).abs().max() > 0.7
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_shortest_are_those_of_a_stable_sort_of_each_group(seed):
     g = torch.Generator().manual_seed(seed)
     lengths, group = torch.randint(1, 5, (2, 24), generator=g)
-    found = raft.shortest(lengths, group, 3).tolist()
+    found = raft.lowest(lengths, group, 3).tolist()
     for prompt in group.unique().tolist():
         rows = [i for i in range(24) if group[i] == prompt]
         want = sorted(rows, key=lambda i: int(lengths[i]))[:3]
