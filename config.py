@@ -6,7 +6,8 @@ To add an option, add a field to Options. To add an algorithm, write a file with
 (advantages) and `loss`, and add a line to PRESETS. The file says what it needs:
 
     needs_critic = True     it learns with a critic, and reads the options of the group PPO
-    dapo_options = True     it reads the options of the group DAPO
+    dapo_options = True     it reads the options of the group DAPO; so do raft_options,
+                            offpolicy_options and passk_options with theirs
 
 Command lines are read and checked in infra/cli.py.
 """
@@ -16,7 +17,9 @@ from importlib import import_module
 
 import grpo
 import model
+import offpolicy
 import ppo
+import raft
 import sample
 import tasks
 import verify
@@ -27,6 +30,17 @@ PRESETS = {  # name -> (file of the algorithm, defaults that differ from those o
     "drgrpo": ("grpo", dict(scale_by_std=False, aggregate="constant")),
     "rloo": ("grpo", dict(scale_by_std=False, baseline="others", aggregate="sum", lr=8e-4)),
     "gspo": ("grpo", dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4, lr=8e-4)),
+    "maxrl": ("grpo", dict(divisor="mean")),
+    "reinforce++": ("grpo", dict(baseline="batch", divisor="batch-std", aggregate="token")),
+    "lite": ("grpo", dict(divisor="batch-std", aggregate="token")),
+    "gfpo": ("raft", dict(keep="shortest")),
+    "raft": ("raft", dict(surrogate="likelihood", reward="sign")),
+    "reinforce-rej": ("raft", dict(keep="mixed", reward="sign")),
+    "cispo": ("offpolicy", dict(surrogate="cispo", clip_low=1.0, clip_high=4.0,
+                                aggregate="token")),
+    "sapo": ("offpolicy", dict(surrogate="sapo")),
+    "gmpo": ("offpolicy", dict(surrogate="gmpo", clip_low=0.33, clip_high=0.49)),
+    "passk": ("passk", {}),
     "dapo": ("dapo", dict(clip_high=0.28, aggregate="token", dynamic_sampling=True,
                           overlong="soft", reward="sign", minibatches=8)),
     "ppo": ("ppo", dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
@@ -36,6 +50,7 @@ PRESETS = {  # name -> (file of the algorithm, defaults that differ from those o
 ALGORITHMS = {name: (import_module(file), defaults) for name, (file, defaults) in PRESETS.items()}
 GROUPS = {  # heading in --help -> the attribute by which an algorithm says that it reads the group
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
+    "RAFT": "raft_options", "off-policy": "offpolicy_options", "pass@k": "passk_options",
     "evaluation": "", "memory": "",
 }
 SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # equal tokens
@@ -137,10 +152,15 @@ class Options:
                             "over responses; token: mean over all tokens; sum: sum per response, "
                             "then mean; constant: that sum divided by --max-new-tokens",
                             ppo.AGGREGATIONS)
-    scale_by_std: bool = option("algorithm", True, "divide advantages by the standard deviation of "
-                                "the group")
+    scale_by_std: bool = option("algorithm", True, "divide advantages by --divisor")
+    divisor: str = option("algorithm", "std", "standard deviation of the rewards of the group, or "
+                          "of the batch (batch-std, Lite PPO), or mean reward of the group (MaxRL)",
+                          grpo.DIVISORS)
     baseline: str = option("algorithm", "mean", "baseline of a response: mean reward of its group, "
-                           "or of the others of its group (RLOO)", grpo.BASELINES)
+                           "of the others of its group (RLOO), or of the batch (REINFORCE++)",
+                           [*grpo.BASELINES, "batch"])
+    decouple_rewards: bool = option("algorithm", False, "normalise correctness and the rest of the "
+                                    "reward one by one, then add them up (GDPO)")
     entropy_coef: float = option("algorithm", 0.0, "weight of the entropy bonus; try 0.01")
     kl_coef: float = option("algorithm", 0.0, "weight of the KL to the reference; try 0.02")
     kl: str = option("algorithm", "k3", "estimator of that KL in the loss", ppo.KL)
@@ -178,6 +198,28 @@ class Options:
                            ["none", "soft", "mask"])
     overlong_buffer: int = option("DAPO", 0, "tokens before the limit at which the soft penalty "
                                   "begins (default: a fifth of --max-new-tokens)")
+
+    # --- RAFT
+    keep: str = option("RAFT", "right", "responses to learn from: right ones, those of groups with "
+                       "right and wrong ones (mixed), or the shortest of each group", raft.KEEP)
+    keep_count: int = option("RAFT", 8, "responses that --keep shortest keeps in each group")
+    keep_at_random: bool = option("RAFT", False, "control: keep as many responses, but at random")
+
+    # --- off-policy
+    surrogate: str = option("off-policy", "clip", "loss of a token, see offpolicy.py",
+                            offpolicy.SURROGATES)
+    tau_pos: float = option("off-policy", 1.0, "temperature of SAPO's gate for advantages above 0")
+    tau_neg: float = option("off-policy", 1.05, "temperature of SAPO's gate for the others")
+    sampler_correction: str = option("off-policy", "none", "weigh tokens by the ratio of trainer "
+                                     "to sampler: at most 2 (tis), or 0 outside of 0.5 to 5 "
+                                     "(icepop)", offpolicy.CORRECTIONS)
+    sequence_mask: float = option("off-policy", 0.0, "drop responses with advantage below 0 and a "
+                                  "mean log-ratio below minus this, such as 0.1 (DeepSeek-V3.2); "
+                                  "0: none")
+
+    # --- pass@k
+    pass_at: int = option("pass@k", 4, "k of the pass@k that is trained; --group-size: the group "
+                          "form, only the best response is paid")
 
     # --- evaluation
     eval_every: int = option("evaluation", 10, "steps between evaluations and checkpoints")

@@ -1,37 +1,35 @@
 """GRPO: PPO without a critic. The baseline is the mean reward of all responses to the same prompt.
 
-All tokens of a response share one advantage: its reward minus the group's mean, in units of the
-group's standard deviation:
+All tokens of a response share one advantage, in units of the group's standard deviation:
 
     A[i] = (r[i] - mean(r of its group)) / (std(r of its group) + 1e-6)
     loss = ppo.policy_loss with A; each response weighs the same, whatever its length
 
-Differences from ppo.py: no value network, no GAE, no discount; one advantage per response. Options
-give three variants, each with one or two lines of code:
+Differences from ppo.py: no value network, no GAE, no discount. Options give seven variants:
 
-    Dr. GRPO  no division by std, loss / constant: a token's weight ignores difficulty and length
-    RLOO      r[i] - mean(r of the others), which is G / (G - 1) times the centred reward
-    GSPO      one ratio per response: exp(mean over its tokens of (logp - old_logp))
-
-RLOO has a clipped ratio for each token here, and adds up the tokens of a response. TRL's
-RLOOTrainer clips one ratio per response, the product of its tokens' ratios: that is --ratio product
-with --aggregate sequence.
+    Dr. GRPO     no division by std, loss / constant: a token's weight ignores difficulty and length
+    RLOO         r[i] - mean(r of the others); TRL's has --ratio product --aggregate sequence
+    GSPO         one ratio per response: exp(mean over its tokens of (logp - old_logp))
+    MaxRL        (r[i] - mean) / mean: the fewer right answers a group has, the more each weighs
+    REINFORCE++  the returns of all tokens of the step, whitened: no groups
+    Lite PPO     (r[i] - mean) / std(r of the whole batch)
+    GDPO         correctness and the rest of r, each normalised in its group; their sum whitened
 
 Papers: DeepSeekMath 2402.03300, DeepSeek-R1 2501.12948, Dr. GRPO 2503.20783, RLOO 2402.14740, GSPO
-2507.18071. Left out on purpose: process supervision.
-Shapes: N sequences, G per group, T tokens.
+2507.18071, MaxRL 2602.02710, REINFORCE++ 2501.03262, Lite PPO 2508.08221, GDPO 2601.05242. Left out
+on purpose: process supervision. Shapes: N sequences, G per group, T tokens.
 """
 
 from dataclasses import replace
 
 import torch
 
-from ppo import Batch, policy_loss, token_rewards
+from ppo import Batch, policy_loss, token_rewards, whiten
 
 needs_critic = False
 
 
-# --- baselines: (N,) from rewards (N,) and group (N,), the index of each response's group
+# --- advantages (N,) from rewards (N,) and group (N,), the index of the prompt
 
 def group_mean(rewards, group):
     """The mean reward of all responses to the same prompt, (N,); GRPO's baseline."""
@@ -39,43 +37,56 @@ def group_mean(rewards, group):
 
 
 def group_mean_others(rewards, group):
-    """The mean reward of the other responses to the same prompt, (N,); RLOO's baseline.
-
-    rewards and group are (N,). The baseline is 0 for a response that is alone in its group. A
-    response's own reward is not in its baseline, so the policy gradient stays unbiased.
-    """
+    """The mean reward of the other responses to the same prompt, (N,); RLOO's baseline. It is 0 for
+    a response that is alone. It leaves out the response's own reward, so there is no bias."""
     total, count = torch.bincount(group, rewards)[group], torch.bincount(group)[group]
     return (total - rewards) / (count - 1).clamp(min=1)
 
 
-BASELINES = {  # the choices of --baseline
+BASELINES = {  # the choices of --baseline; a further one, batch, is in `prepare`
     "mean": group_mean,
     "others": group_mean_others,
 }
 
 
-# --- advantages and loss
+def above_minimum(rewards, group):
+    """Rewards (N,) minus the smallest one of their group: equal rewards are exactly 0."""
+    zeros = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
+    return rewards - zeros.scatter_reduce(0, group, rewards, "amin", include_self=False)[group]
 
-def group_advantages(rewards, group, scale_by_std: bool = True, baseline: str = "mean"):
+
+def group_std(rewards, group):
+    """The standard deviation (n - 1) of the rewards of the same prompt, (N,); GRPO's divisor."""
+    rewards = above_minimum(rewards, group)
+    squares = torch.bincount(group, (rewards - group_mean(rewards, group)) ** 2)
+    return (squares / (torch.bincount(group) - 1).clamp(min=1)).sqrt()[group]
+
+
+DIVISORS = {  # the choices of --divisor
+    "std": group_std,
+    "mean": group_mean,
+    "batch-std": lambda rewards, group: rewards.std(correction=int(len(rewards) > 1)),
+}
+
+
+def group_advantages(rewards, group, scale_by_std=True, baseline="mean", divisor="std"):
     """Advantages (N,) of rewards (N,); group (N,) is the index of each response's group.
 
-    The advantage is exactly 0 if all rewards of a group are equal, or if it has one response. The
-    std divides by n - 1. baseline: a name in BASELINES. Sums use double, so that the order of the
-    responses does not matter. The result has the dtype of rewards.
+    The advantage is exactly 0 if all rewards of a group are equal, or if it has one response.
+    Names: BASELINES, DIVISORS. Double sums: the order of the responses does not matter.
     """
-    dtype, rewards = rewards.dtype, rewards.double()
-    # 1. subtract the group's minimum: equal rewards are now exactly 0
-    zeros = torch.zeros(int(group.max()) + 1, dtype=rewards.dtype, device=rewards.device)
-    minimum = zeros.scatter_reduce(0, group, rewards, "amin", include_self=False)
-    rewards = rewards - minimum[group]
-    # 2. subtract the baseline
-    advantages = rewards - BASELINES[baseline](rewards, group)
-    # 3. divide by the group's standard deviation
+    raised = above_minimum(rewards.double(), group)
+    advantages = raised - BASELINES[baseline](raised, group)
     if scale_by_std:
-        squares = (rewards - group_mean(rewards, group)) ** 2
-        std = (torch.bincount(group, squares) / (torch.bincount(group) - 1).clamp(min=1)).sqrt()
-        advantages = advantages / (std[group] + 1e-6)
-    return advantages.to(dtype)
+        advantages = advantages / (DIVISORS[divisor](rewards.double(), group) + 1e-6)
+    return advantages.to(rewards.dtype)
+
+
+def decoupled_advantages(rewards, correct, group):
+    """GDPO's advantages (N,). rewards (N,) are correct (N,) plus a rest, such as the format."""
+    rest = (rewards - correct).round(decimals=5)  # 1.1 - 1 and 0.1 - 0 are equal
+    total = group_advantages(correct, group) + group_advantages(rest, group)
+    return whiten(total, torch.ones_like(total))
 
 
 def sequence_log_ratio(logp, old_logp, mask):
@@ -85,9 +96,14 @@ def sequence_log_ratio(logp, old_logp, mask):
 
 def prepare(batch: Batch, options) -> Batch:
     """The batch with the advantage of each response at each of its tokens."""
-    rewards = token_rewards(batch, options).sum(1)
-    advantages = group_advantages(rewards, batch.group, options.scale_by_std,
-                                  options.baseline)
+    rewards = token_rewards(batch, options)
+    if options.baseline == "batch":  # REINFORCE++: the return of a token, whitened over all tokens
+        return replace(batch, advantages=whiten(rewards.flip(1).cumsum(1).flip(1), batch.mask))
+    if options.decouple_rewards:
+        advantages = decoupled_advantages(rewards.sum(1), batch.correct, batch.group)
+    else:
+        advantages = group_advantages(rewards.sum(1), batch.group, options.scale_by_std,
+                                      options.baseline, options.divisor)
     return replace(batch, advantages=advantages[:, None] * batch.mask)
 
 

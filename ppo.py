@@ -159,18 +159,19 @@ def token_weights(mask, aggregation: str, max_tokens: int = 0):
 POLICY_METRICS = ("clipfrac_low", "clipfrac_high", "approx_kl", "logp_diff")
 
 
-def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None):
+def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None, per_token=None):
     """Returns the loss of a micro-batch (a scalar) and the metrics per token, {name: (N, T)}.
 
     logp (N, T): log-probs under the current policy. entropy (N, T): of its distribution at each
-    token. ratio_logp (N, T) replaces logp in the ratio (GSPO). The losses of the micro-batches of
-    one optimizer step add up to the loss of that step.
+    token. ratio_logp (N, T) replaces logp in the ratio (GSPO). per_token (N, T) replaces the
+    surrogate. The losses of the micro-batches of an optimizer step add up to the loss of that step.
     """
     # 1. the clipped surrogate of each token
     if ratio_logp is None:
         ratio_logp = logp
-    per_token = surrogate(ratio_logp, batch.old_logp, batch.advantages, options.clip_low,
-                          options.clip_high, options.dual_clip)
+    if per_token is None:
+        per_token = surrogate(ratio_logp, batch.old_logp, batch.advantages, options.clip_low,
+                              options.clip_high, options.dual_clip)
     # 2. the KL penalty and the entropy bonus
     if options.kl_coef and options.kl_in == "loss":
         penalty = kl(logp, batch.ref_logp, options.kl)

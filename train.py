@@ -40,7 +40,8 @@ from infra import distributed, memory
 from infra import metrics as log
 from infra import run_dir as runs
 from infra.base_model import base_model
-from infra.cli import config_of, exit_code, parse, validate
+from infra.cli import config_of, parse, validate
+from infra.exit_code import exit_code
 from infra.forward import autocast, critic_values, micro_batches, policy_logp
 from infra.models import Models, make_models, refuse_infinite, restore
 
@@ -70,7 +71,8 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
             timer, rng = log.Timer(), random.Random(f"{options.seed} {state['step']}")
-            now, attempts, evaluation = options_at(state, options), [], None  # now: of this step
+            now, attempts = options_at(state, options), []  # now: the options of this step
+            evaluation = None
             prompts_wanted = now.prompts
             while prompts_wanted:  # once, or with dynamic sampling until the batch is full
                 # 1. Rollout: a group of responses to each problem.
@@ -189,7 +191,8 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
         batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)
     refuse_infinite(batch.rewards, samples, options)
-    if options.ratio != "token" and options.dtype == "bfloat16":
+    if (options.sampler_correction != "none"  # needs the log-probs of sampler and of trainer
+            or options.ratio != "token" and options.dtype == "bfloat16"):
         # GSPO clips at 1 - 0.0003 and 1 + 0.0004. In bfloat16, sampler and trainer differ by more.
         batch.sampler_logp = batch.old_logp
         batch.old_logp = policy_logp(models.policy, batch, options)
@@ -326,7 +329,7 @@ def train(options: Options, resume: bool) -> None:
 
 
 def main(argv=None) -> int:
-    """The command line. Returns the exit code; see infra.cli.exit_code."""
+    """The command line. Returns the exit code; see infra/exit_code.py."""
     options, resume = parse(argv)
     runs.tune_malloc()
     return exit_code(lambda: train(options, resume))

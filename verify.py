@@ -27,6 +27,7 @@ from functools import lru_cache
 
 from grading import extraction
 from grading.answers import equal
+from grading.lexer import join_thousands
 from infra.terminal import quote, visible
 
 FORMAT_WEIGHT = 0.1
@@ -170,7 +171,7 @@ def extract_any(text: str, last_number: bool = False, bare: bool = False) -> str
     if boxed := extraction.extract_boxed(text):
         return boxed
     if "####" in text:
-        return extraction.without_words(text.rpartition("####")[2].lstrip().partition("\n")[0])
+        return extraction.after_mark(text)
     if last_number and (numbers := extraction.NUMBER_IN_TEXT.findall(text)):
         return numbers[-1]
     return extraction.without_words(text) if bare else None
@@ -199,10 +200,20 @@ def number(text: str) -> Fraction | None:
     return -value if sign == "-" else value
 
 
-def gsm8k_gold(answer: str) -> Fraction | None:
-    """The number after the last `####` of a reference answer, or the number that is the whole
-    answer. None where there is neither."""
-    return number(answer.rpartition("####")[2])
+def final_answer(reference: str) -> str:
+    """The final answer of a reference solution: the answer after its last `####`, or all of it.
+    GSM8K writes one number after the mark, so a comma there only separates thousands."""
+    if "####" not in reference:
+        return reference.strip()
+    answer = extraction.after_mark(reference) or ""
+    return answer if number(answer) is None else re.sub("[{,}]", "", answer)
+
+
+def gsm8k_gold(reference: str) -> Fraction | None:
+    """The number that is the final answer of a reference solution. None for any other answer, also
+    for 150,300 without `####`, which may be two numbers; 1,200 and 150,000 are one."""
+    answer = final_answer(reference)
+    return None if "," in join_thousands(answer.replace("{,}", "")) else number(answer)
 
 
 def number_correct(problem, text: str) -> bool:
@@ -219,10 +230,13 @@ def number_correct(problem, text: str) -> bool:
 def written_correct(problem, text: str) -> bool | None:
     """Whether the extracted answer is the same number as `problem.answer`, or equal to it where
     that is mathematics, as in MATH; None where that cannot be decided. Raises ValueError for an
-    unreadable gold answer."""
+    unreadable gold answer.
+
+    A gold number takes one number alone. If it took 2+3 for 5, a policy could answer the question
+    2+3=? with the question."""
     if gsm8k_gold(problem.answer) is not None:
         return number_correct(problem, text)
-    return verdict(problem.answer, extract(text))
+    return verdict(final_answer(problem.answer), extract(text))
 
 
 GROUPED = re.compile(r"[^,0-9]*[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])[^,]*")  # as in $1,234.50
@@ -233,8 +247,8 @@ def verdict(gold: str, answer: str | None, **flags) -> bool | None:
     are those of grading.answers.equal. Raises ValueError for an unreadable gold answer: no response
     may be paid for it.
 
-    150,300 may be one number or two. To a gold without commas it is one number: 150300 is equal to
-    it. A gold 150,300 is two, so 150300 is wrong."""
+    The answer 150,300 may be one number or two. It is equal to the gold 150300. The gold 150,300
+    is two numbers, so the answer 150300 is wrong."""
     if not is_checkable(gold):
         raise ValueError(f"the gold answer {quote(gold)} cannot be read; write a number or "
                          "mathematics")

@@ -13,6 +13,7 @@ import re
 import unicodedata
 
 MAX_ANSWER = 4096  # characters of an answer; the text around it may have any length
+SEARCHED = 2 * MAX_ANSWER  # characters before and after the last box that can hold the answer
 END_OF_TURN = re.compile(
     r"<[|｜](?:im_end|endoftext|eot|eot_id|eom_id|return|end(?:[_▁]of[_▁](?:text|turn|sentence))?)"
     r"[|｜]>|</s>|<eos>|<end_of_turn>|<pad>|<\|pad\|>")
@@ -43,7 +44,10 @@ PLACEHOLDERS = {"", "...", "…", r"\dots", r"\ldots", "answer", "your answer", 
 
 def extract_boxed(text: str) -> str | None:
     """The content of the last box, or of the last boxes that are joined, separated by commas. None
-    where no box has content."""
+    where no box has content. Only the text around the last \\boxed or \\fbox is searched, so a long
+    text costs no more than a short one."""
+    last = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+    text = text[max(0, last - SEARCHED):max(0, last + SEARCHED)]
     contents, start = [], len(text)  # the boxes found so far, from the last one on
     for begin, end, first, last in reversed(find_boxes(text)):
         if contents and not is_joint(text, end, start):
@@ -89,6 +93,12 @@ def find_boxes(text: str) -> list[list[int]]:
 
 
 # --- around an answer
+
+def after_mark(text: str) -> str | None:
+    """The answer after the last `####` of a text, as GSM8K writes it. It ends with its line. None
+    as for `complete`."""
+    return without_words(text.rpartition("####")[2].lstrip().partition("\n")[0])
+
 
 def complete(answer: str) -> str | None:
     """The answer without white space around it; None where it is empty or too long."""

@@ -7,6 +7,7 @@ odd functions with a positive first term. Left out on purpose: addition theorems
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 
 from grading.algebra import Algebra, CannotTell, atoms_of, factorize
 
@@ -87,25 +88,25 @@ def cosine_of(algebra: Algebra, _, value):
     return None if k is None else sine_of_twelfths(algebra, k + 6)
 
 
-def arc(algebra: Algebra, name: str, value):
+def arc(_, name: str, value):
     """The angle of a known sine, cosine or tangent."""
-    square = None
-    if all(isinstance(atom, int) for atom in atoms_of(value)) and len(value[0]) < 2:
-        square = algebra.rational(algebra.integer_power(value, 2))
-    if square is None or square * 12 not in (0, 3, 4, 6, 9, 12, 36):
-        return None
+    return next((angle for number, angle in known_angles(name) if number == value), None)
+
+
+@lru_cache
+def known_angles(name: str) -> list[tuple]:
+    """The pairs (sin x, x) of arcsin, for the multiples x of pi/6 and pi/4 that arcsin can give;
+    the same for arccos and arctan."""
+    pairs = []
     for k in (-6, -4, -3, -2, 0, 2, 3, 4, 6):
-        shifted = 6 - k if name == "arccos" else k
+        algebra = Algebra()
+        twelfths = algebra.number(Fraction(6 - k if name == "arccos" else k, 12))
+        angle = algebra.multiply(twelfths, algebra.atom("pi"))
         try:
-            known = apply_function(algebra, name.removeprefix("arc"), algebra.multiply(
-                algebra.number(Fraction(shifted, 12)), algebra.atom("pi")))
+            pairs.append((apply_function(algebra, name.removeprefix("arc"), angle), angle))
         except CannotTell:  # the tangent of pi/2
-            if algebra.work_left < 0:
-                raise
-            continue
-        if known == value:
-            return algebra.multiply(algebra.number(Fraction(shifted, 12)), algebra.atom("pi"))
-    return None
+            pass
+    return pairs
 
 
 # --- logarithms and numbers

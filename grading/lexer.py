@@ -116,7 +116,7 @@ def usual_text(text: str) -> str:
     text = THOUSANDS.sub("", text)
     text = SPACED.sub(lambda m: re.sub("[ ~]", "", m[0]), text)
     if not re.search(r"[(\[{]", text.replace("^{", "").replace("rac{", "")):
-        text = GROUPS.sub(joined, text)
+        text = join_thousands(text)
     text = MIXED.sub(r"(\1+\2/\3)", text)
     text = SCIENTIFIC.sub(power_of_ten, text)
     return BASED.sub(based, text)
@@ -140,12 +140,13 @@ def styled(match) -> str:
     return f" {content} "
 
 
-def joined(match) -> str:
-    """1,000 and 1,234,567 without commas. 120,240 can be a list, so it is left as it is: only a
-    short first group, or a group that begins with 0, shows a single number."""
-    first, rest = match.groups()
-    single = len(first) < 3 or ",0" in rest
-    return match[0].replace(",", "") if single else match[0]
+def join_thousands(text: str) -> str:
+    """The text with 1,000 and 150,000 as 1000 and 150000. 120,240 stays, because it can be a list.
+    A number is certain if its first group has one or two digits or a later group begins with 0."""
+    def joined(match) -> str:
+        first, rest = match.groups()
+        return match[0].replace(",", "") if len(first) < 3 or ",0" in rest else match[0]
+    return GROUPS.sub(joined, text)
 
 
 def power_of_ten(match) -> str:

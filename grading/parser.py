@@ -19,6 +19,7 @@ from grading.units import is_known_word, is_number_word, is_word
 MAX_ITEMS = 40     # of a list
 MAX_SIDES = 12     # of a relation
 MAX_WORDS = 8      # of a text or a phrase
+ALL_REALS = ["all", "real", "numbers"], ["all", "reals"]
 BOUND = "\u03be\u03b7\u03b6"  # names for the arguments of f(x, y) = ...
 QUANTITIES = set("""answer area average base circumference degree diameter difference distance
     height length maximum max mean median minimum min mode perimeter price probability product
@@ -109,6 +110,8 @@ class Parser(QuantityParser):
         words = [word for part in parts if isinstance(part, str) for word in part.split()]
         if not words:
             return parts[0]
+        if words in ALL_REALS and len(parts) == 1:
+            return REALS
         if len(words) > MAX_WORDS:
             raise CannotTell("too many words")
         return Structure("text" if len(parts) == 1 else "phrase", tuple(parts))

@@ -6,7 +6,6 @@ sentence before any work begins.
 
 import argparse
 import math
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,29 +14,22 @@ import torch
 import evaluate
 import model as gpt
 import tasks
-from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic, reads_group
+from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic
 from infra import arguments, checkpoint, distributed, models
+from infra.conflicts import flag, validate_algorithm
 from infra.run_dir import UserError
-from infra.terminal import echo
 from tasks import prompts
 from tokenizer import Tokenizer
-from verify import RewardError
 
 RENAMED = {  # flags of earlier versions
     "--renew-reference": "--ref-update-interval", "--overlong-zone": "--overlong-buffer",
     "--lam": "--gae-lambda", "--critic-lam": "--critic-gae-lambda",
     "--leave-one-out": "--baseline others"}
-BAD_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 FLAG_TYPES = {str: str, int: arguments.integer(), float: arguments.number()}
 AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "max_attempts",
-                "eval_samples")
-ABOVE_ZERO = ("temperature", "lr", "critic_lr")
+                "eval_samples", "keep_count", "pass_at")
+ABOVE_ZERO = ("temperature", "lr", "critic_lr", "tau_pos", "tau_neg")
 ZERO_TO_ONE = ("gamma", "gae_lambda", "critic_gae_lambda")
-
-
-def flag(name: str) -> str:
-    """The flag of a field of Options."""
-    return "--" + name.replace("_", "-")
 
 
 # --- reading
@@ -194,42 +186,6 @@ def make_task(options: Options) -> tasks.Task:
     return task
 
 
-def validate_algorithm(options: Options) -> None:
-    """Checks that the algorithm reads the options that were set, and that they fit each other."""
-    algo, critic = options.algo, needs_critic(options.algo)
-    # options of a group that the algorithm does not read
-    for f in fields(Options):
-        group = f.metadata["group"]
-        if getattr(options, f.name) != f.default and not reads_group(algo, group):
-            readers = [name for name in ALGORITHMS if reads_group(name, group)]
-            raise UserError(f"{flag(f.name)} has no effect with --algo {algo}; it needs --algo "
-                            f"{' or '.join(readers)}")
-    # group advantages, or a critic
-    if not critic and options.group_size < 2:
-        raise UserError(f"--group-size {options.group_size}: a group needs at least 2 responses to "
-                        "compare")
-    if critic and (options.scale_by_std or options.baseline != "mean"):
-        raise UserError("--scale-by-std and --baseline need advantages of groups, but "
-                        f"--algo {algo} has a critic")
-    if critic and options.ratio != "token":
-        raise UserError(f"--ratio {options.ratio} needs one advantage per response, but --algo "
-                        f"{algo} has one per token")
-    if options.scale_by_std and options.baseline == "others":
-        raise UserError("--baseline others needs --no-scale-by-std")
-    # the rest
-    responses = options.prompts * options.group_size
-    if responses % options.minibatches:
-        raise UserError(f"--minibatches {options.minibatches} does not divide the {responses} "
-                        "responses of a step (--prompts times --group-size)")
-    if not options.kl_coef and (options.kl_target or options.kl_in == "reward"):
-        raise UserError("--kl-target and --kl-in reward need a --kl-coef above 0")
-    if options.unbiased_kl and (not options.kl_coef or options.kl_in != "loss"):
-        raise UserError("--unbiased-kl needs a --kl-coef above 0 and --kl-in loss")
-    if options.overlong_buffer > options.max_new_tokens:
-        raise UserError(f"--overlong-buffer {options.overlong_buffer} is longer than a response "
-                        f"({options.max_new_tokens} tokens)")
-
-
 def validate_reward(options: Options) -> None:
     """Checks the process reward model of --reward process."""
     judge = options.judge
@@ -316,34 +272,3 @@ def config_of(options: Options) -> gpt.Config:
     if options.init:
         return checkpoint.read_config(Path(options.init))[1]
     return gpt.Config(Tokenizer.toy().n_vocab, **gpt.SIZES[options.size])
-
-
-# --- running
-
-def exit_code(work) -> int:
-    """Calls work() and prints its failure in one sentence. Returns the exit code: 0 done, 1 the run
-    failed, 2 bad input, 130 Ctrl-C. Other errors pass: they are faults of the program."""
-    arguments.write_any_text()
-    code, message = 0, ""
-    try:
-        work()
-    except (UserError, RewardError) as error:
-        code, message = 2, f"train.py: {arguments.describe(error)}"
-    except (FloatingPointError, OSError) as error:  # a full disk is a failure, no bad input
-        code = 2 if isinstance(error, BAD_FILE) else 1
-        message = f"train.py: {arguments.describe(error)}"
-    except KeyboardInterrupt:
-        code, message = 130, "\nstopped; the same command with --resume continues the run"
-    except (MemoryError, RuntimeError) as error:
-        if distributed.is_peer_failure(error):
-            code, message = 1, ("train.py: another process has died; --resume continues from the "
-                                f"last checkpoint ({arguments.describe(error)})")
-        elif arguments.is_out_of_memory(error):
-            code, message = 1, ("train.py: there is not enough memory; try a smaller "
-                                f"--micro-tokens ({arguments.describe(error)})")
-        else:
-            raise
-    if message and (distributed.rank() == 0 or code == 1):
-        echo(message, file=sys.stderr)
-    distributed.stop()
-    return code

@@ -27,6 +27,7 @@ from infra.terminal import echo
 
 CURVE_PROBLEMS = 200  # held-out problems of an evaluation during training
 GROUPS_DIAGNOSED = 200  # of the last steps, which diagnose.py looks at
+PAGE_SHARE = 0.01     # of a run's time: what the pages during training may take
 
 
 class Timer(Counter):
@@ -160,8 +161,9 @@ def shown(metrics: dict, rate: float) -> dict:
 def save_step(folder: Path, metrics: dict, attempts, evaluation: dict | None, models, optimizer,
               state: dict, stopping: bool, options, bar: Progress) -> None:
     """Logs a step to metrics.jsonl, records its responses in samples.jsonl and says what is wrong.
-    After an evaluation writes the page and, as before stopping, a checkpoint unless the run has
-    none. evaluation: the result of `evaluate_held_out`, None for a step without one."""
+    After an evaluation, as before stopping, writes a checkpoint unless the run has none, and after
+    it the page, if the pages so far took little time. evaluation: the result of
+    `evaluate_held_out`, None for a step without one."""
     run_dir.append(folder / "metrics.jsonl", [metrics])
     groups = []
     if options.report and distributed.rank() == 0:
@@ -172,8 +174,9 @@ def save_step(folder: Path, metrics: dict, attempts, evaluation: dict | None, mo
         say_diagnoses(bar, metrics, groups)
     if options.checkpoints and (evaluation or stopping):
         run_dir.save_run(folder, models, optimizer, state)
-    if evaluation:
-        write_report(folder, options)
+    seconds = sum(state.get(f"seconds_{stage}", 0.0) for stage in ("base", "rl", "eval"))
+    if evaluation and state.get("seconds_report", 0.0) <= PAGE_SHARE * seconds:
+        write_report(folder, state, options)
 
 
 def say_diagnoses(bar: Progress, metrics: dict, groups: list[dict]) -> None:
@@ -187,15 +190,20 @@ def say_diagnoses(bar: Progress, metrics: dict, groups: list[dict]) -> None:
         bar.write(f"step {metrics['step']}: {sentence}")
 
 
-def write_report(folder: Path, options) -> Path | None:
-    """Writes the page of a run. Says in one line why it could not; a run never ends by it."""
+def write_report(folder: Path, state: dict, options) -> Path | None:
+    """Writes the page of a run, and adds its time to state["seconds_report"]. Says in one line why
+    it could not; a run never ends by it."""
     if not options.report or distributed.rank() > 0:
         return None
+    began = time.perf_counter()
     try:
         return report.write_report([folder])
     except Exception as error:  # whatever it is: the page can be made again from the files
         echo(f"the page of the run is not written: {type(error).__name__}: {error}")
         return None
+    finally:
+        spent = time.perf_counter() - began
+        state["seconds_report"] = state.get("seconds_report", 0.0) + spent
 
 
 def measure(state: dict, when: str, models, task, options, folder: Path | None = None) -> None:
@@ -244,5 +252,5 @@ def write_summary(folder: Path, task, policy, optimizer, state: dict, options) -
         echo(f"\n{problem.question}   (answer {problem.answer})\n  before: {old!r}\n"
              f"  after:  {new!r}")
     echo(f"\n{summary['seconds_total']:.0f} s in all; see {folder}/summary.json")
-    if page := write_report(folder, options):
+    if page := write_report(folder, state, options):
         echo(f"the run as a page: {page}")

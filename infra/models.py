@@ -1,7 +1,6 @@
 """The networks of a run and their optimizer, in the precision and on the devices asked for."""
 
 import copy
-import math
 from typing import NamedTuple
 
 import torch
@@ -10,10 +9,10 @@ import evaluate
 import model as gpt
 import ppo
 import prm
+import verify
 from config import needs_critic
 from engine.critic_hints import HintedCritic
 from infra import distributed, run_dir
-from infra.terminal import quote
 from tokenizer import Tokenizer
 
 
@@ -92,11 +91,10 @@ def restore(models: Models, optimizer, saved: dict) -> dict:
 
 
 def refuse_infinite(rewards, samples, options) -> None:
-    """Raises UserError that names the problem and the value, where a reward is NaN or infinite."""
+    """Raises RewardError that names the problem and the value, where a reward (float32) is NaN or
+    infinite."""
+    source = f"--reward {options.reward}"
+    if options.reward == "process":
+        source = f"the process reward model of --judge {options.judge}"
     for reward, (problem, *_) in zip(rewards.tolist(), samples, strict=True):
-        if not math.isfinite(reward):
-            source = f"the process reward model of --judge {options.judge}"
-            if options.reward != "process":
-                source = f"--reward {options.reward}"
-            raise run_dir.UserError(f"{source} gave the reward {reward} to a response to "
-                                    f"{quote(problem.question)}; a reward must be a finite number")
+        verify.finite(source, problem, reward)

@@ -5,7 +5,6 @@ gets whole lines. TQDM_DISABLE=1 silences both. Left out on purpose: bars beside
 """
 
 import os
-import shutil
 import sys
 import time
 
@@ -29,8 +28,9 @@ class Progress:
         self.silent = distributed.rank() > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
         self.last, terminal, self.bar = -every, sys.stderr.isatty(), None
         if terminal and not self.silent:
-            columns = min(MAX_COLUMNS, shutil.get_terminal_size().columns)
-            self.bar = tqdm(total=total, initial=done, desc=name, ncols=columns,
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns or MAX_COLUMNS
+            self.bar = tqdm(total=total, initial=done, desc=name, disable=False,
+                            ncols=min(MAX_COLUMNS, columns),
                             bar_format=BAR if total else ENDLESS)
 
     def __enter__(self):

@@ -22,6 +22,8 @@ from engine.packing import micro_batches
 from infra import run_dir
 
 STEP_GROUPS = 2            # groups that a step without an evaluation records
+DETAILED_GROUPS = 8        # groups in detail of an evaluation, at most
+AFTER_GROUPS = 4           # of these, with a forward pass after the update: it costs time
 GROWTH = 0.6               # exponent of the file's size; 1: late steps record as much as early ones
 LEAST_ALTERNATIVE = -4.6   # log-prob of the unlikeliest alternative that is recorded: 1%
 
@@ -80,8 +82,8 @@ def encoded(line: dict) -> str:
 
 def lines_within(room: float, step: int, groups, models, options, after_update: bool) -> list:
     """The lines of the first groups that fit into `room` bytes: texts for as many as possible, then
-    details for as many of these as possible. after_update: details include what the policy
-    says of the tokens after the update."""
+    details for up to DETAILED_GROUPS of these. after_update: details of AFTER_GROUPS include what
+    the policy says of the tokens after the update."""
     # 1. texts
     lines, sizes = [], []
     for group in groups:
@@ -90,8 +92,10 @@ def lines_within(room: float, step: int, groups, models, options, after_update: 
         if sum(sizes) > room:
             return lines[:-1]
     # 2. details
-    for i, group in enumerate(groups):
-        after = policy_after(group, models.sampler, options) if after_update else None
+    for i, group in enumerate(groups[:DETAILED_GROUPS]):
+        after = None
+        if after_update and i < AFTER_GROUPS:
+            after = policy_after(group, models.sampler, options)
         detailed = line_of(group, step, models.tokenizer, detail=True, after=after)
         sizes[i] = len(encoded(detailed)) + 1
         if sum(sizes) > room:
@@ -162,10 +166,10 @@ def policy_after(group: Group, policy, options) -> list[dict]:
         for x, y in zip(hidden.split(part), chosen[:, None].split(part), strict=True):
             logp = (policy.logits(x) / options.temperature).log_softmax(-1)   # (t, V)
             logps.append(logp.gather(1, y)[:, 0])
-            logp, ids = logp.scatter(1, y, -torch.inf).topk(2)
-            others += [[list(other) for other in zip(*pair, strict=True)
-                        if other[1] >= LEAST_ALTERNATIVE]
-                       for pair in zip(ids.tolist(), rounded(logp, 2), strict=True)]
+            logp, ids = logp.scatter(1, y, -torch.inf).topk(2)                # (t, 2), sorted
+            counts = (logp >= LEAST_ALTERNATIVE).sum(1).tolist()
+            others += [[[i[k], round(p[k], 2)] for k in range(count)] for count, i, p in zip(
+                counts, ids.tolist(), logp.tolist(), strict=True)]
         ends = marked.sum(1).cumsum(0).tolist()
         for row, logp in zip(rows, torch.cat(logps).tensor_split(ends[:-1]), strict=True):
             found[row] = {"logp": logp, "others": others[:len(logp)]}
@@ -238,10 +242,6 @@ def tokens_of(attempt, row: int, batch_row: int | None, after: dict | None) -> d
 
 
 def rounded(x: torch.Tensor, digits: int) -> list:
-    """The numbers of a tensor as a list, without needless digits: 0 for -0.0."""
-    def short(value):
-        if isinstance(value, list):
-            return [short(v) for v in value]
-        value = round(value, digits)
-        return int(value) if value.is_integer() else value
-    return short(x.double().tolist())
+    """The numbers (T,) of a tensor as a list, without needless digits: 1 for 1.0, 0 for -0.0."""
+    values = x.double().cpu().numpy().round(digits).tolist()
+    return [int(value) if value.is_integer() else value for value in values]

@@ -28,7 +28,7 @@ import verify  # noqa: E402
 def correct_in_any_form(problem, text: str, bare: bool = False) -> bool:
     """Whether the last answer of the text certainly equals `problem.answer`. Raises ValueError for
     an unreadable gold answer."""
-    gold = problem.answer.rpartition("####")[2].strip()
+    gold = verify.final_answer(problem.answer)
     return verify.verdict(gold, verify.extract_any(text, bare=bare)) is True
 
 

@@ -51,7 +51,8 @@ def print_verdicts(path: str) -> int:
             rows += 1
             gold, pred = parse_row(line, number)
             try:
-                gold = verify.extract_any(gold or "", bare=True) or gold or ""
+                gold = verify.final_answer(gold or "")
+                gold = verify.extract_any(gold, bare=True) or gold
                 echo(names[verify.verdict(gold, verify.extract_any(pred or "", bare=True))])
             except ValueError as error:
                 unread += 1

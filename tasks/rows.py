@@ -226,11 +226,11 @@ def read_answer(answer) -> tuple[str, str]:
     # 2. the answer after a mark, in the last box, or alone
     solution, mark, final = text.rpartition("####")
     if mark:
-        final = extraction.without_words(final.lstrip().partition("\n")[0]) or ""
+        final = verify.final_answer(text)
     elif box := extraction.extract_boxed(text):
         solution, final = text, box
     # 3. what a verifier can check
-    number = verify.number(final)
+    number = verify.gsm8k_gold(final)
     words = mark and not re.search("[0-9]", final)  # "#### none"
     if number is None and (words or not is_gold(final.strip())):
         raise BadRow(NO_GOLD, text)

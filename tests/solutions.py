@@ -78,14 +78,15 @@ def explained_variance(values, returns, mask):
     return 1 - (((error - error.mean()) ** 2).mean() / total).item()
 
 
-def group_advantages(rewards, group, scale_by_std=True, baseline="mean"):
+def group_advantages(rewards, group, scale_by_std=True, baseline="mean", divisor="std"):
     out = torch.zeros_like(rewards)
     for g in group.unique():
         mine = rewards[group == g]
         if len(mine) > 1:
             others = (mine.sum() - mine) / (len(mine) - 1)
             centred = mine - (mine.mean() if baseline == "mean" else others)
-            out[group == g] = centred / (mine.std() + 1e-6) if scale_by_std else centred
+            unit = {"std": mine.std(), "mean": mine.mean(), "batch-std": rewards.std()}[divisor]
+            out[group == g] = centred / (unit + 1e-6) if scale_by_std else centred
     return out
 
 

@@ -43,6 +43,8 @@ EQUAL = [
     (r"\frac{1}{x+1}+\frac{1}{x-1}", r"\frac{2x}{x^2-1}"), ("p - q", "-q+p"), ("ab", "ba"),
     ("(a+5)(b+2)", "ab+2a+5b+10"), (r"\frac{11+9a}{20}", "0.55+0.45a"), ("(x+y)^3",
      "x^3+3x^2y+3xy^2+y^3"), ("x_1+x_2", "x_2+x_{1}"), (r"\cot x", r"\cot(x)"),
+    (r"\tan^{-1}(1)", r"\arctan 1"), (r"\arctan 1+\arctan\sqrt3", r"\frac{7\pi}{12}"),
+    (r"\arccos(-\frac12)", r"120^\circ"), (r"\arctan 2", r"\tan^{-1}(2)"),
     (r"2\sin(x)", r"\sin x+\sin(x)"), (r"\sqrt{x+1}", r"(x+1)^{1/2}"), ("x=5", "5"),
     ("y = 2x + 3", "2x+3"), ("x+y=1", "2x+2y-2=0"), ("y=2x", "2x-y=0"),
     # tuples, intervals, sets, lists
@@ -62,6 +64,7 @@ EQUAL = [
     ("50 percent", "50%"),
     ("52_8", "52_{8}"), ("52_8", "52"), (r"\text{east}", "East"), ("even", r"\text{even}"),
     (r"\text{(C)}", "C"), (r"\text{(C)}", "(c)"), ("Evelyn", r"\text{Evelyn}"),
+    (r"\mathbb{R}", "all real numbers"), (r"(-\infty,\infty)", r"\text{All reals}"),
     (r"\infty", "infinity"), (r"-\infty", "-inf"), ("5 apples", "5"), ("No", "no"),
     (r"\text{No}", "NO"), ("10 AM", "10 am"),
 ]
@@ -74,6 +77,8 @@ DIFFERENT = [
     ("52_8", "52_9"), ("52_8", "42"), ("east", "west"), (r"\text{(C)}", "D"), ("i", "-i"),
     (r"\sqrt{2}+\sqrt{3}", r"\sqrt5"), (r"\sqrt{4}", "-2"), ("2^{10}", "1000"), ("x+y=1",
      "x+y=2"), (r"\infty", r"-\infty"), ("e", "2.718281828"), ("1e3", "1e4"), ("5!", "5"),
+    (r"\mathbb{R}", "all positive real numbers"), (r"\mathbb{R}", "not all real numbers"),
+    (r"\arctan 1", r"\frac{\pi}{3}"), (r"\arccos 0", "0"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
     (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     (r"(0,9)\cup(9,36)", "(0,36)"), ("1/2", "2"), ("1000", "1.000"), ("$5", "5 cents"),
@@ -104,7 +109,10 @@ def test_different(a, b):
 
 
 @pytest.mark.parametrize("a, b", [("sin(x)", "cos(x)"), (r"\sqrt{x+1}", r"\sqrt{x+2}"),
-                                  (r"\sqrt{3+2\sqrt2}", r"1+\sqrt2"), (r"\ln x^2", r"2\ln x")])
+                                  (r"\sqrt{3+2\sqrt2}", r"1+\sqrt2"), (r"\ln x^2", r"2\ln x"),
+                                  (r"\arctan 2", r"\arctan 3"),
+                                  (r"\tan^{-1}(1)", r"\frac{1}{\tan 1}"),
+                                  (r"\mathbb{R}", "all real numbers except 2")])
 def test_answers_that_differ_in_functions_cannot_be_decided(a, b):
     assert equal(a, b) is None and equal(a, a) is True
 

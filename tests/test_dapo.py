@@ -14,7 +14,8 @@ import ppo
 def options(**changes):
     return SimpleNamespace(**dict(
         overlong="none", overlong_buffer=4, max_new_tokens=10, dynamic_sampling=False, kl_coef=0.0,
-        kl_in="loss", scale_by_std=True, baseline="mean") | changes)
+        kl_in="loss", scale_by_std=True, baseline="mean", divisor="std",
+        decouple_rewards=False) | changes)
 
 
 def batch(correct=(1, 0, 1, 1, 0, 0, 0, 1), lengths=(1, 2, 3, 4, 5, 6, 8, 10)):

@@ -24,7 +24,7 @@ def options(**changes):
         clip_low=0.2, clip_high=0.2, dual_clip=0.0, ratio="token", kl_coef=0.0, kl="k3",
         kl_in="loss", unbiased_kl=False, entropy_coef=0.0, epochs=1, minibatches=1,
         aggregate="token", max_new_tokens=8, temperature=1.0, scale_by_std=True,
-        baseline="mean") | changes)
+        baseline="mean", divisor="std", decouple_rewards=False) | changes)
 
 
 def policy(seed=0):
@@ -352,3 +352,62 @@ def test_a_kl_paid_with_the_reward_lowers_what_is_compared():
     for i, row in enumerate(out.mask.bool()):
         assert made.advantages[i, row].tolist() == pytest.approx([want[i]] * int(row.sum()),
                                                                  abs=1e-4)
+
+
+# --- the further options
+
+def test_maxrl_divides_by_the_mean_reward():
+    """3 right of 4: 1/3 and -1. 1 right of 4: 3 and -1. A group without a right answer: 0."""
+    rewards = torch.tensor([1.0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0])
+    found = grpo.group_advantages(rewards, torch.arange(12) // 4, divisor="mean")
+    assert found.tolist() == pytest.approx([1 / 3] * 3 + [-1] + [3] + [-1] * 3 + [0] * 4, abs=1e-4)
+
+
+def test_lite_ppo_divides_by_the_std_of_the_batch():
+    rewards = torch.tensor([1.0, 0, 0, 0.5, 0.5, 0.5, 1, 1, 0])
+    group = torch.arange(9) // 3
+    mean = sum(rewards.tolist()) / 9
+    std = math.sqrt(sum((r - mean) ** 2 for r in rewards.tolist()) / 8)
+    centred = advantages_loop(rewards.tolist(), group.tolist(), False)
+    found = grpo.group_advantages(rewards, group, divisor="batch-std")
+    assert found.tolist() == pytest.approx([a / std for a in centred], abs=1e-5)
+    assert grpo.group_advantages(rewards[:1], group[:1], divisor="batch-std").tolist() == [0.0]
+
+
+def test_reinforce_pp_whitens_the_returns_of_all_tokens():
+    """With a KL in the reward, the return of a token is the reward less the KL from there on."""
+    mask = torch.tensor([[0, 1.0, 1], [0, 1, 0], [0, 1, 1]])
+    batch = ppo.Batch(mask, mask, -0.5 * mask, torch.tensor([0, 0, 1]), torch.tensor([1.0, 0, 0]),
+                      ref_logp=-0.75 * mask)
+    for coef, returns in ((0.0, [1.0, 1.0, 0, 0, 0]), (2.0, [0.0, 0.5, -0.5, -1.0, -0.5])):
+        found = grpo.prepare(batch, options(baseline="batch", divisor="batch-std", kl_coef=coef,
+                                            kl_in="reward")).advantages
+        mean = sum(returns) / 5
+        std = math.sqrt(sum((r - mean) ** 2 for r in returns) / 4)
+        assert found[mask > 0].tolist() == pytest.approx([(r - mean) / std for r in returns],
+                                                         abs=1e-5)
+        assert not found[mask == 0].any()
+
+
+def test_gdpo_tells_apart_what_the_sum_of_rewards_confuses():
+    """Right without format and wrong with format have equal sums in the second group."""
+    correct, form = torch.tensor([1.0, 0, 1, 0] * 2), torch.tensor([1.0, 0, 0, 0, 0, 1, 1, 0])
+    group = torch.arange(8) // 4
+    parts = [advantages_loop(part.tolist(), group.tolist(), True) for part in (correct, 0.1 * form)]
+    total = [a + b for a, b in zip(*parts, strict=True)]
+    std = math.sqrt(sum(a * a for a in total) / 7)
+    found = grpo.decoupled_advantages(correct + 0.1 * form, correct, group)
+    assert found.tolist() == pytest.approx([a / std for a in total], abs=1e-4)
+    equal = grpo.decoupled_advantages(torch.full((8,), 1.1), torch.ones(8), group)
+    assert equal.tolist() == [0.0] * 8
+    batch = ppo.Batch(correct[:, None], torch.ones(8, 1), correct[:, None], group,
+                      correct + 0.1 * form, correct)
+    made = grpo.prepare(batch, options(decouple_rewards=True)).advantages[:, 0]
+    assert torch.equal(made, found)
+
+
+def test_the_divisor_of_the_group_is_the_default():
+    rewards = torch.tensor([1.1, 0.1, 0.0, 0.1, 1.0, 0.0])
+    one, other = (grpo.group_advantages(rewards, torch.arange(6) // 3, True, "mean", *more)
+                  for more in ((), ("std",)))
+    assert torch.equal(one, other)

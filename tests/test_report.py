@@ -6,19 +6,24 @@ neither markup nor script, whatever it holds.
 
 import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
 from fake_run import write_run
+from test_init import pretrained
 from test_search import PROBLEMS, Scripted, says
 
+import infra.metrics
 import report
 import search
+import train
 from infra import html_page, text_report, tree
 from infra.read_run import read_run
 from tasks import Problem
+from tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = ("</script><script>window.pwned = 1</script><!-- <script> ]]> <img src=x onerror=pwned=1>"
@@ -110,7 +115,7 @@ def test_a_large_run_loses_the_details_of_its_least_useful_groups_first(room, de
 
 
 def test_the_page_of_a_large_run_is_small(tmp_path):
-    path = report.write_report([write_run(tmp_path / "a", steps=40, groups=8, group_size=16)])
+    path = report.write_report([write_run(tmp_path / "a", steps=20, groups=6, group_size=16)])
     assert 4_000_000 < path.stat().st_size <= report.MAX_BYTES
     assert "without their numbers per token" in Page(path).data()["notes"][0]
 
@@ -186,6 +191,53 @@ def test_a_run_without_its_tokenizer_is_shown_without_pieces(run, tmp_path):
     data = data_of(tmp_path)
     assert data["tokens"] == {} and "prompt.json" in data["notes"][-1] and data["groups"]
 
+
+# --- real runs
+
+SMALL = ("--base-steps 5 --steps 4 --eval-every 2 --prompts 4 --group-size 4 --minibatches 1 "
+         "--eval-problems 4 --eval-samples 4 --max-new-tokens 24 --device cpu").split()
+
+
+@pytest.mark.parametrize("flags", [["--algo", "dapo"], ["--algo", "ppo"]], ids=lambda f: f[1])
+def test_train_writes_a_page_of_a_small_run(flags, tmp_path, capsys):
+    assert train.main([*SMALL, *flags, "--out", str(tmp_path / "run")]) == 0
+    assert "report.html" in capsys.readouterr().out
+    data = Page(tmp_path / "run" / "report.html").data()
+    assert data["runs"][0]["steps"] == [1, 2, 3, 4] and data["runs"][0]["measures"]
+    assert {group["step"] for group in data["groups"]} == {1, 2, 3, 4} and data["notes"] == []
+    detailed = [r for g in data["groups"] for r in g["responses"] if "ids" in r]
+    tokenizer = Tokenizer.toy()
+    assert detailed and all(tokenizer.decode_response(r["ids"]) == r["text"] for r in detailed)
+    assert {"logp", "entropy"} <= detailed[0].keys()
+    assert any("values" in r for r in detailed) == (flags[1] == "ppo")
+    assert [a["step"] for a in data["held_out"][0]["answers"]] == [0, 2, 4]
+
+
+def test_pages_during_training_take_a_share_of_the_time(tmp_path, monkeypatch):
+    """A page takes more than its share here, so one alone is written, and the last."""
+    written = []
+
+    def write_report(folders):
+        written.append(json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]))
+        time.sleep(0.2)
+        return tmp_path / "report.html"
+    monkeypatch.setattr(report, "write_report", write_report)
+    assert train.main([*SMALL, "--out", str(tmp_path)]) == 0
+    assert [line["step"] for line in written] == [2, 4]
+    monkeypatch.setattr(infra.metrics, "PAGE_SHARE", 10)
+    assert train.main([*SMALL, "--out", str(tmp_path / "again")]) == 0
+    assert len(written) == 5
+
+
+@needs_chromium
+def test_a_small_run_of_a_pretrained_model_is_shown_with_its_own_tokens(tmp_path, browser):
+    folder = pretrained(tmp_path / "init", [("a", "b")])
+    assert train.main([*SMALL, "--init", str(folder), "--task", "arithmetic", "--reward", "random",
+                       "--out", str(tmp_path / "run")]) == 0
+    browser.open(tmp_path / "run" / "report.html")
+    assert browser.js("document.querySelectorAll('.tokens .token').length") == 96
+    assert "\\x" in browser.js("document.querySelector('.cards').textContent")
+    assert browser.errors == []
 
 # --- text of a model is data
 
@@ -367,12 +419,16 @@ def test_hostile_text_runs_nothing_in_a_browser(tmp_path, browser):
     assert browser.js("document.querySelectorAll('script').length") == 2
     assert browser.js("document.querySelectorAll('img, b:not([class]) script').length") == 0
     assert browser.js("typeof window.pwned") == "undefined"
+    texts = browser.js("document.querySelector('.bar').textContent + document.title + "
+                       "document.getElementById('main').textContent")
+    assert "<!-- <script> ]]>" in texts and not re.search("[\x00\x1b\u2028\u202e\u200f]", texts)
     assert browser.errors == []
 
 
 @needs_chromium
 def test_the_page_can_load_nothing_and_run_nothing_else(run, browser):
     browser.open(report.write_report([run]))
+    assert "unsafe" not in browser.js("document.querySelector('meta[http-equiv]').content")
     assert browser.js("fetch('https://example.org/').then(() => 'loaded', () => 'refused')"
                       ) == "refused"
     assert browser.js("""(() => { try { const script = document.createElement('script');

@@ -385,6 +385,12 @@ ALGORITHMS = {
                      "sequence"],
     "rloo": ["--kl-coef", "0.05", "--kl-in", "reward", "--kl", "k1"],
     "gspo": ["--entropy-coef", "0.01"],
+    "reinforce++": ["--kl-coef", "0.05", "--kl-in", "reward"],
+    "gfpo": ["--keep-count", "3", "--divisor", "mean"],
+    "raft": ["--keep-at-random"],
+    "reinforce-rej": ["--reward", "sign"],
+    "cispo": ["--sampler-correction", "tis", "--sequence-mask", "0.001", "--epochs", "2"],
+    "passk": ["--pass-at", "2"],
     "dapo": ["--train-levels", "1,3", "--steps", "6"],
     "dapo mask": ["--overlong", "mask"],
     "ppo": ["--critic-warmup", "2", "--epochs", "2"],
@@ -543,10 +549,12 @@ def test_a_run_without_checkpoints_is_the_same_and_leaves_its_policy_alone(finis
     assert "--no-checkpoints" in capsys.readouterr().err
 
 
-def test_a_run_without_checkpoints_that_was_stopped_begins_again(finished, tmp_path, monkeypatch):
+def test_a_run_without_checkpoints_that_was_stopped_begins_again(finished, tmp_path, monkeypatch,
+                                                                 capsys):
     out = tmp_path / "cut"
     with stopped_at_step_3(monkeypatch):
         assert run(out, "--no-checkpoints") == 130
+    assert "begins again where there is none" in capsys.readouterr().err
     assert not (out / "checkpoint.pt").exists()
     assert run(out, "--resume") == 0  # and has checkpoints from now on
     same_run(finished, out)
@@ -566,7 +574,7 @@ def test_a_reward_that_is_no_finite_number_is_named_and_the_run_goes_on_later(
         patch.setattr(tasks.Task, "score", spoiled)
         assert run(out) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "--reward random gave the reward" in said and calls[29] in said
+    assert "--reward random returned" in said and calls[29] in said
     assert "finite" in said and "--lr" not in said
     assert run(out, "--resume") == 0
     same_run(finished, out)
@@ -606,7 +614,7 @@ def test_a_score_of_a_process_reward_model_that_is_not_finite_is_named():
     samples = [(tasks.Problem("1+1=?", "2"), "", None), (tasks.Problem("1+2=?", "3"), "", None)]
     options = config.Options(reward="process", judge="runs/judge")
     models.refuse_infinite(torch.tensor([0.0, -1e30]), samples, options)
-    with pytest.raises(train.runs.UserError, match="--judge runs/judge gave .* nan .*'1\\+2=\\?'"):
+    with pytest.raises(verify.RewardError, match="--judge runs/judge returned nan .*'1\\+2=\\?'"):
         models.refuse_infinite(torch.tensor([0.0, float("nan")]), samples, options)
 
 

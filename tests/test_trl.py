@@ -1,5 +1,6 @@
 """The losses against TRL's own, on the same tensors. Skipped where TRL is not installed."""
 
+import math
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import grpo
+import offpolicy
 import ppo
 
 trl = pytest.importorskip("trl")
@@ -21,24 +23,27 @@ def tensors(seed=0, n=6, t=7):
     return logp, old, old + 0.3 * torch.randn(n, t, generator=g), mask, torch.randn(n, generator=g)
 
 
-def theirs(loss_type, level, beta, delta, unbiased_kl=False):
-    """GRPOTrainer._compute_loss with as much of a trainer as it asks for."""
+def theirs(loss_type, level, beta, delta, unbiased_kl=False, trainer_class=None,
+           epsilons=(0.2, 0.28), mask_threshold=None):
+    """GRPOTrainer._compute_loss, or another class's, with as much of a trainer as it asks for."""
     from trl import GRPOTrainer
     logp, old, ref, mask, advantages = tensors()
     same = SimpleNamespace(num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x,
                            reduce=lambda x, reduction: x, sync_gradients=True)
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (logp, torch.zeros_like(logp), None),
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
-        importance_sampling_level=level, beta=beta, loss_type=loss_type, epsilon_low=0.2,
-        epsilon_high=0.28, use_vllm=False, vllm_importance_sampling_correction=False,
+        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=mask_threshold,
+        get_off_policy_mask=GRPOTrainer.get_off_policy_mask,
+        importance_sampling_level=level, beta=beta, loss_type=loss_type, epsilon_low=epsilons[0],
+        epsilon_high=epsilons[1], use_vllm=False, vllm_importance_sampling_correction=False,
         model=SimpleNamespace(training=False), max_completion_length=9, accelerator=same,
         current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False,
         _metrics=defaultdict(lambda: defaultdict(list)),
         args=SimpleNamespace(delta=delta, use_bias_correction_kl=unbiased_kl,
+                             sapo_temperature_pos=1.0, sapo_temperature_neg=1.05,
                              steps_per_generation=1))
     ids = torch.zeros_like(mask).long()
-    loss = GRPOTrainer._compute_loss(trainer, None, {
+    loss = (trainer_class or GRPOTrainer)._compute_loss(trainer, None, {
         "prompt_ids": ids[:, :0], "prompt_mask": ids[:, :0], "completion_ids": ids,
         "completion_mask": mask, "advantages": advantages, "old_per_token_logps": old,
         "ref_per_token_logps": ref, "num_items_in_batch": mask.sum()})
@@ -103,6 +108,49 @@ def test_rloo_with_the_ratio_of_a_whole_response_is_trl_s():
     (loss, grad), (their_loss, their_grad) = ours("sequence", "product", 0.0, None), theirs_rloo()
     assert float(loss) == pytest.approx(float(their_loss), abs=1e-6)
     assert torch.allclose(grad, their_grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("surrogate, aggregate, bounds, loss_type, limit", [
+    ("cispo", "token", (1.0, 1.0), "cispo", None), ("sapo", "sequence", (0.2, 0.28), "sapo", None),
+    ("clip", "sequence", (0.2, 0.28), "grpo", 0.1), ("clip", "token", (0.2, 0.28), "dapo", 0.02),
+    ("gmpo", "sequence", (0.33, 0.49), "grpo", None)])
+def test_off_policy_losses_and_gradients_are_trl_s(surrogate, aggregate, bounds, loss_type, limit):
+    from trl.experimental.gmpo import GMPOTrainer
+    epsilons = {"cispo": (None, 2.0), "gmpo": (-math.log(0.67), math.log(1.49))}
+    their_loss, their_grad = theirs(
+        loss_type, "token", 0.0, None, epsilons=epsilons.get(surrogate, bounds),
+        trainer_class=GMPOTrainer if surrogate == "gmpo" else None, mask_threshold=limit)
+    logp, old, _, mask, advantages = tensors()
+    batch = ppo.Batch(mask, mask, old, None, None, advantages=advantages[:, None] * mask,
+                      weights=ppo.token_weights(mask, aggregate, 9))
+    options = SimpleNamespace(
+        surrogate=surrogate, clip_low=bounds[0], clip_high=bounds[1], dual_clip=0.0, tau_pos=1.0,
+        tau_neg=1.05, sampler_correction="none", sequence_mask=limit or 0.0, kl_coef=0.0,
+        entropy_coef=0.0, temperature=1.0)
+    policy = SimpleNamespace(logprobs=lambda *_, **__: (logp, None))
+    loss, _ = offpolicy.loss(policy, None, batch, options)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(their_loss), abs=1e-6)
+    assert torch.allclose(logp.grad, their_grad, atol=1e-6)
+
+
+def test_gdpo_and_lite_ppo_have_trl_s_advantages_but_for_its_larger_eps():
+    """normalize_then_sum and scale_rewards "batch" of _generate_and_score_completions."""
+    from trl.trainer.utils import nanstd
+    g = torch.Generator().manual_seed(0)
+    correct, form = (torch.rand(2, 24, generator=g) > 0.4).float()
+    group = torch.arange(24) // 4
+    parts = torch.stack([correct, 0.1 * form], 1)
+    grouped = parts.view(-1, 4, 2)
+    std = nanstd(grouped, dim=1, keepdim=True)
+    total = ((grouped - grouped.mean(1, keepdim=True)) / (std + 1e-4)).view(-1, 2).sum(1)
+    want = (total - total.mean()) / (nanstd(total) + 1e-4)
+    found = grpo.decoupled_advantages(parts.sum(1), correct, group)
+    assert torch.allclose(found, want, atol=5e-3)  # TRL's eps beside 0.1 of the format
+    rewards = parts.sum(1)
+    mean = rewards.view(-1, 4).mean(1).repeat_interleave(4)
+    found = grpo.group_advantages(rewards, group, divisor="batch-std")
+    assert torch.allclose(found, (rewards - mean) / (nanstd(rewards) + 1e-4), atol=1e-3)
 
 
 def test_group_advantages_are_trl_s_but_for_its_larger_eps():

@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import verify
-from grading import algebra, answers, lexer, parser
+from grading import algebra, answers, extraction, lexer, parser
 from grading import expression as expression_module
 from grading.expression import calculate, expression
+from infra import rewards
 from tasks.countdown import Countdown
+from tasks.rows import read_row
 
 
 def problem(answer, numbers=()):
@@ -306,6 +308,20 @@ def test_commas_group_digits_only_where_the_gold_is_one_number(gold, answer, rig
     assert (verify.verdict(gold, answer) is True) == right
 
 
+@pytest.mark.parametrize("reference, answer, right", [
+    ("1,200", "1200", True), ("1,200", "1,200", True), ("1,200", "1, 200", False),
+    ("150,000", "150000", True), ("120{,}240", "120240", True),
+    ("150,300", "150300", False), ("150,300", "300, 150", True),
+    ("100,200,300", "100200300", False),
+    ("so\n#### 150,300", "150300", True), ("so\n#### 150,300", "150, 300", False),
+    (r"#### \frac{1}{2}", "0.5", True), ("#### 5\nmore", "5", True)])
+def test_a_gold_with_commas_means_the_same_in_training_and_in_a_verdict(reference, answer, right):
+    in_row = read_row({"question": "?", "answer": reference})
+    for gold in (problem(reference), in_row):
+        assert verify.written_correct(gold, says(answer)) == right
+        assert rewards.correct_in_any_form(gold, says(answer)) == right
+
+
 def test_time_is_linear_in_the_text():
     """A hundred times the text takes less than a thousand times as long, whatever it is made of.
     Quadratic time would be ten thousand times as long."""
@@ -541,6 +557,15 @@ def test_the_last_number_counts_only_if_asked():
 def test_many_open_boxes_are_read_in_linear_time():
     assert verify.extract_any(r"\boxed{" * 9000 + "5") is None
     assert verify.extract_any(r"\boxed{" * 9000 + "5" + "}" * 9000) == "5"
+
+
+def test_the_last_box_of_a_long_text_is_found_without_reading_the_whole_text(monkeypatch):
+    seen, find_boxes = [], extraction.find_boxes
+    monkeypatch.setattr(extraction, "find_boxes", lambda t: seen.append(len(t)) or find_boxes(t))
+    for far in ("so ", r"\boxed{4} ", r"\boxed ", r"\fbox{", "{}"):
+        text = far * 20_000 + "\n" + r"is \boxed{5} or \fbox{6}" + "\n" + "and so on " * 10_000
+        assert verify.extract_any(text) == "5, 6"
+    assert max(seen) <= 2 * extraction.SEARCHED
 
 
 @pytest.mark.parametrize("gold", ["", " ", "4 4", r"\frac{", "5 % 3", "\\unknown", "4" * 601])

@@ -6,8 +6,8 @@ const SVG = "http://www.w3.org/2000/svg";
 
 // --- elements
 
-// An element. attributes: "class", "text", handlers such as onclick, or plain attributes; null and
-// false leave one out.
+// An element. attributes: "text", in which characters that cannot be seen are escaped; handlers,
+// such as onclick; attributes of HTML, which null and false leave out.
 function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -19,9 +19,9 @@ function svg(tag, attributes = {}, ...children) {
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (name === "text") element.textContent = value;
+    if (name === "text") element.textContent = plain(String(value));
     else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? "" : value);
+    else element.setAttribute(name, value === true ? "" : plain(String(value)));
   }
   element.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return element;
@@ -117,7 +117,8 @@ function visible(text, { breaks = true, spaces = false } = {}) {
     if (match.index > last) nodes.push(text.slice(last, match.index));
     last = match.index + match[0].length;
     const mark = match[0] === " " ? "·" : escape(match[0]);
-    nodes.push(el("span", { class: "hidden-mark", text: mark }));
+    nodes.push(el("span", { class: mark.length > 1 ? "hidden-mark code" : "hidden-mark",
+      text: mark }));
     if (match[0] === "\n") nodes.push(breaks ? "\n" : " ");
   }
   nodes.push(text.slice(last));

@@ -71,12 +71,12 @@ function panel(spec, settings, steps, view, several) {
       api.draw();
     } });
   const pick = several && spec.series.length > 1 ? select("",
-    spec.series.map((s) => [s.name, plain(s.label)]), chosen,
+    spec.series.map((s) => [s.name, s.label]), chosen,
     (name) => { chosen = name; api.draw(); }) : null;
   pick?.querySelector("select").setAttribute("aria-label", `${spec.title}: which`);
   const api = {
     element: el("figure", { class: "panel" }, el("figcaption", {},
-      el("h3", { text: plain(spec.title) }), pick, spec.unit === "share" ? null : logButton),
+      el("h3", { text: spec.title }), pick, spec.unit === "share" ? null : logButton),
     place, values),
     draw() {
       const lines = several
@@ -91,7 +91,7 @@ function panel(spec, settings, steps, view, several) {
     show(step) {
       drawn.show(step);
       values.replaceChildren(...drawn.lines.map((line) => el("span", { class: line.colour },
-        el("span", { class: "swatch" }), el("span", { text: plain(line.label) }),
+        el("span", { class: "swatch" }), el("span", { text: line.label }),
         el("b", { text: valueText(line, step, spec.unit) }))));
     },
   };

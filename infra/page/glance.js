@@ -6,7 +6,7 @@ const settingsOf = (run) => {
     o.init ? "pretrained" : o.size, `seed ${o.seed}`].filter(Boolean).join(" · ");
 };
 
-const shortName = (run) => plain(run.name.replace(/\/+$/, "").split("/").pop());
+const shortName = (run) => run.name.replace(/\/+$/, "").split("/").pop();
 
 function progressOf(run) {
   const step = run.steps.at(-1) ?? 0;
@@ -19,13 +19,13 @@ function glance() {
   return el("section", { id: "glance", "aria-label": "At a glance" },
     el("div", { class: "title" },
       el("h1", { text: settingsOf(run) }),
-      el("p", { class: "muted", text: `${plain(run.name)} — ${progressOf(run)}` })),
-    el("code", { class: "command", text: plain(run.command), tabindex: "0" }),
+      el("p", { class: "muted", text: `${run.name} — ${progressOf(run)}` })),
+    el("code", { class: "command", text: run.command, tabindex: "0" }),
     diagnoses(),
     DATA.runs.length > 1 ? runsTable() : null,
     el("div", { class: "columns" }, beforeAfter(run), facts(run)),
     DATA.notes.length ? el("ul", { class: "notes" },
-      DATA.notes.map((note) => el("li", { text: plain(note) }))) : null);
+      DATA.notes.map((note) => el("li", { text: note }))) : null);
 }
 
 // --- diagnoses
@@ -42,9 +42,9 @@ function diagnoses() {
       el("button", { type: "button", class: "link", text: `step ${d.step}`,
         title: "show the rollouts of this step",
         onclick: () => { cursor.set(d.step); openRollouts(d.step); } }),
-      el("span", { class: "muted", text: plain(d.name).replaceAll("_", " ") })),
+      el("span", { class: "muted", text: d.name.replaceAll("_", " ") })),
     el("p", {}, DATA.runs.length > 1 ? el("b", { text: `${shortName(d.run)}: ` }) : null,
-      plain(d.text)))));
+      el("span", { text: d.text })))));
 }
 
 // --- several runs
@@ -56,11 +56,11 @@ function runsTable() {
       (text) => el("th", { scope: "col", text })))),
     el("tbody", {}, DATA.runs.map((run) => {
       const accuracy = run.measures.find((m) => m.label === "accuracy, greedy") ?? {};
-      return el("tr", {}, el("th", { scope: "row", text: plain(run.name) }),
+      return el("tr", {}, el("th", { scope: "row", text: run.name }),
         el("td", { text: format(accuracy.before, "share") }),
         el("td", { class: "after", text: format(accuracy.after, "share") }),
         el("td", { text: duration(run.summary.seconds_total) }),
-        el("td", {}, el("code", { text: plain(run.command) })));
+        el("td", {}, el("code", { text: run.command })));
     }))));
 }
 
@@ -125,5 +125,5 @@ function facts(run) {
     ["largest memory", isNumber(s.peak_rss_mb) ? `${number(s.peak_rss_mb)} MB` : "–"],
   ].filter(([, value]) => value && value !== "–");
   return el("dl", { class: "facts" }, rows.map(([name, value]) => el("div", {},
-    el("dt", { text: name }), el("dd", { text: plain(String(value)) }))));
+    el("dt", { text: name }), el("dd", { text: String(value) }))));
 }

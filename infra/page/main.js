@@ -14,7 +14,7 @@ function build() {
     links.push(el("a", { href: `#${id}`, text: label }));
   }
   document.querySelector(".bar").append(el("nav", { "aria-label": "Sections" }, links),
-    el("span", { class: "name", text: plain(DATA.title) }), themeSwitch());
+    el("span", { class: "name", text: DATA.title }), themeSwitch());
 }
 
 build();

@@ -17,8 +17,8 @@ function overTime() {
           : el("div", { class: "text" }, visible(answer.text, { breaks: false })));
     }));
   };
-  const named = ({ question, answer }) => `${plain(question).slice(0, 70)} `
-    + `(answer ${plain(String(answer))})`;
+  const named = ({ question, answer }) => `${question.slice(0, 70)} `
+    + `(answer ${answer})`;
   show(0);
   return section("time", "The same problem over time",
     el("div", { class: "tools" },

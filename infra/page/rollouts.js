@@ -81,7 +81,7 @@ const outcome = (r) => (isRight(r) ? "right" : r.truncated ? "cut" : "wrong");
 function problemButton(group, onclick) {
   const right = group.responses.filter(isRight).length;
   const button = el("button", { type: "button", onclick, class: group.dropped ? "dropped" : null },
-    el("span", { class: "question", text: plain(group.question) }),
+    el("span", { class: "question", text: group.question }),
     el("span", { class: "outcomes", "aria-label": `${right} of ${group.responses.length} right` },
       group.responses.map((r) => el("i", { class: outcome(r) }))),
     group.dropped ? el("span", { class: "muted", text: dropText(group) }) : null);
@@ -135,7 +135,7 @@ function groupView(group, view) {
     cards, meanings.length > 1 ? look.element : null];
 }
 
-const dropText = (group) => `dropped: ${plain(group.dropped)}`;
+const dropText = (group) => `dropped: ${group.dropped}`;
 const dropTag = (group) => (group.dropped
   ? el("span", { class: "tag", text: dropText(group) }) : null);
 
@@ -152,7 +152,7 @@ function groupHead(group) {
 function card(response, look, painted) {
   const right = isRight(response);
   const parts = Object.entries(response.parts ?? {}).map(
-    ([name, value]) => `${plain(name)} ${number(value)}`);
+    ([name, value]) => `${name} ${number(value)}`);
   const body = response.ids ? tokenBoxes(response, `answer ${response.number}, by token`,
     (i) => look.show(response, i)) : null;
   if (body) painted.push({ boxes: body.boxes, response });
@@ -164,7 +164,7 @@ function card(response, look, painted) {
     el("p", { class: "muted facts-line", text: [
       `reward ${number(response.reward)}${parts.length ? ` (${parts.join(", ")})` : ""}`,
       `${response.length} ${response.ids || response.ending ? "tokens" : "characters"}`,
-      response.ending ? plain(response.ending) : ""].filter(Boolean).join(" · ") }),
+      response.ending].filter(Boolean).join(" · ") }),
     body ? body.element
       : el("div", { class: "text", tabindex: "0" }, visible(response.text)));
 }

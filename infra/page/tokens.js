@@ -69,10 +69,11 @@ function scale(group, name) {
   const end = name === "ratio" ? [Math.exp(-most), Math.exp(most)]
     : name === "score" ? [0, 1] : name === "logp" ? [0, -most]
       : diverging ? [-most, most] : [0, most];
+  const digits = name === "ratio" ? 3 : 2;
   return el("div", { class: "scale" },
-    el("span", { text: `${number(end[0], 2)} ${low}` }),
+    el("span", { text: `${number(end[0], digits)} ${low}` }),
     el("span", { class: `ramp ${diverging ? "diverging" : "sequential"}` }),
-    el("span", { text: `${high} ${number(end[1], 2)}` }));
+    el("span", { text: `${high} ${number(end[1], digits)}` }));
 }
 
 // --- boxes
@@ -83,7 +84,7 @@ function pieceNodes(id, options) {
   if (typeof piece === "string" && piece) return visible(piece, { spaces: true, ...options });
   const hex = (byte) => `\\x${byte.toString(16).padStart(2, "0")}`;
   const bytes = Array.isArray(piece) ? piece.map(hex).join("") : `⟨${id}⟩`;
-  return [el("span", { class: "hidden-mark", text: bytes })];
+  return [el("span", { class: "hidden-mark code", text: bytes })];
 }
 
 // A response as boxes. The arrow keys move from box to box. look(i) is called for the box under the

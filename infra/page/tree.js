@@ -5,11 +5,11 @@
 function treePage() {
   document.title = `${plain(DATA.title)} — search`;
   const bar = document.querySelector(".bar");
-  bar.append(el("span", { class: "name", text: plain(DATA.title) }), themeSwitch());
+  bar.append(el("span", { class: "name", text: DATA.title }), themeSwitch());
   document.getElementById("main").append(
     el("div", { class: "title" }, el("h1", {}, visible(DATA.question, { breaks: false })),
-      el("p", { class: "muted", text: [plain(DATA.method), `n = ${DATA.n}`,
-        `${number(DATA.tokens)} sampled tokens`, `answer ${plain(DATA.answer)}`,
+      el("p", { class: "muted", text: [DATA.method, `n = ${DATA.n}`,
+        `${number(DATA.tokens)} sampled tokens`, `answer ${DATA.answer}`,
         DATA.correct ? "chosen answer right" : "chosen answer wrong"].join(" · ") })),
     section("tree", "Steps",
       el("div", { class: "tree-box", tabindex: "0" }, branch(DATA.tree, "tree"))),

@@ -1,0 +1,136 @@
+"""Flags of train.py that contradict each other or have no effect. Each is refused in one sentence.
+
+A rule is a pair: whether it is broken, and the sentence that names the flags and the mend. Ranges
+of single numbers are checked in infra/cli.py.
+"""
+
+from dataclasses import fields
+
+import offpolicy
+from config import ALGORITHMS, Options, needs_critic, reads_group
+from infra.files import UserError
+
+ADVANTAGES = ("scale_by_std", "divisor", "baseline", "decouple_rewards")
+
+
+def flag(name: str) -> str:
+    """The flag of a field of Options."""
+    return "--" + name.replace("_", "-")
+
+
+def validate_algorithm(options: Options) -> None:
+    """Checks that the algorithm reads the options that were set, and that they fit each other.
+    Raises UserError."""
+    refuse_unread_groups(options)
+    rules = advantage_rules(options) + selection_rules(options) + loss_rules(options)
+    for broken, sentence in rules:
+        if broken:
+            raise UserError(sentence)
+
+
+def refuse_unread_groups(options: Options) -> None:
+    """Refuses options of a group that the algorithm does not read."""
+    for f in fields(Options):
+        group = f.metadata["group"]
+        if getattr(options, f.name) != f.default and not reads_group(options.algo, group):
+            readers = [name for name in ALGORITHMS if reads_group(name, group)]
+            raise UserError(f"{flag(f.name)} has no effect with --algo {options.algo}; it needs "
+                            f"--algo {' or '.join(readers)}")
+
+
+def changed(options: Options, *names: str) -> str:
+    """The flag of the first of these options that is not the algorithm's default; "" for none."""
+    preset = ALGORITHMS[options.algo][1]
+    for f in fields(Options):
+        if f.name in names and getattr(options, f.name) != preset.get(f.name, f.default):
+            return flag(f.name)
+    return ""
+
+
+def has_group_advantages(options: Options) -> bool:
+    """Whether the advantages are made by grpo.py."""
+    if reads_group(options.algo, "RAFT"):
+        return options.keep == "shortest"
+    return not needs_critic(options.algo) and not reads_group(options.algo, "pass@k")
+
+
+def advantage_rules(options: Options) -> list[tuple]:
+    """Rules for rewards, baselines and divisors."""
+    algo, critic = options.algo, needs_critic(options.algo)
+    scaled, mean = options.scale_by_std, options.scale_by_std and options.divisor == "mean"
+    unused = changed(options, *ADVANTAGES)
+    return [
+        (not critic and options.baseline != "batch" and options.group_size < 2,
+         f"--group-size {options.group_size}: a group needs at least 2 responses to compare"),
+        (critic and (scaled or unused),
+         "--scale-by-std, --divisor, --baseline and --decouple-rewards need advantages of groups, "
+         f"but --algo {algo} has a critic"),
+        (unused and not has_group_advantages(options),
+         f"{unused} has no effect with --algo {algo}, whose advantages have no baseline"),
+        (scaled and options.baseline == "others", "--baseline others needs --no-scale-by-std"),
+        (options.baseline == "batch" and (not scaled or options.divisor != "batch-std"),
+         "--baseline batch needs --scale-by-std and --divisor batch-std"),
+        (not scaled and options.divisor != "std",
+         f"--divisor {options.divisor} has no effect with --no-scale-by-std"),
+        (options.decouple_rewards and (not scaled or options.divisor != "std"
+                                       or options.baseline != "mean"),
+         "--decouple-rewards needs --scale-by-std, --divisor std and --baseline mean"),
+        (options.decouple_rewards and options.kl_in == "reward",
+         "--decouple-rewards would give the KL the weight of the reward; it needs --kl-in loss"),
+        (mean and (options.reward == "sign" or options.kl_in == "reward"
+                   or options.overlong == "soft"),
+         "--divisor mean needs rewards of at least 0: no --reward sign, no --kl-in reward and no "
+         "--overlong soft"),
+        (reads_group(algo, "pass@k") and options.pass_at > options.group_size,
+         f"--pass-at {options.pass_at} is more than the {options.group_size} responses of a group "
+         "(--group-size)"),
+    ]
+
+
+def selection_rules(options: Options) -> list[tuple]:
+    """Rules for the responses that are kept, and for the size of a mini-batch."""
+    responses, right = options.prompts * options.group_size, False
+    if reads_group(options.algo, "RAFT"):
+        right = options.keep == "right"
+    return [
+        (responses % options.minibatches,
+         f"--minibatches {options.minibatches} does not divide the {responses} responses of a step "
+         "(--prompts times --group-size)"),
+        (changed(options, "keep_count") and options.keep != "shortest",
+         "--keep-count has no effect without --keep shortest"),
+        (has_group_advantages(options) and options.keep == "shortest"
+         and not 2 <= options.keep_count <= options.group_size,
+         f"--keep-count {options.keep_count} must be from 2 to the {options.group_size} responses "
+         "of a group (--group-size)"),
+        (right and options.reward not in ("correct", "sign"),
+         f"--reward {options.reward} has no effect with --keep right, which keeps the answers that "
+         "the verifier accepts"),
+        (right and options.kl_in == "reward", "--kl-in reward has no effect with --keep right"),
+        (options.overlong_buffer > options.max_new_tokens,
+         f"--overlong-buffer {options.overlong_buffer} is longer than a response "
+         f"({options.max_new_tokens} tokens)"),
+    ]
+
+
+def loss_rules(options: Options) -> list[tuple]:
+    """Rules for ratios, clips and the KL."""
+    algo, surrogate = options.algo, options.surrogate
+    bounds = changed(options, "clip_low", "clip_high")
+    return [
+        (needs_critic(algo) and options.ratio != "token",
+         f"--ratio {options.ratio} needs one advantage per response, but --algo {algo} has one per "
+         "token"),
+        (reads_group(algo, "off-policy") and options.ratio != "token",
+         f"--ratio {options.ratio} has no effect with --algo {algo}, whose ratio is that of "
+         "--surrogate"),
+        (bounds and surrogate in offpolicy.UNCLIPPED,
+         f"{bounds} has no effect with --surrogate {surrogate}, which has no bounds"),
+        (options.dual_clip and surrogate != "clip",
+         f"--dual-clip has no effect with --surrogate {surrogate}"),
+        (changed(options, "tau_pos", "tau_neg") and surrogate != "sapo",
+         "--tau-pos and --tau-neg have no effect without --surrogate sapo"),
+        (not options.kl_coef and (options.kl_target or options.kl_in == "reward"),
+         "--kl-target and --kl-in reward need a --kl-coef above 0"),
+        (options.unbiased_kl and (not options.kl_coef or options.kl_in != "loss"),
+         "--unbiased-kl needs a --kl-coef above 0 and --kl-in loss"),
+    ]

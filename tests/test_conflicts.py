@@ -1,0 +1,71 @@
+"""infra/conflicts.py: flags that contradict or have no effect are refused in one sentence."""
+
+import re
+
+import pytest
+
+import config
+from infra import cli, run_dir
+
+REFUSED = {  # flags -> words of the sentence
+    "--algo passk --baseline others --no-scale-by-std": "--scale-by-std has no effect with --algo",
+    "--algo reinforce-rej --divisor mean": "--divisor has no effect with --algo reinforce-rej",
+    "--algo raft --decouple-rewards": "--decouple-rewards has no effect with --algo raft",
+    "--algo ppo --divisor mean": "--algo ppo has a critic",
+    "--algo drgrpo --divisor mean": "--divisor mean has no effect with --no-scale-by-std",
+    "--algo maxrl --reward sign": "--divisor mean needs rewards of at least 0",
+    "--algo maxrl --kl-coef 1 --kl-in reward": "no --kl-in reward",
+    "--algo dapo --divisor mean --reward correct": "no --overlong soft",
+    "--baseline batch": "--baseline batch needs --scale-by-std and --divisor batch-std",
+    "--algo lite --decouple-rewards": "--decouple-rewards needs",
+    "--decouple-rewards --kl-coef 1 --kl-in reward": "it needs --kl-in loss",
+    "--baseline others": "--baseline others needs --no-scale-by-std",
+    "--group-size 1": "a group needs at least 2 responses",
+    "--algo passk --pass-at 17": "--pass-at 17 is more than the 16 responses",
+    "--algo gfpo --keep-count 17": "--keep-count 17 must be from 2 to the 16 responses",
+    "--algo raft --keep-count 4": "--keep-count has no effect without --keep shortest",
+    "--algo raft --reward random": "--reward random has no effect with --keep right",
+    "--algo raft --kl-coef 1 --kl-in reward": "--kl-in reward has no effect with --keep right",
+    "--algo raft --clip-high 0.3": "--clip-high has no effect with --surrogate likelihood",
+    "--algo sapo --clip-low 0.3": "--clip-low has no effect with --surrogate sapo",
+    "--algo cispo --dual-clip 3": "--dual-clip has no effect with --surrogate cispo",
+    "--algo cispo --tau-neg 2": "have no effect without --surrogate sapo",
+    "--algo gmpo --ratio sequence": "whose ratio is that of --surrogate",
+    "--surrogate cispo": "--surrogate has no effect with --algo grpo; it needs --algo gfpo",
+    "--algo cispo --keep mixed": "--keep has no effect with --algo cispo",
+    "--algo grpo --pass-at 2": "it needs --algo passk",
+    "--algo sapo --tau-pos 0": "--tau-pos must be a finite number above 0",
+}
+ALLOWED = [
+    *(f"--algo {name}" for name in config.PRESETS), "--algo reinforce++ --group-size 1",
+    "--algo raft --surrogate clip --clip-high 0.28", "--algo raft --keep-at-random",
+    "--algo sapo --sampler-correction icepop --sequence-mask 0.1", "--algo passk --pass-at 16",
+    "--algo cispo --surrogate clip --dual-clip 3 --kl-coef 0.1 --unbiased-kl",
+    "--algo dapo --decouple-rewards", "--algo gfpo --divisor batch-std --keep-count 2"]
+
+
+def validate(words: str):
+    cli.validate(cli.parse([*words.split(), "--device", "cpu"])[0])
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_a_contradiction_is_refused_in_one_sentence(words):
+    with pytest.raises(run_dir.UserError) as refused:
+        validate(words)
+    said = str(refused.value)
+    assert REFUSED[words] in said and "\n" not in said and not re.search(r"[.!] [A-Z]", said)
+
+
+@pytest.mark.parametrize("words", ALLOWED)
+def test_flags_that_fit_each_other_pass(words):
+    validate(words)
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_help_shows_the_defaults_of_the_algorithm(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["--algo", name, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for option, value in config.PRESETS[name][1].items():
+        text = shown[shown.index(f" {cli.flag(option)}"):]
+        assert re.search(rf"\(default: {re.escape(str(value))}\)", text[:700]), option
