@@ -30,7 +30,7 @@ def show(run, command: str, diagnoses: dict) -> None:
         echo(f"  {note}")
     # diagnoses, and before and after
     echo("\nDiagnoses")
-    for step, text in sorted(diagnoses.values()):
+    for step, text in sorted(diagnoses.values(), key=lambda said: said[0]):  # causes first
         echo(textwrap.fill(visible(f"step {step}: {text}"), WIDTH, initial_indent="  ! ",
                            subsequent_indent="    "))
     if not diagnoses:
