@@ -72,9 +72,8 @@ DIVISORS = {  # the choices of --divisor
 def group_advantages(rewards, group, scale_by_std=True, baseline="mean", divisor="std"):
     """Advantages (N,) of rewards (N,); group (N,) is the index of each response's group.
 
-    The advantage is exactly 0 if all rewards of a group are equal, or if it has one response.
-    Names: BASELINES, DIVISORS. Double sums: the order of the responses does not matter.
-    """
+    The advantage is exactly 0 if all rewards of a group are equal, or if it has one response. Sums
+    are in double, so the order of the responses does not matter. Names: BASELINES, DIVISORS."""
     raised = above_minimum(rewards.double(), group)
     advantages = raised - BASELINES[baseline](raised, group)
     if scale_by_std:

@@ -398,15 +398,17 @@ def test_gdpo_tells_apart_what_the_sum_of_rewards_confuses():
     std = math.sqrt(sum(a * a for a in total) / 7)
     found = grpo.decoupled_advantages(correct + 0.1 * form, correct, group)
     assert found.tolist() == pytest.approx([a / std for a in total], abs=1e-4)
-    equal = grpo.decoupled_advantages(torch.full((8,), 1.1), torch.ones(8), group)
-    assert equal.tolist() == [0.0] * 8
-    want = [math.sqrt(7) * a / math.sqrt(6) for a in parts[0]]  # all with format: correctness alone
-    found_alone = grpo.decoupled_advantages(correct + 0.1, correct, group)
-    assert found_alone.tolist() == pytest.approx(want, abs=1e-4)
     batch = ppo.Batch(correct[:, None], torch.ones(8, 1), correct[:, None], group,
                       correct + 0.1 * form, correct)
     made = grpo.prepare(batch, options(decouple_rewards=True)).advantages[:, 0]
     assert torch.equal(made, found)
+    equal = grpo.decoupled_advantages(torch.full((8,), 1.1), torch.ones(8), group)
+    assert equal.tolist() == [0.0] * 8
+    correct[6] = 0  # all have the format: correctness alone counts
+    alone = advantages_loop(correct.tolist(), group.tolist(), True)
+    want = [a / math.sqrt(sum(x * x for x in alone) / 7) for a in alone]
+    assert grpo.decoupled_advantages(correct + 0.1, correct, group).tolist() == pytest.approx(
+        want, abs=1e-5)
 
 
 def test_the_divisor_of_the_group_is_the_default():
