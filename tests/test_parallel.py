@@ -150,7 +150,7 @@ def test_a_run_goes_on_with_another_number_of_processes(stopped, how, tmp_path):
 
 
 def test_an_error_is_printed_once(alone):
-    code, _, error = finished(launch(2, "--steps", "1", "--out", alone / "slip", "--lr", "0"))
+    code, _, error = run_processes(2, "--steps", "1", "--out", alone / "slip", "--lr", "0")
     assert code and error.count("--lr must be") == 1
 
 

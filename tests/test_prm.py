@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small import tiny_model
 
 import config
 import model as gpt
@@ -326,9 +327,10 @@ def test_aggregates_of_step_scores():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "chain"
-    assert train.main(["--task", "chain", "--out", str(out), "--base-steps", "30", "--steps", "0",
-                       "--eval-problems", "5", "--eval-samples", "2", "--max-new-tokens", "48",
-                       "--device", "cpu"]) == 0
+    with tiny_model():
+        assert train.main(["--task", "chain", "--out", str(out), "--base-steps", "30", "--steps",
+                           "0", "--eval-problems", "5", "--eval-samples", "2", "--max-new-tokens",
+                           "48", "--device", "cpu"]) == 0
     return out
 
 

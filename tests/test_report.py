@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, Browser
 from fake_run import write_run
+from small import tiny_model
 from test_init import pretrained
 from test_search import PROBLEMS, Scripted, says
 
@@ -200,7 +201,8 @@ SMALL = ("--base-steps 5 --steps 4 --eval-every 2 --prompts 4 --group-size 4 --m
 
 @pytest.mark.parametrize("flags", [["--algo", "dapo"], ["--algo", "ppo"]], ids=lambda f: f[1])
 def test_train_writes_a_page_of_a_small_run(flags, tmp_path, capsys):
-    assert train.main([*SMALL, *flags, "--out", str(tmp_path / "run")]) == 0
+    with tiny_model():
+        assert train.main([*SMALL, *flags, "--out", str(tmp_path / "run")]) == 0
     assert "report.html" in capsys.readouterr().out
     data = Page(tmp_path / "run" / "report.html").data()
     assert data["runs"][0]["steps"] == [1, 2, 3, 4] and data["runs"][0]["measures"]
@@ -222,10 +224,12 @@ def test_pages_during_training_take_a_share_of_the_time(tmp_path, monkeypatch):
         time.sleep(0.2)
         return tmp_path / "report.html"
     monkeypatch.setattr(report, "write_report", write_report)
-    assert train.main([*SMALL, "--out", str(tmp_path)]) == 0
+    with tiny_model():
+        assert train.main([*SMALL, "--out", str(tmp_path)]) == 0
     assert [line["step"] for line in written] == [2, 4]
     monkeypatch.setattr(infra.metrics, "PAGE_SHARE", 10)
-    assert train.main([*SMALL, "--out", str(tmp_path / "again")]) == 0
+    with tiny_model():
+        assert train.main([*SMALL, "--out", str(tmp_path / "again")]) == 0
     assert len(written) == 5
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from small import tiny_model
 
 import evaluate
 import infra.completer
@@ -290,9 +291,10 @@ def test_early_stopping_of_the_thinking():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "short"
-    assert train.main(["--out", str(out), "--base-steps", "20", "--steps", "1", "--prompts", "2",
-                       "--group-size", "4", "--eval-problems", "5", "--max-new-tokens", "32",
-                       "--device", "cpu"]) == 0
+    with tiny_model():
+        assert train.main(["--out", str(out), "--base-steps", "20", "--steps", "1", "--prompts",
+                           "2", "--group-size", "4", "--eval-problems", "5", "--max-new-tokens",
+                           "32", "--device", "cpu"]) == 0
     return out
 
 

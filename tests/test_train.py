@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import forked
 import pytest
 import torch
+from small import TINY, tiny_model
 
 import config
 import evaluate
@@ -34,7 +35,6 @@ ROOT = Path(__file__).parents[1]
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
          "2", "--eval-problems", "4", "--eval-samples", "4", "--max-new-tokens", "16", "--device",
          "cpu", "--reward", "random"]  # so that a base which can do nothing has a gradient
-TINY = dict(layers=2, width=64, heads=4, kv_heads=2, hidden=96, **gpt.TOY)  # --size tiny, of here
 # A run with the model TINY in a process that kills itself where `function` of `module` is called
 # for the n-th time: before or after the call.
 KILLED = """
@@ -60,8 +60,7 @@ sys.exit(train.main(flags))
 
 
 def run(out, *flags):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(gpt.SIZES, "tiny", TINY)
+    with tiny_model():
         return train.main(["--algo", "grpo", "--out", str(out), *SMALL, *flags])
 
 
