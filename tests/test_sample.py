@@ -534,7 +534,7 @@ def test_buffers_are_kept_between_calls_and_follow_the_model():
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 25),
        st.integers(1, 9), st.floats(-2, 3, allow_subnormal=False), st.integers(0, 10**6),
        st.sampled_from([3, 100]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_batch_equals_its_rows_alone(lengths, group_size, steps, max_rows, stop, seed, after):
     made, rng = gpt(stop=stop), torch.Generator().manual_seed(seed)
     prompts = [torch.randint(0, 28, (n,), generator=rng).tolist() for n in lengths]
@@ -599,7 +599,7 @@ TABLE = tokenizer.stop_table([bytes([97 + i]) for i in range(30)], ["ab", "c"])
 
 
 @HEADS
-@pytest.mark.parametrize("prompts", [PROMPTS, [[1, 2]], [[1, 2, 3]] * 5], ids=len)
+@pytest.mark.parametrize("prompts", [PROMPTS, [[1, 2, 3]] * 5], ids=len)
 @pytest.mark.parametrize("how", [{}, {"temperature": 0.0}, {"temperature": 0.7, "top_p": 0.9},
                                  {"top_k": 3}, {"stop_table": TABLE}, {"max_rows": 6}], ids=list)
 def test_a_recorded_step_does_what_it_recorded(how, prompts, kv_heads, monkeypatch):

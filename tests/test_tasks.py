@@ -20,7 +20,7 @@ DATA = Path(os.environ.get("DATA_DIR", Path(__file__).parents[2] / "shared" / "d
 real_data = pytest.mark.skipif(not (DATA / "gsm8k_train.jsonl").exists(), reason="no shared/data")
 KINDS = [(name, level) for name in ("arithmetic", "countdown", "gsm", "chain")
          for level in tasks.TASKS[name].levels]
-TRAIN, HELD = 4000, 800  # draws of each of the 15
+TRAIN, HELD = 2500, 800  # draws of each of the 15
 every_level = pytest.mark.parametrize("name, level", KINDS)
 
 
