@@ -210,7 +210,6 @@ def measure(state: dict, when: str, models, task, options, folder: Path | None =
     """Evaluates the policy, prints the result and keeps it as state[when]. `when` is "before" or
     "after" training. Records the first answers in the folder of a run, if given."""
     began = time.perf_counter()
-    run_dir.trim_malloc()
     state[when] = evaluate.evaluate_and_print(models.sampler, models.tokenizer, task, options, when,
                                               SAMPLERS[options.sampler])
     if folder and options.report and distributed.rank() == 0:

@@ -317,18 +317,9 @@ def peak_rss_mb() -> float | None:
 def tune_malloc() -> None:
     """Tells glibc to keep freed memory instead of returning it to the system. Each fresh page costs
     a page fault, which is much of a small model's time on a CPU. No effect on other systems."""
-    call_libc("mallopt", -3, 1 << 30)    # M_MMAP_THRESHOLD
-    call_libc("mallopt", -1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-def trim_malloc() -> None:
-    """Returns freed memory to the system, between two stages that need memory of other shapes."""
-    call_libc("malloc_trim", 0)
-
-
-def call_libc(function: str, *arguments: int) -> None:
-    """Calls a function of the C library, where there is one of this name."""
     try:
-        getattr(ctypes.CDLL(None), function)(*arguments)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 1 << 30)   # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     except (OSError, AttributeError, TypeError):
         pass
