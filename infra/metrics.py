@@ -180,12 +180,18 @@ def save_step(folder: Path, metrics: dict, attempts, evaluation: dict | None, mo
 
 
 def say_diagnoses(bar: Progress, metrics: dict, groups: list[dict]) -> None:
-    """Prints each sentence of diagnose.py once: when it first holds."""
+    """Prints each sentence of diagnose.py once: when it first holds. A rule that fails is said once
+    too, and ends no run."""
     bar.run.metrics.append(metrics)
     slim = [group | {"responses": [{k: r[k] for k in ("text", "reward", "parts")}
                                    for r in group["responses"]]} for group in groups]
     bar.run.groups[:] = [*bar.run.groups, *slim][-GROUPS_DIAGNOSED:]
-    for name, sentence in diagnose.new_diagnoses(bar.run, bar.said).items():
+    try:
+        found = diagnose.new_diagnoses(bar.run, bar.said)
+    except Exception as error:
+        failed = {"": f"a rule of diagnose.py failed: {type(error).__name__}: {error}"}
+        found = {} if "" in bar.said else failed
+    for name, sentence in found.items():
         bar.said.add(name)
         bar.write(f"step {metrics['step']}: {sentence}")
 

@@ -131,7 +131,7 @@ def reason(rewards) -> str:
         return "all right"
     if max(correct) <= 0:
         return "all wrong"
-    return "equal rewards" if len({reward.total for reward in rewards}) == 1 else "overlong"
+    return "equal rewards" if len({reward.total for reward in rewards}) == 1 else "not kept"
 
 
 def in_batch(group: Group) -> list[int | None]:

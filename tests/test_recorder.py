@@ -76,7 +76,7 @@ def test_other_reasons():
     def says(*totals):
         return recorder.reason([verify.Reward(total, {"correct": float(i % 2)})
                                 for i, total in enumerate(totals)])
-    assert says(0.5, 0.5) == "equal rewards" and says(0.5, 0.6) == "overlong"
+    assert says(0.5, 0.5) == "equal rewards" and says(0.5, 0.6) == "not kept"
 
 
 def test_a_response_that_is_masked_for_its_length_is_told_from_the_others():
@@ -286,13 +286,20 @@ def test_the_page_is_written_after_each_evaluation_and_diagnoses_are_said_once(
     monkeypatch.setattr(train.log.report, "write_report", counted)
     monkeypatch.setattr(train.log, "PAGE_SHARE", 99)  # a page takes longer than so short a run
     monkeypatch.setattr(train.log.diagnose, "RULES", rules)
-    monkeypatch.setattr(train.log, "PAGE_SHARE", 1.0)  # so short a run has no time for pages
     assert run(out, "--steps", "4") == 0
     assert seen == [2, 4, 4]
     said = capsys.readouterr().out
     assert f"the run as a page: {out / 'report.html'}" in said
     assert said.count("step 3: it is the third step") == said.count("it is the third step") == 1
     assert said.count("step 1: 8 responses, --lr 0.0004") == said.count("responses, --lr") == 1
+
+
+def test_a_rule_that_fails_is_said_once_and_ends_no_run(finished, monkeypatch, capsys):
+    monkeypatch.setattr(train.log.diagnose, "RULES", {"wrong": lambda r: 1 / 0})
+    assert run(finished.parent / "failing", "--steps", "3") == 0
+    said = capsys.readouterr().out
+    assert said.count("step 1: a rule of diagnose.py failed: ZeroDivisionError") == 1
+    assert said.count("a rule of diagnose.py failed") == 1
 
 
 def test_a_resumed_run_is_diagnosed_from_its_first_step(finished, monkeypatch, capsys):
