@@ -163,14 +163,14 @@ def never_right(run):
 
 def same_answer(run):
     share, right = run.mean("most_common_answer"), run.mean("accuracy")
-    if share > 0.5 and right > 0.5:
-        return (f"One answer stands in {share:.0%} of the responses to different problems, and "
-                f"{right:.0%} of all are right. The golds of the data are almost all the same. "
-                "Count the answers in the file of --data.")
+    cause = ("The policy has collapsed to a guess. Try a lower --lr, --kl-coef 0.02, and look "
+             "whether the reward pays for that answer.")
+    if right > 0.5:
+        cause = ("The golds of the data are almost all the same. Count the answers in the file of "
+                 "--data.")
     if share > 0.5:
         return (f"One answer stands in {share:.0%} of the responses to different problems, and "
-                f"{right:.0%} of all are right. The policy has collapsed to a guess. Try a lower "
-                "--lr, --kl-coef 0.02, and look whether the reward pays for that answer.")
+                f"{right:.0%} of all are right. {cause}")
 
 
 def repeats(run):

@@ -92,11 +92,11 @@ def greedy_accuracy(policy, tokenizer, task, problems, max_new_tokens: int,
                                 max_new_tokens=max_new_tokens, generate=generate)
     correct = [task.correct(p, t) for p, t in zip(problems, texts, strict=True)]
     kinds = sorted({p.category for p in problems} - {""})
+    by_kind = {kind: proportion(c for c, p in zip(correct, problems, strict=True)
+                                if p.category == kind) for kind in kinds}
     return proportion(correct) | {
         "examples": texts[:EXAMPLES], "examples_correct": [bool(c) for c in correct[:EXAMPLES]],
-        "by_kind": {
-        kind: proportion(c for c, p in zip(correct, problems, strict=True) if p.category == kind)
-        for kind in kinds}}
+        "by_kind": by_kind}
 
 
 def measure(policy, tokenizer, task, problems, seed: int, max_new_tokens: int, n_pass: int = 200,

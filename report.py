@@ -20,6 +20,7 @@ import tasks
 from config import ALGORITHMS, PRETRAINED_LR, Options, reads_group
 from infra import arguments, html_page, text_report
 from infra.charts import charts_of, measures_of
+from infra.conflicts import flag
 from infra.read_run import RunFiles, read_run
 from infra.terminal import echo
 from tokenizer import Tokenizer
@@ -94,11 +95,11 @@ def command(options: dict) -> str:
              and name not in ("micro_tokens", "overlong_buffer", "dtype")]
     flags = []
     for name in shown:
-        value, flag = options[name], "--" + name.replace("_", "-")
+        value = options[name]
         if isinstance(value, bool):
-            flags.append(flag if value else f"--no-{flag[2:]}")
+            flags.append(flag(name) if value else flag(f"no_{name}"))
         else:
-            flags.append(f"{flag} {shlex.quote(str(value))}")
+            flags.append(f"{flag(name)} {shlex.quote(str(value))}")
     return " ".join(["python train.py", *flags])
 
 

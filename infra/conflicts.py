@@ -90,9 +90,8 @@ def advantage_rules(options: Options) -> list[tuple]:
 
 def selection_rules(options: Options) -> list[tuple]:
     """Rules for the responses that are kept, and for the size of a mini-batch."""
-    responses, right = options.prompts * options.group_size, False
-    if reads_group(options.algo, "RAFT"):
-        right = options.keep == "right"
+    responses = options.prompts * options.group_size
+    right = reads_group(options.algo, "RAFT") and options.keep == "right"
     return [
         (responses % options.minibatches,
          f"--minibatches {options.minibatches} does not divide the {responses} responses of a step "
