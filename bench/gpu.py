@@ -152,12 +152,13 @@ def run_of(args):
         said = process.communicate()[0]
         alarm.cancel()
         spent = time.perf_counter() - began
+        failed = process.returncode and spent < args.limit - 16
         if process.returncode:
-            ended = " **killed at its limit**" if spent > args.limit - 16 else " **failed**"
+            ended = " **failed**" if failed else " **killed at its limit**"
         yield f"- `{' '.join(command[1:])}`: {spent:.0f} s{ended}"
         yield from (f"    {line}" for line in said.splitlines()
                     if line.startswith(("before:", "after:", "memory")))
-        if process.returncode and spent < args.limit - 16:
+        if failed:
             yield from (f"    {line}" for line in said.splitlines()[-12:])
         if not (run / "metrics.jsonl").exists():
             return
