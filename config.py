@@ -7,7 +7,7 @@ To add an option, add a field to Options. To add an algorithm, write a file with
 
     needs_critic = True     it learns with a critic, and reads the options of the group PPO
     dapo_options = True     it reads the options of the group DAPO; so do raft_options,
-                            offpolicy_options and passk_options with theirs
+                            offpolicy_options, passk_options and kimi_options with theirs
 
 Command lines are read and checked in infra/cli.py.
 """
@@ -41,6 +41,7 @@ PRESETS = {  # name -> (file of the algorithm, defaults that differ from those o
     "sapo": ("offpolicy", dict(surrogate="sapo")),
     "gmpo": ("offpolicy", dict(surrogate="gmpo", clip_low=0.33, clip_high=0.49)),
     "passk": ("passk", {}),
+    "kimi": ("kimi", dict(scale_by_std=False, aggregate="sum", pmd_tau=0.1)),
     "dapo": ("dapo", dict(clip_high=0.28, aggregate="token", dynamic_sampling=True,
                           overlong="soft", reward="sign", minibatches=8)),
     "ppo": ("ppo", dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
@@ -51,7 +52,7 @@ ALGORITHMS = {name: (import_module(file), defaults) for name, (file, defaults) i
 GROUPS = {  # heading in --help -> the attribute by which an algorithm says that it reads the group
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
     "RAFT": "raft_options", "off-policy": "offpolicy_options", "pass@k": "passk_options",
-    "evaluation": "", "memory": "",
+    "Kimi": "kimi_options", "evaluation": "", "memory": "",
 }
 SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # equal tokens
 PRETRAINED_LR = 1e-5  # with --init: a pretrained model forgets at the rate that a tiny one needs
@@ -221,6 +222,12 @@ class Options:
     # --- pass@k
     pass_at: int = option("pass@k", 4, "k of the pass@k that is trained; --group-size: the group "
                           "form, only the best response is paid")
+
+    # --- Kimi
+    pmd_tau: float = option("Kimi", 0.0, "weight of the KL to the policy before the step, in the "
+                        "squared loss; 0: no squared loss")
+    length_coef: float = option("Kimi", 0.1, "weight of the length reward; 0: none")
+    length_warmup: int = option("Kimi", 20, "steps before the length reward begins")
 
     # --- evaluation
     eval_every: int = option("evaluation", 10, "steps between evaluations and checkpoints")

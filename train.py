@@ -127,6 +127,7 @@ def options_at(state: dict, options: Options) -> Options:
     """The options of the next step. Coefficients that change with the step are set here; a schedule
     may use `progress`. set_learning_rates sets the learning rate."""
     return replace(options, kl_coef=state["kl_coef"],
+                   length_warmup=max(0, options.length_warmup - state["step"]),
                    critic_warmup=max(0, options.critic_warmup - state["step"]))
 
 

@@ -115,7 +115,14 @@ def loss_rules(options: Options) -> list[tuple]:
     """Rules for ratios, clips and the KL."""
     algo, surrogate = options.algo, options.surrogate
     bounds = changed(options, "clip_low", "clip_high")
+    kimi, ratios = reads_group(algo, "Kimi"), changed(options, "ratio", "dual_clip")
     return [
+        (kimi and (bounds or ratios),
+         f"{bounds or ratios} has no effect with --algo {algo}, whose loss has no ratio"),
+        (kimi and not options.pmd_tau,
+         "--pmd-tau must be above 0: the squared loss is divided by it"),
+        (kimi and changed(options, "length_warmup") and not options.length_coef,
+         "--length-warmup has no effect without a --length-coef above 0"),
         (needs_critic(algo) and options.ratio != "token",
          f"--ratio {options.ratio} needs one advantage per response, but --algo {algo} has one per "
          "token"),

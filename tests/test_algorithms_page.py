@@ -39,7 +39,9 @@ def responses(name: str, o: Options) -> str:
     return "all" if o.group_size == 16 else f"all, {o.group_size} per problem"
 
 
-def ratio_and_bounds(o: Options) -> list[str]:
+def ratio_and_bounds(name: str, o: Options) -> list[str]:
+    if config.reads_group(name, "Kimi"):
+        return ["none", f"squared log-ratio of the response, τ = {o.pmd_tau:g}"]
     ratio = {"token": "token", "sequence": "response"}[o.ratio]
     bounds = f"{1 - o.clip_low:g} to {1 + o.clip_high:g}"
     return {"clip": [ratio, bounds], "likelihood": ["none", "none"],
@@ -55,7 +57,7 @@ def cells(name: str) -> list[str]:
     kl = f"{o.kl_coef:g} in the {o.kl_in}" if o.kl_coef else "off"
     critic = "a critic of the policy's size" if config.needs_critic(name) else "none"
     return [f"`{name}`", f"`{file}.py`", responses(name, o), advantage(name, o),
-            *ratio_and_bounds(o), AGGREGATIONS[o.aggregate], kl, critic]
+            *ratio_and_bounds(name, o), AGGREGATIONS[o.aggregate], kl, critic]
 
 
 def table() -> list[list[str]]:

@@ -33,6 +33,11 @@ REFUSED = {  # flags -> words of the sentence
     "--algo gmpo --ratio sequence": "whose ratio is that of --surrogate",
     "--surrogate cispo": "--surrogate has no effect with --algo grpo; it needs --algo gfpo",
     "--algo cispo --keep mixed": "--keep has no effect with --algo cispo",
+    "--algo kimi --clip-low 0.3": "--clip-low has no effect with --algo kimi",
+    "--algo kimi --ratio sequence": "--ratio has no effect with --algo kimi",
+    "--algo kimi --pmd-tau 0": "--pmd-tau must be above 0",
+    "--algo kimi --length-coef 0 --length-warmup 9": "--length-warmup has no effect without",
+    "--algo grpo --pmd-tau 1": "it needs --algo kimi",
     "--algo grpo --pass-at 2": "it needs --algo passk",
     "--algo sapo --tau-pos 0": "--tau-pos must be a finite number above 0",
 }
@@ -40,6 +45,7 @@ ALLOWED = [
     *(f"--algo {name}" for name in config.PRESETS), "--algo reinforce++ --group-size 1",
     "--algo raft --surrogate clip --clip-high 0.28", "--algo raft --keep-at-random",
     "--algo sapo --sampler-correction icepop --sequence-mask 0.1", "--algo passk --pass-at 16",
+    "--algo kimi --scale-by-std --aggregate token --length-coef 0",
     "--algo cispo --surrogate clip --dual-clip 3 --kl-coef 0.1 --unbiased-kl",
     "--algo dapo --decouple-rewards", "--algo gfpo --divisor batch-std --keep-count 2"]
 
