@@ -114,6 +114,10 @@ class Options:
                         "chain and wait: to 3)")
     train_levels: str = option("task", "", "levels of the training problems, such as 1,2,4; the "
                                "base model and the evaluation keep --level (default: --level)")
+    problem_sampling: str = option(
+        "task", "uniform", "uniform: levels of --train-levels in turn, problems of a file alike; "
+        "curriculum: easy levels first; prioritized: levels, or problems of a file, by 1 minus "
+        "their success rate", tasks.PROBLEM_SAMPLING)
     data: str = option("task", "", "problems of --task file: gsm8k, or a JSONL file with question "
                        "and answer on each line")
     eval_data: str = option("task", "", "held-out problems of --task file (default: a tenth of "
@@ -173,6 +177,13 @@ class Options:
                               "in nats per token; 0: constant weight")
     ref_update_interval: int = option("algorithm", 0, "steps after which the policy is copied to "
                                       "the reference; 0: never")
+
+    partial_rollouts: int = option("algorithm", 0, "tokens that a response may draw in a step; an "
+                                   "unfinished one is continued in the next step; 0: no limit but "
+                                   "--max-new-tokens")
+    old_segments: str = option("algorithm", "weigh", "tokens from earlier steps: weigh by the "
+                               "ratio to the policy that drew them, or drop from the loss",
+                               ["weigh", "drop"])
 
     # --- PPO
     critic: str = option("PPO", "own", "critic with a network of its own, or a head on the policy",

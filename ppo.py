@@ -56,6 +56,7 @@ class Batch:
     step_rewards: torch.Tensor | None = None  # (N, T) scores of a process reward model
     group_mean_others: torch.Tensor | None = None  # (N,) an input of engine/critic_hints.py
     sampler_logp: torch.Tensor | None = None  # (N, T) of the sampler, if old_logp was recomputed
+    loss_mask: torch.Tensor | None = None    # (N, T) 1.0 where a token has a weight; None: mask
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The given rows, without the columns after the last token that has mask 1."""
@@ -167,8 +168,7 @@ def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None, per_
     surrogate. The losses of the micro-batches of an optimizer step add up to the loss of that step.
     """
     # 1. the clipped surrogate of each token
-    if ratio_logp is None:
-        ratio_logp = logp
+    ratio_logp = logp if ratio_logp is None else ratio_logp
     if per_token is None:
         per_token = surrogate(ratio_logp, batch.old_logp, batch.advantages, options.clip_low,
                               options.clip_high, options.dual_clip)
@@ -333,5 +333,6 @@ def minibatches(batch: Batch, options, rng):
         for index in order.tensor_split(options.minibatches):
             if len(index):
                 part = batch.rows(index)
-                yield replace(part, weights=token_weights(part.mask, options.aggregate,
+                mask = part.mask if part.loss_mask is None else part.loss_mask
+                yield replace(part, weights=token_weights(mask, options.aggregate,
                                                           options.max_new_tokens))

@@ -27,16 +27,15 @@ from typing import NamedTuple
 import torch
 
 import dapo
-import evaluate
 import grpo
 import model as gpt
 import ppo
 import prm
 import tasks
 import verify
-from config import ALGORITHMS, SAMPLERS, Options
+from config import ALGORITHMS, Options
 from engine import dedup
-from infra import distributed, memory
+from infra import distributed, memory, partial
 from infra import metrics as log
 from infra import run_dir as runs
 from infra.base_model import base_model
@@ -65,8 +64,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     of a checkpoint; None: a new one. run_dir: the folder for metrics, samples and checkpoints; None
     writes nothing. Raises KeyboardInterrupt at the end of the step in which Ctrl-C was pressed, and
     FloatingPointError if a loss is not finite."""
-    algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
-    state, history = state or new_state(options), []
+    algo, state, history = ALGORITHMS[options.algo][0], state or new_state(options), []
     train_task = tasks.mix_levels(task, options.train_levels)
     with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
@@ -75,18 +73,19 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             prompts_wanted = now.prompts
             while prompts_wanted:  # once, or with dynamic sampling until the batch is full
                 # 1. Rollout: a group of responses to each problem.
-                problems = train_task.sample(rng, prompts_wanted)
-                rollout, texts = evaluate.sample_responses(
-                    models.sampler, models.tokenizer, problems, now.group_size, now.temperature,
-                    rng.getrandbits(62), now.max_new_tokens, generate=generate)
+                problems = tasks.sample_problems(train_task, rng, prompts_wanted, state, now,
+                                                 progress(state, now))
+                problems, rollout, texts = partial.sample_groups(
+                    models, problems, rng.getrandbits(62), state, now)
                 timer.lap("seconds_sample")
                 # 2. Reward: the verifier scores each response.
                 samples = score(train_task, problems, rollout, texts, rng, now)
+                tasks.record_success(state, samples, now)
                 timer.lap("seconds_verify")
                 # 3. Advantage: how much better than expected each response was.
                 batch = algo.prepare(build_batch(rollout, samples, models, now), now)
                 timer.lap("seconds_score")
-                attempts.append(Attempt(prompts_wanted, rollout, samples, batch))
+                attempts.append(Attempt(len(problems), rollout, samples, batch))
                 prompts_wanted = prompts_to_sample(attempts, now)
             batch = dapo.full_batch(attempts, now.prompts)
             metrics = log.step_metrics(state, attempts, batch, models, now, train_task)
@@ -186,7 +185,7 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
     rewards = torch.tensor([reward.total for *_, reward in samples], device=device)
     correct = torch.tensor([reward.parts["correct"] for *_, reward in samples], device=device)
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
-                      rollout.truncated)
+                      rollout.truncated, loss_mask=getattr(rollout, "loss_mask", None))
     if options.reward == "process":  # a process reward model scores the steps
         batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)

@@ -92,7 +92,20 @@ def selection_rules(options: Options) -> list[tuple]:
     """Rules for the responses that are kept, and for the size of a mini-batch."""
     responses = options.prompts * options.group_size
     right = reads_group(options.algo, "RAFT") and options.keep == "right"
+    choice, segment = options.problem_sampling, options.partial_rollouts
     return [
+        (choice != "uniform" and not options.train_levels and (
+            choice == "curriculum" or options.task != "file"),
+         f"--problem-sampling {choice} needs --train-levels, such as 1,2,4"
+         + (", or --task file" if choice == "prioritized" else "")),
+        (changed(options, "old_segments") and not segment,
+         "--old-segments has no effect without --partial-rollouts"),
+        (segment and options.max_new_tokens % segment,
+         f"--partial-rollouts {segment} does not divide the {options.max_new_tokens} tokens of "
+         "--max-new-tokens"),
+        (segment and options.dynamic_sampling,
+         "--partial-rollouts needs --no-dynamic-sampling, which would continue the responses "
+         "within the step"),
         (responses % options.minibatches,
          f"--minibatches {options.minibatches} does not divide the {responses} responses of a step "
          "(--prompts times --group-size)"),
