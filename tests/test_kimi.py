@@ -1,7 +1,10 @@
 """kimi.py: the squared loss and the length reward against loops over floats, and the gradient of
 the paper. tasks/curriculum.py: which problems are sampled."""
 
+import json
 import math
+import random
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +13,7 @@ import torch
 
 import kimi
 import ppo
+import tasks
 
 
 def options(**changes):
@@ -160,3 +164,65 @@ def test_the_length_reward_begins_after_its_warm_up():
     bonus = kimi.length_reward(given.mask.sum(1), given.correct, given.group)
     assert torch.allclose(later.rewards, given.rewards + 0.5 * bonus)
     assert later.advantages[0, 0] < plain.advantages[0, 0]  # the longest, though right
+
+
+# --- the choice of problems
+
+def chosen(how, done=0.0, rates=None, n=400, levels="3,1,2", task=None):
+    task = task or tasks.mix_levels(tasks.Arithmetic(2), levels)
+    o = SimpleNamespace(problem_sampling=how)
+    state = {} if rates is None else {"success_rates": rates}
+    return tasks.sample_problems(task, random.Random(0), n, state, o, done)
+
+
+def test_uniform_sampling_is_the_task_s_own():
+    task = tasks.mix_levels(tasks.Arithmetic(2), "3,1")
+    assert chosen("uniform", n=8, task=task) == task.sample(random.Random(0), 8)
+
+
+@pytest.mark.parametrize("done, levels", [(0.0, {1}), (0.3, {1}), (0.34, {1, 2}),
+                                          (0.7, {1, 2, 3}), (0.999, {1, 2, 3}), (1.0, {1, 2, 3})])
+def test_a_curriculum_opens_the_levels_from_easy_to_hard(done, levels):
+    found = [problem.level for problem in chosen("curriculum", done)]
+    assert set(found) == levels
+    assert all(found.count(i) / 400 == pytest.approx(1 / len(levels), abs=0.08) for i in levels)
+    numbers = {1: 2, 2: 3, 3: 4}
+    assert all(len(re.findall("[0-9]+", p.question)) == numbers[p.level]
+               for p in chosen("curriculum", done, n=20))
+
+
+@pytest.mark.parametrize("rates, want", [
+    (None, [1 / 3] * 3), (dict.fromkeys("123", 1.0), [1 / 3] * 3),
+    ({"1": 0.8, "2": 0.5, "3": 0.0}, [0.2 / 1.7, 0.5 / 1.7, 1 / 1.7]),
+    ({"1": 1.0, "2": 0.0}, [0.05 / 2.05, 1 / 2.05, 1 / 2.05])])
+def test_prioritized_sampling_follows_the_failures(rates, want):
+    found = [problem.level for problem in chosen("prioritized", rates=rates, n=1200)]
+    assert [found.count(i) / 1200 for i in (1, 2, 3)] == pytest.approx(want, abs=0.05)
+
+
+def test_prioritized_sampling_of_a_file_follows_each_problem(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{i}+1=?", "answer": str(i + 1)}) + "\n"
+                            for i in range(30)))
+    task = tasks.File(path=str(path))
+    first, second = task.train[:2]
+    rates = {p.identity: 1.0 for p in task.train} | {first.identity: 0.0, second.identity: 0.5}
+    found = chosen("prioritized", rates=rates, n=1200, task=task)
+    total = 1.5 + 0.05 * (len(task.train) - 2)
+    assert found.count(first) / 1200 == pytest.approx(1 / total, abs=0.05)
+    assert found.count(second) / 1200 == pytest.approx(0.5 / total, abs=0.05)
+
+
+def test_success_rates_are_those_of_the_last_visit():
+    def samples(problem, *verdicts):
+        return [(problem, "", SimpleNamespace(parts={"correct": v})) for v in verdicts]
+    state, o = {}, SimpleNamespace(problem_sampling="prioritized")
+    easy, other = tasks.Problem("1", "1", level=1), tasks.Problem("2", "2", level=1)
+    tasks.record_success(state, samples(easy, 1.0, 0.0) + samples(other, 0.0, 0.0), o)
+    tasks.record_success(state, samples(tasks.Problem("3", "3"), 1.0), o)
+    assert state == {"success_rates": {"1": 0.25, "3": 1.0}}
+    tasks.record_success(state, samples(easy, 1.0), o)
+    assert state == {"success_rates": {"1": 1.0, "3": 1.0}}
+    o.problem_sampling, state = "uniform", {}
+    tasks.record_success(state, samples(easy, 1.0), o)
+    assert not state  # endless problems would fill the checkpoint
