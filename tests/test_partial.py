@@ -14,9 +14,11 @@ import grpo
 import kimi
 import model
 import ppo
+import sample
 import tasks
 import train
 from config import Options
+from engine.request import concat_rollouts
 from infra import partial, tensors
 from infra.models import Models
 from tokenizer import Tokenizer
@@ -227,3 +229,17 @@ def test_an_open_rollout_survives_a_checkpoint_of_the_loop(tmp_path):
     for a, b in zip(whole, cut, strict=True):
         for name in ("tokens", "logp", "entropy", "mask", "old", "truncated", "group"):
             assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_processes_share_the_open_rows(monkeypatch):
+    """Each process samples some of the rows, with their own seeds and tokens so far."""
+    prompts, prefixes, seeds = [[5, 6], [7], [8, 9, 10]], [[1, 2], [], [3]], [11, 22, 33]
+    how = dict(seed=seeds, prefixes=prefixes, **evaluate.stop_conditions(MODELS.sampler, TOKENIZER))
+    whole, parts = sample.generate(MODELS.sampler, prompts, 1, BUDGET, 1.0, **how), []
+    monkeypatch.setattr(evaluate.distributed, "all_gather", lambda x: parts.append(x) or [x])
+    for part in (slice(0, 2), slice(2, 3)):
+        monkeypatch.setattr(evaluate.distributed, "local_slice", lambda _, part=part: part)
+        evaluate.generate_distributed(sample.generate, MODELS.sampler, prompts, 1, BUDGET, 1.0,
+                                      **how)
+    found = concat_rollouts(parts, how["pad"])
+    assert found.responses() == whole.responses() and torch.equal(found.tokens, whole.tokens)
