@@ -14,6 +14,7 @@ import torch
 import kimi
 import ppo
 import tasks
+from infra import forward
 
 
 def options(**changes):
@@ -90,6 +91,16 @@ def test_on_the_first_update_it_is_reinforce_and_later_equal_rewards_pull_back()
     _, later, _ = loss_and_gradient(logp, equal, options())
     ratio = ((logp.detach() - given.old_logp) * given.mask).sum(1, keepdim=True)
     assert torch.equal(later.sign(), (ratio * given.mask).sign()) and later.abs().max() > 0.01
+
+
+def test_responses_without_advantage_are_in_the_update():
+    """They pull the policy back. Other algorithms leave them out."""
+    _, given = batch()
+    given = replace(given, advantages=torch.zeros_like(given.mask))
+    models = SimpleNamespace(critic=None)
+    parts = [forward.micro_batches(given, models, options(pmd_tau=tau, micro_tokens=99))
+             for tau in (0.3, 0.0)]
+    assert sorted(sum(parts[0], [])) == list(range(9)) and not parts[1]
 
 
 def test_the_best_policy_has_no_gradient():

@@ -115,6 +115,17 @@ def test_each_group_comes_once_and_complete_and_rows_stay_within_their_bounds(mo
     assert again and not any(again) and len(drawn) == len(calls)
 
 
+def test_complete_groups_beyond_a_full_batch_wait_and_come_first():
+    o = options(prompts=2, group_size=2, partial_rollouts=LIMIT)
+    first = tasks.Arithmetic(1).sample(random.Random(99), 4)
+    groups = partial.new_groups(first, 1, 2)
+    for group in groups:  # one row of each is complete already
+        group["rows"][0] |= dict(tokens=[5], logp=[-0.1], entropy=[0.2], open=False)
+    found = list(steps(3, o, {"open_groups": groups}))
+    assert [problems for problems, *_ in found[:2]] == [first[:2], first[2:]]
+    assert found[2][0][0] not in first and found[1][1].old.sum() == found[1][1].mask.sum()
+
+
 @pytest.fixture(scope="module")
 def dropping():
     """The rollouts of four steps with --old-segments drop, and the metrics of each step."""

@@ -405,6 +405,10 @@ ALGORITHMS = {
 def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, monkeypatch):
     coin = lambda problem, text: sum(text.encode()) % 2 == 0  # noqa: E731
     monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(coin))
+    if name == "kimi":  # a third of the tokens end a response, so that some groups stay open
+        stop = evaluate.stop_conditions
+        monkeypatch.setattr(evaluate, "stop_conditions", lambda *of: stop(*of) | {
+            "stop": list(range(0, 590, 3))})
     flags = ["--algo", name.split()[0], "--reward", "correct", "--steps", "4",
              *ALGORITHMS[name]]
     assert run(tmp_path / "whole", *flags) == 0
@@ -413,6 +417,9 @@ def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, mo
     if name == "dapo":
         assert all(line["groups_with_gradient"] == 1 for line in lines)
         assert max(line["prompts_sampled"] for line in lines) > 2
+    if name == "kimi":  # old segments are not in the loss
+        assert any(line["loss_tokens"] < line["tokens"] for line in lines)
+        assert lines[1]["open_responses"] > 0  # in the checkpoint of step 2
     if name.startswith("ppo"):
         assert all("explained_variance" in line and line["grad_norm_critic"] > 0 for line in lines)
     with stopped_at_step_3(monkeypatch):
