@@ -124,7 +124,8 @@ class Options:
                          "(default: r1 with --init, else plain)", ["plain", "r1", "chat"])
     few_shot: int = option("task", 0, "solved examples in the prompt; needs --init")
     reward: str = option("task", "correct",
-                         "correct: 1 for a right answer and 0.1 for the format; sign: 1 or -1; "
+                         "correct: 1 for a right answer and 0.1 for the format; accuracy: 1 or "
+                         "0; sign: 1 or -1; "
                          "process: scores of a process reward model, needs --algo ppo; controls: "
                          "format pays for the tags alone, random pays by chance, claim pays for "
                          "claiming to have checked",

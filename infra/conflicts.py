@@ -101,7 +101,7 @@ def selection_rules(options: Options) -> list[tuple]:
         (options.keep in raft.FILTERS and not 2 <= options.keep_count <= options.group_size,
          f"--keep-count {options.keep_count} must be from 2 to the {options.group_size} responses "
          "of a group (--group-size)"),
-        (right and options.reward not in ("correct", "sign"),
+        (right and options.reward not in ("correct", "accuracy", "sign"),
          f"--reward {options.reward} has no effect with --keep right, which keeps the answers that "
          "the verifier accepts"),
         (right and options.kl_in == "reward", "--kl-in reward has no effect with --keep right"),
