@@ -259,8 +259,9 @@ def test_the_reward_sign_is_one_or_minus_one():
 
 def test_the_reward_accuracy_is_one_or_zero_in_any_format():
     texts = [says("2"), "<answer>2</answer>", says("3"), ""]
-    rewards = [verify.reward(verify.number_correct, problem("2"), text, "accuracy") for text in texts]
-    assert [reward.total for reward in rewards] == [1.0, 1.0, 0.0, 0.0]
+    rewards = [verify.reward(verify.number_correct, problem("2"), text, "accuracy").total
+               for text in texts]
+    assert rewards == [1.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("text", [
@@ -426,7 +427,8 @@ def test_the_verifier_evaluates_nothing_and_knows_no_tensors():
 # --- the registry
 
 def test_every_reward_is_a_function_of_a_sample():
-    assert {"correct", "accuracy", "sign", "format", "random", "claim", "process"} <= set(verify.REWARDS)
+    assert {"correct", "accuracy", "sign", "format", "random", "claim", "process"} <= set(
+        verify.REWARDS)
     for name in verify.REWARDS:
         given = verify.reward(verify.number_correct, problem("4"), says("4"), name, 0.5, [1, 2],
                               [(says("4"), [1, 2]), (says("5"), [1])])  # a group, as in training
