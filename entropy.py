@@ -103,10 +103,10 @@ def adapted(coef: float, entropy: float, target: float) -> dict:
 def fit(entropy, accuracy) -> tuple[float, float, float]:
     """a, b and R2 of the least-squares fit accuracy = -a * exp(entropy) + b, of a value per step
     each. Raises ValueError for fewer than 3 steps, and where one of the two never changes."""
-    x, y = torch.tensor(entropy).double().exp(), torch.tensor(accuracy).double()
+    x, y = pairs = torch.tensor([entropy, accuracy], dtype=torch.float64)
+    x.exp_()
     if len(x) < 3 or not x.var() * y.var():
         raise ValueError("the fit needs at least 3 steps, with changing entropy and accuracy")
-    pairs = torch.stack([x, y])
     slope = pairs.cov()[0, 1] / x.var()
     return -float(slope), float(y.mean() - slope * x.mean()), float(pairs.corrcoef()[0, 1] ** 2)
 
