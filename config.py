@@ -7,7 +7,7 @@ To add an option, add a field to Options. To add an algorithm, write a file with
 
     needs_critic = True     it learns with a critic, and reads the options of the group PPO
     dapo_options = True     it reads the options of the group DAPO; so do raft_options,
-                            offpolicy_options and passk_options with theirs
+                            offpolicy_options, passk_options and vapo_options with theirs
 
 Command lines are read and checked in infra/cli.py.
 """
@@ -15,6 +15,7 @@ Command lines are read and checked in infra/cli.py.
 from dataclasses import dataclass, field
 from importlib import import_module
 
+import entropy
 import grpo
 import model
 import offpolicy
@@ -45,13 +46,14 @@ PRESETS = {  # name -> (file of the algorithm, defaults that differ from those o
                           overlong="soft", reward="sign", minibatches=8)),
     "ppo": ("ppo", dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
                         minibatches=8)),
+    "vapo": ("vapo", dict(aggregate="token", scale_by_std=False, clip_high=0.28, minibatches=8)),
 }
 # name -> (module, the same defaults)
 ALGORITHMS = {name: (import_module(file), defaults) for name, (file, defaults) in PRESETS.items()}
 GROUPS = {  # heading in --help -> the attribute by which an algorithm says that it reads the group
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
     "RAFT": "raft_options", "off-policy": "offpolicy_options", "pass@k": "passk_options",
-    "evaluation": "", "memory": "",
+    "VAPO": "vapo_options", "entropy": "", "evaluation": "", "memory": "",
 }
 SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # equal tokens
 PRETRAINED_LR = 1e-5  # with --init: a pretrained model forgets at the rate that a tiny one needs
@@ -162,7 +164,6 @@ class Options:
                            [*grpo.BASELINES, "batch"])
     decouple_rewards: bool = option("algorithm", False, "normalise correctness and the rest of the "
                                     "reward one by one, then add them up (GDPO)")
-    entropy_coef: float = option("algorithm", 0.0, "weight of the entropy bonus; try 0.01")
     kl_coef: float = option("algorithm", 0.0, "weight of the KL to the reference; try 0.02")
     kl: str = option("algorithm", "k3", "estimator of that KL in the loss", ppo.KL)
     unbiased_kl: bool = option("algorithm", False, "multiply that KL by the importance ratio of "
@@ -222,6 +223,26 @@ class Options:
     # --- pass@k
     pass_at: int = option("pass@k", 4, "k of the pass@k that is trained; --group-size: the group "
                           "form, only the best response is paid")
+
+    # --- VAPO
+    gae_alpha: float = option("VAPO", 1.0, "lambda of the advantages of a response: 1 - 1 / (this "
+                              "times its length); 0: --gae-lambda for all")
+    nll_coef: float = option("VAPO", 0.1, "weight of the likelihood of right responses")
+
+    # --- entropy
+    entropy_coef: float = option("entropy", 0.0, "weight of the entropy bonus; try 0.01")
+    entropy_schedule: str = option("entropy", "constant", "weight of the bonus during the run: "
+                                   "linear falls to 0 at the end", entropy.SCHEDULES)
+    entropy_target: float = option("entropy", 0.0, "adapt --entropy-coef so that the entropy stays "
+                                   "at this, in nats per token; 0: no target")
+    token_filter: str = option("entropy", "none", "tokens that lower the entropy most get no "
+                               "gradient (clip-cov) or a KL penalty (kl-cov); top-entropy: only "
+                               "tokens of high entropy get a gradient", entropy.TOKEN_FILTERS)
+    cov_ratio: float = option("entropy", 0.002, "share of the tokens that clip-cov and kl-cov act "
+                              "on")
+    kl_cov_coef: float = option("entropy", 1.0, "weight of the penalty of kl-cov")
+    top_entropy_quantile: float = option("entropy", 0.2, "share of the tokens that top-entropy "
+                                         "keeps")
 
     # --- evaluation
     eval_every: int = option("evaluation", 10, "steps between evaluations and checkpoints")

@@ -16,7 +16,6 @@ bit-identical results. Left out on purpose: asynchronous sampling with a policy 
 
 import infra.openmp  # noqa: F401  (before torch)
 
-import math
 import random
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from typing import NamedTuple
 import torch
 
 import dapo
+import entropy
 import evaluate
 import grpo
 import model as gpt
@@ -43,7 +43,7 @@ from infra.base_model import base_model
 from infra.cli import config_of, parse, validate
 from infra.exit_code import exit_code
 from infra.forward import autocast, critic_values, micro_batches, policy_logp
-from infra.models import Models, make_models, refuse_infinite, restore
+from infra.models import Models, make_models, refuse_divergence, refuse_infinite, restore
 
 MAX_GRAD_NORM = 1.0
 
@@ -112,8 +112,9 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
 
 
 def new_state(options: Options) -> dict:
-    """The state of the loop before step 1: counters, and the adaptive KL coefficient."""
-    return {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef}
+    """The state of the loop before step 1: counters, and the adaptive coefficients."""
+    return {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef,
+            "entropy_coef": options.entropy_coef}
 
 
 def progress(state: dict, options: Options) -> float:
@@ -127,6 +128,7 @@ def options_at(state: dict, options: Options) -> Options:
     """The options of the next step. Coefficients that change with the step are set here; a schedule
     may use `progress`. set_learning_rates sets the learning rate."""
     return replace(options, kl_coef=state["kl_coef"],
+                   entropy_coef=entropy.coefficient(state, options, progress(state, options)),
                    critic_warmup=max(0, options.critic_warmup - state["step"]))
 
 
@@ -142,13 +144,15 @@ def set_learning_rates(optimizer, state: dict, options: Options) -> None:
 
 
 def finish_step(state: dict, metrics: dict, models: Models, options: Options) -> None:
-    """Gives the sampler the new weights and counts the step. --kl-target adapts the KL
-    coefficient. --ref-update-interval makes the policy the new reference."""
+    """Gives the sampler the new weights and counts the step. --kl-target and --entropy-target adapt
+    their coefficients. --ref-update-interval makes the policy the new reference."""
     models.sync_sampler()
     state["step"] += 1
     state["tokens_sampled"] += metrics["tokens"]
     if options.kl_target:
         state["kl_coef"] = ppo.adaptive_kl_coef(state["kl_coef"], metrics["kl"], options.kl_target)
+    if options.entropy_target:
+        state |= entropy.adapted(state["entropy_coef"], metrics["entropy"], options.entropy_target)
     if options.ref_update_interval and state["step"] % options.ref_update_interval == 0:
         # the sampler holds the policy's weights: unsharded, and in the precision of the reference
         models.reference.load_state_dict(models.sampler.state_dict())
@@ -185,7 +189,7 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
     rewards = torch.tensor([reward.total for *_, reward in samples], device=device)
     correct = torch.tensor([reward.parts["correct"] for *_, reward in samples], device=device)
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
-                      rollout.truncated)
+                      rollout.truncated, entropy=rollout.entropy)
     if options.reward == "process":  # a process reward model scores the steps
         batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)
@@ -218,7 +222,7 @@ def prompts_to_sample(attempts: list[Attempt], options: Options) -> int:
 def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -> dict:
     """Makes one optimizer step per mini-batch of the batch. Returns the mean of their metrics."""
     algo, updates = ALGORITHMS[options.algo][0], []
-    for minibatch in ppo.minibatches(batch, options, rng):
+    for minibatch in entropy.minibatches(batch, options, rng):
         # equal rows are computed once; copies (K,): how many rows each unique row stands for
         minibatch, copies = dedup.merge_duplicates(minibatch)
         parts, sums = micro_batches(minibatch, models, options), Counter()
@@ -250,17 +254,11 @@ def optimizer_step(models: Models, optimizer, sums: Counter) -> dict:
     norms = {"grad_norm": clip_gradients(models.policy)}
     if models.critic is not None:
         norms["grad_norm_critic"] = clip_gradients(models.critic)
-    # 2. refuse a step that would spoil the weights
-    if not math.isfinite(sums["value_loss"] + norms.get("grad_norm_critic", 0.0)):
-        raise FloatingPointError("the critic diverged: its loss is no longer finite; the "
-                                 "last checkpoint is kept. Try a lower --critic-lr")
-    if not math.isfinite(sums["loss"] + norms["grad_norm"]):
-        raise FloatingPointError("the loss is no longer finite; the last checkpoint is kept. "
-                                 "Try a lower --lr")
-    # 3. step
+    # 2. step, unless it would spoil the weights
+    refuse_divergence(sums, norms)
     optimizer.step()
     optimizer.zero_grad()
-    # 4. metrics: the loss is a weighted sum over tokens, the others are means over tokens
+    # 3. metrics: the loss is a weighted sum over tokens, the others are means over tokens
     loss = sums.pop("loss", 0.0)
     tokens = sums.pop("tokens", 0.0) or 1.0
     return norms | {"loss": loss} | {name: total / tokens for name, total in sums.items()}

@@ -29,7 +29,7 @@ FLAG_TYPES = {str: str, int: arguments.integer(), float: arguments.number()}
 AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "max_attempts",
                 "eval_samples", "keep_count", "pass_at")
 ABOVE_ZERO = ("temperature", "lr", "critic_lr", "tau_pos", "tau_neg")
-ZERO_TO_ONE = ("gamma", "gae_lambda", "critic_gae_lambda")
+ZERO_TO_ONE = ("gamma", "gae_lambda", "critic_gae_lambda", "cov_ratio", "top_entropy_quantile")
 
 
 # --- reading

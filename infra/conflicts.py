@@ -23,7 +23,8 @@ def validate_algorithm(options: Options) -> None:
     """Checks that the algorithm reads the options that were set, and that they fit each other.
     Raises UserError."""
     refuse_unread_groups(options)
-    rules = advantage_rules(options) + selection_rules(options) + loss_rules(options)
+    rules = (advantage_rules(options) + selection_rules(options) + loss_rules(options)
+             + entropy_rules(options))
     for broken, sentence in rules:
         if broken:
             raise UserError(sentence)
@@ -132,4 +133,32 @@ def loss_rules(options: Options) -> list[tuple]:
          "--kl-target and --kl-in reward need a --kl-coef above 0"),
         (options.unbiased_kl and (not options.kl_coef or options.kl_in != "loss"),
          "--unbiased-kl needs a --kl-coef above 0 and --kl-in loss"),
+    ]
+
+
+def entropy_rules(options: Options) -> list[tuple]:
+    """Rules for the entropy bonus and the filters of tokens, and for VAPO's lambda."""
+    algo, token_filter = options.algo, options.token_filter
+    covariance = token_filter in ("clip-cov", "kl-cov")
+    return [
+        (options.entropy_target and options.entropy_schedule != "constant",
+         "--entropy-target and --entropy-schedule both set the weight of the bonus; choose one"),
+        (options.entropy_schedule != "constant" and not options.entropy_coef,
+         f"--entropy-schedule {options.entropy_schedule} needs an --entropy-coef above 0"),
+        (token_filter != "none" and needs_critic(algo),
+         f"--token-filter {token_filter} needs an algorithm without a critic, not --algo {algo}"),
+        (token_filter != "none" and (options.ratio != "token" or options.surrogate == "gmpo"),
+         f"--token-filter {token_filter} needs one ratio per token: --ratio token, and no "
+         "--surrogate gmpo"),
+        (covariance and reads_group(algo, "RAFT") and options.keep == "right",
+         f"--token-filter {token_filter} has no effect with --keep right, where all advantages are "
+         "equal"),
+        (changed(options, "cov_ratio") and not covariance,
+         "--cov-ratio has no effect without --token-filter clip-cov or kl-cov"),
+        (changed(options, "kl_cov_coef") and token_filter != "kl-cov",
+         "--kl-cov-coef has no effect without --token-filter kl-cov"),
+        (changed(options, "top_entropy_quantile") and token_filter != "top-entropy",
+         "--top-entropy-quantile has no effect without --token-filter top-entropy"),
+        (reads_group(algo, "VAPO") and options.gae_alpha and changed(options, "gae_lambda"),
+         f"--gae-lambda has no effect with --algo {algo}, whose lambda is that of --gae-alpha"),
     ]

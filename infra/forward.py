@@ -21,11 +21,11 @@ def micro_batches(batch, models, options) -> list[list[int]]:
     """The rows of each micro-batch: of similar length, at most options.micro_tokens tokens.
 
     A row without advantage has no gradient and is left out, unless another term of the loss has
-    one: the entropy bonus, the KL or the critic's loss.
+    one: the entropy bonus, a KL or the critic's loss.
     """
     lengths = batch.lengths()
     rows = list(range(len(lengths)))
-    if models.critic is None and not options.entropy_coef and not (
+    if models.critic is None and batch.kl_cov is None and not options.entropy_coef and not (
             options.kl_coef and options.kl_in == "loss"):
         rows = batch.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
     return [[rows[i] for i in part] for part in split_rows([lengths[i] for i in rows], options)]

@@ -1,6 +1,7 @@
 """The networks of a run and their optimizer, in the precision and on the devices asked for."""
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -82,6 +83,7 @@ def restore(models: Models, optimizer, saved: dict) -> dict:
         state = saved["state"]
         numbers = [state[k] for k in ("step", "tokens_sampled", "kl_coef", "seconds_rl",
                                       "seconds_base", "seconds_eval")]
+        numbers += [state.get(k, 0.0) for k in ("entropy", "entropy_coef")]  # of --entropy-target
         if {*map(type, numbers)} - {int, float} or not isinstance(state["before"], dict):
             raise ValueError("the state of the loop is of other types")
         return state
@@ -98,3 +100,14 @@ def refuse_infinite(rewards, samples, options) -> None:
         source = f"the process reward model of --judge {options.judge}"
     for reward, (problem, *_) in zip(rewards.tolist(), samples, strict=True):
         verify.finite(source, problem, reward)
+
+
+def refuse_divergence(sums: dict, norms: dict) -> None:
+    """Raises FloatingPointError for a loss or a gradient that is not finite, before the step that
+    would spoil the weights. sums: "loss" and "value_loss"; norms: of the gradients."""
+    if not math.isfinite(sums["value_loss"] + norms.get("grad_norm_critic", 0.0)):
+        raise FloatingPointError("the critic diverged: its loss is no longer finite; the "
+                                 "last checkpoint is kept. Try a lower --critic-lr")
+    if not math.isfinite(sums["loss"] + norms["grad_norm"]):
+        raise FloatingPointError("the loss is no longer finite; the last checkpoint is kept. "
+                                 "Try a lower --lr")

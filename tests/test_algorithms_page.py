@@ -20,6 +20,8 @@ AGGREGATIONS = {"sequence": "mean per response, then over responses",
 
 
 def advantage(name: str, o: Options) -> str:
+    if config.reads_group(name, "VAPO"):
+        return f"GAE with γ = {o.gamma:g}, λ = 1 − 1 / ({o.gae_alpha:g} × length), whitened"
     if config.needs_critic(name):
         return f"GAE with γ = {o.gamma:g}, λ = {o.gae_lambda:g}, whitened"
     if config.reads_group(name, "pass@k"):
@@ -79,4 +81,5 @@ def test_each_cell_is_true_of_the_preset(name):
 def test_papers_are_named_in_the_files_of_the_algorithms():
     root, paper = Path(__file__).parents[1], re.compile(r"\b2\d{3}\.\d{5}\b")
     texts = "".join((root / f"{file}.py").read_text() for file, _ in config.PRESETS.values())
+    texts += (root / "entropy.py").read_text()  # a file of options
     assert set(paper.findall(PAGE)) <= set(paper.findall(texts))
