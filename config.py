@@ -15,6 +15,7 @@ Command lines are read and checked in infra/cli.py.
 from dataclasses import dataclass, field
 from importlib import import_module
 
+import dpo
 import grpo
 import model
 import offpolicy
@@ -41,6 +42,7 @@ PRESETS = {  # name -> (file of the algorithm, defaults that differ from those o
     "sapo": ("offpolicy", dict(surrogate="sapo")),
     "gmpo": ("offpolicy", dict(surrogate="gmpo", clip_low=0.33, clip_high=0.49)),
     "passk": ("passk", {}),
+    "dpo": ("dpo", dict(kl_coef=0.1, ref_update_interval=10)),
     "dapo": ("dapo", dict(clip_high=0.28, aggregate="token", dynamic_sampling=True,
                           overlong="soft", reward="sign", minibatches=8)),
     "ppo": ("ppo", dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
@@ -51,7 +53,7 @@ ALGORITHMS = {name: (import_module(file), defaults) for name, (file, defaults) i
 GROUPS = {  # heading in --help -> the attribute by which an algorithm says that it reads the group
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
     "RAFT": "raft_options", "off-policy": "offpolicy_options", "pass@k": "passk_options",
-    "evaluation": "", "memory": "",
+    "DPO": "dpo_options", "evaluation": "", "memory": "",
 }
 SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # equal tokens
 PRETRAINED_LR = 1e-5  # with --init: a pretrained model forgets at the rate that a tiny one needs
@@ -221,6 +223,13 @@ class Options:
     # --- pass@k
     pass_at: int = option("pass@k", 4, "k of the pass@k that is trained; --group-size: the group "
                           "form, only the best response is paid")
+
+    # --- DPO
+    sample_from: str = option("DPO", "policy", "network that samples the responses; reference: the "
+                              "policy of the last --ref-update-interval, or the base if that is 0 "
+                              "(offline)", dpo.SAMPLE_FROM)
+    nll_coef: float = option("DPO", 0.0, "weight of the mean negative log-likelihood per token of "
+                             "right responses (iterative RPO: 1)")
 
     # --- evaluation
     eval_every: int = option("evaluation", 10, "steps between evaluations and checkpoints")

@@ -56,6 +56,7 @@ class Batch:
     step_rewards: torch.Tensor | None = None  # (N, T) scores of a process reward model
     group_mean_others: torch.Tensor | None = None  # (N,) an input of engine/critic_hints.py
     sampler_logp: torch.Tensor | None = None  # (N, T) of the sampler, if old_logp was recomputed
+    pair: torch.Tensor | None = None         # (N,) number of the pair, in dpo.py alone
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The given rows, without the columns after the last token that has mask 1."""
