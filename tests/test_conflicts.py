@@ -34,6 +34,12 @@ REFUSED = {  # flags -> words of the sentence
     "--surrogate cispo": "--surrogate has no effect with --algo grpo; it needs --algo gfpo",
     "--algo cispo --keep mixed": "--keep has no effect with --algo cispo",
     "--algo grpo --pass-at 2": "it needs --algo passk",
+    "--algo dpo --clip-high 0.3": "--clip-high has no effect with --algo dpo, whose loss compares",
+    "--algo dpo --entropy-coef 0.1": "--entropy-coef has no effect with --algo dpo",
+    "--algo dpo --baseline batch": "--baseline has no effect with --algo dpo",
+    "--algo dpo --reward random": "--reward random has no effect with --algo dpo, whose pairs",
+    "--algo dpo --kl-coef 0": "needs a --kl-coef above 0: it is DPO's beta",
+    "--nll-coef 1": "--nll-coef has no effect with --algo grpo; it needs --algo dpo",
     "--algo sapo --tau-pos 0": "--tau-pos must be a finite number above 0",
 }
 ALLOWED = [
@@ -41,6 +47,7 @@ ALLOWED = [
     "--algo raft --surrogate clip --clip-high 0.28", "--algo raft --keep-at-random",
     "--algo sapo --sampler-correction icepop --sequence-mask 0.1", "--algo passk --pass-at 16",
     "--algo cispo --surrogate clip --dual-clip 3 --kl-coef 0.1 --unbiased-kl",
+    "--algo dpo --sample-from reference --ref-update-interval 0 --nll-coef 1 --kl-coef 0.5",
     "--algo dapo --decouple-rewards", "--algo gfpo --divisor batch-std --keep-count 2"]
 
 

@@ -8,11 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small import TINY
+from test_metrics import documented
+from test_train import logged, run
 
 import config
 import dpo
 import model as gpt
 import ppo
+import tasks
 import train
 from engine import dedup
 from infra import forward
@@ -198,3 +201,21 @@ def test_equal_responses_of_two_pairs_are_not_merged():
     assert len(part.tokens.unique(dim=0)) == 11 and len(part.tokens) == 12
     unique, copies = dedup.merge_duplicates(part)
     assert torch.equal(unique.tokens, part.tokens) and copies.tolist() == [1] * 12
+
+
+# --- whole runs
+
+def test_the_reference_samples_for_a_round(tmp_path, monkeypatch):
+    """Rounds of three steps: the reference samples, and the policy moves away from it until it is
+    the next reference."""
+    monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(
+        lambda problem, text: sum(text.encode()) % 2 == 0))
+    assert run(tmp_path / "rounds", "--algo", "dpo", "--reward", "correct", "--lr", "0.01",
+               "--ref-update-interval", "3", "--sample-from", "reference") == 0
+    lines = logged(tmp_path / "rounds")
+    assert all(line["kl"] < 1e-6 for line in lines), "of the sampler, which is the reference"
+    drift = [line["approx_kl"] for line in lines]
+    assert drift[0] < drift[1] < drift[2] > drift[3] > 0
+    names = {name for line in lines for name in line}
+    assert {f"rewards/{x}" for x in ("chosen", "rejected", "margins", "accuracies")} <= names
+    assert names <= documented("metrics.jsonl")
