@@ -1,4 +1,4 @@
-"""DPO: of two responses to a problem, raise the right one above the wrong one. No reward, no clip.
+"""DPO: of two responses to a problem, raise the right one above the wrong one.
 
 The objective "reward minus beta * KL to the reference" has a known best policy. So a policy says by
 itself which reward it would be best for, and a pair of responses trains this implicit reward:
