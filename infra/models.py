@@ -28,6 +28,11 @@ class Models(NamedTuple):
     sampler: gpt.GPT | None = None
     reward_model: torch.nn.Module | None = None  # for --reward process
 
+    def rollout_policy(self, options) -> gpt.GPT:
+        """The network that samples the training responses: the reference, if DPO is to learn from
+        its responses (--sample-from), otherwise the sampler."""
+        return self.reference if options.sample_from == "reference" else self.sampler
+
     def sync_sampler(self) -> None:
         """Copies the policy's weights to the sampler, in place: its CUDA graphs point there."""
         if self.sampler is not self.policy:
