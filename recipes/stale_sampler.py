@@ -50,6 +50,7 @@ CURES = {  # --sampler-lag and --sampler-dtype are added to all but the first
     "icepop": f"{CLIP} --sampler-correction icepop",
     "sequence mask": f"{CLIP} --sequence-mask 0.1",
 }
+HELD_OUT = 1000  # problems of the accuracy; a sixteenth of them for the distances
 RATIOS = {"sampler": "13", "logp_diff": "9.4f", "KL": "8.4f", "1%": "6.2f", "99%": "6.2f",
           "ESS, tokens": "12.0%", "ESS, responses": "15.0%"}
 RUNS = {"correction": "13", "logp_diff": "9.3f", "clipped": "8.1%", "grad_norm": "9.2f",
@@ -107,7 +108,7 @@ def train_with(flags: str, base, task, args):
 
 def ages(models, task, options) -> list[dict]:
     """The distance of a policy to its own old weights, and to itself in bfloat16."""
-    problems, found, newest = task.held_out(64), [], len(models.versions) - 1
+    problems, found, newest = task.held_out(HELD_OUT // 16), [], len(models.versions) - 1
     for age in (age for age in (0, 1, 2, 4, 8, 16, 32) if age <= newest):
         models.behavior.load_state_dict(models.versions[newest - age])
         found.append({"sampler": f"{age} steps old"} | distance_to(
@@ -121,11 +122,11 @@ def result(name: str, models, options, task, history) -> dict:
     half = [step for step in history[len(history) // 2:] if "loss" in step]
     values = {key: sum(step[key] or 0.0 for step in half) / max(1, len(half))
               for key in ("logp_diff", "grad_norm", "entropy", "clipfrac_low", "clipfrac_high")}
-    problems = task.held_out(1000)
+    problems = task.held_out(HELD_OUT)
     _, texts = evaluate.sample_responses(models.sampler, models.tokenizer, problems,
                                          max_new_tokens=options.max_new_tokens)
     right = evaluate.proportion(map(task.correct, problems, texts))
-    ess = distance_to(models.behavior, models, problems[:64], options)["ESS, tokens"]
+    ess = distance_to(models.behavior, models, problems[:HELD_OUT // 16], options)["ESS, tokens"]
     return values | {
         "correction": name, "clipped": values["clipfrac_low"] + values["clipfrac_high"],
         "ESS, tokens": ess, "accuracy": right["value"],
