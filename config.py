@@ -95,6 +95,8 @@ class Options:
     device: str = option("run", "", "cpu, cuda or cuda:1 (default: cuda if there is a GPU)")
     sampler: str = option("run", "fast", "sampler: fast, or plain (sample.py, the readable one); "
                           "both draw the same tokens", SAMPLERS)
+    sampler_lag: int = option("run", 0, "sample from the policy of this many steps before, as "
+                              "asynchronous training does; 0: from the current policy")
     size: str = option("run", "tiny", "size of the model; small and medium need a GPU",
                        model.SIZES)
     base_seed: int = option("run", -1, "seed of the base model (default: --seed)")
@@ -266,6 +268,9 @@ class Options:
     dtype: str = option("memory", "", "precision of the computation; weights stay in float32 "
                         "(default: bfloat16 with --init on a GPU that has it, else float32)",
                         ["float32", "bfloat16"])
+    sampler_dtype: str = option("memory", "", "precision in which rollouts are sampled (default: "
+                                "--dtype); bfloat16 shows what a coarser sampler does",
+                                ["float32", "bfloat16"])
     micro_tokens: int = option("memory", 1024, "tokens per micro-batch; changes memory and speed, "
                                "not the gradient (default: 1024, on a GPU what fits, up to 32768)")
     gradient_checkpointing: bool = option("memory", False, "keep the input of each block alone and "

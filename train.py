@@ -11,7 +11,7 @@ and the policy moves towards the responses that did better than expected. `reinf
 
 During reinforcement learning the policy sees problems and verdicts, never a solution. Random
 numbers depend only on the seed and the step, so no random state is saved, and a resumed run gives
-bit-identical results. Left out on purpose: asynchronous sampling with a policy one step old.
+bit-identical results. Left out on purpose: sampling during an update; --sampler-lag is its model.
 """
 
 import infra.openmp  # noqa: F401  (before torch)
@@ -77,8 +77,8 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
                 # 1. Rollout: a group of responses to each problem.
                 problems = train_task.sample(rng, prompts_wanted)
                 rollout, texts = evaluate.sample_responses(
-                    models.rollout_policy(now), models.tokenizer, problems, now.group_size,
-                    now.temperature, rng.getrandbits(62), now.max_new_tokens, generate=generate)
+                    models.behavior, models.tokenizer, problems, now.group_size, now.temperature,
+                    rng.getrandbits(62), now.max_new_tokens, generate=generate)
                 timer.lap("seconds_sample")
                 # 2. Reward: the verifier scores each response.
                 samples = score(train_task, problems, rollout, texts, rng, now)
@@ -195,7 +195,7 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
         batch.rewards = batch.step_rewards.sum(1)
     refuse_infinite(batch.rewards, samples, options)
     if (options.sampler_correction != "none"  # needs the log-probs of sampler and of trainer
-            or options.ratio != "token" and options.dtype == "bfloat16"):
+            or options.ratio != "token" and "bfloat16" in (options.dtype, options.sampler_dtype)):
         # GSPO clips at 1 - 0.0003 and 1 + 0.0004. In bfloat16, sampler and trainer differ by more.
         batch.sampler_logp = batch.old_logp
         batch.old_logp = policy_logp(models.policy, batch, options)
