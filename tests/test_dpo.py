@@ -178,7 +178,11 @@ def test_an_update_and_its_metrics_do_not_depend_on_micro_batches(monkeypatch):
         found.append((len(cut[0]), list(policy.parameters()), metrics))
     assert [n for n, *_ in found][::2] == [6, 1] and 1 < found[1][0] < 6
     _, want, metrics = found[2]
-    assert not torch.equal(want[0], tiny().embedding.weight) and metrics["rewards/margins"]
+    assert not torch.equal(want[0], tiny().embedding.weight)
+    [part] = dpo.minibatches(dpo.prepare(sampled(), now), now, random.Random(0))
+    gaps = (tiny().logp(part.tokens, part.mask).detach() - part.ref_logp) * part.mask
+    chosen, rejected = (0.1 * float(gaps[first::2].sum()) / 6 for first in (0, 1))
+    assert metrics["rewards/margins"] == pytest.approx(chosen - rejected, abs=1e-5)
     for _, weights, others in found[:2]:
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights, want, strict=True))
         assert others == pytest.approx(metrics, abs=1e-5)

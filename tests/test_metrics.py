@@ -15,6 +15,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 RUNS = {
     "grpo": ["--kl-coef", "0.05", "--entropy-coef", "0.01"],
     "dapo": ["--algo", "dapo", "--overlong", "soft"],
+    "dpo": ["--algo", "dpo"],
     "ppo": ["--algo", "ppo", "--critic-warmup", "1"],
     "process": ["--algo", "ppo", "--critic-warmup", "1", "--reward", "process"],
     "gsm": ["--task", "gsm", "--prompts", "8"],
