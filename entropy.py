@@ -1,4 +1,4 @@
-"""Entropy: what keeps a policy exploring. Options of every algorithm without a critic.
+"""Entropy: what keeps a policy exploring. Options of every algorithm, on top of its own loss.
 
 A policy gradient lowers the entropy most where log-prob and advantage have a high covariance: at
 likely tokens that did well, and at rare ones that did badly. Few tokens cause most of the fall, so
@@ -9,14 +9,14 @@ a filter acts on these alone, once per optimizer step (--token-filter):
     kl-cov       loss += --kl-cov-coef * |logp - old_logp| at the --cov-ratio with the highest cov
     top-entropy  a gradient only at the --top-entropy-quantile of tokens with the highest entropy
 
-The bonus has a schedule, or a coefficient that rises by 0.005 after a step with less entropy than
---entropy-target and falls by 0.005 after one with more; the bonus acts only after the former.
+The bonus has a schedule or a target. With a target, its coefficient rises by 0.005 after a step
+with less entropy, falls by 0.005 after one with more, and is not applied after the latter.
 
-In the code of 2505.22617, means and ranks are those of a micro-batch under the current policy. Here
-they are those of an optimizer step under the policy that sampled, which no cut can change. So is
-the entropy of top-entropy. Its KL-Cov has no clip, which is --clip-low 1 --clip-high 1000 here.
-Papers: Clip-Cov, KL-Cov, the fit 2505.22617; top entropy 2506.01939; target 2505.22312. Clip-Higher
-is in dapo.py. Left out on purpose: filters for ratios of whole responses.
+Differences from the authors' code: it takes means and ranks over a micro-batch, under the current
+policy. Here they are over an optimizer step, under the policy that sampled, so that no cut changes
+them. Their KL-Cov has no clip, which is --clip-low 1 --clip-high 1000 here. Papers: Clip-Cov,
+KL-Cov, the fit 2505.22617; top-entropy 2506.01939; target 2505.22312. Clip-Higher is in dapo.py.
+Left out on purpose: filters with a critic, or with one ratio per response.
 
     python entropy.py runs/NAME      fits R = -a * exp(H) + b: accuracy R and entropy H of each step
 """
@@ -105,7 +105,7 @@ def fit(entropy, accuracy) -> tuple[float, float, float]:
     each. Raises ValueError for fewer than 3 steps, and where one of the two never changes."""
     x, y = pairs = torch.tensor([entropy, accuracy], dtype=torch.float64)
     x.exp_()
-    if len(x) < 3 or not x.var() * y.var():
+    if len(x) < 3 or len({*entropy}) < 2 or len({*accuracy}) < 2:
         raise ValueError("the fit needs at least 3 steps, with changing entropy and accuracy")
     slope = pairs.cov()[0, 1] / x.var()
     return -float(slope), float(y.mean() - slope * x.mean()), float(pairs.corrcoef()[0, 1] ** 2)
