@@ -9,10 +9,10 @@ it computes in another precision. The policy gradient then needs the importance 
     w = trainer's probability / sampler's probability                   log w is clamped to +-20
     effective sample size (ESS) = (sum w)^2 / (n sum w^2)     share of n samples that still counts
 
-The first table has these ratios for samplers of several ages. The second one has a run for each
-correction, all from one base: of the losses in offpolicy.py with --sampler-lag, and one on policy.
-In `tis` and `icepop` the clip's ratio is to the trainer at the beginning of the step, and w is a
-factor of its own (decoupled PPO, 2505.24298). In the others w is the ratio.
+The first table has a run for each correction in offpolicy.py, all from one base, and a run on
+policy. In `tis` and `icepop` the clip's ratio is to the trainer at the beginning of the step, and w
+is a factor of its own (decoupled PPO, 2505.24298). In the others w is the ratio. The second table
+has the ratios of the last run's policy to its own old weights, and to itself in bfloat16.
 Left out on purpose: several seeds. A difference of a few points in one run means nothing.
 """
 

@@ -142,8 +142,8 @@ def timeless(out):
 
 
 def test_a_stopped_run_resumes_exactly(tmp_path, monkeypatch, capsys):
-    """It goes on from step 2, which has three of the four versions."""
-    flags = ["--sampler-lag", "3", "--sampler-dtype", "bfloat16", "--no-report"]
+    """It goes on from step 2, which has three of the five versions."""
+    flags = ["--sampler-lag", "4", "--sampler-dtype", "bfloat16", "--no-report"]
     assert run(tmp_path / "whole", *flags) == 0
     append = train.runs.append
 
