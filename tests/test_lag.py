@@ -162,7 +162,7 @@ def test_a_stopped_run_resumes_exactly(tmp_path, monkeypatch, capsys):
     # another lag, and a checkpoint without its versions
     assert run(tmp_path / "cut", "--sampler-lag", "1", "--resume") == 2
     content = tensors.load(tmp_path / "cut" / "checkpoint.pt")
-    content["versions"].append({})
+    content["versions"].pop()
     tensors.save(tmp_path / "cut" / "checkpoint.pt", content)
     capsys.readouterr()
     assert run(tmp_path / "cut", *flags, "--resume") == 2
