@@ -30,21 +30,19 @@ def documented(file: str) -> set[str]:
     return {key for row in rows for key in re.findall(r"`([^`]+)`", row)}
 
 
-def coin(problem, text: str) -> bool:
-    """A verdict that depends on the text alone."""
-    return sum(text.encode()) % 2 == 0
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The runs of RUNS. That of GRPO has a process reward model, which judges the run "process"."""
+    """The runs of RUNS. That of GRPO has a process reward model, which judges the run "process".
+    The verifier of "dpo" decides by the text alone, so that a base which can do nothing has pairs.
+    """
     folder = tmp_path_factory.mktemp("runs")
     for name, flags in RUNS.items():
         if name == "process":
             flags = [*flags, "--judge", str(folder / "grpo")]
         with pytest.MonkeyPatch.context() as patch:
-            if name == "dpo":  # its pairs need right responses, from a base that can do nothing
-                patch.setattr(tasks.Arithmetic, "correct", staticmethod(coin))
+            if name == "dpo":
+                patch.setattr(tasks.Arithmetic, "correct", staticmethod(
+                    lambda problem, text: sum(text.encode()) % 2 == 0))
             assert run(folder / name, "--steps", "2", *flags) == 0
         if name == "grpo":
             scorer = prm.StepScorer(evaluate.load_policy(str(folder / name), "cpu")).state_dict()
