@@ -393,6 +393,8 @@ ALGORITHMS = {
               "0.001", "--epochs", "2"],
     "passk": ["--pass-at", "2"],
     "dpo": ["--sample-from", "reference", "--ref-update-interval", "2", "--nll-coef", "0.5"],
+    "kimi": ["--length-warmup", "2", "--partial-rollouts", "4", "--old-segments", "drop",
+             "--train-levels", "1,3", "--problem-sampling", "prioritized"],
     "dapo": ["--train-levels", "1,3", "--steps", "6"],
     "dapo mask": ["--overlong", "mask", "--token-filter", "clip-cov", "--entropy-coef", "0.01",
                   "--entropy-schedule", "linear"],
