@@ -13,9 +13,9 @@ from infra.files import UserError
 
 ADVANTAGES = ("scale_by_std", "divisor", "baseline", "decouple_rewards")
 OF_VERIFIER = ("correct", "accuracy", "sign")  # rewards that tell right from wrong
-NOT_OF_PAIRS = ("sampler_lag", "old_segments", "clip_low", "clip_high", "dual_clip", "ratio", "aggregate", "kl",
-                "kl_in", "kl_target", "unbiased_kl", "entropy_coef", "entropy_target",
-                "token_filter")  # options that DPO does not read
+NOT_OF_PAIRS = ("sampler_lag", "old_segments", "clip_low", "clip_high", "dual_clip", "ratio",
+                "aggregate", "kl", "kl_in", "kl_target", "unbiased_kl", "entropy_coef",
+                "entropy_target", "token_filter")  # options that DPO does not read
 
 
 def flag(name: str) -> str:
