@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     args = parser.parse_args()
     policy, tokenizer, settings = evaluate.load_run(args.run)
-    models, task = Models(None, tokenizer, sampler=policy), tasks.TASKS[settings["task"]](
+    models, task = Models(None, tokenizer, behavior=policy), tasks.TASKS[settings["task"]](
         settings["level"])
     print("| budget, tokens | decode steps a step | of these in the tail | tokens a decode step "
           "| groups a step | open responses |")

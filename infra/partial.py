@@ -42,10 +42,6 @@ class PartialRollout(Rollout):
 def sample_groups(models, problems, seed: int, state: dict, options):
     """The rollout of a step: (problems, Rollout, texts) of its groups, all of them complete.
     problems: new ones, of which partial rollouts take as many as there is room for."""
-    if not options.partial_rollouts:
-        return problems, *evaluate.sample_responses(
-            models.sampler, models.tokenizer, problems, options.group_size, options.temperature,
-            seed, options.max_new_tokens, generate=SAMPLERS[options.sampler])
     # 1. the groups of earlier steps, whose tokens are old now, and as many new ones as fit
     groups = state.get("open_groups", [])
     for row in rows_of(groups):
@@ -86,7 +82,7 @@ def draw_segments(models, groups, options) -> None:
     problems, rows = zip(*todo, strict=True)
     # the tokens so far are a given prefix of the response: the sampler counts positions from there
     rollout, _ = evaluate.sample_responses(
-        models.sampler, models.tokenizer, problems, 1, options.temperature,
+        models.behavior, models.tokenizer, problems, 1, options.temperature,
         [row["seed"] for row in rows], options.partial_rollouts,
         generate=SAMPLERS[options.sampler], prefixes=[row["tokens"] for row in rows])
     rollout = rollout.to("cpu")
@@ -105,7 +101,7 @@ def join(groups, models, options) -> PartialRollout:
                for _ in group["rows"]]
     lengths = [len(row["tokens"]) for row in rows]
     width = max(len(prompt) + n for prompt, n in zip(prompts, lengths, strict=True))
-    device = models.sampler.embedding.weight.device
+    device = models.behavior.embedding.weight.device
 
     def table(responses, starts=None, pad=0.0):
         """(N, T) of lists, each behind its prompt; starts: the values at the prompts."""

@@ -20,8 +20,12 @@ AGGREGATIONS = {"sequence": "mean per response, then over responses",
 
 
 def advantage(name: str, o: Options) -> str:
+    if config.reads_group(name, "VAPO"):
+        return f"GAE with γ = {o.gamma:g}, λ = 1 − 1 / ({o.gae_alpha:g} × length), whitened"
     if config.needs_critic(name):
         return f"GAE with γ = {o.gamma:g}, λ = {o.gae_lambda:g}, whitened"
+    if config.reads_group(name, "DPO"):
+        return "none; the loss is −log σ(margin)"
     if config.reads_group(name, "pass@k"):
         return f"what r adds to the best of {o.pass_at - 1} others"
     if config.reads_group(name, "RAFT") and o.keep != "shortest":
@@ -33,6 +37,8 @@ def advantage(name: str, o: Options) -> str:
 def responses(name: str, o: Options) -> str:
     if o.dynamic_sampling:
         return "groups with right and wrong ones, sampled until the batch is full"
+    if config.reads_group(name, "DPO"):
+        return "pairs of a right and a wrong one"
     if config.reads_group(name, "RAFT"):
         return {"right": "right ones", "mixed": "groups with right and wrong ones",
                 "shortest": f"shortest {o.keep_count} of {o.group_size}"}[o.keep]
@@ -40,6 +46,8 @@ def responses(name: str, o: Options) -> str:
 
 
 def ratio_and_bounds(name: str, o: Options) -> list[str]:
+    if config.reads_group(name, "DPO"):
+        return ["response, to the reference", "none"]
     if config.reads_group(name, "Kimi"):
         return ["none", f"squared log-ratio of the response, τ = {o.pmd_tau:g}"]
     ratio = {"token": "token", "sequence": "response"}[o.ratio]
@@ -55,9 +63,12 @@ def cells(name: str) -> list[str]:
     file, preset = config.PRESETS[name]
     o = Options(algo=name, **preset)
     kl = f"{o.kl_coef:g} in the {o.kl_in}" if o.kl_coef else "off"
+    aggregate = AGGREGATIONS[o.aggregate]
+    if config.reads_group(name, "DPO"):
+        kl, aggregate = f"{o.kl_coef:g} (β)", "sum per response, then mean over pairs"
     critic = "a critic of the policy's size" if config.needs_critic(name) else "none"
     return [f"`{name}`", f"`{file}.py`", responses(name, o), advantage(name, o),
-            *ratio_and_bounds(name, o), AGGREGATIONS[o.aggregate], kl, critic]
+            *ratio_and_bounds(name, o), aggregate, kl, critic]
 
 
 def table() -> list[list[str]]:
@@ -81,4 +92,5 @@ def test_each_cell_is_true_of_the_preset(name):
 def test_papers_are_named_in_the_files_of_the_algorithms():
     root, paper = Path(__file__).parents[1], re.compile(r"\b2\d{3}\.\d{5}\b")
     texts = "".join((root / f"{file}.py").read_text() for file, _ in config.PRESETS.values())
+    texts += (root / "entropy.py").read_text()  # a file of options
     assert set(paper.findall(PAGE)) <= set(paper.findall(texts))

@@ -44,7 +44,26 @@ REFUSED = {  # flags -> words of the sentence
     "--algo dapo --partial-rollouts 64": "--partial-rollouts needs --no-dynamic-sampling",
     "--algo grpo --pmd-tau 1": "it needs --algo kimi",
     "--algo grpo --pass-at 2": "it needs --algo passk",
+    "--algo dpo --clip-high 0.3": "--clip-high has no effect with --algo dpo, whose loss compares",
+    "--algo dpo --entropy-coef 0.1": "--entropy-coef has no effect with --algo dpo",
+    "--algo dpo --token-filter kl-cov": "--token-filter has no effect with --algo dpo",
+    "--algo dpo --baseline batch": "--baseline has no effect with --algo dpo",
+    "--algo dpo --reward random": "--reward random has no effect with --algo dpo, whose pairs",
+    "--algo dpo --kl-coef 0": "needs a --kl-coef above 0: it is DPO's beta",
+    "--nll-coef 1": "--nll-coef has no effect with --algo grpo; it needs --algo ",
     "--algo sapo --tau-pos 0": "--tau-pos must be a finite number above 0",
+    "--entropy-target 0.2 --entropy-coef 0.01 --entropy-schedule linear": "both set the weight",
+    "--entropy-schedule linear": "needs an --entropy-coef above 0",
+    "--algo ppo --token-filter kl-cov": "needs an algorithm without a critic, not --algo ppo",
+    "--algo gspo --token-filter clip-cov": "needs one ratio per token",
+    "--algo gmpo --token-filter top-entropy": "needs one ratio per token",
+    "--algo raft --token-filter kl-cov": "has no effect with --keep right",
+    "--cov-ratio 0.1 --token-filter top-entropy": "--cov-ratio has no effect without",
+    "--kl-cov-coef 2 --token-filter clip-cov": "--kl-cov-coef has no effect without",
+    "--top-entropy-quantile 0.5": "--top-entropy-quantile has no effect without",
+    "--cov-ratio 1.1 --token-filter kl-cov": "--cov-ratio must be between 0 and 1",
+    "--algo vapo --gae-lambda 0.9": "--gae-lambda has no effect with --algo vapo",
+    "--algo ppo --gae-alpha 0.5": "--gae-alpha has no effect with --algo ppo; it needs --algo vapo",
 }
 ALLOWED = [
     *(f"--algo {name}" for name in config.PRESETS), "--algo reinforce++ --group-size 1",
@@ -54,7 +73,12 @@ ALLOWED = [
     "--algo ppo --partial-rollouts 48 --old-segments drop",
     "--algo kimi --scale-by-std --aggregate token --length-coef 0",
     "--algo cispo --surrogate clip --dual-clip 3 --kl-coef 0.1 --unbiased-kl",
-    "--algo dapo --decouple-rewards", "--algo gfpo --divisor batch-std --keep-count 2"]
+    "--algo dapo --token-filter clip-cov --cov-ratio 0.01", "--token-filter top-entropy",
+    "--algo cispo --token-filter kl-cov --kl-cov-coef 2", "--algo ppo --entropy-target 0.2",
+    "--algo raft --token-filter top-entropy", "--entropy-coef 0.1 --entropy-schedule linear",
+    "--algo vapo --gae-alpha 0 --gae-lambda 0.9", "--algo dapo --decouple-rewards",
+    "--algo gfpo --divisor batch-std --keep-count 2",
+    "--algo dpo --sample-from reference --ref-update-interval 0 --nll-coef 1 --kl-coef 0.5"]
 
 
 def validate(words: str):

@@ -37,7 +37,7 @@ def policy(seed=0):
     return made
 
 
-MODELS = Models(None, TOKENIZER, sampler=policy())
+MODELS = Models(None, TOKENIZER, behavior=policy())
 
 
 def options(**changes):
@@ -64,7 +64,7 @@ def test_a_continued_response_is_the_uninterrupted_one(sampler):
     """The policy stays, so each row of step 0 has the tokens and log-probs of a row without cuts,
     in whatever step its group is complete."""
     o, found = options(sampler=sampler), []
-    problems, whole, texts = partial.sample_groups(
+    problems, whole, texts = train.sample_groups(
         MODELS, tasks.Arithmetic(1).sample(random.Random(0), 3), 0, {}, replace(
             o, partial_rollouts=0))
     for done, rollout, said in steps(4, o, {}):
@@ -152,9 +152,9 @@ def test_log_probs_are_those_of_the_policy_that_drew_the_token():
     """Between the steps the policy changes."""
     one, other = policy(0), policy(1)
     state, o = {}, options(prompts=2)
-    next(steps(1, o, state, MODELS._replace(sampler=one)))
+    next(steps(1, o, state, MODELS._replace(behavior=one)))
     new = tasks.Arithmetic(1).sample(random.Random(9), 2)
-    _, rollout, _ = partial.sample_groups(MODELS._replace(sampler=other), new, 9, state, o)
+    _, rollout, _ = partial.sample_groups(MODELS._replace(behavior=other), new, 9, state, o)
     with torch.no_grad():
         first, second = (m.logp(rollout.tokens, rollout.mask) for m in (one, other))
     want = torch.where(rollout.old > 0, first, second) * rollout.mask
@@ -175,7 +175,7 @@ def test_a_checkpoint_holds_open_groups_of_each_task(task, tmp_path):
 def test_the_first_rows_have_the_seeds_of_one_call():
     whole = options(partial_rollouts=0, max_new_tokens=BUDGET)
     problems = tasks.Arithmetic(1).sample(random.Random(0), 3)
-    _, want, _ = partial.sample_groups(MODELS, problems, 7, {}, whole)
+    _, want, _ = train.sample_groups(MODELS, problems, 7, {}, whole)
     _, found, _ = partial.sample_groups(MODELS, problems, 7, {}, replace(
         whole, partial_rollouts=BUDGET))
     assert torch.equal(want.tokens, found.tokens) and torch.equal(want.mask, found.mask)
@@ -245,12 +245,13 @@ def test_an_open_rollout_survives_a_checkpoint_of_the_loop(tmp_path):
 def test_processes_share_the_open_rows(monkeypatch):
     """Each process samples some of the rows, with their own seeds and tokens so far."""
     prompts, prefixes, seeds = [[5, 6], [7], [8, 9, 10]], [[1, 2], [], [3]], [11, 22, 33]
-    how = dict(seed=seeds, prefixes=prefixes, **evaluate.stop_conditions(MODELS.sampler, TOKENIZER))
-    whole, parts = sample.generate(MODELS.sampler, prompts, 1, BUDGET, 1.0, **how), []
+    stop = evaluate.stop_conditions(MODELS.behavior, TOKENIZER)
+    how = dict(seed=seeds, prefixes=prefixes, **stop)
+    whole, parts = sample.generate(MODELS.behavior, prompts, 1, BUDGET, 1.0, **how), []
     monkeypatch.setattr(evaluate.distributed, "all_gather", lambda x: parts.append(x) or [x])
     for part in (slice(0, 2), slice(2, 3)):
         monkeypatch.setattr(evaluate.distributed, "local_slice", lambda _, part=part: part)
-        evaluate.generate_distributed(sample.generate, MODELS.sampler, prompts, 1, BUDGET, 1.0,
+        evaluate.generate_distributed(sample.generate, MODELS.behavior, prompts, 1, BUDGET, 1.0,
                                       **how)
     found = concat_rollouts(parts, how["pad"])
     assert found.responses() == whole.responses() and torch.equal(found.tokens, whole.tokens)
