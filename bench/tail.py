@@ -2,7 +2,7 @@
 without.
 
     python train.py --task wait --steps 0 --out runs/wait        a base model with long responses
-    python bench/tail.py --run runs/wait --budgets 0 160 80 40
+    python bench/tail.py --run runs/wait --budgets 0 160
 
 The policy stays as it is, so only the sampling differs. A decode step is in the tail if less than a
 quarter of the rows that the call began with are active. The first steps are left out: they have no
@@ -21,6 +21,7 @@ import torch  # noqa: E402
 
 import evaluate  # noqa: E402
 import tasks  # noqa: E402
+import train  # noqa: E402
 from config import SAMPLERS, Options  # noqa: E402
 from engine import sampler  # noqa: E402
 from infra import partial  # noqa: E402
@@ -50,7 +51,7 @@ def sample_steps(models, task, budget: int, steps: int, max_new_tokens: int):
     for step in range(steps):
         calls.append([])
         problems = task.sample(random.Random(step), options.prompts)
-        problems, rollout, _ = partial.sample_groups(models, problems, step, state, options)
+        problems, rollout, _ = train.sample_groups(models, problems, step, state, options)
         rows = partial.rows_of(state.get("open_groups", []))
         done.append((len(problems), int(rollout.mask.sum()), sum(row["open"] for row in rows)))
     return calls[SKIPPED:], done[SKIPPED:]
@@ -59,8 +60,8 @@ def sample_steps(models, task, budget: int, steps: int, max_new_tokens: int):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--run", required=True)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[0, 160, 80, 40])
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[0, 160])
+    parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     policy, tokenizer, settings = evaluate.load_run(args.run)
     models, task = Models(None, tokenizer, behavior=policy), tasks.TASKS[settings["task"]](
