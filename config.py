@@ -6,8 +6,7 @@ To add an option, add a field to Options. To add an algorithm, write a file with
 (advantages) and `loss`, and add a line to PRESETS. The file says what it needs:
 
     needs_critic = True     it learns with a critic, and reads the options of the group PPO
-    dapo_options = True     it reads the options of the group DAPO; so do raft_options,
-                            offpolicy_options and passk_options with theirs
+    dapo_options = True     it reads the options of the group DAPO; GROUPS has the other names
 
 Command lines are read and checked in infra/cli.py.
 """
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 import dpo
+import entropy
 import grpo
 import model
 import offpolicy
@@ -43,17 +43,21 @@ PRESETS = {  # name -> (file of the algorithm, defaults that differ from those o
     "gmpo": ("offpolicy", dict(surrogate="gmpo", clip_low=0.33, clip_high=0.49)),
     "passk": ("passk", {}),
     "dpo": ("dpo", dict(kl_coef=0.1, ref_update_interval=10)),
+    "kimi": ("kimi", dict(scale_by_std=False, aggregate="sum", pmd_tau=0.1)),
     "dapo": ("dapo", dict(clip_high=0.28, aggregate="token", dynamic_sampling=True,
                           overlong="soft", reward="sign", minibatches=8)),
     "ppo": ("ppo", dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
                         minibatches=8)),
+    "vapo": ("vapo", dict(aggregate="token", scale_by_std=False, clip_high=0.28, minibatches=8,
+                          nll_coef=0.1)),
 }
 # name -> (module, the same defaults)
 ALGORITHMS = {name: (import_module(file), defaults) for name, (file, defaults) in PRESETS.items()}
 GROUPS = {  # heading in --help -> the attribute by which an algorithm says that it reads the group
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
     "RAFT": "raft_options", "off-policy": "offpolicy_options", "pass@k": "passk_options",
-    "DPO": "dpo_options", "evaluation": "", "memory": "",
+    "VAPO": "vapo_options", "DPO": "dpo_options", "VAPO and DPO": "nll_options",
+    "Kimi": "kimi_options", "entropy": "", "evaluation": "", "memory": "",
 }
 SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # equal tokens
 PRETRAINED_LR = 1e-5  # with --init: a pretrained model forgets at the rate that a tiny one needs
@@ -92,6 +96,8 @@ class Options:
     device: str = option("run", "", "cpu, cuda or cuda:1 (default: cuda if there is a GPU)")
     sampler: str = option("run", "fast", "sampler: fast, or plain (sample.py, the readable one); "
                           "both draw the same tokens", SAMPLERS)
+    sampler_lag: int = option("run", 0, "sample from the policy of this many steps before, as "
+                              "asynchronous training does; 0: from the current policy")
     size: str = option("run", "tiny", "size of the model; small and medium need a GPU",
                        model.SIZES)
     base_seed: int = option("run", -1, "seed of the base model (default: --seed)")
@@ -115,6 +121,10 @@ class Options:
                         "chain and wait: to 3)")
     train_levels: str = option("task", "", "levels of the training problems, such as 1,2,4; the "
                                "base model and the evaluation keep --level (default: --level)")
+    problem_sampling: str = option(
+        "task", "uniform", "uniform: levels of --train-levels in turn, problems of a file alike; "
+        "curriculum: easy levels first; prioritized: levels, or problems of a file, by 1 minus "
+        "their success rate", tasks.PROBLEM_SAMPLING)
     data: str = option("task", "", "problems of --task file: gsm8k, or a JSONL file with question "
                        "and answer on each line")
     eval_data: str = option("task", "", "held-out problems of --task file (default: a tenth of "
@@ -126,7 +136,8 @@ class Options:
                          "(default: r1 with --init, else plain)", ["plain", "r1", "chat"])
     few_shot: int = option("task", 0, "solved examples in the prompt; needs --init")
     reward: str = option("task", "correct",
-                         "correct: 1 for a right answer and 0.1 for the format; sign: 1 or -1; "
+                         "correct: 1 for a right answer and 0.1 for the format; accuracy: 1 or "
+                         "0; sign: 1 or -1; "
                          "process: scores of a process reward model, needs --algo ppo; controls: "
                          "format pays for the tags alone, random pays by chance, claim pays for "
                          "claiming to have checked",
@@ -163,7 +174,6 @@ class Options:
                            [*grpo.BASELINES, "batch"])
     decouple_rewards: bool = option("algorithm", False, "normalise correctness and the rest of the "
                                     "reward one by one, then add them up (GDPO)")
-    entropy_coef: float = option("algorithm", 0.0, "weight of the entropy bonus; try 0.01")
     kl_coef: float = option("algorithm", 0.0, "weight of the KL to the reference; try 0.02")
     kl: str = option("algorithm", "k3", "estimator of that KL in the loss", ppo.KL)
     unbiased_kl: bool = option("algorithm", False, "multiply that KL by the importance ratio of "
@@ -174,6 +184,13 @@ class Options:
                               "in nats per token; 0: constant weight")
     ref_update_interval: int = option("algorithm", 0, "steps after which the policy is copied to "
                                       "the reference; 0: never")
+
+    partial_rollouts: int = option("algorithm", 0, "tokens that a response may draw in a step; an "
+                                   "unfinished one is continued in the next step; 0: no limit but "
+                                   "--max-new-tokens")
+    old_segments: str = option("algorithm", "weigh", "tokens from earlier steps: weigh by the "
+                               "ratio to the policy that drew them, or drop from the loss",
+                               ["weigh", "drop"])
 
     # --- PPO
     critic: str = option("PPO", "own", "critic with a network of its own, or a head on the policy",
@@ -224,12 +241,39 @@ class Options:
     pass_at: int = option("pass@k", 4, "k of the pass@k that is trained; --group-size: the group "
                           "form, only the best response is paid")
 
+    # --- VAPO
+    gae_alpha: float = option("VAPO", 1.0, "lambda of the advantages of a response: 1 - 1 / (this "
+                              "times its length); 0: --gae-lambda for all")
+
     # --- DPO
     sample_from: str = option("DPO", "policy", "network that samples the responses; reference: the "
                               "policy of the last --ref-update-interval, or the base if that is 0 "
                               "(offline)", dpo.SAMPLE_FROM)
-    nll_coef: float = option("DPO", 0.0, "weight of the mean negative log-likelihood per token of "
-                             "right responses (iterative RPO: 1)")
+
+    # --- VAPO and DPO
+    nll_coef: float = option("VAPO and DPO", 0.0, "weight of the mean negative log-likelihood per "
+                             "token of right responses (iterative RPO: 1)")
+
+    # --- Kimi
+    pmd_tau: float = option("Kimi", 0.0, "weight of the KL to the policy before the step, in the "
+                        "squared loss; 0: no squared loss")
+    length_coef: float = option("Kimi", 0.1, "weight of the length reward; 0: none")
+    length_warmup: int = option("Kimi", 20, "steps before the length reward begins")
+
+    # --- entropy
+    entropy_coef: float = option("entropy", 0.0, "weight of the entropy bonus; try 0.01")
+    entropy_schedule: str = option("entropy", "constant", "weight of the bonus during the run: "
+                                   "linear falls to 0 at the end", entropy.SCHEDULES)
+    entropy_target: float = option("entropy", 0.0, "adapt --entropy-coef so that the entropy stays "
+                                   "at this, in nats per token; 0: no target")
+    token_filter: str = option("entropy", "none", "tokens that lower the entropy most get no "
+                               "gradient (clip-cov) or a KL penalty (kl-cov); top-entropy: only "
+                               "tokens of high entropy get a gradient", entropy.TOKEN_FILTERS)
+    cov_ratio: float = option("entropy", 0.002, "share of the tokens that clip-cov and kl-cov act "
+                              "on")
+    kl_cov_coef: float = option("entropy", 1.0, "weight of the penalty of kl-cov")
+    top_entropy_quantile: float = option("entropy", 0.2, "share of the tokens that top-entropy "
+                                         "keeps")
 
     # --- evaluation
     eval_every: int = option("evaluation", 10, "steps between evaluations and checkpoints")
@@ -242,6 +286,9 @@ class Options:
     dtype: str = option("memory", "", "precision of the computation; weights stay in float32 "
                         "(default: bfloat16 with --init on a GPU that has it, else float32)",
                         ["float32", "bfloat16"])
+    sampler_dtype: str = option("memory", "", "precision in which rollouts are sampled (default: "
+                                "--dtype); bfloat16 shows what a coarser sampler does",
+                                ["float32", "bfloat16"])
     micro_tokens: int = option("memory", 1024, "tokens per micro-batch; changes memory and speed, "
                                "not the gradient (default: 1024, on a GPU what fits, up to 32768)")
     gradient_checkpointing: bool = option("memory", False, "keep the input of each block alone and "

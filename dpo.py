@@ -32,7 +32,7 @@ import ppo
 from ppo import Batch, kl, token_weights
 
 needs_critic = False
-dpo_options = True
+dpo_options = nll_options = True
 SAMPLE_FROM = ("policy", "reference")  # the choices of --sample-from
 
 

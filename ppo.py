@@ -56,7 +56,11 @@ class Batch:
     step_rewards: torch.Tensor | None = None  # (N, T) scores of a process reward model
     group_mean_others: torch.Tensor | None = None  # (N,) an input of engine/critic_hints.py
     sampler_logp: torch.Tensor | None = None  # (N, T) of the sampler, if old_logp was recomputed
+    entropy: torch.Tensor | None = None      # (N, T) of the distribution that sampled the token
+    kl_cov: torch.Tensor | None = None       # (N, T) weight of |logp - old_logp|, see entropy.py
+    nll: torch.Tensor | None = None          # (N, T) weight of -logp, see vapo.py
     pair: torch.Tensor | None = None         # (N,) number of the pair, in dpo.py alone
+    loss_mask: torch.Tensor | None = None    # (N, T) 1.0 where a token has a weight; None: mask
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The given rows, without the columns after the last token that has mask 1."""
@@ -89,11 +93,8 @@ def policy_ratio(logp, old_logp):
 
 def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2,
               dual_clip: float = 0.0):
-    """The clipped loss per token (N, T), to be minimised.
-
-    If dual_clip > 1, the loss of a token with A < 0 is at most dual_clip * |A| (1912.09729). 0 sets
-    no such bound.
-    """
+    """The clipped loss per token (N, T), to be minimised. If dual_clip > 1, the loss of a token
+    with A < 0 is at most dual_clip * |A| (1912.09729). 0 sets no such bound."""
     ratio = policy_ratio(logp, old_logp)
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip:
@@ -168,17 +169,18 @@ def policy_loss(logp, batch: Batch, options, entropy=None, ratio_logp=None, per_
     surrogate. The losses of the micro-batches of an optimizer step add up to the loss of that step.
     """
     # 1. the clipped surrogate of each token
-    if ratio_logp is None:
-        ratio_logp = logp
+    ratio_logp = logp if ratio_logp is None else ratio_logp
     if per_token is None:
         per_token = surrogate(ratio_logp, batch.old_logp, batch.advantages, options.clip_low,
                               options.clip_high, options.dual_clip)
-    # 2. the KL penalty and the entropy bonus
+    # 2. the KL penalties and the entropy bonus
     if options.kl_coef and options.kl_in == "loss":
         penalty = kl(logp, batch.ref_logp, options.kl)
         if options.unbiased_kl:  # the tokens were drawn by the old policy (2512.02556, equation 7)
             penalty = penalty * policy_ratio(logp, batch.old_logp)
         per_token = per_token + options.kl_coef * penalty
+    if batch.kl_cov is not None:
+        per_token = per_token + batch.kl_cov * (logp - batch.old_logp).abs()
     if options.entropy_coef:
         per_token = per_token - options.entropy_coef * entropy
     # 3. metrics
@@ -198,7 +200,8 @@ def gae(rewards, values, mask, gamma: float = 1.0, gae_lambda: float = 0.95):
     """Generalised advantage estimates (N, T) of rewards and values (N, T); 0 where mask is 0.
 
     values[:, t] is of the state before token t. The value after a row's last token is 0. Tokens
-    with mask 0 are skipped: the next token is the next one with mask 1.
+    with mask 0 are skipped: the next token is the next one with mask 1. gae_lambda is a number, or
+    one per row (N,).
     """
     advantages = torch.zeros_like(rewards)
     next_value = next_advantage = torch.zeros_like(rewards[:, 0])
@@ -235,8 +238,7 @@ def value_loss(values, old_values, returns, clip: float = 0.0):
 def explained_variance(values, returns, mask) -> float:
     """1 - Var(returns - values) / Var(returns) over the mask.
 
-    1: a perfect critic. 0: no better than a constant. Below 0: worse than a constant. It is 0 as
-    well if all returns are equal.
+    1: a perfect critic. 0: no better than a constant, or all returns are equal. Below 0: worse.
     """
     inside = mask > 0
     variance = returns[inside].var(correction=0)
@@ -300,7 +302,7 @@ def prepare(batch: Batch, options) -> Batch:
     return replace(batch, advantages=advantages, returns=returns)
 
 
-def loss(policy, critic, batch: Batch, options):
+def loss(policy, critic, batch: Batch, options, policy_loss=policy_loss):
     """Returns the loss of a micro-batch, policy and critic together, and the metrics per token."""
     warm_up = batch.advantages is None
     # 1. the current policy's hidden states that predict each token
@@ -334,5 +336,6 @@ def minibatches(batch: Batch, options, rng):
         for index in order.tensor_split(options.minibatches):
             if len(index):
                 part = batch.rows(index)
-                yield replace(part, weights=token_weights(part.mask, options.aggregate,
+                mask = part.mask if part.loss_mask is None else part.loss_mask
+                yield replace(part, weights=token_weights(mask, options.aggregate,
                                                           options.max_new_tokens))

@@ -11,12 +11,11 @@ and the policy moves towards the responses that did better than expected. `reinf
 
 During reinforcement learning the policy sees problems and verdicts, never a solution. Random
 numbers depend only on the seed and the step, so no random state is saved, and a resumed run gives
-bit-identical results. Left out on purpose: asynchronous sampling with a policy one step old.
+bit-identical results. Left out on purpose: sampling during an update; --sampler-lag is its model.
 """
 
 import infra.openmp  # noqa: F401  (before torch)
 
-import math
 import random
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from typing import NamedTuple
 import torch
 
 import dapo
+import entropy
 import evaluate
 import grpo
 import model as gpt
@@ -36,14 +36,14 @@ import tasks
 import verify
 from config import ALGORITHMS, SAMPLERS, Options
 from engine import dedup
-from infra import distributed, memory
+from infra import distributed, memory, partial
 from infra import metrics as log
 from infra import run_dir as runs
 from infra.base_model import base_model
-from infra.cli import config_of, parse, validate
+from infra.cli import config_of, notes, parse, validate
 from infra.exit_code import exit_code
 from infra.forward import autocast, critic_values, micro_batches, policy_logp
-from infra.models import Models, make_models, refuse_infinite, restore
+from infra.models import Models, make_models, refuse_divergence, refuse_infinite, restore
 
 MAX_GRAD_NORM = 1.0
 
@@ -65,8 +65,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     of a checkpoint; None: a new one. run_dir: the folder for metrics, samples and checkpoints; None
     writes nothing. Raises KeyboardInterrupt at the end of the step in which Ctrl-C was pressed, and
     FloatingPointError if a loss is not finite."""
-    algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
-    state, history = state or new_state(options), []
+    algo, state, history = ALGORITHMS[options.algo][0], state or new_state(options), []
     train_task = tasks.mix_levels(task, options.train_levels)
     with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
@@ -75,19 +74,20 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             prompts_wanted = now.prompts
             while prompts_wanted:  # once, or with dynamic sampling until the batch is full
                 # 1. Rollout: a group of responses to each problem.
-                problems = train_task.sample(rng, prompts_wanted)
-                rollout, texts = evaluate.sample_responses(
-                    models.rollout_policy(now), models.tokenizer, problems, now.group_size,
-                    now.temperature, rng.getrandbits(62), now.max_new_tokens, generate=generate)
+                problems = tasks.sample_problems(train_task, rng, prompts_wanted, state, now,
+                                                 progress(state, now))
+                problems, rollout, texts = sample_groups(
+                    models, problems, rng.getrandbits(62), state, now)
                 timer.lap("seconds_sample")
                 # 2. Reward: the verifier scores each response.
                 samples = score(train_task, problems, rollout, texts, rng, now)
+                tasks.record_success(state, samples, now)
                 timer.lap("seconds_verify")
                 # 3. Advantage: how much better than expected each response was.
                 batch = algo.prepare(build_batch(rollout, samples, models, now), now)
                 timer.lap("seconds_score")
-                attempts.append(Attempt(prompts_wanted, rollout, samples, batch))
-                prompts_wanted = prompts_to_sample(attempts, now)
+                attempts.append(Attempt(len(problems), rollout, samples, batch))
+                prompts_wanted = dapo.prompts_missing(attempts, now)
             batch = dapo.full_batch(attempts, now.prompts)
             metrics = log.step_metrics(state, attempts, batch, models, now, train_task)
             timer.lap("seconds_score")
@@ -112,8 +112,9 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
 
 
 def new_state(options: Options) -> dict:
-    """The state of the loop before step 1: counters, and the adaptive KL coefficient."""
-    return {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef}
+    """The state of the loop before step 1: counters, and the adaptive coefficients."""
+    return {"step": 0, "tokens_sampled": 0, "seconds_rl": 0.0, "kl_coef": options.kl_coef,
+            "entropy_coef": options.entropy_coef}
 
 
 def progress(state: dict, options: Options) -> float:
@@ -127,6 +128,8 @@ def options_at(state: dict, options: Options) -> Options:
     """The options of the next step. Coefficients that change with the step are set here; a schedule
     may use `progress`. set_learning_rates sets the learning rate."""
     return replace(options, kl_coef=state["kl_coef"],
+                   entropy_coef=entropy.coefficient(state, options, progress(state, options)),
+                   length_warmup=max(0, options.length_warmup - state["step"]),
                    critic_warmup=max(0, options.critic_warmup - state["step"]))
 
 
@@ -142,19 +145,32 @@ def set_learning_rates(optimizer, state: dict, options: Options) -> None:
 
 
 def finish_step(state: dict, metrics: dict, models: Models, options: Options) -> None:
-    """Gives the sampler the new weights and counts the step. --kl-target adapts the KL
-    coefficient. --ref-update-interval makes the policy the new reference."""
+    """Gives the sampler the new weights and counts the step. --kl-target and --entropy-target adapt
+    their coefficients. --ref-update-interval makes the policy the new reference."""
     models.sync_sampler()
     state["step"] += 1
     state["tokens_sampled"] += metrics["tokens"]
     if options.kl_target:
         state["kl_coef"] = ppo.adaptive_kl_coef(state["kl_coef"], metrics["kl"], options.kl_target)
+    if options.entropy_target:
+        state |= entropy.adapted(state["entropy_coef"], metrics["entropy"], options.entropy_target)
     if options.ref_update_interval and state["step"] % options.ref_update_interval == 0:
         # the sampler holds the policy's weights: unsharded, and in the precision of the reference
         models.reference.load_state_dict(models.sampler.state_dict())
 
 
-# --- 2. reward and 3. advantage
+# --- 1. rollout, 2. reward and 3. advantage
+
+def sample_groups(models: Models, problems, seed: int, state: dict, options: Options):
+    """(problems, Rollout, texts): a group of responses to each problem. With --partial-rollouts,
+    the groups that are complete in this step."""
+    if options.partial_rollouts:
+        return partial.sample_groups(models, problems, seed, state, options)
+    return problems, *evaluate.sample_responses(
+        models.behavior, models.tokenizer, problems, options.group_size, options.temperature, seed,
+        options.max_new_tokens, generate=SAMPLERS[options.sampler])
+
+
 
 def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
     """(problem, text, verify.Reward) of each response. A reward function also gets the response's
@@ -185,13 +201,14 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
     rewards = torch.tensor([reward.total for *_, reward in samples], device=device)
     correct = torch.tensor([reward.parts["correct"] for *_, reward in samples], device=device)
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
-                      rollout.truncated)
+                      rollout.truncated, entropy=rollout.entropy,
+                      loss_mask=getattr(rollout, "loss_mask", None))
     if options.reward == "process":  # a process reward model scores the steps
         batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)
     refuse_infinite(batch.rewards, samples, options)
     if (options.sampler_correction != "none"  # needs the log-probs of sampler and of trainer
-            or options.ratio != "token" and options.dtype == "bfloat16"):
+            or options.ratio != "token" and "bfloat16" in (options.dtype, options.sampler_dtype)):
         # GSPO clips at 1 - 0.0003 and 1 + 0.0004. In bfloat16, sampler and trainer differ by more.
         batch.sampler_logp = batch.old_logp
         batch.old_logp = policy_logp(models.policy, batch, options)
@@ -204,21 +221,12 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
     return batch
 
 
-def prompts_to_sample(attempts: list[Attempt], options: Options) -> int:
-    """The number of prompts to sample next in a step; 0 if there is nothing more to sample."""
-    limit = options.max_attempts if options.dynamic_sampling else 1
-    if len(attempts) >= limit:
-        return 0
-    return dapo.prompts_to_sample(options.prompts, sum(a.prompts for a in attempts),
-                                  sum(len(a.batch.group.unique()) for a in attempts))
-
-
 # --- 4. loss and 5. step
 
 def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -> dict:
     """Makes one optimizer step per mini-batch of the batch. Returns the mean of their metrics."""
     algo, updates = ALGORITHMS[options.algo][0], []
-    for minibatch in getattr(algo, "minibatches", ppo.minibatches)(batch, options, rng):
+    for minibatch in getattr(algo, "minibatches", entropy.minibatches)(batch, options, rng):
         # equal rows are computed once; copies (K,): how many rows each unique row stands for
         minibatch, copies = dedup.merge_duplicates(minibatch)
         parts, sums = micro_batches(minibatch, models, options), Counter()
@@ -250,17 +258,11 @@ def optimizer_step(models: Models, optimizer, sums: Counter) -> dict:
     norms = {"grad_norm": clip_gradients(models.policy)}
     if models.critic is not None:
         norms["grad_norm_critic"] = clip_gradients(models.critic)
-    # 2. refuse a step that would spoil the weights
-    if not math.isfinite(sums["value_loss"] + norms.get("grad_norm_critic", 0.0)):
-        raise FloatingPointError("the critic diverged: its loss is no longer finite; the "
-                                 "last checkpoint is kept. Try a lower --critic-lr")
-    if not math.isfinite(sums["loss"] + norms["grad_norm"]):
-        raise FloatingPointError("the loss is no longer finite; the last checkpoint is kept. "
-                                 "Try a lower --lr")
-    # 3. step
+    # 2. step, unless it would spoil the weights
+    refuse_divergence(sums, norms)
     optimizer.step()
     optimizer.zero_grad()
-    # 4. metrics: weighted sums (the loss, and names with a slash) or means over tokens
+    # 3. metrics: weighted sums (the loss, and names with a slash) or means over tokens
     loss, tokens = sums.pop("loss", 0.0), sums.pop("tokens", 0.0) or 1.0
     return norms | {"loss": loss} | {name: total if "/" in name else total / tokens
                                      for name, total in sums.items()}
@@ -287,9 +289,7 @@ def start(run_dir: Path, task, tokenizer, options: Options):
     models, optimizer = make_models(policy, tokenizer, options)
     # 2. drop the log lines after the checkpoint: these steps will run again
     state = restore(models, optimizer, saved) if saved else new_state(options)
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        distributed.on_rank0(lambda name=name: runs.truncate_log(
-            run_dir / name, state["step"] if saved else -1))
+    distributed.on_rank0(lambda: runs.truncate_logs(run_dir, state["step"] if saved else -1))
     # 3. continue from the checkpoint, or measure the base model
     if saved:
         distributed.print_rank0(f"resuming after step {state['step']}")
@@ -306,7 +306,7 @@ def train(options: Options, resume: bool) -> None:
     # 1. join the other processes, check the options and the memory
     options.device = distributed.start(options.device)
     task, tokenizer = validate(options)
-    for note in task.notes:
+    for note in notes(task, options):
         distributed.print_rank0(note)
     config = config_of(options)
     memory_plan = memory.check(config, options)
@@ -317,9 +317,6 @@ def train(options: Options, resume: bool) -> None:
         options, memory.checkpoint_bytes(config, options), resume))
     if options.init:
         distributed.on_rank0(lambda: runs.save_tokenizer(run_dir, options.init, tokenizer))
-    if options.task == "file" and options.size == "tiny" and not options.init:
-        distributed.print_rank0("warning: a tiny model solves almost no problem in free text, such "
-                                "as GSM8K's; --init DIR starts from a pretrained model")
     # 3. base model, training, evaluation
     models, optimizer, state = start(run_dir, task, tokenizer, options)
     reinforce(task, models, optimizer, options, state, run_dir)

@@ -22,6 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.results_arenas import LEVELS, ranking  # noqa: E402
 from bench.results_search import KS, select  # noqa: E402
 from bench.stats import (  # noqa: E402
     ROOT,
@@ -190,11 +191,13 @@ def comparison_curve(axes, runs, name: str, colour, label: str, style: str) -> N
 def comparison(groups: dict, panels: dict):
     """A panel a metric: {name: (title, y label, whether in percent)}; a line a group."""
     figure, row = plt.subplots(1, len(panels), figsize=(13, 4.9))
-    styles = ("-", "--", "-.", "-", "--", "-.")
+    looks = zip((BLACK, ORANGE, SKY, GREEN, PURPLE, RED, BLUE, GREY) * 2, ("-", "--", "-.") * 6,
+                strict=False)
+    looks = dict(zip(groups, looks, strict=False))  # group -> colour and style
     for axes, (name, (title, label, in_percent)) in zip(row, panels.items(), strict=True):
-        colours = (BLACK, ORANGE, SKY, GREEN, PURPLE, RED)
-        for (group, runs), colour, style in zip(groups.items(), colours, styles, strict=False):
-            comparison_curve(axes, runs, name, colour, group if axes is row[0] else "", style)
+        for group, runs in groups.items():
+            comparison_curve(axes, runs, name, looks[group][0], group if axes is row[0] else "",
+                             looks[group][1])
         axes.set(xlabel="thousand tokens sampled", title=title, ylabel=label, ylim=(0, None))
         if in_percent:
             percent_axis(axes, label)
@@ -220,6 +223,16 @@ def ablate(out: Path) -> None:
         "entropy": ("Overlong keeps entropy", "entropy, nats a token", False),
         "groups_with_gradient": ("Dynamic Sampling: all groups teach",
                                       "groups with gradient", True)}), out)
+
+
+def arena(name: str, out: Path) -> None:
+    """An arena of bench/arenas.py, seeds 0 to 4: the algorithms, the best one first."""
+    rows = [r for r in read_jsonl(RUNS / "arenas.jsonl") if r["arena"] == name and r["seed"] < 5]
+    groups = group_by(rows, "algo")
+    save(comparison({algo: groups[algo] for algo, *_ in ranking(rows)}, {
+        "accuracy": ("Sampled, training problems", "right answers", True),
+        "eval_accuracy": ("Greedy, held-out problems", "right answers", True),
+        "entropy": ("Entropy", "nats a token", False)}), out)
 
 
 # --- test-time compute
@@ -299,6 +312,8 @@ def ttc(out: Path) -> None:
 def draw_all() -> None:
     for figure in (learning, process, wait, compare, ablate, ttc):
         figure(IMAGES / f"{figure.__name__}.png")
+    for name in LEVELS:
+        arena(name, IMAGES / f"arena-{name}.png")
     hacking(sorted(RUNS.glob("grpo-arithmetic-[0-9]-claim")), IMAGES / "hacking.png",
             "A verifier that pays for the claim:\nthe reward rises to 99%, right answers fall away")
 

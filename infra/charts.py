@@ -31,6 +31,8 @@ CHARTS = [
                                   "seconds_score": "score", "seconds_verify": "verify"}),
     ("Sampled tokens", TOKENS, {"tokens": "per step"}),
     ("Prompts", NUMBER, {"prompts_sampled": "sampled", "groups": "groups in the batch"}),
+    ("Responses that the next step continues", NUMBER, {"open_responses": "open"}),
+    ("Tokens of earlier steps", SHARE, {"old_tokens": "old, of the step's groups"}),
     ("Spread of the reward", NUMBER, {"reward_std": "standard deviation"}),
 ]
 

@@ -29,7 +29,7 @@ FLAG_TYPES = {str: str, int: arguments.integer(), float: arguments.number()}
 AT_LEAST_ONE = ("prompts", "group_size", "minibatches", "epochs", "eval_every", "max_attempts",
                 "eval_samples", "keep_count", "pass_at")
 ABOVE_ZERO = ("temperature", "lr", "critic_lr", "tau_pos", "tau_neg")
-ZERO_TO_ONE = ("gamma", "gae_lambda", "critic_gae_lambda")
+ZERO_TO_ONE = ("gamma", "gae_lambda", "critic_gae_lambda", "cov_ratio", "top_entropy_quantile")
 
 
 # --- reading
@@ -55,6 +55,7 @@ def parse(argv) -> tuple[Options, bool]:
         bfloat16 = (options.init and options.device.startswith("cuda")
                     and torch.cuda.is_bf16_supported(including_emulation=False))
         options.dtype = "bfloat16" if bfloat16 else "float32"
+    options.sampler_dtype = options.sampler_dtype or options.dtype
     options.prompt = options.prompt or ("r1" if options.init else "plain")
     return options, resume
 
@@ -111,6 +112,14 @@ def default_out(options: Options, default_reward: str) -> str:
 
 
 # --- checking
+
+def notes(task: tasks.Task, options: Options) -> list[str]:
+    """What a user should know before a run: of the files of its problems, and of its model."""
+    if options.task != "file" or options.size != "tiny" or options.init:
+        return task.notes
+    return [*task.notes, "warning: a tiny model solves almost no problem in free text, such as "
+            "GSM8K's; --init DIR starts from a pretrained model"]
+
 
 def validate(options: Options) -> tuple[tasks.Task, Tokenizer]:
     """Checks the options and the files that they name, fills in the defaults that depend on the

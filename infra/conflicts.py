@@ -12,8 +12,10 @@ from config import ALGORITHMS, Options, needs_critic, reads_group
 from infra.files import UserError
 
 ADVANTAGES = ("scale_by_std", "divisor", "baseline", "decouple_rewards")
-NOT_OF_PAIRS = ("clip_low", "clip_high", "dual_clip", "ratio", "aggregate", "entropy_coef", "kl",
-                "kl_in", "kl_target", "unbiased_kl")  # options that DPO does not read
+OF_VERIFIER = ("correct", "accuracy", "sign")  # rewards that tell right from wrong
+NOT_OF_PAIRS = ("sampler_lag", "old_segments", "clip_low", "clip_high", "dual_clip", "ratio",
+                "aggregate", "kl", "kl_in", "kl_target", "unbiased_kl", "entropy_coef",
+                "entropy_target", "token_filter")  # options that DPO does not read
 
 
 def flag(name: str) -> str:
@@ -26,7 +28,7 @@ def validate_algorithm(options: Options) -> None:
     Raises UserError."""
     refuse_unread_groups(options)
     rules = [*advantage_rules(options), *selection_rules(options), *loss_rules(options),
-             *pair_rules(options)]
+             *pair_rules(options), *entropy_rules(options)]
     for broken, sentence in rules:
         if broken:
             raise UserError(sentence)
@@ -95,7 +97,20 @@ def selection_rules(options: Options) -> list[tuple]:
     """Rules for the responses that are kept, and for the size of a mini-batch."""
     responses = options.prompts * options.group_size
     right = reads_group(options.algo, "RAFT") and options.keep == "right"
+    choice, segment = options.problem_sampling, options.partial_rollouts
     return [
+        (choice != "uniform" and not options.train_levels and (
+            choice == "curriculum" or options.task != "file"),
+         f"--problem-sampling {choice} needs --train-levels, such as 1,2,4"
+         + (", or --task file" if choice == "prioritized" else "")),
+        (changed(options, "old_segments") and not segment,
+         "--old-segments has no effect without --partial-rollouts"),
+        (segment and options.max_new_tokens % segment,
+         f"--partial-rollouts {segment} does not divide the {options.max_new_tokens} tokens of "
+         "--max-new-tokens"),
+        (segment and options.dynamic_sampling,
+         "--partial-rollouts needs --no-dynamic-sampling, which would continue the responses "
+         "within the step"),
         (responses % options.minibatches,
          f"--minibatches {options.minibatches} does not divide the {responses} responses of a step "
          "(--prompts times --group-size)"),
@@ -104,7 +119,7 @@ def selection_rules(options: Options) -> list[tuple]:
         (options.keep in raft.FILTERS and not 2 <= options.keep_count <= options.group_size,
          f"--keep-count {options.keep_count} must be from 2 to the {options.group_size} responses "
          "of a group (--group-size)"),
-        (right and options.reward not in ("correct", "sign"),
+        (right and options.reward not in OF_VERIFIER,
          f"--reward {options.reward} has no effect with --keep right, which keeps the answers that "
          "the verifier accepts"),
         (right and options.kl_in == "reward", "--kl-in reward has no effect with --keep right"),
@@ -122,7 +137,7 @@ def pair_rules(options: Options) -> list[tuple]:
     return [
         (unread, f"{unread} has no effect with --algo {options.algo}, whose loss compares pairs of "
          "responses"),
-        (options.reward not in ("correct", "sign"),
+        (options.reward not in OF_VERIFIER,
          f"--reward {options.reward} has no effect with --algo {options.algo}, whose pairs are "
          "made by the verifier"),
         (not options.kl_coef, f"--algo {options.algo} needs a --kl-coef above 0: it is DPO's beta"),
@@ -133,7 +148,14 @@ def loss_rules(options: Options) -> list[tuple]:
     """Rules for ratios, clips and the KL."""
     algo, surrogate = options.algo, options.surrogate
     bounds = changed(options, "clip_low", "clip_high")
+    kimi, ratios = reads_group(algo, "Kimi"), changed(options, "ratio", "dual_clip")
     return [
+        (kimi and (bounds or ratios),
+         f"{bounds or ratios} has no effect with --algo {algo}, whose loss has no ratio"),
+        (kimi and not options.pmd_tau,
+         "--pmd-tau must be above 0: the squared loss is divided by it"),
+        (kimi and changed(options, "length_warmup") and not options.length_coef,
+         "--length-warmup has no effect without a --length-coef above 0"),
         (needs_critic(algo) and options.ratio != "token",
          f"--ratio {options.ratio} needs one advantage per response, but --algo {algo} has one per "
          "token"),
@@ -150,4 +172,32 @@ def loss_rules(options: Options) -> list[tuple]:
          "--kl-target and --kl-in reward need a --kl-coef above 0"),
         (options.unbiased_kl and (not options.kl_coef or options.kl_in != "loss"),
          "--unbiased-kl needs a --kl-coef above 0 and --kl-in loss"),
+    ]
+
+
+def entropy_rules(options: Options) -> list[tuple]:
+    """Rules for the entropy bonus and the filters of tokens, and for VAPO's lambda."""
+    algo, token_filter = options.algo, options.token_filter
+    covariance = token_filter in ("clip-cov", "kl-cov")
+    return [
+        (options.entropy_target and options.entropy_schedule != "constant",
+         "--entropy-target and --entropy-schedule both set the weight of the bonus; choose one"),
+        (options.entropy_schedule != "constant" and not options.entropy_coef,
+         f"--entropy-schedule {options.entropy_schedule} needs an --entropy-coef above 0"),
+        (token_filter != "none" and needs_critic(algo),
+         f"--token-filter {token_filter} needs an algorithm without a critic, not --algo {algo}"),
+        (token_filter != "none" and (options.ratio != "token" or options.surrogate == "gmpo"),
+         f"--token-filter {token_filter} needs one ratio per token: --ratio token, and no "
+         "--surrogate gmpo"),
+        (covariance and reads_group(algo, "RAFT") and options.keep == "right",
+         f"--token-filter {token_filter} has no effect with --keep right, where all advantages are "
+         "equal"),
+        (changed(options, "cov_ratio") and not covariance,
+         "--cov-ratio has no effect without --token-filter clip-cov or kl-cov"),
+        (changed(options, "kl_cov_coef") and token_filter != "kl-cov",
+         "--kl-cov-coef has no effect without --token-filter kl-cov"),
+        (changed(options, "top_entropy_quantile") and token_filter != "top-entropy",
+         "--top-entropy-quantile has no effect without --token-filter top-entropy"),
+        (reads_group(algo, "VAPO") and options.gae_alpha and changed(options, "gae_lambda"),
+         f"--gae-lambda has no effect with --algo {algo}, whose lambda is that of --gae-alpha"),
     ]

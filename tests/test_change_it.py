@@ -182,10 +182,9 @@ def median_baseline(grpo, run, unchanged):
     assert run.metrics[0]["grad_norm"] != unchanged.metrics[0]["grad_norm"]
 
 
-def entropy_schedule(train, run, unchanged):
-    options = Options(steps=8, entropy_coef=0.4)
-    found = [train.options_at({"step": step, "kl_coef": 0.0}, options).entropy_coef
-             for step in range(8)]
+def entropy_schedule(entropy, run, unchanged):
+    options = Options(entropy_coef=0.4, entropy_schedule="half")
+    found = [entropy.coefficient({}, options, step / 8) for step in range(8)]
     assert found == pytest.approx([0.4, 0.3, 0.2, 0.1, 0, 0, 0, 0])
     assert run.metrics[0] == unchanged.metrics[0]
     assert run.metrics[1]["loss"] != unchanged.metrics[1]["loss"]
@@ -224,7 +223,8 @@ CHECKS = {
     "Top-p at evaluation": top_p, "A group's median as baseline": median_baseline,
     "An entropy-bonus schedule": entropy_schedule, "A new algorithm": new_algorithm,
     "A new logged metric": new_metric, "A reward that sees the group": group_reward}
-CHOICES = {"--reward", "--kl", "--task", "--baseline", "--algo"}  # flags with a registry
+# flags with a registry
+CHOICES = {"--reward", "--kl", "--task", "--baseline", "--algo", "--entropy-schedule"}
 NEW_BASE = {"RoPE's base", "A new task with its verifier"}
 
 

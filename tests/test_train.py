@@ -382,18 +382,24 @@ ALGORITHMS = {
     "drgrpo": ["--kl-coef", "0.05", "--kl-target", "0.001", "--ref-update-interval", "2"],
     "rloo product": ["--ratio", "product", "--kl-coef", "0.05", "--unbiased-kl", "--aggregate",
                      "sequence"],
-    "rloo": ["--kl-coef", "0.05", "--kl-in", "reward", "--kl", "k1"],
+    "rloo": ["--kl-coef", "0.05", "--kl-in", "reward", "--kl", "k1", "--token-filter", "kl-cov",
+             "--cov-ratio", "0.1", "--entropy-target", "9"],
     "gspo": ["--entropy-coef", "0.01"],
     "reinforce++": ["--kl-coef", "0.05", "--kl-in", "reward"],
     "gfpo": ["--keep-count", "3", "--divisor", "mean"],
     "raft": ["--keep-at-random"],
     "reinforce-rej": ["--reward", "sign"],
-    "cispo": ["--sampler-correction", "tis", "--sequence-mask", "0.001", "--epochs", "2"],
+    "cispo": ["--token-filter", "top-entropy", "--sampler-correction", "tis", "--sequence-mask",
+              "0.001", "--epochs", "2"],
     "passk": ["--pass-at", "2"],
     "dpo": ["--sample-from", "reference", "--ref-update-interval", "2", "--nll-coef", "0.5"],
+    "kimi": ["--length-warmup", "2", "--partial-rollouts", "4", "--old-segments", "drop",
+             "--train-levels", "1,3", "--problem-sampling", "prioritized"],
     "dapo": ["--train-levels", "1,3", "--steps", "6"],
-    "dapo mask": ["--overlong", "mask"],
+    "dapo mask": ["--overlong", "mask", "--token-filter", "clip-cov", "--entropy-coef", "0.01",
+                  "--entropy-schedule", "linear"],
     "ppo": ["--critic-warmup", "2", "--epochs", "2"],
+    "vapo": ["--critic-warmup", "1"],
     "ppo head": ["--critic", "head", "--critic-warmup", "2"],
     "ppo hints": ["--critic-hints", "--critic-warmup", "1"],
     "ppo kl": ["--kl-coef", "0.05", "--kl-in", "reward", "--group-size", "1", "--prompts", "8",
@@ -412,7 +418,7 @@ def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, mo
     if name == "dapo":
         assert all(line["groups_with_gradient"] == 1 for line in lines)
         assert max(line["prompts_sampled"] for line in lines) > 2
-    if name.startswith("ppo"):
+    if name.startswith(("ppo", "vapo")):
         assert all("explained_variance" in line and line["grad_norm_critic"] > 0 for line in lines)
     with stopped_at_step_3(monkeypatch):
         assert run(tmp_path / "cut", *flags) == 130

@@ -1,0 +1,202 @@
+"""Three arenas that can tell algorithms apart: each shows one weakness of plain GRPO.
+
+    python bench/arenas.py              tunes and trains: bench/runs/arenas.jsonl
+    python bench/arenas.py sparse       one arena alone
+
+    sparse   the base solves few problems, so most groups hold no right answer
+    stale    every batch is used for many updates, so the policy leaves the policy that sampled it
+    long     many steps, a limit that cuts responses off, and an entropy that collapses
+
+Within an arena all runs share the base, the problems and the number of sampled tokens. Every
+algorithm has the same tuning: one run of seed 100 for each of three learning rates. The rate with
+the best final accuracy is kept for two sets of five seeds. A run is one line of arenas.jsonl, so a
+run that is there is not made again. Runs are processes of one thread each.
+
+Then bench/results.py makes the tables and bench/plot.py the figures. Accuracy is avg@4: four
+samples at temperature 1 for each of 500 held-out problems.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import infra.openmp  # noqa: E402, F401  (before torch)
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+import evaluate  # noqa: E402
+import train  # noqa: E402
+from bench.stats import CURVE, RUNS, group_by, read_jsonl  # noqa: E402
+from infra import cli  # noqa: E402
+from infra.base_model import base_model  # noqa: E402
+from infra.models import make_models  # noqa: E402
+
+FILE = Path(os.environ.get("ARENAS", RUNS / "arenas.jsonl"))
+TUNING_SEED = 100
+SETS = (range(5), range(5, 10))   # two sets of seeds: the second one repeats the first
+PROBLEMS, SAMPLES = 500, 4        # of the final evaluation
+POINTS = 25                       # of a curve in a line of the file
+
+
+class Arena(NamedTuple):
+    """The flags of train.py for all runs of an arena, the learning rates that are tried for each
+    algorithm, and the flags of each algorithm."""
+
+    flags: str
+    rates: tuple
+    algorithms: dict
+
+
+ARENAS = {
+    "sparse": Arena(
+        "--task arithmetic --base-steps 250 --base-seed 0 --prompts 32 --group-size 8 "
+        "--minibatches 4 --steps 1000 --token-budget 500000 --reward accuracy --eval-every 5",
+        ("2e-4", "4e-4", "8e-4"),
+        {"grpo": "--algo grpo",
+         "drgrpo": "--algo drgrpo",
+         "rloo": "--algo rloo",
+         "maxrl": "--algo maxrl",
+         "passk": "--algo passk --pass-at 4",
+         "raft": "--algo raft",
+         "dapo": "--algo dapo --reward sign",
+         "reinforce++": "--algo reinforce++",
+         }),
+    "stale": Arena(
+        "--task arithmetic --base-seed 0 --prompts 16 --group-size 16 --minibatches 8 --epochs 4 "
+        "--steps 1000 --token-budget 200000 --reward accuracy --eval-every 2",
+        ("1e-4", "2e-4", "4e-4"),
+        {"grpo": "--algo grpo",
+         "no correction": "--algo cispo --surrogate likelihood --aggregate sequence",
+         "cispo": "--algo cispo",
+         "sapo": "--algo sapo",
+         "gmpo": "--algo gmpo",
+         "gspo": "--algo gspo",
+         "dual clip": "--algo grpo --dual-clip 3",
+         }),
+    "long": Arena(
+        "--task countdown --base-seed 1 --max-new-tokens 128 --prompts 8 --group-size 8 "
+        "--minibatches 2 --steps 1000 --token-budget 650000 --reward accuracy --eval-every 25",
+        ("2e-4", "4e-4", "8e-4"),
+        {"grpo": "--algo grpo",
+         "drgrpo": "--algo drgrpo",
+         "clip-higher": "--algo grpo --clip-high 0.28",
+         "token-level": "--algo grpo --aggregate token",
+         "overlong": "--algo dapo --no-dynamic-sampling --clip-high 0.2 --aggregate sequence "
+                     "--minibatches 2 --reward sign",
+         "dapo": "--algo dapo --minibatches 2 --reward sign",
+         "kl-cov": "--algo grpo --token-filter kl-cov",
+         "entropy bonus": "--algo grpo --entropy-coef 0.01",
+         }),
+}
+
+
+def job_name(job: dict) -> tuple:
+    return job["arena"], job["algo"], job["lr"], job["seed"]
+
+
+# --- one run
+
+def run(job: dict, work: Path) -> dict:
+    """Trains and evaluates. Returns the job with its results: a line of the file."""
+    # 1. the options, the base and the networks
+    arena = ARENAS[job["arena"]]
+    options, _ = cli.parse([*arena.flags.split(), *arena.algorithms[job["algo"]].split(),
+                            "--lr", job["lr"], "--seed", str(job["seed"]), "--device", "cpu"])
+    task, tokenizer = cli.validate(options)
+    models, optimizer = make_models(base_model(options, task, tokenizer, work), tokenizer, options)
+    before = accuracy(models.policy, tokenizer, task, options) if job["seed"] == 0 else {}
+    # 2. training
+    began, cpu = time.perf_counter(), time.process_time()
+    history = train.reinforce(task, models, optimizer, options)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    # 3. the final accuracy, and the curve
+    after = accuracy(models.policy, tokenizer, task, options)
+    line = job | {f"{name}_before": value for name, value in before.items()} | after | {
+        "steps": len(history), "tokens": sum(line["tokens"] for line in history),
+        "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+    return line if job["seed"] == TUNING_SEED else line | {"curve": curve(history)}
+
+
+def accuracy(policy, tokenizer, task, options) -> dict:
+    """Accuracy of the held-out problems: greedy, and avg@4 and pass@4 at temperature 1."""
+    problems = task.held_out(PROBLEMS)
+    greedy = evaluate.greedy_accuracy(policy, tokenizer, task, problems, options.max_new_tokens)
+    rollout, texts = evaluate.sample_responses(policy, tokenizer, problems, SAMPLES, 1.0, 0,
+                                               options.max_new_tokens)
+    right = np.array([bool(task.correct(problems[i // SAMPLES], text))
+                      for i, text in enumerate(texts)]).reshape(-1, SAMPLES)
+    return {"greedy": greedy["value"], "accuracy": float(right.mean()),
+            "pass4": float(right.any(1).mean()), "length": float(rollout.mask.sum(1).mean()),
+            "truncated": float(rollout.truncated.float().mean())}
+
+
+def curve(history: list[dict]) -> list[list]:
+    """Points with the columns CURVE: means over POINTS parts of the run. `step` and `tokens` are
+    those at the end of the part; a metric that was not measured in a part is None."""
+    tokens, points = np.cumsum([line["tokens"] for line in history]), []
+    for part in np.array_split(np.arange(len(history)), min(POINTS, len(history))):
+        point = {"step": int(part[-1]) + 1, "tokens": int(tokens[part[-1]])}
+        for name in CURVE[2:]:
+            values = [history[i][name] for i in part if history[i].get(name) is not None]
+            point[name] = round(float(np.mean(values)), 4) if values else None
+        points.append([point[name] for name in CURVE])
+    return points
+
+
+# --- all runs
+
+def missing(jobs: list[dict], done: dict) -> list[dict]:
+    return [job for job in jobs if job_name(job) not in done]
+
+
+def train_all(jobs: list[dict], done: dict, work: Path, workers: int) -> None:
+    """Makes the missing runs, appends a line for each to the file and adds it to `done`."""
+    work.mkdir(parents=True, exist_ok=True)
+    jobs = missing(jobs, done)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"),
+                             initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for future in as_completed([pool.submit(run, job, work) for job in jobs]):
+            line = future.result()
+            with FILE.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            done[job_name(line)] = line
+            print(*job_name(line), f"avg@4 {line['accuracy']:.1%} greedy {line['greedy']:.1%} "
+                  f"{line['seconds']:.0f} s", flush=True)
+
+
+def tuning_jobs(arena: str) -> list[dict]:
+    return [{"arena": arena, "algo": algo, "lr": lr, "seed": TUNING_SEED}
+            for algo in ARENAS[arena].algorithms for lr in ARENAS[arena].rates]
+
+
+def final_jobs(arena: str, done: dict) -> list[dict]:
+    """The runs of both sets of seeds, with the best learning rate of each algorithm."""
+    tuned = [done[job_name(job)] for job in tuning_jobs(arena)]
+    best = {algo: max(lines, key=lambda line: line["accuracy"])["lr"]
+            for algo, lines in group_by(tuned, "algo").items()}
+    return [{"arena": arena, "algo": algo, "lr": lr, "seed": seed}
+            for seeds in SETS for seed in seeds for algo, lr in best.items()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("arenas", nargs="*", default=list(ARENAS), help="default: all")
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of the bases")
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    done = {job_name(line): line for line in (read_jsonl(FILE) if FILE.exists() else [])}
+    for arena in args.arenas:
+        train_all(tuning_jobs(arena), done, args.work, args.workers)
+        train_all(final_jobs(arena, done), done, args.work, args.workers)
+
+
+if __name__ == "__main__":
+    main()
