@@ -6,8 +6,7 @@ To add an option, add a field to Options. To add an algorithm, write a file with
 (advantages) and `loss`, and add a line to PRESETS. The file says what it needs:
 
     needs_critic = True     it learns with a critic, and reads the options of the group PPO
-    dapo_options = True     it reads the options of the group DAPO; so do raft_options,
-                            offpolicy_options, passk_options and vapo_options with theirs
+    dapo_options = True     it reads the options of the group DAPO; GROUPS has the other names
 
 Command lines are read and checked in infra/cli.py.
 """
@@ -15,6 +14,7 @@ Command lines are read and checked in infra/cli.py.
 from dataclasses import dataclass, field
 from importlib import import_module
 
+import dpo
 import entropy
 import grpo
 import model
@@ -42,18 +42,21 @@ PRESETS = {  # name -> (file of the algorithm, defaults that differ from those o
     "sapo": ("offpolicy", dict(surrogate="sapo")),
     "gmpo": ("offpolicy", dict(surrogate="gmpo", clip_low=0.33, clip_high=0.49)),
     "passk": ("passk", {}),
+    "dpo": ("dpo", dict(kl_coef=0.1, ref_update_interval=10)),
     "dapo": ("dapo", dict(clip_high=0.28, aggregate="token", dynamic_sampling=True,
                           overlong="soft", reward="sign", minibatches=8)),
     "ppo": ("ppo", dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
                         minibatches=8)),
-    "vapo": ("vapo", dict(aggregate="token", scale_by_std=False, clip_high=0.28, minibatches=8)),
+    "vapo": ("vapo", dict(aggregate="token", scale_by_std=False, clip_high=0.28, minibatches=8,
+                          nll_coef=0.1)),
 }
 # name -> (module, the same defaults)
 ALGORITHMS = {name: (import_module(file), defaults) for name, (file, defaults) in PRESETS.items()}
 GROUPS = {  # heading in --help -> the attribute by which an algorithm says that it reads the group
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
     "RAFT": "raft_options", "off-policy": "offpolicy_options", "pass@k": "passk_options",
-    "VAPO": "vapo_options", "entropy": "", "evaluation": "", "memory": "",
+    "VAPO": "vapo_options", "DPO": "dpo_options", "VAPO and DPO": "nll_options", "entropy": "",
+    "evaluation": "", "memory": "",
 }
 SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # equal tokens
 PRETRAINED_LR = 1e-5  # with --init: a pretrained model forgets at the rate that a tiny one needs
@@ -92,6 +95,8 @@ class Options:
     device: str = option("run", "", "cpu, cuda or cuda:1 (default: cuda if there is a GPU)")
     sampler: str = option("run", "fast", "sampler: fast, or plain (sample.py, the readable one); "
                           "both draw the same tokens", SAMPLERS)
+    sampler_lag: int = option("run", 0, "sample from the policy of this many steps before, as "
+                              "asynchronous training does; 0: from the current policy")
     size: str = option("run", "tiny", "size of the model; small and medium need a GPU",
                        model.SIZES)
     base_seed: int = option("run", -1, "seed of the base model (default: --seed)")
@@ -126,7 +131,8 @@ class Options:
                          "(default: r1 with --init, else plain)", ["plain", "r1", "chat"])
     few_shot: int = option("task", 0, "solved examples in the prompt; needs --init")
     reward: str = option("task", "correct",
-                         "correct: 1 for a right answer and 0.1 for the format; sign: 1 or -1; "
+                         "correct: 1 for a right answer and 0.1 for the format; accuracy: 1 or "
+                         "0; sign: 1 or -1; "
                          "process: scores of a process reward model, needs --algo ppo; controls: "
                          "format pays for the tags alone, random pays by chance, claim pays for "
                          "claiming to have checked",
@@ -226,7 +232,15 @@ class Options:
     # --- VAPO
     gae_alpha: float = option("VAPO", 1.0, "lambda of the advantages of a response: 1 - 1 / (this "
                               "times its length); 0: --gae-lambda for all")
-    nll_coef: float = option("VAPO", 0.1, "weight of the likelihood of right responses")
+
+    # --- DPO
+    sample_from: str = option("DPO", "policy", "network that samples the responses; reference: the "
+                              "policy of the last --ref-update-interval, or the base if that is 0 "
+                              "(offline)", dpo.SAMPLE_FROM)
+
+    # --- VAPO and DPO
+    nll_coef: float = option("VAPO and DPO", 0.0, "weight of the mean negative log-likelihood per "
+                             "token of right responses (iterative RPO: 1)")
 
     # --- entropy
     entropy_coef: float = option("entropy", 0.0, "weight of the entropy bonus; try 0.01")
@@ -254,6 +268,9 @@ class Options:
     dtype: str = option("memory", "", "precision of the computation; weights stay in float32 "
                         "(default: bfloat16 with --init on a GPU that has it, else float32)",
                         ["float32", "bfloat16"])
+    sampler_dtype: str = option("memory", "", "precision in which rollouts are sampled (default: "
+                                "--dtype); bfloat16 shows what a coarser sampler does",
+                                ["float32", "bfloat16"])
     micro_tokens: int = option("memory", 1024, "tokens per micro-batch; changes memory and speed, "
                                "not the gradient (default: 1024, on a GPU what fits, up to 32768)")
     gradient_checkpointing: bool = option("memory", False, "keep the input of each block alone and "

@@ -1,7 +1,8 @@
 """Off-policy corrections: GRPO when the policy that sampled is not the policy that is trained.
 
-They differ because one batch has several updates (ratio r = policy / policy that sampled), and
-because sampler and trainer compute in another precision. A surrogate says how far a token may act,
+They differ because one batch has several updates (ratio r = policy / policy that sampled), because
+the sampler may have older weights (--sampler-lag), and because it may compute in another precision.
+recipes/stale_sampler.py compares the cures. A surrogate says how far a token may act,
 per token, to be minimised. sg() stops the gradient:
 
     clip        -min(r * A, clip(r, 1 - low, 1 + high) * A)     no gradient outside the bounds (PPO)
@@ -12,6 +13,7 @@ per token, to be minimised. sg() stops the gradient:
 
     tis         times sg(min(r', 2)), where r' = old policy in the trainer / in the sampler
     icepop      times sg(r') if 0.5 <= r' <= 5, else 0
+                in both, r is to that old policy in the trainer: decoupled PPO (2505.24298)
     sequence mask: 0 for all tokens of a response with A < 0 and mean(-log r) > --sequence-mask
 
 Differences from grpo.py: the surrogate, and two weights on it. Clip bounds are of the ratio in all

@@ -59,6 +59,7 @@ class Batch:
     entropy: torch.Tensor | None = None      # (N, T) of the distribution that sampled the token
     kl_cov: torch.Tensor | None = None       # (N, T) weight of |logp - old_logp|, see entropy.py
     nll: torch.Tensor | None = None          # (N, T) weight of -logp, see vapo.py
+    pair: torch.Tensor | None = None         # (N,) number of the pair, in dpo.py alone
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The given rows, without the columns after the last token that has mask 1."""

@@ -11,7 +11,7 @@ and the policy moves towards the responses that did better than expected. `reinf
 
 During reinforcement learning the policy sees problems and verdicts, never a solution. Random
 numbers depend only on the seed and the step, so no random state is saved, and a resumed run gives
-bit-identical results. Left out on purpose: asynchronous sampling with a policy one step old.
+bit-identical results. Left out on purpose: sampling during an update; --sampler-lag is its model.
 """
 
 import infra.openmp  # noqa: F401  (before torch)
@@ -77,7 +77,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
                 # 1. Rollout: a group of responses to each problem.
                 problems = train_task.sample(rng, prompts_wanted)
                 rollout, texts = evaluate.sample_responses(
-                    models.sampler, models.tokenizer, problems, now.group_size, now.temperature,
+                    models.behavior, models.tokenizer, problems, now.group_size, now.temperature,
                     rng.getrandbits(62), now.max_new_tokens, generate=generate)
                 timer.lap("seconds_sample")
                 # 2. Reward: the verifier scores each response.
@@ -195,7 +195,7 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
         batch.rewards = batch.step_rewards.sum(1)
     refuse_infinite(batch.rewards, samples, options)
     if (options.sampler_correction != "none"  # needs the log-probs of sampler and of trainer
-            or options.ratio != "token" and options.dtype == "bfloat16"):
+            or options.ratio != "token" and "bfloat16" in (options.dtype, options.sampler_dtype)):
         # GSPO clips at 1 - 0.0003 and 1 + 0.0004. In bfloat16, sampler and trainer differ by more.
         batch.sampler_logp = batch.old_logp
         batch.old_logp = policy_logp(models.policy, batch, options)
@@ -222,7 +222,7 @@ def prompts_to_sample(attempts: list[Attempt], options: Options) -> int:
 def update(models: Models, optimizer, batch: ppo.Batch, options: Options, rng) -> dict:
     """Makes one optimizer step per mini-batch of the batch. Returns the mean of their metrics."""
     algo, updates = ALGORITHMS[options.algo][0], []
-    for minibatch in entropy.minibatches(batch, options, rng):
+    for minibatch in getattr(algo, "minibatches", entropy.minibatches)(batch, options, rng):
         # equal rows are computed once; copies (K,): how many rows each unique row stands for
         minibatch, copies = dedup.merge_duplicates(minibatch)
         parts, sums = micro_batches(minibatch, models, options), Counter()
@@ -258,10 +258,10 @@ def optimizer_step(models: Models, optimizer, sums: Counter) -> dict:
     refuse_divergence(sums, norms)
     optimizer.step()
     optimizer.zero_grad()
-    # 3. metrics: the loss is a weighted sum over tokens, the others are means over tokens
-    loss = sums.pop("loss", 0.0)
-    tokens = sums.pop("tokens", 0.0) or 1.0
-    return norms | {"loss": loss} | {name: total / tokens for name, total in sums.items()}
+    # 3. metrics: weighted sums (the loss, and names with a slash) or means over tokens
+    loss, tokens = sums.pop("loss", 0.0), sums.pop("tokens", 0.0) or 1.0
+    return norms | {"loss": loss} | {name: total if "/" in name else total / tokens
+                                     for name, total in sums.items()}
 
 
 def clip_gradients(model) -> float:

@@ -24,7 +24,7 @@ import ppo
 from ppo import Batch
 
 needs_critic = True
-vapo_options = True
+vapo_options = nll_options = True
 
 
 def length_adaptive_lambda(lengths, alpha: float):

@@ -64,6 +64,11 @@ def correct_and_format(sample: Sample) -> float:
     return sample.correct + FORMAT_WEIGHT * sample.format
 
 
+def accuracy(sample: Sample) -> float:
+    """1 for a correct answer, 0 for a wrong one, whatever its format."""
+    return sample.correct
+
+
 def sign(sample: Sample) -> float:
     """DAPO's reward: 1 for a correct answer, -1 for a wrong one."""
     return 2 * sample.correct - 1
@@ -90,6 +95,7 @@ def claim(sample: Sample) -> float:
 
 REWARDS = {  # the choices of --reward
     "correct": correct_and_format,
+    "accuracy": accuracy,
     "sign": sign,
     "format": format_only,
     "random": coin,

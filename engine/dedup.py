@@ -45,9 +45,11 @@ def merge_duplicates(batch):
 
 
 def sum_over_tokens(stats: dict, mask, copies) -> Counter:
-    """The sum of each per-token metric (K, T) over the tokens of all rows, duplicates included.
+    """The sum of each per-token metric (K, T) over the tokens of all rows, duplicates included. A
+    metric without dimensions is a sum already.
 
     "tokens" counts these tokens. The sums stay on the device: reading them would make it wait.
     """
     stats = stats | {"tokens": torch.ones_like(mask)}
-    return Counter({name: (x * mask * copies[:, None]).sum() for name, x in stats.items()})
+    return Counter({name: (x * mask * copies[:, None]).sum() if x.dim() else x
+                    for name, x in stats.items()})

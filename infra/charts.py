@@ -22,6 +22,8 @@ CHARTS = [
     ("KL of one update", NUMBER, {"approx_kl": "nats per token"}),
     ("Sampler and trainer differ", NUMBER, {"logp_diff": "log-prob, mean"}),
     ("Loss", NUMBER, {"loss": "all", "value_loss": "critic"}),
+    ("Implicit rewards", NUMBER, {"rewards/margins": "margin", "rewards/chosen": "chosen",
+                                  "rewards/rejected": "rejected"}),
     ("Sameness", SHARE, {"most_common_answer": "commonest answer", "repetition": "repeats itself",
                          "no_verdict": "no verdict"}),
     ("Style", SHARE, {"working": "shows working", "self_check": "checks itself"}),

@@ -55,6 +55,7 @@ def parse(argv) -> tuple[Options, bool]:
         bfloat16 = (options.init and options.device.startswith("cuda")
                     and torch.cuda.is_bf16_supported(including_emulation=False))
         options.dtype = "bfloat16" if bfloat16 else "float32"
+    options.sampler_dtype = options.sampler_dtype or options.dtype
     options.prompt = options.prompt or ("r1" if options.init else "plain")
     return options, resume
 

@@ -12,6 +12,10 @@ from config import ALGORITHMS, Options, needs_critic, reads_group
 from infra.files import UserError
 
 ADVANTAGES = ("scale_by_std", "divisor", "baseline", "decouple_rewards")
+OF_VERIFIER = ("correct", "accuracy", "sign")  # rewards that tell right from wrong
+NOT_OF_PAIRS = ("sampler_lag", "clip_low", "clip_high", "dual_clip", "ratio", "aggregate", "kl",
+                "kl_in", "kl_target", "unbiased_kl", "entropy_coef", "entropy_target",
+                "token_filter")  # options that DPO does not read
 
 
 def flag(name: str) -> str:
@@ -23,8 +27,8 @@ def validate_algorithm(options: Options) -> None:
     """Checks that the algorithm reads the options that were set, and that they fit each other.
     Raises UserError."""
     refuse_unread_groups(options)
-    rules = (advantage_rules(options) + selection_rules(options) + loss_rules(options)
-             + entropy_rules(options))
+    rules = [*advantage_rules(options), *selection_rules(options), *loss_rules(options),
+             *pair_rules(options), *entropy_rules(options)]
     for broken, sentence in rules:
         if broken:
             raise UserError(sentence)
@@ -53,7 +57,7 @@ def has_group_advantages(options: Options) -> bool:
     """Whether the advantages are made by grpo.py."""
     if reads_group(options.algo, "RAFT"):
         return options.keep in raft.FILTERS
-    return not needs_critic(options.algo) and not reads_group(options.algo, "pass@k")
+    return not any(reads_group(options.algo, group) for group in ("PPO", "pass@k", "DPO"))
 
 
 def advantage_rules(options: Options) -> list[tuple]:
@@ -102,13 +106,28 @@ def selection_rules(options: Options) -> list[tuple]:
         (options.keep in raft.FILTERS and not 2 <= options.keep_count <= options.group_size,
          f"--keep-count {options.keep_count} must be from 2 to the {options.group_size} responses "
          "of a group (--group-size)"),
-        (right and options.reward not in ("correct", "sign"),
+        (right and options.reward not in OF_VERIFIER,
          f"--reward {options.reward} has no effect with --keep right, which keeps the answers that "
          "the verifier accepts"),
         (right and options.kl_in == "reward", "--kl-in reward has no effect with --keep right"),
         (options.overlong_buffer > options.max_new_tokens,
          f"--overlong-buffer {options.overlong_buffer} is longer than a response "
          f"({options.max_new_tokens} tokens)"),
+    ]
+
+
+def pair_rules(options: Options) -> list[tuple]:
+    """Rules for DPO."""
+    if not reads_group(options.algo, "DPO"):
+        return []
+    unread = changed(options, *NOT_OF_PAIRS)
+    return [
+        (unread, f"{unread} has no effect with --algo {options.algo}, whose loss compares pairs of "
+         "responses"),
+        (options.reward not in OF_VERIFIER,
+         f"--reward {options.reward} has no effect with --algo {options.algo}, whose pairs are "
+         "made by the verifier"),
+        (not options.kl_coef, f"--algo {options.algo} needs a --kl-coef above 0: it is DPO's beta"),
     ]
 
 

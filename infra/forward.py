@@ -21,9 +21,14 @@ def micro_batches(batch, models, options) -> list[list[int]]:
     """The rows of each micro-batch: of similar length, at most options.micro_tokens tokens.
 
     A row without advantage has no gradient and is left out, unless another term of the loss has
-    one: the entropy bonus, a KL or the critic's loss.
+    one: the entropy bonus, a KL or the critic's loss. Rows 2i and 2i + 1 of a batch of pairs
+    (dpo.py) stay together.
     """
     lengths = batch.lengths()
+    if batch.pair is not None:
+        longer = [max(two) for two in zip(lengths[::2], lengths[1::2], strict=True)]
+        parts = split_rows([2 * length for length in longer], options)
+        return [[row for i in part for row in (2 * i, 2 * i + 1)] for part in parts]
     rows = list(range(len(lengths)))
     if models.critic is None and batch.kl_cov is None and not options.entropy_coef and not (
             options.kl_coef and options.kl_in == "loss"):

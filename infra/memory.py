@@ -4,6 +4,7 @@ Bytes for a model of P parameters, trained in float32 and computed in a precisio
 
     weights 4 P, gradients 4 P, Adam moments 8 P      divided by the processes with --shard
     reference b P      sampler b P                    no sampler where the policy samples itself
+    old policies (K + 2) b P                          with --sampler-lag K
     casts 2 P          bfloat16 copies of the weights, which autocast keeps for the backward pass
     gathered 8 V D     with --shard: embedding and head are full tensors during an update
     critic 16 P        PPO with --critic own
@@ -40,7 +41,8 @@ def estimate(config: gpt.Config, options) -> dict[str, int]:
     own_critic = needs_critic(options.algo) and options.critic == "own"
     return {
         "weights": 4 * p // shards, "gradients": 4 * p // shards, "moments": 8 * p // shards,
-        "reference": b * p, "sampler": b * p if own_sampler else 0, "casts": 2 * p if b == 2 else 0,
+        "reference": b * p, "sampler": b * p if own_sampler else 0,
+        "old policies": old_weight_bytes(config, options), "casts": 2 * p if b == 2 else 0,
         "critic": 16 * p if own_critic else 0, "judge": 4 * p if options.judge else 0,
         "gathered": 8 * config.vocab_size * config.width if options.shard else 0,
         "cache": cache_bytes(config, options),
@@ -50,12 +52,23 @@ def estimate(config: gpt.Config, options) -> dict[str, int]:
 
 
 def checkpoint_bytes(config: gpt.Config, options) -> int:
-    """The size of a checkpoint on the disk: weights, moments, reference, and those of a critic with
-    a network of its own. A run without checkpoints ends with the weights alone."""
+    """The size of a checkpoint on the disk: weights, moments, reference, those of a critic with a
+    network of its own, and older weights (--sampler-lag). A run without checkpoints ends with the
+    weights alone."""
     if not options.checkpoints:
         return 4 * count_parameters(config)
     own_critic = needs_critic(options.algo) and options.critic == "own"
-    return count_parameters(config) * (12 + bytes_per_value(options) + (12 if own_critic else 0))
+    return old_weight_bytes(config, options) + count_parameters(config) * (
+        12 + bytes_per_value(options) + (12 if own_critic else 0))
+
+
+def old_weight_bytes(config: gpt.Config, options) -> int:
+    """Weights of the policy that samples the rollouts, with --sampler-lag K or --sampler-dtype: one
+    network, and K + 1 copies of weights in a queue."""
+    if not options.sampler_lag and options.sampler_dtype == options.dtype:
+        return 0
+    each = 2 if options.sampler_dtype == "bfloat16" else 4
+    return (options.sampler_lag + 2) * each * count_parameters(config)
 
 
 def cache_bytes(config: gpt.Config, options) -> int:

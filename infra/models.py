@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import deque
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,12 @@ from tokenizer import Tokenizer
 
 class Models(NamedTuple):
     """The networks of a run and their tokenizer. The sampler is the policy itself, or a copy of its
-    weights: unsharded, and in the precision of the computation (--dtype)."""
+    weights: unsharded, and in the precision of the computation (--dtype).
+
+    Evaluations sample from it, and so do rollouts, unless there is a behavior policy of its own:
+    --sampler-lag K makes it K steps older, --sampler-dtype gives it another precision. `versions`
+    holds its weights and all newer ones, the oldest first: K + 1, and fewer in the first K steps.
+    """
 
     policy: gpt.GPT
     tokenizer: Tokenizer | None = None    # of the policy
@@ -27,14 +33,25 @@ class Models(NamedTuple):
     critic: torch.nn.Module | None = None
     sampler: gpt.GPT | None = None
     reward_model: torch.nn.Module | None = None  # for --reward process
+    behavior: gpt.GPT | None = None       # samples the rollouts: the sampler, or as options say
+    versions: deque | None = None         # of its weights, with --sampler-lag or --sampler-dtype
 
     def sync_sampler(self) -> None:
-        """Copies the policy's weights to the sampler, in place: its CUDA graphs point there."""
+        """Copies the policy's weights to the sampler, and to the behavior policy those of
+        --sampler-lag steps before."""
         if self.sampler is not self.policy:
-            with torch.no_grad():
-                for target, weight in zip(self.sampler.parameters(), self.policy.parameters(),
-                                          strict=True):
-                    target.copy_(distributed.full_tensor(weight.detach()))
+            copy_weights(self.policy, self.sampler)
+        if self.versions is not None:
+            copy_weights(self.policy, self.behavior)
+            self.versions.append(copy.deepcopy(self.behavior.state_dict()))  # drops the oldest
+            self.behavior.load_state_dict(self.versions[0])
+
+
+@torch.no_grad()
+def copy_weights(policy: gpt.GPT, target: gpt.GPT) -> None:
+    """Copies weights to another network, in place: its CUDA graphs point there."""
+    for old, new in zip(target.parameters(), policy.parameters(), strict=True):
+        old.copy_(distributed.full_tensor(new.detach()))
 
 
 def make_models(policy: gpt.GPT, tokenizer: Tokenizer, options):
@@ -44,6 +61,12 @@ def make_models(policy: gpt.GPT, tokenizer: Tokenizer, options):
     reference, critic, sampler = copy.deepcopy(policy).cast(precision), None, policy
     if options.shard or options.compile or precision != torch.float32:
         sampler = copy.deepcopy(policy).cast(precision)
+    behavior, versions = sampler, None
+    if options.sample_from == "reference":  # DPO
+        behavior = reference
+    if options.sampler_lag or options.sampler_dtype != options.dtype:
+        behavior = copy.deepcopy(policy).cast(getattr(torch, options.sampler_dtype))
+        versions = deque([copy.deepcopy(behavior.state_dict())], maxlen=options.sampler_lag + 1)
     if options.compile:  # takes half a minute, at the first update
         for block in policy.blocks:
             block.compile(dynamic=True)
@@ -60,7 +83,8 @@ def make_models(policy: gpt.GPT, tokenizer: Tokenizer, options):
     reward_model = None
     if options.judge:
         reward_model = load_judge(options.judge, options.device)
-    return Models(policy, tokenizer, reference, critic, sampler, reward_model), optimizer
+    return Models(policy, tokenizer, reference, critic, sampler, reward_model, behavior,
+                  versions), optimizer
 
 
 def load_judge(run: str, device: str) -> torch.nn.Module:
@@ -86,10 +110,23 @@ def restore(models: Models, optimizer, saved: dict) -> dict:
         numbers += [state.get(k, 0.0) for k in ("entropy", "entropy_coef")]  # of --entropy-target
         if {*map(type, numbers)} - {int, float} or not isinstance(state["before"], dict):
             raise ValueError("the state of the loop is of other types")
+        if models.versions is not None:
+            restore_versions(models, saved["versions"], state["step"])
         return state
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise run_dir.UserError("checkpoint.pt holds other networks than those of this run's "
                                 "settings; start a new run with another --out") from error
+
+
+def restore_versions(models: Models, versions: list[dict], step: int) -> None:
+    """Loads the weights of the behavior policy and all newer ones. Raises ValueError for another
+    number of versions than a run has after `step`."""
+    if len(versions) != min(step + 1, models.versions.maxlen):
+        raise ValueError("the number of versions of the weights is not --sampler-lag plus 1")
+    for weights in reversed(versions):  # the oldest stays; the others are checked
+        models.behavior.load_state_dict(weights)
+    models.versions.clear()
+    models.versions.extend(versions)
 
 
 def refuse_infinite(rewards, samples, options) -> None:

@@ -190,14 +190,17 @@ def truncate_log(path: Path, step: int) -> None:
 # --- checkpoints
 
 def save_run(run: Path, models, optimizer, state: dict) -> None:
-    """Writes checkpoint.pt: policy, reference, critic if there is one, optimizer, and the state of
-    the loop. Rank 0 writes, but every process must call it: each may hold a shard. Raises NotFinite
-    and keeps the old one where the run could not go on from the new one."""
+    """Writes checkpoint.pt: policy, reference, critic if there is one, optimizer, the state of the
+    loop, and with --sampler-lag the weights that will yet sample. Rank 0 writes, but every process
+    must call it: each may hold a shard. Raises NotFinite and keeps the old one where the run could
+    not go on from the new one."""
     content = gpt.to_state(models.policy) | {
         "format": FORMAT, "reference": models.reference.state_dict(),
         "optimizer": optimizer.state_dict(), "state": state}
     if models.critic is not None:
         content["critic"] = models.critic.state_dict()
+    if models.versions is not None:
+        content["versions"] = list(models.versions)
     content = distributed.full_tensor(content, host=True)
 
     def write():

@@ -24,6 +24,8 @@ def advantage(name: str, o: Options) -> str:
         return f"GAE with γ = {o.gamma:g}, λ = 1 − 1 / ({o.gae_alpha:g} × length), whitened"
     if config.needs_critic(name):
         return f"GAE with γ = {o.gamma:g}, λ = {o.gae_lambda:g}, whitened"
+    if config.reads_group(name, "DPO"):
+        return "none; the loss is −log σ(margin)"
     if config.reads_group(name, "pass@k"):
         return f"what r adds to the best of {o.pass_at - 1} others"
     if config.reads_group(name, "RAFT") and o.keep != "shortest":
@@ -35,6 +37,8 @@ def advantage(name: str, o: Options) -> str:
 def responses(name: str, o: Options) -> str:
     if o.dynamic_sampling:
         return "groups with right and wrong ones, sampled until the batch is full"
+    if config.reads_group(name, "DPO"):
+        return "pairs of a right and a wrong one"
     if config.reads_group(name, "RAFT"):
         return {"right": "right ones", "mixed": "groups with right and wrong ones",
                 "shortest": f"shortest {o.keep_count} of {o.group_size}"}[o.keep]
@@ -42,6 +46,8 @@ def responses(name: str, o: Options) -> str:
 
 
 def ratio_and_bounds(o: Options) -> list[str]:
+    if config.reads_group(o.algo, "DPO"):
+        return ["response, to the reference", "none"]
     ratio = {"token": "token", "sequence": "response"}[o.ratio]
     bounds = f"{1 - o.clip_low:g} to {1 + o.clip_high:g}"
     return {"clip": [ratio, bounds], "likelihood": ["none", "none"],
@@ -55,9 +61,12 @@ def cells(name: str) -> list[str]:
     file, preset = config.PRESETS[name]
     o = Options(algo=name, **preset)
     kl = f"{o.kl_coef:g} in the {o.kl_in}" if o.kl_coef else "off"
+    aggregate = AGGREGATIONS[o.aggregate]
+    if config.reads_group(name, "DPO"):
+        kl, aggregate = f"{o.kl_coef:g} (β)", "sum per response, then mean over pairs"
     critic = "a critic of the policy's size" if config.needs_critic(name) else "none"
     return [f"`{name}`", f"`{file}.py`", responses(name, o), advantage(name, o),
-            *ratio_and_bounds(o), AGGREGATIONS[o.aggregate], kl, critic]
+            *ratio_and_bounds(o), aggregate, kl, critic]
 
 
 def table() -> list[list[str]]:

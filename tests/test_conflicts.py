@@ -34,6 +34,13 @@ REFUSED = {  # flags -> words of the sentence
     "--surrogate cispo": "--surrogate has no effect with --algo grpo; it needs --algo gfpo",
     "--algo cispo --keep mixed": "--keep has no effect with --algo cispo",
     "--algo grpo --pass-at 2": "it needs --algo passk",
+    "--algo dpo --clip-high 0.3": "--clip-high has no effect with --algo dpo, whose loss compares",
+    "--algo dpo --entropy-coef 0.1": "--entropy-coef has no effect with --algo dpo",
+    "--algo dpo --token-filter kl-cov": "--token-filter has no effect with --algo dpo",
+    "--algo dpo --baseline batch": "--baseline has no effect with --algo dpo",
+    "--algo dpo --reward random": "--reward random has no effect with --algo dpo, whose pairs",
+    "--algo dpo --kl-coef 0": "needs a --kl-coef above 0: it is DPO's beta",
+    "--nll-coef 1": "--nll-coef has no effect with --algo grpo; it needs --algo ",
     "--algo sapo --tau-pos 0": "--tau-pos must be a finite number above 0",
     "--entropy-target 0.2 --entropy-coef 0.01 --entropy-schedule linear": "both set the weight",
     "--entropy-schedule linear": "needs an --entropy-coef above 0",
@@ -57,7 +64,8 @@ ALLOWED = [
     "--algo cispo --token-filter kl-cov --kl-cov-coef 2", "--algo ppo --entropy-target 0.2",
     "--algo raft --token-filter top-entropy", "--entropy-coef 0.1 --entropy-schedule linear",
     "--algo vapo --gae-alpha 0 --gae-lambda 0.9", "--algo dapo --decouple-rewards",
-    "--algo gfpo --divisor batch-std --keep-count 2"]
+    "--algo gfpo --divisor batch-std --keep-count 2",
+    "--algo dpo --sample-from reference --ref-update-interval 0 --nll-coef 1 --kl-coef 0.5"]
 
 
 def validate(words: str):

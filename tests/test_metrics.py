@@ -9,12 +9,14 @@ from test_train import run
 
 import evaluate
 import prm
+import tasks
 from infra import tensors
 
 PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 RUNS = {
     "grpo": ["--kl-coef", "0.05", "--entropy-coef", "0.01"],
     "dapo": ["--algo", "dapo", "--overlong", "soft"],
+    "dpo": ["--algo", "dpo", "--reward", "correct"],
     "ppo": ["--algo", "ppo", "--critic-warmup", "1"],
     "process": ["--algo", "ppo", "--critic-warmup", "1", "--reward", "process"],
     "gsm": ["--task", "gsm", "--prompts", "8"],
@@ -30,12 +32,18 @@ def documented(file: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The runs of RUNS. That of GRPO has a process reward model, which judges the run "process"."""
+    """The runs of RUNS. That of GRPO has a process reward model, which judges the run "process".
+    The verifier of "dpo" decides by the text alone, so that a base which can do nothing has pairs.
+    """
     folder = tmp_path_factory.mktemp("runs")
     for name, flags in RUNS.items():
         if name == "process":
             flags = [*flags, "--judge", str(folder / "grpo")]
-        assert run(folder / name, "--steps", "2", *flags) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "dpo":
+                patch.setattr(tasks.Arithmetic, "correct", staticmethod(
+                    lambda problem, text: sum(text.encode()) % 2 == 0))
+            assert run(folder / name, "--steps", "2", *flags) == 0
         if name == "grpo":
             scorer = prm.StepScorer(evaluate.load_policy(str(folder / name), "cpu")).state_dict()
             tensors.save(folder / name / "prm.pt", {"prm": scorer, "orm": scorer})

@@ -392,6 +392,7 @@ ALGORITHMS = {
     "cispo": ["--token-filter", "top-entropy", "--sampler-correction", "tis", "--sequence-mask",
               "0.001", "--epochs", "2"],
     "passk": ["--pass-at", "2"],
+    "dpo": ["--sample-from", "reference", "--ref-update-interval", "2", "--nll-coef", "0.5"],
     "dapo": ["--train-levels", "1,3", "--steps", "6"],
     "dapo mask": ["--overlong", "mask", "--token-filter", "clip-cov", "--entropy-coef", "0.01",
                   "--entropy-schedule", "linear"],

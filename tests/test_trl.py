@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_dpo import loss_of_pairs, pair_tensors
 
 import grpo
 import offpolicy
@@ -160,3 +161,40 @@ def test_group_advantages_are_trl_s_but_for_its_larger_eps():
     want = (grouped - grouped.mean(1, keepdim=True)) / nanstd(grouped, dim=1)[:, None]
     found = grpo.group_advantages(rewards, group // 4)
     assert torch.allclose(found, want.flatten(), atol=1e-4)
+
+
+def theirs_dpo(beta, nll_coef):
+    """DPOTrainer._compute_loss of three pairs. A mean of the loss of each pair alone, because its
+    loss "sft" averages over the tokens of all pairs, and the paper over those of each response."""
+    from trl import DPOTrainer
+    logp, ref, mask = pair_tensors()
+    accelerator = SimpleNamespace(device="cpu", gather=lambda x: x,
+                                  gather_for_metrics=lambda x: x)
+    total = 0.0
+    for i in range(3):
+        rows = slice(2 * i, 2 * i + 2)
+        shifted = torch.nn.functional.pad(mask[rows], (1, 0))  # a prompt of one token
+        zeros = torch.zeros_like(logp[rows])
+        outputs = SimpleNamespace(log_probs=logp[rows] * mask[rows], entropy=zeros,
+                                  mean_logits=zeros, is_top1=zeros.bool())
+        trainer = SimpleNamespace(
+            model=SimpleNamespace(training=False), accelerator=accelerator, aux_loss_enabled=False,
+            ld_alpha=None, precompute_ref_logps=True, f_divergence_type="reverse_kl", beta=beta,
+            loss_types=["sigmoid", "sft"] if nll_coef else ["sigmoid"], use_weighting=False,
+            loss_weights=[1.0, nll_coef] if nll_coef else [1.0], _total_train_tokens=0,
+            _metrics=defaultdict(lambda: defaultdict(list)))
+        ref_logps = (ref[rows] * mask[rows]).sum(1)
+        total = total + DPOTrainer._compute_loss(
+            trainer, lambda outputs=outputs, **_: outputs,
+            {"input_ids": shifted.long(), "completion_mask": shifted.long(),
+             "attention_mask": shifted, "ref_chosen_logps": ref_logps[:1],
+             "ref_rejected_logps": ref_logps[1:]}, False) / 3
+    return float(total.detach()), torch.autograd.grad(total, logp)[0]
+
+
+@pytest.mark.parametrize("beta, nll_coef", [(0.5, 0.0), (0.5, 1.0), (0.1, 0.0), (0.1, 0.3)])
+def test_dpo_loss_and_gradient_are_trl_s(beta, nll_coef):
+    loss, gradient, _ = loss_of_pairs(*pair_tensors(), kl_coef=beta, nll_coef=nll_coef)
+    their_loss, their_gradient = theirs_dpo(beta, nll_coef)
+    assert loss == pytest.approx(their_loss, abs=1e-6)
+    assert torch.allclose(gradient, their_gradient, atol=1e-6)

@@ -257,6 +257,13 @@ def test_the_reward_sign_is_one_or_minus_one():
     assert (right, wrong) == (1.0, -1.0)
 
 
+def test_the_reward_accuracy_is_one_or_zero_in_any_format():
+    texts = [says("2"), "<answer>2</answer>", says("3"), ""]
+    rewards = [verify.reward(verify.number_correct, problem("2"), text, "accuracy").total
+               for text in texts]
+    assert rewards == [1.0, 1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("text", [
     f"<think>{'so ' * 50_000}</think><answer>4</answer>", says("4") + " " * 4097,
     f"<think>{'x' * 4097}</think>\n<answer>{' ' * 4000}4</answer>"])
@@ -370,7 +377,7 @@ def test_an_unknown_operation_is_refused(op):
 
 def test_reward_reports_its_parts():
     for text, form in (("<answer>4</answer>", 0.0), (says("4"), 1.0)):
-        for kind in ("correct", "sign", "format", "random", "claim"):
+        for kind in ("correct", "accuracy", "sign", "format", "random", "claim"):
             reward = verify.reward(verify.number_correct, problem("4"), text, kind)
             assert reward.parts == {"correct": 1.0, "format": form}
 
@@ -420,7 +427,8 @@ def test_the_verifier_evaluates_nothing_and_knows_no_tensors():
 # --- the registry
 
 def test_every_reward_is_a_function_of_a_sample():
-    assert {"correct", "sign", "format", "random", "claim", "process"} <= set(verify.REWARDS)
+    assert {"correct", "accuracy", "sign", "format", "random", "claim", "process"} <= set(
+        verify.REWARDS)
     for name in verify.REWARDS:
         given = verify.reward(verify.number_correct, problem("4"), says("4"), name, 0.5, [1, 2],
                               [(says("4"), [1, 2]), (says("5"), [1])])  # a group, as in training
