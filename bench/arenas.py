@@ -57,17 +57,16 @@ class Arena(NamedTuple):
 
 ARENAS = {
     "sparse": Arena(
-        "--task arithmetic --base-steps 250 --base-seed 0 --prompts 32 --group-size 8 "
-        "--minibatches 4 --steps 1000 --token-budget 500000 --reward accuracy --eval-every 5",
-        ("2e-4", "4e-4", "8e-4"),
+        "--task arithmetic --base-steps 225 --base-seed 0 --prompts 32 --group-size 8 "
+        "--minibatches 8 --steps 1000 --token-budget 600000 --reward accuracy --eval-every 5",
+        ("1e-4", "2e-4", "4e-4"),
         {"grpo": "--algo grpo",
          "drgrpo": "--algo drgrpo",
-         "rloo": "--algo rloo",
          "maxrl": "--algo maxrl",
          "passk": "--algo passk --pass-at 4",
-         "raft": "--algo raft",
-         "dapo": "--algo dapo --reward sign",
          "reinforce++": "--algo reinforce++",
+         "raft": "--algo raft",
+         "dapo": "--algo dapo --overlong none --reward sign",
          }),
     "stale": Arena(
         "--task arithmetic --base-seed 0 --prompts 16 --group-size 16 --minibatches 8 --epochs 4 "
