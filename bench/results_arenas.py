@@ -71,7 +71,8 @@ def default_table(rows) -> list[str]:
         lines.append([
             f"`{algo}`", ", ".join(f"{100 * r['greedy']:.1f}" for r in runs),
             f"{100 * mean(r['accuracy'] for r in runs):.1f}", late(runs, "entropy", digits=3),
-            f"{mean(r['length'] for r in runs):.0f}", f"{mean(r['tokens'] for r in runs) / 1e3:.0f}",
+            f"{mean(r['length'] for r in runs):.0f}",
+            f"{mean(r['tokens'] for r in runs) / 1e3:.0f}",
             f"{mean(r['cpu_seconds'] for r in runs):.0f}"])
     return markdown_table(["algorithm", "greedy of each seed, %", "avg@4, %", "entropy, nats",
                            "length", "thousand tokens", "seconds of CPU"], lines)

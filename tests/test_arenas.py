@@ -138,6 +138,6 @@ def test_tables_have_a_row_per_algorithm_best_first():
 
 
 def test_the_default_table_has_the_seeds_of_each_algorithm_in_order():
-    made = [line("raft", seed, 0.9 - 0.1 * seed, "", tokens=5000) for seed in (1, 0)]
+    made = [line("raft", seed, 0.9 - 0.1 * seed, "", tokens=5000, length=20.0) for seed in (1, 0)]
     text = "\n".join(results_arenas.lines("default", "--steps 20", made))
     assert "| `raft` | 90.0, 80.0 | 85.0 | 0.100 | 20 | 5 | 60 |" in text
