@@ -264,8 +264,9 @@ class Options:
     entropy_coef: float = option("entropy", 0.0, "weight of the entropy bonus; try 0.01")
     entropy_schedule: str = option("entropy", "constant", "weight of the bonus during the run: "
                                    "linear falls to 0 at the end", entropy.SCHEDULES)
-    entropy_target: float = option("entropy", 0.0, "adapt --entropy-coef so that the entropy stays "
-                                   "at this, in nats per token; 0: no target")
+    entropy_target: float = option("entropy", 0.0, "adapt --entropy-coef, by 0.005 per step, so "
+                                   "that the entropy approaches this, in nats per token; 0: no "
+                                   "target")
     token_filter: str = option("entropy", "none", "tokens that lower the entropy most get no "
                                "gradient (clip-cov) or a KL penalty (kl-cov); top-entropy: only "
                                "tokens of high entropy get a gradient", entropy.TOKEN_FILTERS)

@@ -1,13 +1,14 @@
-"""Three arenas that can tell algorithms apart: each shows one weakness of plain GRPO.
+"""Arenas for algorithms: the default task for all, and three that show a weakness of plain GRPO.
 
     python bench/arenas.py              tunes and trains: bench/runs/arenas.jsonl
     python bench/arenas.py sparse       one arena alone
 
+    default  every algorithm with its defaults, 20 steps of the default task, three seeds, no tuning
     sparse   the base solves few problems, so most groups hold no right answer
     stale    every batch is used for many updates, so the policy leaves the policy that sampled it
     long     many steps, a limit that cuts responses off, and an entropy that collapses
 
-Within an arena all runs share the base, the problems and the number of sampled tokens. Every
+In the last three all runs share the base, the problems and the number of sampled tokens. Every
 algorithm has the same tuning: one run of seed 100 for each of three learning rates. The rate with
 the best final accuracy is kept for two sets of five seeds. A run is one line of arenas.jsonl, so a
 run that is there is not made again. Runs are processes of one thread each.
@@ -35,6 +36,7 @@ import torch  # noqa: E402
 import evaluate  # noqa: E402
 import train  # noqa: E402
 from bench.stats import CURVE, RUNS, group_by, read_jsonl  # noqa: E402
+from config import PRESETS  # noqa: E402
 from infra import cli  # noqa: E402
 from infra.base_model import base_model  # noqa: E402
 from infra.models import make_models  # noqa: E402
@@ -48,26 +50,33 @@ POINTS = 25                       # of a curve in a line of the file
 
 class Arena(NamedTuple):
     """The flags of train.py for all runs of an arena, the learning rates that are tried for each
-    algorithm, and the flags of each algorithm."""
+    algorithm (none: its default), the flags of each algorithm, and the sets of seeds."""
 
     flags: str
     rates: tuple
     algorithms: dict
+    sets: tuple = SETS
 
 
 ARENAS = {
+    "default": Arena(
+        "--task arithmetic --base-seed 0 --steps 20 --eval-every 5", (),
+        {**{algo: f"--algo {algo}" for algo in PRESETS},
+         "raft, kept at random": "--algo raft --keep-at-random",
+         "gfpo, efficient": "--algo gfpo --keep efficient",
+         "grpo, GDPO": "--algo grpo --decouple-rewards",
+         }, (range(3),)),
     "sparse": Arena(
-        "--task arithmetic --base-steps 250 --base-seed 0 --prompts 32 --group-size 8 "
-        "--minibatches 4 --steps 1000 --token-budget 500000 --reward accuracy --eval-every 5",
-        ("2e-4", "4e-4", "8e-4"),
+        "--task arithmetic --base-steps 225 --base-seed 0 --prompts 32 --group-size 8 "
+        "--minibatches 8 --steps 1000 --token-budget 600000 --reward accuracy --eval-every 5",
+        ("1e-4", "2e-4", "4e-4"),
         {"grpo": "--algo grpo",
          "drgrpo": "--algo drgrpo",
-         "rloo": "--algo rloo",
          "maxrl": "--algo maxrl",
          "passk": "--algo passk --pass-at 4",
-         "raft": "--algo raft",
-         "dapo": "--algo dapo --reward sign",
          "reinforce++": "--algo reinforce++",
+         "raft": "--algo raft",
+         "dapo": "--algo dapo --overlong none --reward sign",
          }),
     "stale": Arena(
         "--task arithmetic --base-seed 0 --prompts 16 --group-size 16 --minibatches 8 --epochs 4 "
@@ -109,7 +118,8 @@ def run(job: dict, work: Path) -> dict:
     # 1. the options, the base and the networks
     arena = ARENAS[job["arena"]]
     options, _ = cli.parse([*arena.flags.split(), *arena.algorithms[job["algo"]].split(),
-                            "--lr", job["lr"], "--seed", str(job["seed"]), "--device", "cpu"])
+                            *(["--lr", job["lr"]] if job["lr"] else []),
+                            "--seed", str(job["seed"]), "--device", "cpu"])
     task, tokenizer = cli.validate(options)
     models, optimizer = make_models(base_model(options, task, tokenizer, work), tokenizer, options)
     before = accuracy(models.policy, tokenizer, task, options) if job["seed"] == 0 else {}
@@ -178,12 +188,13 @@ def tuning_jobs(arena: str) -> list[dict]:
 
 
 def final_jobs(arena: str, done: dict) -> list[dict]:
-    """The runs of both sets of seeds, with the best learning rate of each algorithm."""
-    tuned = [done[job_name(job)] for job in tuning_jobs(arena)]
-    best = {algo: max(lines, key=lambda line: line["accuracy"])["lr"]
-            for algo, lines in group_by(tuned, "algo").items()}
+    """The runs of all sets of seeds, with the best learning rate of each algorithm."""
+    tuned = group_by([done[job_name(job)] for job in tuning_jobs(arena)], "algo")
+    best = {algo: max(tuned.get(algo, [{"lr": "", "accuracy": 0}]),
+                      key=lambda line: line["accuracy"])["lr"]
+            for algo in ARENAS[arena].algorithms}
     return [{"arena": arena, "algo": algo, "lr": lr, "seed": seed}
-            for seeds in SETS for seed in seeds for algo, lr in best.items()]
+            for seeds in ARENAS[arena].sets for seed in seeds for algo, lr in best.items()]
 
 
 def main():

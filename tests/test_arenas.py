@@ -6,6 +6,7 @@ import pytest
 
 from bench import arenas, results_arenas
 from bench.stats import CURVE, column
+from config import PRESETS
 from infra.cli import parse, validate
 
 
@@ -18,7 +19,16 @@ def line(algo, seed, accuracy, lr="4e-4", **more):
             "curve": [[point[name] for name in CURVE]]} | more
 
 
-@pytest.mark.parametrize("name", arenas.ARENAS)
+def test_the_default_arena_has_every_algorithm_with_its_defaults():
+    arena = arenas.ARENAS["default"]
+    assert set(arena.algorithms) >= set(PRESETS) and arenas.tuning_jobs("default") == []
+    for flags in arena.algorithms.values():
+        validate(parse([*arena.flags.split(), *flags.split(), "--device", "cpu"])[0])
+    jobs = arenas.final_jobs("default", {})
+    assert len(jobs) == 3 * len(arena.algorithms) and {job["lr"] for job in jobs} == {""}
+
+
+@pytest.mark.parametrize("name", [name for name in arenas.ARENAS if name != "default"])
 def test_every_setting_is_one_that_train_accepts_at_the_same_budget(name):
     arena, seen = arenas.ARENAS[name], set()
     assert len(set(arena.rates)) == 3 and name in results_arenas.LEVELS
@@ -125,3 +135,9 @@ def test_tables_have_a_row_per_algorithm_best_first():
     assert "2e-4: 40.0; **4e-4: 45.0**; 8e-4: 40.0" in text and text.count(": yes.") == 5
     half = [row for row in made if row["seed"] != 100 and row["seed"] < 5]
     assert ": yes." not in "\n".join(results_arenas.lines("sparse", "", half))
+
+
+def test_the_default_table_has_the_seeds_of_each_algorithm_in_order():
+    made = [line("raft", seed, 0.9 - 0.1 * seed, "", tokens=5000, length=20.0) for seed in (1, 0)]
+    text = "\n".join(results_arenas.lines("default", "--steps 20", made))
+    assert "| `raft` | 90.0, 80.0 | 85.0 | 0.100 | 20 | 5 | 60 |" in text
