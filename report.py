@@ -31,6 +31,7 @@ SCRIPTS = ("core.js", "glance.js", "chart.js", "curves.js", "tokens.js", "rollou
            "over_time.js", "main.js")
 PER_TOKEN = ("ids", "mask", "logp", "entropy", "advantages", "ratio", "values", "scores",
              "alternatives")
+KEY_SETTINGS = ("lr", "prompts", "group_size", "temperature", "max_new_tokens")
 # what a run does not depend on, or what differs between the seeds of one setting
 NOT_SETTINGS = ("seed", "base_seed", "digests", "checkpoints", "report", "record_mb",
                 "micro_tokens", "compile")
@@ -59,7 +60,8 @@ def run_data(run: RunFiles) -> dict:
     names = dict.fromkeys(name for line in run.metrics for name in line if name != "step")
     curves = {name: [rounded(line.get(name)) for line in run.metrics] for name in names}
     settings = {k: v for k, v in run.options.items() if k not in NOT_SETTINGS}
-    return {"name": str(run.folder), "command": command(run.options), "options": run.options,
+    return {"name": str(run.folder), "command": command(run.options),
+            "key_settings": key_settings(run.options), "options": run.options,
             "setting": " ".join(f"{k}={v}" for k, v in sorted(settings.items())),
             "steps": steps, "curves": curves, "summary": run.summary,
             "measures": measures_of(run.summary),
@@ -77,20 +79,36 @@ def diagnoses(run: RunFiles) -> dict[str, tuple[int, str]]:
     return diagnose.diagnoses(diagnose.Run(run.options, run.metrics, run.groups))
 
 
-def command(options: dict) -> str:
-    """The command that starts a run with these options: the flags that differ from the defaults.
-    Options of other versions of the program are left out."""
+def default_options(options: dict) -> dict:
+    """The defaults of a run's algorithm and task, by name. Some depend on other options."""
     algo = options.get("algo") if options.get("algo") in ALGORITHMS else "grpo"
     usual = {f.name: f.default for f in fields(Options) if reads_group(algo, f.metadata["group"])}
     usual |= ALGORITHMS[algo][1]
-    # defaults that depend on other options
     task = tasks.TASKS.get(options.get("task"))
     pretrained = bool(options.get("init"))
     tokens = task and (task.default_max_new_tokens or 64 * (options.get("level", 0) + 1))
-    usual |= {"algo": "", "base_seed": options.get("seed"), "max_new_tokens": tokens,
-              "base_steps": task and task.base_steps, "eval_problems": 1000,
-              "prompt": "r1" if pretrained else "plain",
-              "lr": PRETRAINED_LR if pretrained else usual["lr"]}
+    return usual | {"algo": "", "base_seed": options.get("seed"), "max_new_tokens": tokens,
+                    "base_steps": task and task.base_steps, "eval_problems": 1000,
+                    "prompt": "r1" if pretrained else "plain",
+                    "lr": PRETRAINED_LR if pretrained else usual["lr"]}
+
+
+def key_settings(options: dict) -> str:
+    """The settings that matter most, each with its default where that is another."""
+    usual, texts = default_options(options), []
+    for name in KEY_SETTINGS:
+        value, default = options.get(name), usual.get(name)
+        if type(value) in (int, float):
+            other = type(default) in (int, float) and default != value
+            texts.append(f"{name.replace('_', ' ')} {value:g}"
+                         + f" (default {default})" * other)
+    return ", ".join(texts)
+
+
+def command(options: dict) -> str:
+    """The command that starts a run with these options: the flags that differ from the defaults.
+    Options of other versions of the program are left out."""
+    usual = default_options(options)
     shown = [name for name in usual if name in options and options[name] != usual[name]
              and name not in ("micro_tokens", "overlong_buffer", "dtype")]
     flags = []
@@ -225,7 +243,7 @@ def work(args) -> None:
         echo(write_report(args.runs))
         return
     for run in map(read_run, args.runs):
-        text_report.show(run, command(run.options), diagnoses(run))
+        text_report.show(run, command(run.options), key_settings(run.options), diagnoses(run))
 
 
 if __name__ == "__main__":

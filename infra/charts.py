@@ -7,7 +7,8 @@ SHARE, NUMBER, TOKENS, SECONDS = "share", "number", "tokens", "seconds"  # units
 
 # (title, unit, {metric: label}); the first metric of a chart is the one shown for several runs
 CHARTS = [
-    ("Accuracy", SHARE, {"accuracy": "sampled", "eval_accuracy": "held-out, greedy"}),
+    ("Accuracy", SHARE, {"accuracy": "sampled, training problems",
+                         "eval_accuracy": "greedy, held-out, at evaluations"}),
     ("Reward", NUMBER, {"reward": "reward"}),  # and its parts
     ("Length", TOKENS, {"length": "all", "length_correct": "right", "length_wrong": "wrong"}),
     ("Cut off", SHARE, {"truncated": "truncated"}),
@@ -26,10 +27,12 @@ CHARTS = [
                                   "rewards/rejected": "rejected"}),
     ("Sameness", SHARE, {"most_common_answer": "commonest answer", "repetition": "repeats itself",
                          "no_verdict": "no verdict"}),
+    ("Goes on after </answer>", SHARE, {"runs_on": "responses"}),
+    ("Reward and advantage", NUMBER, {"reward_advantage": "correlation within groups"}),
     ("Style", SHARE, {"working": "shows working", "self_check": "checks itself"}),
     ("Seconds by part", SECONDS, {"seconds_update": "update", "seconds_sample": "sample",
                                   "seconds_score": "score", "seconds_verify": "verify"}),
-    ("Sampled tokens", TOKENS, {"tokens": "per step"}),
+    ("Tokens", TOKENS, {"tokens": "sampled per step", "loss_tokens": "in the loss"}),
     ("Prompts", NUMBER, {"prompts_sampled": "sampled", "groups": "groups in the batch"}),
     ("Responses that the next step continues", NUMBER, {"open_responses": "open"}),
     ("Tokens of earlier steps", SHARE, {"old_tokens": "old, of the step's groups"}),
@@ -38,7 +41,7 @@ CHARTS = [
 
 MEASURES = [  # (name in summary.json, label, unit): each before and after training
     ("accuracy", "accuracy, greedy", SHARE),
-    ("accuracy_sampled", "accuracy, sampled", SHARE),
+    ("accuracy_sampled", "accuracy at temperature 1", SHARE),
     ("working_share", "shows working", SHARE),
     ("accuracy_given_working", "accuracy with working", SHARE),
     ("accuracy_given_no_working", "accuracy without working", SHARE),
@@ -69,8 +72,8 @@ def charts_of(runs) -> list[dict]:
 
 def measures_of(summary: dict) -> list[dict]:
     """The measurements of a summary.json: {"label", "unit", "before", "after", "ci_before",
-    "ci_after"}. Shares of nothing, such as an accuracy with working where none works, are left
-    out."""
+    "ci_after"}. A share of nothing, such as an accuracy with working where none works, is None.
+    Its interval is all of [0, 1]."""
     rows = []
     for name, label, unit in MEASURES:
         row = {"label": label, "unit": unit}
@@ -82,4 +85,9 @@ def measures_of(summary: dict) -> list[dict]:
             passes = [summary.get(f"pass_at_k_{when}") or {} for when in ("before", "after")]
             rows += [{"label": f"pass@{k}", "unit": SHARE, "before": passes[0].get(k),
                       "after": passes[1].get(k)} for k in passes[1] if k != "1"]
-    return [row for row in rows if type(row["before"]) in (int, float) and row["after"] is not None]
+    rows = [row for row in rows if type(row["before"]) in (int, float) and row["after"] is not None]
+    for row in rows:
+        for when in ("before", "after"):
+            if row.get(f"ci_{when}") == [0, 1]:
+                row |= {when: None, f"ci_{when}": None}
+    return [row for row in rows if (row["before"], row["after"]) != (None, None)]

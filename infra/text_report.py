@@ -14,11 +14,21 @@ BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*%#"
 CURVE_WIDTH = 40   # characters
 WIDTH = 100        # of a line
 SHOWN = 4          # responses of the group
+# (metric, what it may equal at all steps, in words, as a function of a line of metrics)
+REPEATED = (("correct", "accuracy", lambda line: line["accuracy"]),
+            ("zero_std_groups", "1 - groups_with_gradient",
+             lambda line: 1 - line["groups_with_gradient"]))
+LEGEND = (
+    "Each curve has a scale of its own. A gap is a step without a value. accuracy: training "
+    "problems, sampled at --temperature. eval_accuracy: held-out problems, greedy, at evaluations "
+    "alone. runs_on: responses that go on after </answer>. no_verdict: responses that the verifier "
+    "cannot decide. reward_advantage: correlation of reward and advantage. entropy, kl, approx_kl, "
+    "logp_diff: nats (1.44 bits) per token. docs/metrics.md explains all.")
 
 
-def show(run, command: str, diagnoses: dict) -> None:
+def show(run, command: str, key_settings: str, diagnoses: dict) -> None:
     """Prints a run: its settings, the diagnoses, before and after, the curves and one group.
-    diagnoses: {rule: (step, sentence)}."""
+    command, key_settings: as report.py makes them. diagnoses: {rule: (step, sentence)}."""
     options, summary = run.options, run.summary
     steps = run.metrics[-1]["step"] if run.metrics else 0
     state = (f"{summary['seconds_total']:.0f} s" if "seconds_total" in summary
@@ -26,6 +36,8 @@ def show(run, command: str, diagnoses: dict) -> None:
     echo(f"\n{run.folder}: {options.get('algo')}, {options.get('task')}, seed "
          f"{options.get('seed')}, {steps} steps, {state}")
     echo(f"  {command}")
+    if key_settings:
+        echo(f"  {key_settings}")
     for note in run.notes:
         echo(f"  {note}")
     # diagnoses, and before and after
@@ -39,45 +51,76 @@ def show(run, command: str, diagnoses: dict) -> None:
         echo(f"\n{'Held-out problems':28}{'before':26}after")
     for row in rows:
         echo(f"  {row['label']:26}{with_interval(row, 'before'):26}{with_interval(row, 'after')}")
-    # curves
     if run.metrics:
-        echo(f"\nCurves, steps {run.metrics[0]['step']} to {steps}"
-             f"{'':{CURVE_WIDTH - 6}}first    last   lowest  highest")
-    for chart in charts_of([run]):
-        for series in chart["series"]:
-            show_curve(run.metrics, series["name"], chart["unit"])
+        show_curves(run)
     show_group(run.groups)
 
 
 def with_interval(row: dict, when: str) -> str:
     """A measurement as text, with its interval if it has one."""
     value, ci = row[when], row.get(f"ci_{when}")
+    if value is None:
+        return "none"
     if row["unit"] != SHARE:
         return f"{value:.1f}"
     return f"{value:.1%}" + (f" [{ci[0]:.1%}, {ci[1]:.1%}]" if ci else "")
 
 
+def show_curves(run) -> None:
+    """Prints the curves of all metrics, the seconds last, and what the names mean."""
+    steps = f"steps {run.metrics[0]['step']} to {run.metrics[-1]['step']}"
+    columns = " ".join(f"{title:>8}" for title in ("first", "last", "lowest", "highest"))
+    echo(f"\n{'Curves, ' + steps:{CURVE_WIDTH + 25}}{columns}")
+    shown = [(series["name"], chart["unit"]) for chart in charts_of([run])
+             for series in chart["series"]]
+    repeated = {name: words for name, words, value in REPEATED if equals(run.metrics, name, value)}
+    for name, unit in sorted(shown, key=lambda curve: curve[0].startswith("seconds_")):
+        if name in repeated:
+            echo(f"  {name:22} = {repeated[name]}")
+        else:
+            show_curve(run.metrics, name, unit)
+    echo(textwrap.fill(LEGEND, WIDTH, initial_indent="  ", subsequent_indent="  "))
+
+
+def equals(metrics: list[dict], name: str, value) -> bool:
+    """Whether a metric equals value(line) at each step."""
+    try:
+        return all(abs(line[name] - value(line)) < 1e-9 for line in metrics)
+    except (KeyError, TypeError):  # a value is missing, or is no number
+        return False
+
+
 def show_curve(metrics: list[dict], name: str, unit: str) -> None:
     """Prints a metric as a line of blocks, with its first, last, lowest and highest value."""
-    values = [line[name] for line in metrics if type(line.get(name)) in (int, float)]
+    found = [line[name] if is_number(line.get(name)) else None for line in metrics]
+    values = [value for value in found if value is not None]
     form = "{:8.1%}" if unit == SHARE else "{:8.3g}"
-    echo(f"  {name:22.22} {sparkline(values):{CURVE_WIDTH}}"
+    echo(f"  {name:22.22} {sparkline(found):{CURVE_WIDTH}}"
          + " ".join(form.format(v) for v in (values[0], values[-1], min(values), max(values))))
 
 
-def sparkline(values: list[float]) -> str:
-    """Values as blocks of eight heights, CURVE_WIDTH at most: each block is the mean of its
-    share of the values. ASCII where the terminal cannot print the blocks."""
+def is_number(value) -> bool:
+    return type(value) in (int, float)
+
+
+def sparkline(values: list[float | None]) -> str:
+    """Values as blocks of eight heights, CURVE_WIDTH at most: each block is the mean of its share
+    of the values, and a space where all of them are None. ASCII where the terminal cannot print
+    the blocks."""
     n = min(CURVE_WIDTH, len(values))
     cuts = [len(values) * i // n for i in range(n + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
-    low, high = min(means), max(means)
+    shares = [[v for v in values[a:b] if v is not None]
+              for a, b in zip(cuts, cuts[1:], strict=False)]
+    means = [sum(share) / len(share) if share else None for share in shares]
+    low = min(v for v in means if v is not None)
+    high = max(v for v in means if v is not None)
     blocks = BLOCKS
     try:
         BLOCKS.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         blocks = ASCII_BLOCKS
-    return "".join(blocks[round(7 * (v - low) / (high - low)) if high > low else 0] for v in means)
+    scale = 7 / (high - low) if high > low else 0
+    return "".join(" " if v is None else blocks[round(scale * (v - low))] for v in means)
 
 
 def show_group(groups: list[dict]) -> None:

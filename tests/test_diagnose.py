@@ -47,12 +47,12 @@ FAULTS = {  # rule -> (a run with the fault, words of the sentence)
     "no_stop": (made(truncated=1.0, runs_on=0.8), "80% go on"),
     "step_too_large": (made(2, approx_kl=[4.2, 0.0], reward=[0.5, 0.1], options={"lr": 0.04}),
                        "--lr 0.04"),
-    "cut_off": (made(truncated=0.8), "80% of the responses are cut off"),
+    "cut_off": (made(truncated=0.8), "80% of the responses in steps 1 to 3 are cut off"),
     "never_formed": (made(format=0.0, groups=[group(3)]), "'<think>a</think>'"),
     "never_right": (made(5, accuracy=0.0), "90% have the right form"),
     "kl_explodes": (made(kl=3.0), "3.0 nats"),
     "gradient_jumps": (made(11, grad_norm=[0.2] * 10 + [9.0]), "jumped to 9.0 from 0.20"),
-    "same_answer": (made(most_common_answer=0.9, accuracy=0.95), "golds"),
+    "same_answer": (made(most_common_answer=0.9, accuracy=0.95), "reference answers"),
     "repeats": (made(repetition=0.5), "50%"),
     "cannot_tell": (made(no_verdict=0.2), "20%"),
     "no_gradient": (made(groups_with_gradient=0.0, accuracy=1.0), "too easy"),
@@ -121,6 +121,18 @@ def test_a_cause_silences_what_it_explains_while_it_holds():
     assert diagnose.diagnoses(run)["no_gradient"][0] == 5
 
 
+def test_a_limit_is_not_blamed_where_the_responses_repeat_themselves():
+    assert list(diagnose.diagnoses(made(truncated=0.9, repetition=0.5))) == ["repeats"]
+
+
+def test_the_verifier_is_suspected_where_the_base_is_right_at_times():
+    def cause(**options):
+        return diagnose.never_right(made(5, options=options, accuracy=0.0))
+    assert "the verifier refuses" in cause(task="arithmetic", init="")
+    for options in ({"task": "file"}, {"task": "arithmetic", "init": "a model"}):
+        assert "problems are too hard" in cause(**options)
+
+
 def test_a_large_step_from_which_the_policy_recovers_silences_nothing():
     run = made(4, approx_kl=[0.0, 1.5, 0.0, 0.0], reward=[0.5, 0.5, 0.2, 0.6], repetition=0.5)
     assert {name: step for name, (step, _) in diagnose.diagnoses(run).items()} == {
@@ -130,7 +142,7 @@ def test_a_large_step_from_which_the_policy_recovers_silences_nothing():
 def test_a_rule_sees_nothing_of_later_steps():
     run = made(6, truncated=[0.0] * 3 + [0.9] * 3)
     assert diagnose.diagnoses(run) == {"cut_off": (5, diagnose.cut_off(made(
-        truncated=[0.0, 0.9, 0.9])))}
+        5, truncated=[0.0] * 3 + [0.9] * 2)))}
     assert diagnose.new_diagnoses(run, {"cut_off"}) == {}
 
 
@@ -164,15 +176,15 @@ def test_policies_that_exploit_a_reward_are_found():
 
 BROKEN = {  # run -> (rule, words of its sentence that name the cause)
     "learning-rate": ("step_too_large", "--lr 0.04 is too large"),
-    "false-verifier": ("never_right", "The verifier refuses right answers"),
-    "temperature": ("no_gradient", "at --temperature 0.1 the responses of a group are almost"),
+    "false-verifier": ("never_right", "the verifier refuses right answers"),
+    "temperature": ("no_gradient", "at --temperature 0.1, so a group's responses are alike"),
     "group-size": ("no_gradient", "--group-size 2 rarely holds"),
     "max-new-tokens": ("cut_off", "cut off at --max-new-tokens 8"),
     "stop-token": ("no_stop", "no stop token ends them"),
     "prompt-in-loss": ("prompt_in_loss", "the prompt"),
     "flipped-sign": ("sign_flipped", "sign of the advantage"),
     "old-logp": ("sampler_differs", "another temperature than the loss"),
-    "same-golds": ("same_answer", "golds of the data are almost all the same"),
+    "same-golds": ("same_answer", "reference answers of the data are almost all the same"),
 }
 
 

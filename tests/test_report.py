@@ -22,6 +22,7 @@ import report
 import search
 import train
 from infra import html_page, text_report, tree
+from infra.charts import measures_of
 from infra.read_run import read_run
 from tasks import Problem
 from tokenizer import Tokenizer
@@ -309,6 +310,48 @@ def test_a_curve_is_a_line_of_blocks():
     assert text_report.sparkline(list(range(400)))[::39] == "▁█"
 
 
+def test_a_step_without_a_value_is_a_gap_in_the_curve():
+    assert text_report.sparkline([None, 0, None, 7, None]) == " ▁ █ "
+    assert text_report.sparkline([None, 3.0]) == " ▁"
+    every_tenth = [i if i % 10 == 9 else None for i in range(80)]  # two steps a block
+    assert text_report.sparkline(every_tenth) == "    ▁    ▂    ▃    ▄    ▅    ▆    ▇    █"
+
+
+def test_a_curve_that_equals_another_is_said_in_words_and_seconds_are_last(run, capsys):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    read = read_run(run)
+    same = [line | {"correct": line["accuracy"], "zero_std_groups": 0.2} for line in lines]
+    for metrics, shown in ((same, True), (lines, False)):
+        text_report.show(read._replace(metrics=metrics), "python train.py", "lr 1", {})
+        printed = capsys.readouterr().out
+        assert ("correct                = accuracy\n" in printed) == shown
+        assert ("zero_std_groups        = 1 - groups_with_gradient\n" in printed) == shown
+        curves = re.findall(r"^  (\w+) +(?=[▁-█ ]{9}|=)", printed, re.M)
+        assert curves[-1].startswith("seconds_") and not curves[-5].startswith("seconds_")
+        rows = [line for line in printed.splitlines() if re.match("Curves|  loss ", line)]
+        assert len({len(row) for row in rows}) == 1  # the columns stand under their titles
+
+
+def test_a_share_of_no_samples_is_none(run, capsys):
+    share = {"accuracy_given_working_before": 0.5, "accuracy_given_working_ci_before": [0.2, 0.8],
+             "accuracy_given_working_after": 0.0, "accuracy_given_working_ci_after": [0, 1.0]}
+    nothing = {key.replace("given", "given_no"): 0.0 for key in share if "_ci_" not in key} | {
+        key.replace("given", "given_no"): [0.0, 1.0] for key in share if "_ci_" in key}
+    (row,) = measures_of(share | nothing)
+    assert (row["before"], row["after"], row["ci_after"]) == (0.5, None, None)
+    text_report.show(read_run(run)._replace(summary=share), "", "", {})
+    assert re.search(r"accuracy with working +50.0% \[20.0%, 80.0%\] +none\n",
+                     capsys.readouterr().out)
+
+
+def test_the_key_settings_have_their_defaults():
+    options = {"algo": "grpo", "task": "arithmetic", "level": 2, "lr": 0.04, "group_size": 16,
+               "temperature": 1.0, "max_new_tokens": 8, "prompts": None}
+    assert report.key_settings(options) == ("lr 0.04 (default 0.0004), group size 16, "
+                                            "temperature 1, max new tokens 8 (default 192)")
+    assert report.key_settings({}) == ""
+
+
 # --- the tree of a search
 
 def beams() -> search.SearchResult:
@@ -426,6 +469,22 @@ def test_hostile_text_runs_nothing_in_a_browser(tmp_path, browser):
     texts = browser.js("document.querySelector('.bar').textContent + document.title + "
                        "document.getElementById('main').textContent")
     assert "<!-- <script> ]]>" in texts and not re.search("[\x00\x1b\u2028\u202e\u200f]", texts)
+    assert browser.errors == []
+
+
+@needs_chromium
+def test_the_page_shows_none_for_a_share_of_no_samples_and_the_key_settings(tmp_path, browser):
+    folder = write_run(tmp_path, steps=2, groups=1, group_size=2, lr=0.04)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= {"truncated_before": 0.5, "truncated_ci_before": [0.4, 0.6],
+                "truncated_after": 0.0, "truncated_ci_after": [0.0, 1.0]}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    browser.open(report.write_report([folder]))
+    row = ("[...document.querySelectorAll('.measures tr')].find("
+           "(row) => row.innerText.startsWith('cut off'))")
+    assert browser.js(f"{row}.querySelector('td.after').textContent") == "none"
+    assert browser.js(f"{row}.querySelectorAll('circle').length") == 1
+    assert "lr 0.04 (default 0.0004)" in browser.js("document.getElementById('glance').innerText")
     assert browser.errors == []
 
 

@@ -21,6 +21,7 @@ function glance() {
       el("h1", { text: settingsOf(run) }),
       el("p", { class: "muted", text: `${run.name} — ${progressOf(run)}` })),
     el("code", { class: "command", text: run.command, tabindex: "0" }),
+    el("p", { class: "muted", text: run.key_settings }),
     diagnoses(),
     DATA.runs.length > 1 ? runsTable() : null,
     el("div", { class: "columns" }, beforeAfter(run), facts(run)),
@@ -80,7 +81,7 @@ function beforeAfter(run) {
     el("tbody", {}, run.measures.map((m) => el("tr", {},
       el("th", { scope: "row", text: m.label }),
       ["before", "after"].map((when) => el("td", { class: when },
-        format(m[when], m.unit), interval(m[`ci_${when}`]))),
+        isNumber(m[when]) ? format(m[when], m.unit) : "none", interval(m[`ci_${when}`]))),
       el("td", { class: "wide" }, m.unit === "share" ? dumbbell(m) : null)))));
 }
 
@@ -95,13 +96,15 @@ function dumbbell(m) {
   const x = (value) => 6 + value * (AXIS - 12);
   const whisker = (ci, y, name) => Array.isArray(ci) ? svg("line",
     { class: `whisker ${name}`, x1: x(ci[0]), x2: x(ci[1]), y1: y, y2: y }) : null;
+  const dot = (value, r, name) => isNumber(value) ? svg("circle",
+    { class: name, cx: x(value), cy: 10, r }) : null;
   return svg("svg", { class: "dumbbell", viewBox: `0 0 ${AXIS} 20`, "aria-hidden": "true" },
     [0, 0.25, 0.5, 0.75, 1].map((v) => svg("line",
       { class: "grid", x1: x(v), x2: x(v), y1: 1, y2: 19 })),
-    svg("line", { class: "change", x1: x(m.before), x2: x(m.after), y1: 10, y2: 10 }),
+    isNumber(m.before) && isNumber(m.after) ? svg("line",
+      { class: "change", x1: x(m.before), x2: x(m.after), y1: 10, y2: 10 }) : null,
     whisker(m.ci_before, 10, "before"), whisker(m.ci_after, 10, "after"),
-    svg("circle", { class: "before", cx: x(m.before), cy: 10, r: 4 }),
-    svg("circle", { class: "after", cx: x(m.after), cy: 10, r: 4.5 }));
+    dot(m.before, 4, "before"), dot(m.after, 4.5, "after"));
 }
 
 // --- facts
