@@ -141,6 +141,9 @@ def pair_rules(options: Options) -> list[tuple]:
          f"--reward {options.reward} has no effect with --algo {options.algo}, whose pairs are "
          "made by the verifier"),
         (not options.kl_coef, f"--algo {options.algo} needs a --kl-coef above 0: it is DPO's beta"),
+        (options.sample_from == "reference" and options.sampler_dtype != options.dtype,
+         "--sampler-dtype has no effect with --sample-from reference, which samples in the "
+         "precision of --dtype"),
     ]
 
 

@@ -49,6 +49,7 @@ REFUSED = {  # flags -> words of the sentence
     "--algo dpo --token-filter kl-cov": "--token-filter has no effect with --algo dpo",
     "--algo dpo --baseline batch": "--baseline has no effect with --algo dpo",
     "--algo dpo --reward random": "--reward random has no effect with --algo dpo, whose pairs",
+    "--algo dpo --sample-from reference --sampler-dtype bfloat16": "--sampler-dtype has no effect",
     "--algo dpo --kl-coef 0": "needs a --kl-coef above 0: it is DPO's beta",
     "--nll-coef 1": "--nll-coef has no effect with --algo grpo; it needs --algo ",
     "--algo sapo --tau-pos 0": "--tau-pos must be a finite number above 0",
