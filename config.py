@@ -43,6 +43,7 @@ PRESETS = {  # name -> (file of the algorithm, defaults that differ from those o
     "gmpo": ("offpolicy", dict(surrogate="gmpo", clip_low=0.33, clip_high=0.49)),
     "passk": ("passk", {}),
     "dpo": ("dpo", dict(kl_coef=0.1, ref_update_interval=10)),
+    "kimi": ("kimi", dict(scale_by_std=False, aggregate="sum", pmd_tau=0.1)),
     "dapo": ("dapo", dict(clip_high=0.28, aggregate="token", dynamic_sampling=True,
                           overlong="soft", reward="sign", minibatches=8)),
     "ppo": ("ppo", dict(aggregate="token", scale_by_std=False, prompts=128, group_size=4,
@@ -55,8 +56,8 @@ ALGORITHMS = {name: (import_module(file), defaults) for name, (file, defaults) i
 GROUPS = {  # heading in --help -> the attribute by which an algorithm says that it reads the group
     "run": "", "task": "", "algorithm": "", "PPO": "needs_critic", "DAPO": "dapo_options",
     "RAFT": "raft_options", "off-policy": "offpolicy_options", "pass@k": "passk_options",
-    "VAPO": "vapo_options", "DPO": "dpo_options", "VAPO and DPO": "nll_options", "entropy": "",
-    "evaluation": "", "memory": "",
+    "VAPO": "vapo_options", "DPO": "dpo_options", "VAPO and DPO": "nll_options",
+    "Kimi": "kimi_options", "entropy": "", "evaluation": "", "memory": "",
 }
 SAMPLERS = {"fast": sampler.generate, "plain": sample.generate}  # equal tokens
 PRETRAINED_LR = 1e-5  # with --init: a pretrained model forgets at the rate that a tiny one needs
@@ -120,6 +121,10 @@ class Options:
                         "chain and wait: to 3)")
     train_levels: str = option("task", "", "levels of the training problems, such as 1,2,4; the "
                                "base model and the evaluation keep --level (default: --level)")
+    problem_sampling: str = option(
+        "task", "uniform", "uniform: levels of --train-levels in turn, problems of a file alike; "
+        "curriculum: easy levels first; prioritized: levels, or problems of a file, by 1 minus "
+        "their success rate", tasks.PROBLEM_SAMPLING)
     data: str = option("task", "", "problems of --task file: gsm8k, or a JSONL file with question "
                        "and answer on each line")
     eval_data: str = option("task", "", "held-out problems of --task file (default: a tenth of "
@@ -179,6 +184,13 @@ class Options:
                               "in nats per token; 0: constant weight")
     ref_update_interval: int = option("algorithm", 0, "steps after which the policy is copied to "
                                       "the reference; 0: never")
+
+    partial_rollouts: int = option("algorithm", 0, "tokens that a response may draw in a step; an "
+                                   "unfinished one is continued in the next step; 0: no limit but "
+                                   "--max-new-tokens")
+    old_segments: str = option("algorithm", "weigh", "tokens from earlier steps: weigh by the "
+                               "ratio to the policy that drew them, or drop from the loss",
+                               ["weigh", "drop"])
 
     # --- PPO
     critic: str = option("PPO", "own", "critic with a network of its own, or a head on the policy",
@@ -242,12 +254,19 @@ class Options:
     nll_coef: float = option("VAPO and DPO", 0.0, "weight of the mean negative log-likelihood per "
                              "token of right responses (iterative RPO: 1)")
 
+    # --- Kimi
+    pmd_tau: float = option("Kimi", 0.0, "weight of the KL to the policy before the step, in the "
+                        "squared loss; 0: no squared loss")
+    length_coef: float = option("Kimi", 0.1, "weight of the length reward; 0: none")
+    length_warmup: int = option("Kimi", 20, "steps before the length reward begins")
+
     # --- entropy
     entropy_coef: float = option("entropy", 0.0, "weight of the entropy bonus; try 0.01")
     entropy_schedule: str = option("entropy", "constant", "weight of the bonus during the run: "
                                    "linear falls to 0 at the end", entropy.SCHEDULES)
-    entropy_target: float = option("entropy", 0.0, "adapt --entropy-coef so that the entropy stays "
-                                   "at this, in nats per token; 0: no target")
+    entropy_target: float = option("entropy", 0.0, "adapt --entropy-coef, by 0.005 per step, so "
+                                   "that the entropy approaches this, in nats per token; 0: no "
+                                   "target")
     token_filter: str = option("entropy", "none", "tokens that lower the entropy most get no "
                                "gradient (clip-cov) or a KL penalty (kl-cov); top-entropy: only "
                                "tokens of high entropy get a gradient", entropy.TOKEN_FILTERS)

@@ -13,7 +13,7 @@ batch. So --aggregate sequence averages over the rows that remain. TRL's loss "g
 mask_truncated_completions divides by all rows.
 
 Differences from grpo.py: `prepare` changes the rewards and drops rows, and train.py samples again
-while `prompts_to_sample` asks for more. Clip-Higher and the token-level loss are values of options.
+while `prompts_missing` asks for more. Clip-Higher and the token-level loss are values of options.
 So are rewards of +1 and -1 (--reward sign), and a KL coefficient of 0. With all four off this is
 GRPO. Paper: 2503.14476. Left out on purpose: groups beyond a full batch are not kept for the next
 step, because its policy is another one.
@@ -61,6 +61,15 @@ def concatenate(batches: list[Batch]) -> Batch:
             return None
         return torch.cat([F.pad(x, (0, width - x.shape[1])) if x.dim() == 2 else x for x in parts])
     return Batch(**{f.name: joined([getattr(b, f.name) for b in batches]) for f in fields(Batch)})
+
+
+def prompts_missing(attempts, options) -> int:
+    """The number of prompts to sample next in a step, after some attempts (see `full_batch`); 0 if
+    there is nothing more to sample."""
+    if not options.dynamic_sampling or len(attempts) >= options.max_attempts:
+        return 0
+    return prompts_to_sample(options.prompts, sum(a.prompts for a in attempts),
+                             sum(len(a.batch.group.unique()) for a in attempts))
 
 
 def full_batch(attempts, prompts: int) -> Batch:

@@ -61,9 +61,13 @@ def generate_distributed(generate, policy, prompts, group_size, max_new_tokens, 
     the result is the same."""
     part, rollout = distributed.local_slice(prompts), None
     if prompts[part]:
-        rows = torch.arange(part.start * group_size, part.stop * group_size)
+        if isinstance(seed, int):
+            seed = row_seeds(torch.arange(len(prompts) * group_size), seed).tolist()
+        if more.get("prefixes"):
+            more["prefixes"] = more["prefixes"][part]
         rollout = generate(policy, prompts[part], group_size, max_new_tokens, temperature,
-                           row_seeds(rows, seed).tolist(), pad=pad, **more).to("cpu")
+                           seed[part.start * group_size:part.stop * group_size], pad=pad,
+                           **more).to("cpu")
     return concat_rollouts(distributed.all_gather(rollout), pad).to(policy.embedding.weight.device)
 
 

@@ -60,6 +60,7 @@ class Batch:
     kl_cov: torch.Tensor | None = None       # (N, T) weight of |logp - old_logp|, see entropy.py
     nll: torch.Tensor | None = None          # (N, T) weight of -logp, see vapo.py
     pair: torch.Tensor | None = None         # (N,) number of the pair, in dpo.py alone
+    loss_mask: torch.Tensor | None = None    # (N, T) 1.0 where a token has a weight; None: mask
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The given rows, without the columns after the last token that has mask 1."""
@@ -335,5 +336,6 @@ def minibatches(batch: Batch, options, rng):
         for index in order.tensor_split(options.minibatches):
             if len(index):
                 part = batch.rows(index)
-                yield replace(part, weights=token_weights(part.mask, options.aggregate,
+                mask = part.mask if part.loss_mask is None else part.loss_mask
+                yield replace(part, weights=token_weights(mask, options.aggregate,
                                                           options.max_new_tokens))

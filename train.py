@@ -36,11 +36,11 @@ import tasks
 import verify
 from config import ALGORITHMS, SAMPLERS, Options
 from engine import dedup
-from infra import distributed, memory
+from infra import distributed, memory, partial
 from infra import metrics as log
 from infra import run_dir as runs
 from infra.base_model import base_model
-from infra.cli import config_of, parse, validate
+from infra.cli import config_of, notes, parse, validate
 from infra.exit_code import exit_code
 from infra.forward import autocast, critic_values, micro_batches, policy_logp
 from infra.models import Models, make_models, refuse_divergence, refuse_infinite, restore
@@ -65,8 +65,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     of a checkpoint; None: a new one. run_dir: the folder for metrics, samples and checkpoints; None
     writes nothing. Raises KeyboardInterrupt at the end of the step in which Ctrl-C was pressed, and
     FloatingPointError if a loss is not finite."""
-    algo, generate = ALGORITHMS[options.algo][0], SAMPLERS[options.sampler]
-    state, history = state or new_state(options), []
+    algo, state, history = ALGORITHMS[options.algo][0], state or new_state(options), []
     train_task = tasks.mix_levels(task, options.train_levels)
     with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
@@ -75,19 +74,20 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             prompts_wanted = now.prompts
             while prompts_wanted:  # once, or with dynamic sampling until the batch is full
                 # 1. Rollout: a group of responses to each problem.
-                problems = train_task.sample(rng, prompts_wanted)
-                rollout, texts = evaluate.sample_responses(
-                    models.behavior, models.tokenizer, problems, now.group_size, now.temperature,
-                    rng.getrandbits(62), now.max_new_tokens, generate=generate)
+                problems = tasks.sample_problems(train_task, rng, prompts_wanted, state, now,
+                                                 progress(state, now))
+                problems, rollout, texts = sample_groups(
+                    models, problems, rng.getrandbits(62), state, now)
                 timer.lap("seconds_sample")
                 # 2. Reward: the verifier scores each response.
                 samples = score(train_task, problems, rollout, texts, rng, now)
+                tasks.record_success(state, samples, now)
                 timer.lap("seconds_verify")
                 # 3. Advantage: how much better than expected each response was.
                 batch = algo.prepare(build_batch(rollout, samples, models, now), now)
                 timer.lap("seconds_score")
-                attempts.append(Attempt(prompts_wanted, rollout, samples, batch))
-                prompts_wanted = prompts_to_sample(attempts, now)
+                attempts.append(Attempt(len(problems), rollout, samples, batch))
+                prompts_wanted = dapo.prompts_missing(attempts, now)
             batch = dapo.full_batch(attempts, now.prompts)
             metrics = log.step_metrics(state, attempts, batch, models, now, train_task)
             timer.lap("seconds_score")
@@ -129,6 +129,7 @@ def options_at(state: dict, options: Options) -> Options:
     may use `progress`. set_learning_rates sets the learning rate."""
     return replace(options, kl_coef=state["kl_coef"],
                    entropy_coef=entropy.coefficient(state, options, progress(state, options)),
+                   length_warmup=max(0, options.length_warmup - state["step"]),
                    critic_warmup=max(0, options.critic_warmup - state["step"]))
 
 
@@ -158,7 +159,18 @@ def finish_step(state: dict, metrics: dict, models: Models, options: Options) ->
         models.reference.load_state_dict(models.sampler.state_dict())
 
 
-# --- 2. reward and 3. advantage
+# --- 1. rollout, 2. reward and 3. advantage
+
+def sample_groups(models: Models, problems, seed: int, state: dict, options: Options):
+    """(problems, Rollout, texts): a group of responses to each problem. With --partial-rollouts,
+    the groups that are complete in this step."""
+    if options.partial_rollouts:
+        return partial.sample_groups(models, problems, seed, state, options)
+    return problems, *evaluate.sample_responses(
+        models.behavior, models.tokenizer, problems, options.group_size, options.temperature, seed,
+        options.max_new_tokens, generate=SAMPLERS[options.sampler])
+
+
 
 def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
     """(problem, text, verify.Reward) of each response. A reward function also gets the response's
@@ -189,7 +201,8 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
     rewards = torch.tensor([reward.total for *_, reward in samples], device=device)
     correct = torch.tensor([reward.parts["correct"] for *_, reward in samples], device=device)
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
-                      rollout.truncated, entropy=rollout.entropy)
+                      rollout.truncated, entropy=rollout.entropy,
+                      loss_mask=getattr(rollout, "loss_mask", None))
     if options.reward == "process":  # a process reward model scores the steps
         batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
         batch.rewards = batch.step_rewards.sum(1)
@@ -206,15 +219,6 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
             batch.group_mean_others = grpo.group_mean_others(batch.rewards, batch.group)
         batch.values = critic_values(models, batch, options)
     return batch
-
-
-def prompts_to_sample(attempts: list[Attempt], options: Options) -> int:
-    """The number of prompts to sample next in a step; 0 if there is nothing more to sample."""
-    limit = options.max_attempts if options.dynamic_sampling else 1
-    if len(attempts) >= limit:
-        return 0
-    return dapo.prompts_to_sample(options.prompts, sum(a.prompts for a in attempts),
-                                  sum(len(a.batch.group.unique()) for a in attempts))
 
 
 # --- 4. loss and 5. step
@@ -285,9 +289,7 @@ def start(run_dir: Path, task, tokenizer, options: Options):
     models, optimizer = make_models(policy, tokenizer, options)
     # 2. drop the log lines after the checkpoint: these steps will run again
     state = restore(models, optimizer, saved) if saved else new_state(options)
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        distributed.on_rank0(lambda name=name: runs.truncate_log(
-            run_dir / name, state["step"] if saved else -1))
+    distributed.on_rank0(lambda: runs.truncate_logs(run_dir, state["step"] if saved else -1))
     # 3. continue from the checkpoint, or measure the base model
     if saved:
         distributed.print_rank0(f"resuming after step {state['step']}")
@@ -304,7 +306,7 @@ def train(options: Options, resume: bool) -> None:
     # 1. join the other processes, check the options and the memory
     options.device = distributed.start(options.device)
     task, tokenizer = validate(options)
-    for note in task.notes:
+    for note in notes(task, options):
         distributed.print_rank0(note)
     config = config_of(options)
     memory_plan = memory.check(config, options)
@@ -315,9 +317,6 @@ def train(options: Options, resume: bool) -> None:
         options, memory.checkpoint_bytes(config, options), resume))
     if options.init:
         distributed.on_rank0(lambda: runs.save_tokenizer(run_dir, options.init, tokenizer))
-    if options.task == "file" and options.size == "tiny" and not options.init:
-        distributed.print_rank0("warning: a tiny model solves almost no problem in free text, such "
-                                "as GSM8K's; --init DIR starts from a pretrained model")
     # 3. base model, training, evaluation
     models, optimizer, state = start(run_dir, task, tokenizer, options)
     reinforce(task, models, optimizer, options, state, run_dir)

@@ -1,16 +1,17 @@
-"""Three arenas that can tell algorithms apart: each shows one weakness of plain GRPO.
+"""Arenas for algorithms: the default task for all, and three that show a weakness of plain GRPO.
 
-    python bench/arenas.py                   tunes and trains: bench/runs/arenas.jsonl
-    python bench/arenas.py sparse --list     the jobs of an arena that are still missing
+    python bench/arenas.py              tunes and trains: bench/runs/arenas.jsonl
+    python bench/arenas.py sparse       one arena alone
 
+    default  every algorithm with its defaults, 20 steps of the default task, three seeds, no tuning
     sparse   the base solves few problems, so most groups hold no right answer
     stale    every batch is used for many updates, so the policy leaves the policy that sampled it
     long     many steps, a limit that cuts responses off, and an entropy that collapses
 
-Within an arena all runs share the base, the problems and the number of sampled tokens. Every
-algorithm has the same tuning: one run of seed 100 for each learning rate in RATES, of which the one
-with the best final accuracy is kept. Then it runs with two sets of five seeds. A run is one line of
-arenas.jsonl, so a run that is there is not made again. Runs are processes of one thread each.
+In the last three all runs share the base, the problems and the number of sampled tokens. Every
+algorithm has the same tuning: one run of seed 100 for each of three learning rates. The rate with
+the best final accuracy is kept for two sets of five seeds. A run is one line of arenas.jsonl, so a
+run that is there is not made again. Runs are processes of one thread each.
 
 Then bench/results.py makes the tables and bench/plot.py the figures. Accuracy is avg@4: four
 samples at temperature 1 for each of 500 held-out problems.
@@ -35,12 +36,12 @@ import torch  # noqa: E402
 import evaluate  # noqa: E402
 import train  # noqa: E402
 from bench.stats import CURVE, RUNS, group_by, read_jsonl  # noqa: E402
+from config import PRESETS  # noqa: E402
 from infra import cli  # noqa: E402
 from infra.base_model import base_model  # noqa: E402
 from infra.models import make_models  # noqa: E402
 
 FILE = Path(os.environ.get("ARENAS", RUNS / "arenas.jsonl"))
-RATES = ("2e-4", "4e-4", "8e-4")  # learning rates that are tried for each algorithm
 TUNING_SEED = 100
 SETS = (range(5), range(5, 10))   # two sets of seeds: the second one repeats the first
 PROBLEMS, SAMPLES = 500, 4        # of the final evaluation
@@ -48,28 +49,39 @@ POINTS = 25                       # of a curve in a line of the file
 
 
 class Arena(NamedTuple):
-    """The flags of train.py for all runs of an arena, and those of each algorithm."""
+    """The flags of train.py for all runs of an arena, the learning rates that are tried for each
+    algorithm (none: its default), the flags of each algorithm, and the sets of seeds."""
 
     flags: str
+    rates: tuple
     algorithms: dict
+    sets: tuple = SETS
 
 
 ARENAS = {
+    "default": Arena(
+        "--task arithmetic --base-seed 0 --steps 20 --eval-every 5", (),
+        {**{algo: f"--algo {algo}" for algo in PRESETS},
+         "raft, kept at random": "--algo raft --keep-at-random",
+         "gfpo, efficient": "--algo gfpo --keep efficient",
+         "grpo, GDPO": "--algo grpo --decouple-rewards",
+         }, (range(3),)),
     "sparse": Arena(
-        "--task arithmetic --base-steps 250 --base-seed 0 --prompts 32 --group-size 8 "
-        "--steps 1000 --token-budget 500000 --reward accuracy --eval-every 5",
+        "--task arithmetic --base-steps 225 --base-seed 0 --prompts 32 --group-size 8 "
+        "--minibatches 8 --steps 1000 --token-budget 600000 --reward accuracy --eval-every 5",
+        ("1e-4", "2e-4", "4e-4"),
         {"grpo": "--algo grpo",
          "drgrpo": "--algo drgrpo",
-         "rloo": "--algo rloo",
          "maxrl": "--algo maxrl",
          "passk": "--algo passk --pass-at 4",
-         "raft": "--algo raft",
-         "dapo": "--algo dapo --reward sign",
          "reinforce++": "--algo reinforce++",
+         "raft": "--algo raft",
+         "dapo": "--algo dapo --overlong none --reward sign",
          }),
     "stale": Arena(
-        "--task arithmetic --base-seed 0 --prompts 32 --group-size 16 --minibatches 16 --epochs 4 "
-        "--steps 1000 --token-budget 300000 --reward accuracy --eval-every 2",
+        "--task arithmetic --base-seed 0 --prompts 16 --group-size 16 --minibatches 8 --epochs 4 "
+        "--steps 1000 --token-budget 200000 --reward accuracy --eval-every 2",
+        ("1e-4", "2e-4", "4e-4"),
         {"grpo": "--algo grpo",
          "no correction": "--algo cispo --surrogate likelihood --aggregate sequence",
          "cispo": "--algo cispo",
@@ -79,15 +91,16 @@ ARENAS = {
          "dual clip": "--algo grpo --dual-clip 3",
          }),
     "long": Arena(
-        "--task wait --base-seed 0 --max-new-tokens 128 --prompts 8 --group-size 8 --minibatches 1 "
-        "--steps 1000 --token-budget 800000 --reward accuracy --eval-every 25",
+        "--task countdown --base-seed 1 --max-new-tokens 128 --prompts 8 --group-size 8 "
+        "--minibatches 2 --steps 1000 --token-budget 650000 --reward accuracy --eval-every 25",
+        ("2e-4", "4e-4", "8e-4"),
         {"grpo": "--algo grpo",
          "drgrpo": "--algo drgrpo",
          "clip-higher": "--algo grpo --clip-high 0.28",
          "token-level": "--algo grpo --aggregate token",
          "overlong": "--algo dapo --no-dynamic-sampling --clip-high 0.2 --aggregate sequence "
-                     "--minibatches 1 --reward sign",
-         "dapo": "--algo dapo --minibatches 1 --reward sign",
+                     "--minibatches 2 --reward sign",
+         "dapo": "--algo dapo --minibatches 2 --reward sign",
          "kl-cov": "--algo grpo --token-filter kl-cov",
          "entropy bonus": "--algo grpo --entropy-coef 0.01",
          }),
@@ -105,7 +118,8 @@ def run(job: dict, work: Path) -> dict:
     # 1. the options, the base and the networks
     arena = ARENAS[job["arena"]]
     options, _ = cli.parse([*arena.flags.split(), *arena.algorithms[job["algo"]].split(),
-                            "--lr", job["lr"], "--seed", str(job["seed"]), "--device", "cpu"])
+                            *(["--lr", job["lr"]] if job["lr"] else []),
+                            "--seed", str(job["seed"]), "--device", "cpu"])
     task, tokenizer = cli.validate(options)
     models, optimizer = make_models(base_model(options, task, tokenizer, work), tokenizer, options)
     before = accuracy(models.policy, tokenizer, task, options) if job["seed"] == 0 else {}
@@ -115,9 +129,10 @@ def run(job: dict, work: Path) -> dict:
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     # 3. the final accuracy, and the curve
     after = accuracy(models.policy, tokenizer, task, options)
-    return job | {f"{name}_before": value for name, value in before.items()} | after | {
+    line = job | {f"{name}_before": value for name, value in before.items()} | after | {
         "steps": len(history), "tokens": sum(line["tokens"] for line in history),
-        "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "curve": curve(history)}
+        "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+    return line if job["seed"] == TUNING_SEED else line | {"curve": curve(history)}
 
 
 def accuracy(policy, tokenizer, task, options) -> dict:
@@ -169,16 +184,17 @@ def train_all(jobs: list[dict], done: dict, work: Path, workers: int) -> None:
 
 def tuning_jobs(arena: str) -> list[dict]:
     return [{"arena": arena, "algo": algo, "lr": lr, "seed": TUNING_SEED}
-            for algo in ARENAS[arena].algorithms for lr in RATES]
+            for algo in ARENAS[arena].algorithms for lr in ARENAS[arena].rates]
 
 
 def final_jobs(arena: str, done: dict) -> list[dict]:
-    """The runs of both sets of seeds, with the best learning rate of each algorithm."""
-    tuned = [done[job_name(job)] for job in tuning_jobs(arena)]
-    best = {algo: max(lines, key=lambda line: line["accuracy"])["lr"]
-            for algo, lines in group_by(tuned, "algo").items()}
+    """The runs of all sets of seeds, with the best learning rate of each algorithm."""
+    tuned = group_by([done[job_name(job)] for job in tuning_jobs(arena)], "algo")
+    best = {algo: max(tuned.get(algo, [{"lr": "", "accuracy": 0}]),
+                      key=lambda line: line["accuracy"])["lr"]
+            for algo in ARENAS[arena].algorithms}
     return [{"arena": arena, "algo": algo, "lr": lr, "seed": seed}
-            for seeds in SETS for seed in seeds for algo, lr in best.items()]
+            for seeds in ARENAS[arena].sets for seed in seeds for algo, lr in best.items()]
 
 
 def main():

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench import results_search  # noqa: E402
+from bench import results_arenas, results_search  # noqa: E402
 from bench.stats import (  # noqa: E402
     ROOT,
     RUNS,
@@ -260,10 +260,20 @@ def comparison_sections(sources: dict) -> list[str]:
     return lines + reports("ablate-repeats")
 
 
+def arena_sections(sources: dict) -> list[str]:
+    """A section per arena of bench/arenas.py, with the flags that its runs share."""
+    lines = []
+    for arena, rows in group_by(read_jsonl(RUNS / "arenas.jsonl"), "arena").items():
+        *source, flags = sources[f"arena-{arena}"]
+        lines += section(*source, results_arenas.lines(arena, flags, rows))
+    return lines
+
+
 def page() -> str:
     """The whole of docs/results.md."""
     sources = read_json(RUNS / "sources.json")
     lines = [*INTRODUCTION.splitlines(), "", *run_sections(sources), *comparison_sections(sources)]
+    lines += arena_sections(sources)
     for name in ("explained", "ppo", "questions-together"):
         lines += reports(name)
     lines += section(*sources["search"], results_search.method_table(

@@ -34,6 +34,8 @@ CHARTS = [
                                   "seconds_score": "score", "seconds_verify": "verify"}),
     ("Tokens", TOKENS, {"tokens": "sampled per step", "loss_tokens": "in the loss"}),
     ("Prompts", NUMBER, {"prompts_sampled": "sampled", "groups": "groups in the batch"}),
+    ("Responses that the next step continues", NUMBER, {"open_responses": "open"}),
+    ("Tokens of earlier steps", SHARE, {"old_tokens": "old, of the step's groups"}),
     ("Spread of the reward", NUMBER, {"reward_std": "standard deviation"}),
 ]
 

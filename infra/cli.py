@@ -113,6 +113,14 @@ def default_out(options: Options, default_reward: str) -> str:
 
 # --- checking
 
+def notes(task: tasks.Task, options: Options) -> list[str]:
+    """What a user should know before a run: of the files of its problems, and of its model."""
+    if options.task != "file" or options.size != "tiny" or options.init:
+        return task.notes
+    return [*task.notes, "warning: a tiny model solves almost no problem in free text, such as "
+            "GSM8K's; --init DIR starts from a pretrained model"]
+
+
 def validate(options: Options) -> tuple[tasks.Task, Tokenizer]:
     """Checks the options and the files that they name, fills in the defaults that depend on the
     task, and makes the task and the model's tokenizer. Raises UserError."""

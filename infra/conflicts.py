@@ -13,9 +13,9 @@ from infra.files import UserError
 
 ADVANTAGES = ("scale_by_std", "divisor", "baseline", "decouple_rewards")
 OF_VERIFIER = ("correct", "accuracy", "sign")  # rewards that tell right from wrong
-NOT_OF_PAIRS = ("sampler_lag", "clip_low", "clip_high", "dual_clip", "ratio", "aggregate", "kl",
-                "kl_in", "kl_target", "unbiased_kl", "entropy_coef", "entropy_target",
-                "token_filter")  # options that DPO does not read
+NOT_OF_PAIRS = ("sampler_lag", "old_segments", "clip_low", "clip_high", "dual_clip", "ratio",
+                "aggregate", "kl", "kl_in", "kl_target", "unbiased_kl", "entropy_coef",
+                "entropy_target", "token_filter")  # options that DPO does not read
 
 
 def flag(name: str) -> str:
@@ -97,7 +97,20 @@ def selection_rules(options: Options) -> list[tuple]:
     """Rules for the responses that are kept, and for the size of a mini-batch."""
     responses = options.prompts * options.group_size
     right = reads_group(options.algo, "RAFT") and options.keep == "right"
+    choice, segment = options.problem_sampling, options.partial_rollouts
     return [
+        (choice != "uniform" and not options.train_levels and (
+            choice == "curriculum" or options.task != "file"),
+         f"--problem-sampling {choice} needs --train-levels, such as 1,2,4"
+         + (", or --task file" if choice == "prioritized" else "")),
+        (changed(options, "old_segments") and not segment,
+         "--old-segments has no effect without --partial-rollouts"),
+        (segment and options.max_new_tokens % segment,
+         f"--partial-rollouts {segment} does not divide the {options.max_new_tokens} tokens of "
+         "--max-new-tokens"),
+        (segment and options.dynamic_sampling,
+         "--partial-rollouts needs --no-dynamic-sampling, which would continue the responses "
+         "within the step"),
         (responses % options.minibatches,
          f"--minibatches {options.minibatches} does not divide the {responses} responses of a step "
          "(--prompts times --group-size)"),
@@ -128,6 +141,9 @@ def pair_rules(options: Options) -> list[tuple]:
          f"--reward {options.reward} has no effect with --algo {options.algo}, whose pairs are "
          "made by the verifier"),
         (not options.kl_coef, f"--algo {options.algo} needs a --kl-coef above 0: it is DPO's beta"),
+        (options.sample_from == "reference" and options.sampler_dtype != options.dtype,
+         "--sampler-dtype has no effect with --sample-from reference, which samples in the "
+         "precision of --dtype"),
     ]
 
 
@@ -135,7 +151,14 @@ def loss_rules(options: Options) -> list[tuple]:
     """Rules for ratios, clips and the KL."""
     algo, surrogate = options.algo, options.surrogate
     bounds = changed(options, "clip_low", "clip_high")
+    kimi, ratios = reads_group(algo, "Kimi"), changed(options, "ratio", "dual_clip")
     return [
+        (kimi and (bounds or ratios),
+         f"{bounds or ratios} has no effect with --algo {algo}, whose loss has no ratio"),
+        (kimi and not options.pmd_tau,
+         "--pmd-tau must be above 0: the squared loss is divided by it"),
+        (kimi and changed(options, "length_warmup") and not options.length_coef,
+         "--length-warmup has no effect without a --length-coef above 0"),
         (needs_critic(algo) and options.ratio != "token",
          f"--ratio {options.ratio} needs one advantage per response, but --algo {algo} has one per "
          "token"),

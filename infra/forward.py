@@ -21,8 +21,8 @@ def micro_batches(batch, models, options) -> list[list[int]]:
     """The rows of each micro-batch: of similar length, at most options.micro_tokens tokens.
 
     A row without advantage has no gradient and is left out, unless another term of the loss has
-    one: the entropy bonus, a KL or the critic's loss. Rows 2i and 2i + 1 of a batch of pairs
-    (dpo.py) stay together.
+    one: the entropy bonus, a KL (also the one that --pmd-tau weighs) or the critic's loss. Rows 2i
+    and 2i + 1 of a batch of pairs (dpo.py) stay together.
     """
     lengths = batch.lengths()
     if batch.pair is not None:
@@ -31,7 +31,7 @@ def micro_batches(batch, models, options) -> list[list[int]]:
         return [[row for i in part for row in (2 * i, 2 * i + 1)] for part in parts]
     rows = list(range(len(lengths)))
     if models.critic is None and batch.kl_cov is None and not options.entropy_coef and not (
-            options.kl_coef and options.kl_in == "loss"):
+            options.pmd_tau or options.kl_coef and options.kl_in == "loss"):
         rows = batch.advantages.abs().amax(1).nonzero().squeeze(1).tolist()
     return [[rows[i] for i in part] for part in split_rows([lengths[i] for i in rows], options)]
 

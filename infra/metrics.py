@@ -19,7 +19,7 @@ import ppo
 import report
 import verify
 from config import SAMPLERS
-from infra import checkpoint, distributed, load, recorder, run_dir, tensors
+from infra import checkpoint, distributed, load, partial, recorder, run_dir, tensors
 from infra.forward import policy_logp
 from infra.progress import Progress
 from infra.read_run import read_lines
@@ -57,6 +57,8 @@ def step_metrics(state: dict, attempts, batch, models, options, task) -> dict:
         distributed.print_rank0(no_answer_hint(options))
     metrics["prompts_sampled"] = sum(a.prompts for a in attempts)
     metrics["kl"] = kl_to_reference(models.reference, batch, options)
+    if options.partial_rollouts:
+        metrics |= partial.metrics(state, attempts[0].rollout)
     return metrics | batch_metrics(batch)
 
 
@@ -86,7 +88,8 @@ def batch_metrics(batch) -> dict:
     algorithms without a critic, the proportion of groups with a gradient. Only the groups that
     `prepare` has kept count, so it is close to 1 with dynamic sampling. `zero_std_groups`
     (evaluate.response_metrics) counts groups of equal rewards among all sampled groups."""
-    metrics = {"loss_tokens": int(batch.mask.sum())}
+    mask = batch.mask if batch.loss_mask is None else batch.loss_mask
+    metrics = {"loss_tokens": int(mask.sum())}
     if batch.advantages is not None:  # the critic's warm-up has none
         metrics["reward_advantage"] = reward_advantage(batch)
     if batch.step_rewards is not None:

@@ -169,6 +169,12 @@ def append(path: Path, lines) -> None:
         raise files.write_error(path, error, len(text)) from None
 
 
+def truncate_logs(run: Path, step: int) -> None:
+    """`truncate_log` of each log in a run's folder."""
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        truncate_log(run / name, step)
+
+
 def truncate_log(path: Path, step: int) -> None:
     """Drops the lines of a log after `step`, and a last line that is half written. Raises UserError
     that names any other line which is no object with a step."""

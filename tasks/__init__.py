@@ -11,13 +11,15 @@ from tasks.base import MAX_VALUE, NEW, SEEN, Problem, Task, is_held_out, mix_lev
 from tasks.chain import Chain
 from tasks.code import Code
 from tasks.countdown import Countdown
+from tasks.curriculum import PROBLEM_SAMPLING, record_success, sample_problems
 from tasks.file import File
 from tasks.gsm import Gsm
 from tasks.rows import read_jsonl
 from tasks.wait import Wait
 
-__all__ = ["MAX_VALUE", "NEW", "SEEN", "TASKS", "Arithmetic", "Chain", "Code", "Countdown", "File",
-           "Gsm", "Problem", "Task", "Wait", "is_held_out", "mix_levels", "read_jsonl"]
+__all__ = ["MAX_VALUE", "NEW", "PROBLEM_SAMPLING", "SEEN", "TASKS", "Arithmetic", "Chain", "Code",
+           "Countdown", "File", "Gsm", "Problem", "Task", "Wait", "is_held_out", "mix_levels",
+           "read_jsonl", "record_success", "sample_problems"]
 
 
 def find_tasks() -> dict[str, type[Task]]:

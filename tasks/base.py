@@ -39,6 +39,7 @@ class Problem:
     numbers: tuple = ()        # the numbers to use (task countdown)
     category: str = ""         # accuracy is also reported by category; "": the task has only one
     key: str = ""              # problems with equal keys are the same problem; "": the question
+    level: int = 0             # of a problem of --train-levels, for its success rate; else 0
 
     @property
     def identity(self) -> str:
@@ -164,4 +165,6 @@ def mix_levels(task: Task, levels: str) -> Task:
         def sample(self, rng, n, held_out=False):
             return [problem for i in range(n)
                     for problem in parts[i % len(parts)].sample(rng, 1, held_out)]
-    return MixedLevels(task.level)
+    mixed = MixedLevels(task.level)
+    mixed.parts = parts  # for tasks/curriculum.py
+    return mixed

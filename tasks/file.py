@@ -140,7 +140,7 @@ def fetch(address: str, name: str) -> bytes:
     """The bytes at an address, with a progress bar. Raises OSError."""
     with urllib.request.urlopen(address, timeout=30) as response:
         size = int(response.headers.get("Content-Length") or 0)
-        with tqdm(total=size or None, unit="B", unit_scale=True, desc=name) as bar:
+        with tqdm(total=size or None, unit="B", unit_scale=True, desc=name, disable=None) as bar:
             chunks = []
             while chunk := response.read(2**16):
                 chunks.append(chunk)

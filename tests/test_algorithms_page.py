@@ -45,9 +45,11 @@ def responses(name: str, o: Options) -> str:
     return "all" if o.group_size == 16 else f"all, {o.group_size} per problem"
 
 
-def ratio_and_bounds(o: Options) -> list[str]:
-    if config.reads_group(o.algo, "DPO"):
+def ratio_and_bounds(name: str, o: Options) -> list[str]:
+    if config.reads_group(name, "DPO"):
         return ["response, to the reference", "none"]
+    if config.reads_group(name, "Kimi"):
+        return ["none", f"squared log-ratio of the response, τ = {o.pmd_tau:g}"]
     ratio = {"token": "token", "sequence": "response"}[o.ratio]
     bounds = f"{1 - o.clip_low:g} to {1 + o.clip_high:g}"
     return {"clip": [ratio, bounds], "likelihood": ["none", "none"],
@@ -66,7 +68,7 @@ def cells(name: str) -> list[str]:
         kl, aggregate = f"{o.kl_coef:g} (β)", "sum per response, then mean over pairs"
     critic = "a critic of the policy's size" if config.needs_critic(name) else "none"
     return [f"`{name}`", f"`{file}.py`", responses(name, o), advantage(name, o),
-            *ratio_and_bounds(o), aggregate, kl, critic]
+            *ratio_and_bounds(name, o), aggregate, kl, critic]
 
 
 def table() -> list[list[str]]:

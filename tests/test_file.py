@@ -35,6 +35,11 @@ def net(monkeypatch, tmp_path):
     return asked
 
 
+def test_a_download_that_is_piped_draws_no_bar(net, capfd):
+    file.download_set("toy")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_set_is_downloaded_once(net):
     paths = file.download_set("toy")
     assert [open(p, "rb").read() for p in paths] == [TRAIN, TEST]

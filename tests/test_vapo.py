@@ -102,11 +102,11 @@ def test_the_loss_does_not_depend_on_the_cut_and_adds_up_over_the_mini_batches()
     given = vapo.prepare(batch(), options())
     hidden = torch.randn(6, 8, generator=torch.Generator().manual_seed(3), requires_grad=True)
 
-    def loss(part, o):
+    def loss(part, o, module=vapo):
         """The policy's log-prob of a token is a parameter; the critic is always right."""
         own = hidden[part.tokens[:, 0] // 8, :part.mask.shape[1]]
         policy = SimpleNamespace(hidden_states=lambda *_: own, logprobs=lambda *_: (-own**2, None))
-        return vapo.loss(policy, lambda *_: part.returns, part, o)[0]
+        return module.loss(policy, lambda *_: part.returns, part, o)[0]
     o = options(minibatches=2)
     likelihood = 0.0
     for step in ppo.minibatches(given, o, random.Random(0)):
@@ -114,5 +114,8 @@ def test_the_loss_does_not_depend_on_the_cut_and_adds_up_over_the_mini_batches()
                   for rows in range(len(step.mask)))
         whole, found = (torch.autograd.grad(x, hidden)[0] for x in (loss(step, o), cut))
         assert torch.allclose(whole, found, atol=1e-7) and whole.any()
+        own = hidden[step.tokens[:, 0] // 8, :step.mask.shape[1]].detach()
+        assert float((loss(step, o) - loss(step, o, ppo)).detach()) == pytest.approx(
+            float((step.weights * step.nll * own**2).sum()), abs=1e-6)
         likelihood += float((step.weights * step.nll).sum()) * float(step.mask.sum())
     assert likelihood == pytest.approx(0.1 * float(given.mask.sum()), rel=1e-5)
