@@ -263,8 +263,8 @@ def entropy_collapses(run):
 def entropy_grows(run):
     before, now = run.start("entropy"), run.mean("entropy")
     if now > 2 * before and now > 0.5 and run.gain("accuracy") < FLAT:
-        return (f"Entropy grew from {before:.2f} to {now:.2f} nats per token, but accuracy did "
-                "not. The text turns to noise. Try a lower --lr or --kl-coef 0.02.")
+        return (f"Entropy grew from {before:.2f} to {now:.2f} nats per token without more "
+                "accuracy: noise. Try a lower --lr, --entropy-coef 0 or --kl-coef 0.02.")
 
 
 def length_grows(run):

@@ -310,7 +310,9 @@ def test_a_curve_is_a_line_of_blocks():
     assert text_report.sparkline(list(range(400)))[::39] == "▁█"
 
 
-def test_a_step_without_a_value_is_a_gap_in_the_curve():
+def test_a_step_without_a_value_is_a_gap_in_the_curve(capsys):
+    text_report.show_curve([{"a": 1}, {"a": None}, {}, {"a": 3}], "a", "number")
+    assert "▁  █ " in capsys.readouterr().out
     assert text_report.sparkline([None, 0, None, 7, None]) == " ▁ █ "
     assert text_report.sparkline([None, 3.0]) == " ▁"
     every_tenth = [i if i % 10 == 9 else None for i in range(80)]  # two steps a block
