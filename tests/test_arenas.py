@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import arenas, results_arenas
-from bench.stats import CURVE, column
+from bench.stats import CURVE, RUNS, column, read_json, read_jsonl
 from config import PRESETS
 from infra.cli import parse, validate
 
@@ -107,6 +107,12 @@ def rows(first, second):
     return [line(algo, seed + 5 * which, accuracy + 0.001 * seed)
             for which, values in enumerate((first, second))
             for algo, accuracy in zip("abc", values, strict=True) for seed in range(5)]
+
+
+def test_the_flags_on_the_page_are_those_of_the_runs():
+    sources = read_json(RUNS / "sources.json")
+    for name in {row["arena"] for row in read_jsonl(RUNS / "arenas.jsonl")}:
+        assert sources[f"arena-{name}"][-1] == arenas.ARENAS[name].flags
 
 
 def test_what_a_good_arena_shows():
