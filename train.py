@@ -171,7 +171,6 @@ def sample_groups(models: Models, problems, seed: int, state: dict, options: Opt
         options.max_new_tokens, generate=SAMPLERS[options.sampler])
 
 
-
 def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
     """(problem, text, verify.Reward) of each response. A reward function also gets the response's
     tokens, and (text, tokens) of all responses to the same problem. Each process scores a share."""
