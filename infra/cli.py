@@ -14,7 +14,7 @@ import torch
 import evaluate
 import model as gpt
 import tasks
-from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic
+from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic, reads_group
 from infra import arguments, checkpoint, distributed, models
 from infra.conflicts import flag, validate_algorithm
 from infra.run_dir import UserError
@@ -68,7 +68,7 @@ def build_parser(known) -> argparse.ArgumentParser:
         "train.py", allow_abbrev=False, usage="%(prog)s [--FLAG VALUE ...]; --help lists the flags",
         description="Trains a language model to reason, by reinforcement learning from a verifier. "
                     "It starts from random weights, or from a pretrained model with --init.")
-    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    groups = {name: parser.add_argument_group(heading(name)) for name in GROUPS}
     for f in fields(Options):
         help = f.metadata["help"]
         if f.default != "" and "(default" not in help:
@@ -89,6 +89,12 @@ def build_parser(known) -> argparse.ArgumentParser:
     if known.device.startswith("cuda"):
         parser.set_defaults(micro_tokens=0)  # memory.py chooses
     return parser
+
+
+def heading(group: str) -> str:
+    """The heading of a group of options, with the algorithms that read it, unless all do."""
+    readers = [algo for algo in ALGORITHMS if reads_group(algo, group)]
+    return group if len(readers) == len(ALGORITHMS) else f"{group} (--algo {', '.join(readers)})"
 
 
 def refuse_old_flags(parser, argv) -> None:

@@ -40,8 +40,10 @@ def test_help_shows_each_flag_in_the_group_of_its_field(capsys):
     with pytest.raises(SystemExit):
         cli.parse(["--help"])
     sections = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.MULTILINE)
-    groups = dict(zip(sections[1::2], sections[2::2], strict=True))
+    headings = [heading.partition(" (--algo ")[0] for heading in sections[1::2]]
+    groups = dict(zip(headings, sections[2::2], strict=True))
     assert list(groups)[1:] == list(config.GROUPS)
+    assert {"task", "PPO (--algo ppo, vapo)", "Kimi (--algo kimi)"} <= set(sections[1::2])
     for f in fields(config.Options):
         assert f.metadata["help"]
         assert re.search(rf"^  {cli.flag(f.name)}\b", groups[f.metadata["group"]], re.MULTILINE)
