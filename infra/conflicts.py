@@ -189,9 +189,10 @@ def entropy_rules(options: Options) -> list[tuple]:
          f"--entropy-schedule {options.entropy_schedule} needs an --entropy-coef above 0"),
         (token_filter != "none" and needs_critic(algo),
          f"--token-filter {token_filter} needs an algorithm without a critic, not --algo {algo}"),
-        (token_filter != "none" and (options.ratio != "token" or options.surrogate == "gmpo"),
-         f"--token-filter {token_filter} needs one ratio per token: --ratio token, and no "
-         "--surrogate gmpo"),
+        (token_filter != "none" and (options.ratio != "token" or options.surrogate == "gmpo"
+                                     or reads_group(algo, "Kimi")),
+         f"--token-filter {token_filter} needs one ratio per token: --ratio token, no --surrogate "
+         "gmpo and no --algo kimi"),
         (covariance and reads_group(algo, "RAFT") and options.keep == "right",
          f"--token-filter {token_filter} has no effect with --keep right, where all advantages are "
          "equal"),

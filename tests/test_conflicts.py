@@ -58,6 +58,7 @@ REFUSED = {  # flags -> words of the sentence
     "--algo ppo --token-filter kl-cov": "needs an algorithm without a critic, not --algo ppo",
     "--algo gspo --token-filter clip-cov": "needs one ratio per token",
     "--algo gmpo --token-filter top-entropy": "needs one ratio per token",
+    "--algo kimi --token-filter top-entropy": "needs one ratio per token",
     "--algo raft --token-filter kl-cov": "has no effect with --keep right",
     "--cov-ratio 0.1 --token-filter top-entropy": "--cov-ratio has no effect without",
     "--kl-cov-coef 2 --token-filter clip-cov": "--kl-cov-coef has no effect without",

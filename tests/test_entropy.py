@@ -114,6 +114,21 @@ def test_top_entropy_keeps_the_share_of_tokens_with_the_highest_entropy():
     assert torch.equal(made.advantages, given.advantages)
 
 
+@pytest.mark.parametrize("name", ["clip-cov", "kl-cov", "top-entropy"])
+def test_tokens_of_weight_0_are_not_counted(name, monkeypatch):
+    monkeypatch.setattr(entropy, "COV_LOW", -9.0)
+    _, given = batch()
+    kept = given.mask * (torch.arange(7) > 1)  # as --old-segments drop does
+    given = replace(given, weights=ppo.token_weights(kept, "token"))
+    o = options(token_filter=name, cov_ratio=0.2)
+    found, want = filtered(given, o), filtered(replace(given, mask=kept), o)
+    assert torch.equal(found.advantages * kept, want.advantages * kept)
+    assert not torch.equal(want.advantages * kept, given.advantages * kept) or name == "kl-cov"
+    if name == "kl-cov":
+        assert torch.equal(found.kl_cov, want.kl_cov)
+        assert int((found.kl_cov > 0).sum()) == int(0.2 * kept.sum())
+
+
 # Loss, and sum of the squared gradient, of verl's compute_policy_loss_kl_cov (kl_cov_ratio 0.2,
 # ppo_kl_coef 0.7) and compute_policy_loss_clip_cov (clip_cov_ratio 1, bounds 0.02 and 0.3, clips
 # 0.2 and 0.28) on these tensors, with old_log_prob in the covariance, so that no token is clipped.
