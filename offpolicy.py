@@ -1,23 +1,26 @@
 """Off-policy corrections: GRPO when the policy that sampled is not the policy that is trained.
 
-They differ because one batch has several updates (ratio r = policy / policy that sampled), because
-the sampler may have older weights (--sampler-lag), and because it may compute in another precision.
-recipes/stale_sampler.py compares the cures. A surrogate says how far a token may act,
-per token, to be minimised. sg() stops the gradient:
+The two policies differ for three reasons. A batch has several updates, the sampler may have older
+weights (--sampler-lag), and the sampler may compute in another precision (--sampler-dtype).
+recipes/stale_sampler.py compares the corrections. The ratio is r = policy / old policy. --surrogate
+is the loss of a token, where sg() stops the gradient:
 
-    clip        -min(r * A, clip(r, 1 - low, 1 + high) * A)     no gradient outside the bounds (PPO)
+    clip        -min(r * A, clip(r, 1 - low, 1 + high) * A)     no gradient beyond a bound (PPO)
     likelihood  -A * logp                                       no correction at all (REINFORCE)
-    cispo       -sg(clip(r, 1 - low, 1 + high)) * A * logp      bounded weight, no token is silenced
-    sapo        -4 / tau * sigmoid(tau * (r - 1)) * A           a smooth gate; tau differs for A < 0
+    cispo       -sg(clip(r, 1 - low, 1 + high)) * A * logp      every token keeps a gradient
+    sapo        -4 / tau * sigmoid(tau * (r - 1)) * A           tau_pos for A > 0, else tau_neg
     gmpo        -exp(mean over tokens of min(log r * A, clip(log r) * A) / A) * A   geometric mean
 
-    tis         times sg(min(r', 2)), where r' = old policy in the trainer / in the sampler
-    icepop      times sg(r') if 0.5 <= r' <= 5, else 0
-                in both, r is to that old policy in the trainer: decoupled PPO (2505.24298)
-    sequence mask: 0 for all tokens of a response with A < 0 and mean(-log r) > --sequence-mask
+Two weights multiply it. --sampler-correction uses r' = old policy in the trainer / in the sampler:
 
-Differences from grpo.py: the surrogate, and two weights on it. Clip bounds are of the ratio in all
-of them: GMPO's exp(+-0.4) is 0.33 and 0.49. CISPO has no lower bound by default (1 - 1 = 0).
+    tis         sg(min(r', 2))                  truncated importance sampling
+    icepop      sg(r') if 0.5 <= r' <= 5, else 0
+    --sequence-mask d: 0 at all tokens of a response with A < 0 and mean log(sampler / policy) > d
+
+With tis and icepop, old_logp is computed by the trainer at the beginning of the step (decoupled PPO
+2505.24298). With none, old_logp is the sampler's.
+Differences from grpo.py: the surrogate and the two weights. clip_low and clip_high bound the ratio,
+not its log: GMPO's exp(-0.4) and exp(0.4) are 1 - 0.33 and 1 + 0.49. CISPO's lower bound is 0.
 Papers: CISPO 2506.13585, SAPO 2511.20347, GMPO 2507.20673, IcePop 2510.18855, sequence mask
 DeepSeek-V3.2 2512.02556, truncated importance sampling fengyao.notion.site/off-policy-rl. Dual
 clip and the unbiased KL are in ppo.py. Left out on purpose: tis per sequence, routing replay.
@@ -35,7 +38,7 @@ needs_critic = False
 offpolicy_options = True
 
 
-# --- surrogates (N, T) of logp, old_logp, advantages, mask (N, T), to be minimised
+# --- surrogates: losses (N, T) of logp, old_logp, advantages and mask, each (N, T)
 
 def clip(logp, old_logp, advantages, mask, options):
     """PPO's surrogate, with its dual clip."""
@@ -55,26 +58,26 @@ def cispo(logp, old_logp, advantages, mask, options):
 
 
 def sapo(logp, old_logp, advantages, mask, options):
-    """A gate of the ratio: slope 1 at ratio 1, and the slope falls to 0 on both sides."""
+    """A smooth gate in place of a clip: its slope is 1 at ratio 1 and falls to 0 on both sides."""
     tau = torch.where(advantages > 0, options.tau_pos, options.tau_neg)
     return -4 / tau * torch.sigmoid(tau * (policy_ratio(logp, old_logp) - 1)) * advantages
 
 
 def gmpo(logp, old_logp, advantages, mask, options):
-    """The geometric mean of a response's clipped ratios, at each of its tokens."""
+    """The geometric mean of a response's clipped ratios times A, the same at each of its tokens."""
     log_ratio = clamp(logp - old_logp)
     low, high = math.log(max(1 - options.clip_low, 1e-9)), math.log(1 + options.clip_high)
     bounded = torch.where(advantages > 0, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
     return -sequence_log_ratio(bounded, 0, mask).exp() * advantages
 
 
-SURROGATES = {f.__name__: f for f in (clip, likelihood, cispo, sapo, gmpo)}  # of --surrogate
-UNCLIPPED = ("likelihood", "sapo")  # have no bounds on the ratio
+SURROGATES = {f.__name__: f for f in (clip, likelihood, cispo, sapo, gmpo)}  # --surrogate
+UNCLIPPED = ("likelihood", "sapo")  # surrogates that do not read clip_low and clip_high
 
 
-# --- weights, without gradient: (N, T) or (N, 1)
+# --- weights (N, T), without gradient
 
-CORRECTIONS = {  # of --sampler-correction, for the ratio of trainer to sampler, at the old policy
+CORRECTIONS = {  # the choices of --sampler-correction: the ratio r' (N, T) -> weights (N, T)
     "none": torch.ones_like,
     "tis": lambda ratio: ratio.clamp(max=2.0),
     "icepop": lambda ratio: ratio * ((ratio >= 0.5) & (ratio <= 5.0)),
@@ -82,8 +85,8 @@ CORRECTIONS = {  # of --sampler-correction, for the ratio of trainer to sampler,
 
 
 def sequence_mask(logp, sampler_logp, advantages, mask, limit: float):
-    """1.0 or 0.0 (N, T): 0 where A < 0 and the response's mean of sampler_logp - logp exceeds the
-    limit. It drops wrong answers that the policy has moved away from already."""
+    """Weights (N, T): 0.0 where A < 0 and the response's mean of sampler_logp - logp is above the
+    limit, else 1.0. It drops wrong responses that the policy has already moved away from."""
     gap = -sequence_log_ratio(logp.detach(), sampler_logp, mask)                     # (N, 1)
     return ((advantages >= 0) | (gap <= limit)).float()
 

@@ -1,14 +1,15 @@
-"""pass@k as the reward: a group is paid if any of k responses is right, not for the average one.
+"""pass@k as the objective: the expected best reward of k responses, not the expected reward.
 
-A response earns what it adds to the best of k: its reward minus the best of k - 1 others, if that
-is positive, averaged over all choices of the others from its group of G:
+The advantage of a response is its contribution to the best of k: its reward minus the best reward
+of k - 1 others, or 0 if that is negative. A sums it over all sets of k in a group of G responses:
 
-    A[i] = G / C(G, k) * sum over sets I of k responses with i of (max(r of I) - max(r of I \\ i))
-         = G / C(G, k) * sum over j with r[j] <= r[i] of (r[i] - r[j]) * C(rank of j, k - 2)
+    A[i] = G / C(G, k) * sum over sets I of k with i in I of (max r in I - max r in I without i)
+         = G / C(G, k) * sum over j ranked below i of (r[i] - r[j]) * C(rank of j, k - 2)
 
-The mean of A * grad logp is an unbiased gradient of the expected best of k. A response that is not
-needed earns 0: wrong answers always, right ones where any k - 1 others hold a right one. With
-k = G this is the group form: only the best response earns, its reward minus the second best.
+Rank 0 is the lowest reward. If j is the best of the others, k - 2 of the others rank below j. The
+mean over the group of A * grad logp is an unbiased gradient of the objective. With rewards of 0 and
+1, a wrong response has A = 0. So has a right one if every k - 1 others include a right one. With
+k = G (the group form), only the best response has A > 0: G times its lead over the second best.
 Differences from grpo.py: the advantages; there is no other baseline, and no division by std.
 Papers: PKPO 2505.15201 (its estimator loo-1, equation 33), the group form 2503.19595. Left out on
 purpose: the estimators with more variance, and a k that falls during the run.
@@ -28,9 +29,9 @@ passk_options = True
 
 
 def gains(rewards, k: int):
-    """What each of G responses adds to the best of k, times G / k choices: (G,) of rewards (G,).
+    """The advantages (G,) of the responses of a group with rewards (G,).
 
-    k = 1 returns the rewards: the best of no response counts as 0. Raises ValueError unless
+    k = 1 returns the rewards: the best reward of an empty set counts as 0. Raises ValueError unless
     1 <= k <= G.
     """
     n = len(rewards)
@@ -39,7 +40,7 @@ def gains(rewards, k: int):
     if k == 1:
         return rewards
     values, order = rewards.double().sort()
-    # sets in which i is the best and j, of this rank, is the second best: k - 2 lie below j
+    # the number of sets with i as the best and j, of this rank, as the second best
     sets = torch.tensor([comb(rank, k - 2) for rank in range(n)], dtype=torch.float64,
                         device=rewards.device)
     margins = (values[:, None] - values).tril()                                # (G, G) r[i] - r[j]

@@ -1,17 +1,20 @@
-"""RAFT: sample, keep the right answers, raise their likelihood. What is kept matters most.
+"""RAFT: keep some of the sampled responses, such as the right ones, and train on them alone.
 
-    right     loss = -logp of the right answers; wrong ones are dropped (RAFT)
-    mixed     A = r on the groups that hold right and wrong answers (Reinforce-Rej), clipped as PPO
-    shortest  GRPO's A among the shortest --keep-count answers of each group (GFPO)
-    efficient the same among those with the most reward per token (GFPO's second filter)
+--keep chooses the responses and their advantages:
 
-Each has a control, --keep-at-random: as many answers, chosen at random from the same batch. A gain
-over the control comes from the choice. The rest comes from training on own samples at all.
+    right      A = 1 at right responses; with --surrogate likelihood, the loss is -logp (RAFT)
+    mixed      A = r in groups that hold right and wrong responses (Reinforce-Rej)
+    shortest   GRPO's A among the --keep-count shortest responses of each group (GFPO)
+    efficient  GRPO's A among the --keep-count with the most reward per token (GFPO)
+
+--keep-at-random is a control for each choice. It keeps as many responses of the batch, chosen at
+random. The gain over the control comes from the choice. The gain of the control comes from training
+on own samples.
 
 Differences from grpo.py: rows are dropped, and `right` and `mixed` have no baseline. With --reward
 sign, r is 1 or -1. `--algo raft --surrogate clip` is the paper's RAFT++.
-Papers: RAFT and Reinforce-Rej 2504.11343, GFPO 2508.09726. Left out on purpose: GFPO's count that
-depends on difficulty, and RAFT's cap on the answers kept per problem.
+Papers: RAFT and Reinforce-Rej 2504.11343, GFPO 2508.09726. Left out on purpose: a number of kept
+responses that depends on difficulty (GFPO), and a limit of it per problem (RAFT).
 Shapes: N sequences.
 """
 
@@ -30,27 +33,27 @@ raft_options = True
 
 
 def lowest(cost, group, count: int):
-    """Bool (N,): the `count` responses of lowest cost of each group; of equal ones the first.
-    cost and group are (N,)."""
+    """Bool (N,): True for the `count` responses of lowest cost in each group. Of responses with
+    equal costs, the first ones are kept. cost and group are (N,)."""
     kept, order = torch.zeros_like(group, dtype=torch.bool), cost.argsort(stable=True)
     for prompt in group.unique():
         kept[order[group[order] == prompt][:count]] = True
     return kept
 
 
-KEEP = {  # the choices of --keep: bool (N,) of a batch
+KEEP = {  # the choices of --keep: functions of (batch, options) that return bool (N,)
     "right": lambda batch, options: batch.correct > 0,
     "mixed": lambda batch, options: informative(batch.correct, batch.group),
     "shortest": lambda batch, options: lowest(batch.mask.sum(1), batch.group, options.keep_count),
     "efficient": lambda batch, options: lowest(-batch.rewards / batch.mask.sum(1), batch.group,
                                                options.keep_count),
 }
-FILTERS = ("shortest", "efficient")  # compare what they keep with GRPO's advantages
+FILTERS = ("shortest", "efficient")  # choices whose advantages are GRPO's
 
 
 def at_random(kept, tokens, seed: int):
-    """As many True as in `kept` (N,), at random places. The order is drawn from the seed and the
-    tokens (N, T), so that a resumed run draws it again."""
+    """Bool (N,) with as many True as `kept` (N,), at random rows. The random numbers depend only on
+    the seed and the tokens (N, T), so a resumed run draws the same rows."""
     generator = torch.Generator().manual_seed(seed + int(tokens.sum()))
     order = torch.randperm(len(kept), generator=generator).to(kept.device)
     return torch.zeros_like(kept).index_fill(0, order[:int(kept.sum())], True)
