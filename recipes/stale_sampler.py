@@ -1,4 +1,4 @@
-"""The sampler is not the trainer: how far they are apart, and what each correction does about it.
+"""A sampler that differs from the trainer: the distance between the two, and ten losses compared.
 
     python -m recipes.stale_sampler                       the sampler is 8 steps old (--lag)
     python -m recipes.stale_sampler --dtype bfloat16      the sampler computes in bfloat16
@@ -6,13 +6,14 @@
 Fast training is off-policy: the sampler works while the trainer updates, so it has old weights, and
 it computes in another precision. The policy gradient then needs the importance ratio of each token:
 
-    w = trainer's probability / sampler's probability                   log w is clamped to +-20
-    effective sample size (ESS) = (sum w)^2 / (n sum w^2)     share of n samples that still counts
+    w = trainer's probability / sampler's probability              log w is clamped to +-20
+    effective sample size (ESS) = (sum w)^2 / (n sum w^2)          as a share of the n samples
 
-The first table has a run for each correction in offpolicy.py, all from one base, and a run on
-policy. In `tis` and `icepop` the clip's ratio is to the trainer at the beginning of the step, and w
-is a factor of its own (decoupled PPO, 2505.24298). In the others w is the ratio. The second table
-has the ratios of the last run's policy to its own old weights, and to itself in bfloat16.
+The first table has a run on policy, then a run for each correction, all from one base. In `tis` and
+`icepop` the clip's ratio is to the trainer at the beginning of the step. A bounded weight corrects
+the rest of w (decoupled PPO, 2505.24298). `none` has no ratio. The others use w, or its geometric
+mean over the response (`gmpo`, `gspo`; with bfloat16, `gspo` ignores the precision). The second
+table compares the last run's policy with its own old weights, and with itself in bfloat16.
 Left out on purpose: several seeds. A difference of a few points in one run means nothing.
 """
 
@@ -37,7 +38,7 @@ from infra.terminal import echo
 FLAGS = ("--prompts 16 --group-size 8 --lr 8e-4 --eval-problems 1 --eval-every 1000 --device cpu "
          "--no-report").split()
 CLIP = "--algo sapo --surrogate clip"  # GRPO, with the options of offpolicy.py
-CURES = {  # --sampler-lag and --sampler-dtype are added to all but the first
+VARIANTS = {  # name -> flags; --sampler-lag and --sampler-dtype are added to all but the first
     "on policy": CLIP,
     "none": "--algo sapo --surrogate likelihood",
     "clip": CLIP,
@@ -50,30 +51,32 @@ CURES = {  # --sampler-lag and --sampler-dtype are added to all but the first
     "icepop": f"{CLIP} --sampler-correction icepop",
     "sequence mask": f"{CLIP} --sequence-mask 0.1",
 }
-HELD_OUT = 1000  # problems of the accuracy; a sixteenth of them for the distances
-RATIOS = {"sampler": "13", "logp_diff": "9.4f", "KL": "8.4f", "1%": "6.2f", "99%": "6.2f",
-          "ESS, tokens": "12.0%", "ESS, responses": "15.0%"}
-RUNS = {"correction": "13", "logp_diff": "9.3f", "clipped": "8.1%", "grad_norm": "9.2f",
-        "entropy": "8.3f", "accuracy": "9.1%", "95% interval": "15"}
+HELD_OUT = 1000  # problems for the accuracy; a sixteenth of them for the distances
+# the columns of the tables: name -> format
+RATIO_COLUMNS = {"sampler": "13", "logp_diff": "9.4f", "KL": "8.4f", "1%": "6.2f", "99%": "6.2f",
+                 "ESS, tokens": "12.0%", "ESS, responses": "15.0%"}
+RUN_COLUMNS = {"correction": "13", "logp_diff": "9.3f", "clipped": "8.1%", "grad_norm": "9.2f",
+               "entropy": "8.3f", "accuracy": "9.1%", "95% interval": "15"}
 
 
-# --- how far apart
+# --- the distance between sampler and trainer
 
 def effective_sample_size(weights: torch.Tensor) -> float:
-    """(sum w)^2 / (n sum w^2) of weights (n,): 1 where all are equal, 1/n where one has it all."""
+    """(sum w)^2 / (n sum w^2) of weights (n,): 1 if all are equal, 1/n if all but one are 0."""
     return float(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))
 
 
 def distance(logp, sampler_logp, mask) -> dict:
-    """How far the trainer's log-probs (N, T) are from those of the sampler, on its responses."""
+    """A row of the second table: how far the trainer's log-probs (N, T) are from the sampler's, on
+    responses of the sampler. KL: of sampler to trainer, k3. 1%, 99%: quantiles of w over tokens."""
     inside = mask > 0
-    ratio = ppo.policy_ratio(logp, sampler_logp)
-    response = ppo.clamp(((logp - sampler_logp) * mask).sum(1)).exp()          # (N,)
+    ratio = ppo.policy_ratio(logp, sampler_logp)                                     # (N, T)
+    response_ratio = ppo.clamp(((logp - sampler_logp) * mask).sum(1)).exp()          # (N,)
     low, high = ratio[inside].quantile(torch.tensor([0.01, 0.99])).tolist()
     return {"logp_diff": float((logp - sampler_logp).abs()[inside].mean()),
             "KL": float(ppo.kl(sampler_logp, logp)[inside].mean()), "1%": low, "99%": high,
             "ESS, tokens": effective_sample_size(ratio[inside]),
-            "ESS, responses": effective_sample_size(response)}
+            "ESS, responses": effective_sample_size(response_ratio)}
 
 
 def distance_to(sampler, models, problems, options) -> dict:
@@ -107,23 +110,23 @@ def train_with(flags: str, base, task, args):
 
 
 def ages(models, task, options) -> list[dict]:
-    """The distance of a policy to its own old weights, and to itself in bfloat16."""
-    problems, found, newest = task.held_out(HELD_OUT // 16), [], len(models.versions) - 1
+    """Rows of the second table: the policy against its own old weights, and itself in bfloat16."""
+    problems, rows, newest = task.held_out(HELD_OUT // 16), [], len(models.versions) - 1
     for age in (age for age in (0, 1, 2, 4, 8, 16, 32) if age <= newest):
         models.behavior.load_state_dict(models.versions[newest - age])
-        found.append({"sampler": f"{age} steps old"} | distance_to(
+        rows.append({"sampler": f"{age} steps old"} | distance_to(
             models.behavior, models, problems, options))
     coarse = copy.deepcopy(models.policy).cast(torch.bfloat16)
-    return [*found, {"sampler": "bfloat16"} | distance_to(coarse, models, problems, options)]
+    return [*rows, {"sampler": "bfloat16"} | distance_to(coarse, models, problems, options)]
 
 
 def result(name: str, models, options, task, history) -> dict:
-    """The line of a run: the largest logp_diff, the entropy at the end, means over all steps of the
-    other metrics, and the accuracy of the policy at temperature 1."""
-    updates = [step for step in history if "loss" in step]
+    """A row of the first table: the largest logp_diff, the entropy at the end, means over steps of
+    the other metrics, and the accuracy at temperature 1."""
+    updates = [step for step in history if "loss" in step]  # not the steps without an update
 
-    def mean(name):
-        return sum(step[name] for step in updates) / max(1, len(updates))
+    def mean(metric):
+        return sum(step[metric] for step in updates) / max(1, len(updates))
     problems = task.held_out(HELD_OUT)
     _, texts = evaluate.sample_responses(models.sampler, models.tokenizer, problems,
                                          max_new_tokens=options.max_new_tokens)
@@ -145,27 +148,30 @@ def work(args) -> None:
     task, tokenizer = cli.validate(options)
     args.work.mkdir(parents=True, exist_ok=True)
     base = base_model(options, task, tokenizer, args.work)
-    # 2. a run for each correction
+    # 2. the runs, each with a line of the first table
     sampler = f"--sampler-lag {args.lag} --sampler-dtype {args.dtype}"
-    echo(heading(RUNS))
-    for name, flags in CURES.items():
+    echo(heading(RUN_COLUMNS))
+    for name, flags in VARIANTS.items():
         flags = flags if name == "on policy" else f"{flags} {sampler}"
         models, options, history = train_with(flags, base, task, args)
-        echo(line(RUNS, result(name, models, options, task, history)), flush=True)
-    # 3. the old weights of the last run
-    echo(f"\n{heading(RATIOS)}")
+        echo(line(RUN_COLUMNS, result(name, models, options, task, history)), flush=True)
+    # 3. the second table
+    echo(f"\n{heading(RATIO_COLUMNS)}")
     for values in ages(models, task, options):
-        echo(line(RATIOS, values))
+        echo(line(RATIO_COLUMNS, values))
 
 
 def main(argv=None) -> int:
     parser = arguments.Parser("recipes.stale_sampler", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--lag", type=arguments.integer(0), help="steps (default: 8; 0 with --dtype bfloat16)")
+    add("--lag", type=arguments.integer(0),
+        help="age of the sampler, in steps (default: 8; 0 with --dtype bfloat16)")
     add("--dtype", default="float32", choices=["float32", "bfloat16"],
         help="precision of the sampler (default: float32)")
-    add("--steps", type=arguments.integer(1), default=30, help="of each run (default: 30)")
-    add("--seed", type=arguments.integer(), default=0, help="(default: 0)")
+    add("--steps", type=arguments.integer(1), default=30,
+        help="steps of each run (default: 30)")
+    add("--seed", type=arguments.integer(), default=0,
+        help="seed of the base and of the runs (default: 0)")
     add("--work", type=Path, default=Path("runs"), help="folder of the base (default: runs)")
     return arguments.run(parser, argv, work)
 

@@ -36,7 +36,7 @@ def test_one_weight_that_has_all_leaves_one_sample():
 
 
 def test_the_flags_of_each_correction_fit_each_other():
-    for flags in stale_sampler.CURES.values():
+    for flags in stale_sampler.VARIANTS.values():
         cli.validate(cli.parse([*stale_sampler.FLAGS, *flags.split(), "--sampler-lag", "8"])[0])
 
 
@@ -45,8 +45,8 @@ def test_the_lesson_prints_a_line_for_each_run_and_each_age(tmp_path, monkeypatc
              "--base-steps 1 --device cpu").split()
     monkeypatch.setattr(stale_sampler, "FLAGS", flags)
     monkeypatch.setattr(stale_sampler, "HELD_OUT", 16)
-    monkeypatch.setattr(stale_sampler, "CURES", {
-        name: stale_sampler.CURES[name] for name in ("on policy", "tis")})
+    monkeypatch.setattr(stale_sampler, "VARIANTS", {
+        name: stale_sampler.VARIANTS[name] for name in ("on policy", "tis")})
     with tiny_model():
         code = stale_sampler.main(["--lag", "2", "--steps", "3", "--work", str(tmp_path)])
     runs, _, distances = capsys.readouterr().out.rpartition("\n\n")
