@@ -8,14 +8,14 @@
     stale    every batch is used for many updates, so the policy leaves the policy that sampled it
     long     many steps, a limit that cuts responses off, and an entropy that collapses
 
-In the last three all runs share the base, the problems and the number of sampled tokens. Every
-algorithm has the same tuning: one run of seed 100 for each of three learning rates. The rate with
-the best final accuracy is kept for two sets of five seeds. A run is one line of arenas.jsonl, so a
-run that is there is not made again. Runs are processes of one thread each.
+In each of the last three, all runs share the base and the number of sampled tokens. Every algorithm
+has the same tuning: one run of seed 100 with each of three learning rates. The rate with the best
+final accuracy is kept for two sets of five seeds. Each run is a line of arenas.jsonl. Runs that
+have a line are not made again. Each run is a process of one thread.
 
-Then bench/results.py makes the tables and bench/plot.py the figures. Accuracies are those of 500
+Then bench/results.py makes the tables and bench/plot.py the figures. Accuracies are measured on 500
 held-out problems: greedy, and avg@4, the mean over four samples at temperature 1. `sparse` compares
-greedy accuracy, since so weak a policy has few right answers at temperature 1.
+greedy accuracies, because its weak policies have few right samples at temperature 1.
 """
 
 import argparse
@@ -50,15 +50,13 @@ POINTS = 25                       # of a curve in a line of the file
 
 
 class Arena(NamedTuple):
-    """The flags of train.py for all runs of an arena, the learning rates that are tried for each
-    algorithm (none: its default), the flags of each algorithm, the sets of seeds, and the name of
-    the accuracy in a line of the file by which algorithms are compared."""
+    """The settings of an arena's runs."""
 
-    flags: str
-    rates: tuple
-    algorithms: dict
-    sets: tuple = SETS
-    accuracy: str = "avg4"
+    flags: str               # of train.py, for all runs
+    rates: tuple             # learning rates to try; empty: the default of the algorithm
+    algorithms: dict         # name -> further flags of train.py
+    sets: tuple = SETS       # of seeds
+    accuracy: str = "avg4"   # by which algorithms are compared: avg4 or greedy
 
 
 ARENAS = {
@@ -110,6 +108,7 @@ ARENAS = {
 
 
 def job_name(job: dict) -> tuple:
+    """What tells a run from others: arena, algorithm, learning rate and seed of a job or a line."""
     return job["arena"], job["algo"], job["lr"], job["seed"]
 
 
@@ -124,6 +123,7 @@ def run(job: dict, work: Path) -> dict:
                             "--seed", str(job["seed"]), "--device", "cpu"])
     task, tokenizer = cli.validate(options)
     models, optimizer = make_models(base_model(options, task, tokenizer, work), tokenizer, options)
+    # the base is the same for all seeds, so one of them measures it
     before = accuracy(models.policy, tokenizer, task, options) if job["seed"] == 0 else {}
     # 2. training
     began, cpu = time.perf_counter(), time.process_time()
@@ -132,28 +132,29 @@ def run(job: dict, work: Path) -> dict:
     # 3. the final accuracy, and the curve
     after = accuracy(models.policy, tokenizer, task, options)
     line = job | {f"{name}_before": value for name, value in before.items()} | after | {
-        "steps": len(history), "tokens": sum(line["tokens"] for line in history),
+        "steps": len(history), "tokens": sum(step["tokens"] for step in history),
         "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
     return line if job["seed"] == TUNING_SEED else line | {"curve": curve(history)}
 
 
 def accuracy(policy, tokenizer, task, options) -> dict:
-    """Accuracy of the held-out problems: greedy, and avg@4 and pass@4 at temperature 1."""
+    """Results on the held-out problems: greedy accuracy; of four samples at temperature 1 avg@4,
+    pass@4, the mean length in tokens and the share that is truncated."""
     problems = task.held_out(PROBLEMS)
     greedy = evaluate.greedy_accuracy(policy, tokenizer, task, problems, options.max_new_tokens)
     rollout, texts = evaluate.sample_responses(policy, tokenizer, problems, SAMPLES, 1.0, 0,
                                                options.max_new_tokens)
     right = np.array([bool(task.correct(problems[i // SAMPLES], text))
-                      for i, text in enumerate(texts)]).reshape(-1, SAMPLES)
+                      for i, text in enumerate(texts)]).reshape(-1, SAMPLES)  # (problems, samples)
     return {"greedy": greedy["value"], "avg4": float(right.mean()),
             "pass4": float(right.any(1).mean()), "length": float(rollout.mask.sum(1).mean()),
             "truncated": float(rollout.truncated.float().mean())}
 
 
 def curve(history: list[dict]) -> list[list]:
-    """Points with the columns CURVE: means over POINTS parts of the run. `step` and `tokens` are
-    those at the end of the part; a metric that was not measured in a part is None."""
-    tokens, points = np.cumsum([line["tokens"] for line in history]), []
+    """Points with the columns CURVE, one for each of POINTS parts of the run. `step` and `tokens`
+    are those at the end of the part, other metrics are means over it. None: not measured in it."""
+    tokens, points = np.cumsum([step["tokens"] for step in history]), []
     for part in np.array_split(np.arange(len(history)), min(POINTS, len(history))):
         point = {"step": int(part[-1]) + 1, "tokens": int(tokens[part[-1]])}
         for name in CURVE[2:]:
@@ -166,6 +167,7 @@ def curve(history: list[dict]) -> list[list]:
 # --- all runs
 
 def missing(jobs: list[dict], done: dict) -> list[dict]:
+    """The jobs that are not in done. done: job_name -> line of the file."""
     return [job for job in jobs if job_name(job) not in done]
 
 
@@ -185,22 +187,23 @@ def train_all(jobs: list[dict], done: dict, work: Path, workers: int) -> None:
 
 
 def tuning_jobs(arena: str) -> list[dict]:
+    """A run of each algorithm with each learning rate; none if the arena has no rates to try."""
     return [{"arena": arena, "algo": algo, "lr": lr, "seed": TUNING_SEED}
             for algo in ARENAS[arena].algorithms for lr in ARENAS[arena].rates]
 
 
 def best_line(arena: str, lines: list[dict]) -> dict:
-    """The line with the best final accuracy; of equal ones the one with the lowest rate."""
+    """The line with the best final accuracy; of equal ones that with the lowest learning rate."""
     return max(lines, key=lambda line: (line[ARENAS[arena].accuracy], -float(line["lr"])))
 
 
 def final_jobs(arena: str, done: dict) -> list[dict]:
     """The runs of all sets of seeds, with the best learning rate of each algorithm."""
     tuned = group_by([done[job_name(job)] for job in tuning_jobs(arena)], "algo")
-    best = {algo: best_line(arena, tuned[algo])["lr"] if ARENAS[arena].rates else ""
-            for algo in ARENAS[arena].algorithms}
+    rates = {algo: best_line(arena, tuned[algo])["lr"] if ARENAS[arena].rates else ""
+             for algo in ARENAS[arena].algorithms}
     return [{"arena": arena, "algo": algo, "lr": lr, "seed": seed}
-            for seeds in ARENAS[arena].sets for seed in seeds for algo, lr in best.items()]
+            for seeds in ARENAS[arena].sets for seed in seeds for algo, lr in rates.items()]
 
 
 def main():

@@ -1,8 +1,8 @@
-"""Tables of the arenas (bench/arenas.py) for docs/results.md, and whether an arena is good.
+"""Tables of the arenas (bench/arenas.py) for docs/results.md, and the verdict on each arena.
 
-An arena is good if the algorithms with the highest and the lowest accuracy end at least 8 points
-apart with intervals that do not overlap, nobody ends above 92%, and the second set of seeds has the
-same first and the same last algorithm.
+A good arena tells algorithms apart. In each of its two sets of seeds, the best and the worst
+algorithm end at least 8 points apart, their intervals do not overlap, and no algorithm ends above
+92%. Both sets have the same best and the same worst algorithm.
 """
 
 from statistics import mean
@@ -17,47 +17,51 @@ from bench.stats import (
     with_interval,
 )
 
-TUNING_SEED, SET = 100, 5  # seeds 0 to 4 are the first set, 5 to 9 the second
+TUNING_SEED, SET_SIZE = 100, 5  # seeds 0 to 4 are the first set, 5 to 9 the second
 MIN_GAP, MAX_ACCURACY = 0.08, 0.92
-ACCURACY = {"sparse": "greedy", "stale": "avg4", "long": "avg4"}  # that algorithms are compared by
-LEVELS = {"sparse": 0.2, "stale": 0.8, "long": 0.75}  # greedy accuracy whose tokens are counted
+ACCURACY = {"sparse": "greedy", "stale": "avg4", "long": "avg4"}  # ranks the algorithms
+LEVELS = {"sparse": 0.2, "stale": 0.8, "long": 0.75}  # a column has the tokens to this accuracy
 
 
 def sets_of(rows) -> list[list[dict]]:
     """The rows of the first and of the second set of seeds."""
     rows = [row for row in rows if row["seed"] != TUNING_SEED]
-    return [[r for r in rows if (r["seed"] < SET) == first] for first in (True, False)]
+    return [[r for r in rows if (r["seed"] < SET_SIZE) == first] for first in (True, False)]
 
 
 def ranking(rows) -> list[tuple]:
-    """(algorithm, mean, low, high) of the final accuracy, from the highest mean to the lowest."""
-    found = [(algo, *bootstrap([r[ACCURACY[r["arena"]]] for r in runs]))
+    """(algorithm, mean, low, high) of the final accuracy, from the highest mean to the lowest. Low
+    and high are the bounds of the 95% interval."""
+    means = [(algo, *bootstrap([r[ACCURACY[r["arena"]]] for r in runs]))
              for algo, runs in group_by(rows, "algo").items()]
-    return sorted(found, key=lambda line: -line[1])
+    return sorted(means, key=lambda found: -found[1])
 
 
 def late(runs, name: str, scale: float = 1, digits: int = 2) -> str:
-    """Mean over runs of a metric over the last fifth of the run; empty where it does not exist."""
+    """The mean over runs of a metric in the last fifth of the run; "" if it was not measured."""
     if all(x is None for run in runs for x in column(run, name)):
         return ""
     return f"{scale * mean(after(run, 0.8, name) for run in runs):.{digits}f}"
 
 
 def arena_table(arena: str, rows) -> list[str]:
-    """A row per algorithm, best first: both sets of seeds, and what the first set's runs did."""
-    first, second = sets_of(rows)
-    again, level = group_by(second, "algo"), LEVELS[arena]
+    """A row per algorithm, best first: the accuracies of both sets of seeds, and metrics of the
+    first set."""
+    # 1. the columns: the accuracy that ranks, then the other one
     shown, other = {"avg4": ("avg4", "greedy"), "greedy": ("greedy", "avg4")}[ACCURACY[arena]]
     names = {"avg4": "avg@4", "greedy": "greedy"}
+    level = LEVELS[arena]
     columns = ["algorithm", "learning rate", f"{names[shown]}, seeds 0 to 4, %",
                "seeds 5 to 9, %", f"{names[other]}, seeds 0 to 4, %",
                f"thousand tokens to {level:.0%} greedy", "entropy, nats", "length",
                "groups with gradient, %", "seconds of CPU"]
-    runs_of = group_by(first, "algo")
+    # 2. the rows, in the order of the first set
+    first, second = sets_of(rows)
+    first_runs, second_runs = group_by(first, "algo"), group_by(second, "algo")
     lines = []
     for algo, *_ in ranking(first):
-        runs = runs_of[algo]
-        repeats = [r[shown] for r in again.get(algo, [])]
+        runs = first_runs[algo]
+        repeats = [r[shown] for r in second_runs.get(algo, [])]
         lines.append([
             f"`{algo}`", runs[0]["lr"], with_interval([r[shown] for r in runs]),
             with_interval(repeats) if repeats else "", with_interval([r[other] for r in runs]),
@@ -83,26 +87,28 @@ def default_table(rows) -> list[str]:
 
 
 def verdict(rows) -> list[tuple[str, bool]]:
-    """What a good arena must show, and whether it holds."""
+    """(sentence, whether it holds) of each condition of a good arena."""
     first, second = (ranking(part) for part in sets_of(rows))
-    found = []
+    conditions = []
     for name, order in (("seeds 0 to 4", first), ("seeds 5 to 9", second)):
-        (best, high, low_of_best, _), (worst, low, _, high_of_worst) = order[0], order[-1]
-        gap = 100 * (high - low)
-        found.append((f"{name}: `{best}` leads `{worst}` by {gap:.1f} points, and the intervals "
-                      "are apart", high - low >= MIN_GAP and low_of_best > high_of_worst))
-        found.append((f"{name}: nobody is above {MAX_ACCURACY:.0%}", high <= MAX_ACCURACY))
+        (best, best_mean, best_low, _), (worst, worst_mean, _, worst_high) = order[0], order[-1]
+        gap = best_mean - worst_mean
+        conditions.append((f"{name}: `{best}` leads `{worst}` by {100 * gap:.1f} points ("
+                           f"{100 * MIN_GAP:.0f} are needed), and the intervals are apart",
+                           gap >= MIN_GAP and best_low > worst_high))
+        conditions.append((f"{name}: no algorithm is above {MAX_ACCURACY:.0%}",
+                           best_mean <= MAX_ACCURACY))
     same = first[0][0] == second[0][0] and first[-1][0] == second[-1][0]
-    return [*found, ("both sets have the same first and the same last algorithm", same)]
+    return [*conditions, ("both sets have the same best and the same worst algorithm", same)]
 
 
 def tuning_table(rows) -> list[str]:
-    """The accuracy with each learning rate that was tried; the kept one is bold."""
+    """A row per algorithm: the accuracy with each tried learning rate, the best in bold."""
     tuning = group_by([row for row in rows if row["seed"] == TUNING_SEED], "algo")
     lines = []
     for algo, runs in tuning.items():
         runs = sorted(runs, key=lambda r: float(r["lr"]))
-        best = max(runs, key=lambda r: r[ACCURACY[r["arena"]]])  # of equal ones the lowest rate
+        best = max(runs, key=lambda r: r[ACCURACY[r["arena"]]])  # the lowest rate of equal ones
         lines.append([f"`{algo}`", "; ".join(
             ("**{}: {:.1f}**" if run is best else "{}: {:.1f}").format(
                 run["lr"], 100 * run[ACCURACY[run["arena"]]]) for run in runs)])

@@ -1,4 +1,4 @@
-"""The command line of entropy.py: R = -a * exp(H) + b of runs, a line each."""
+"""The command line of entropy.py: the fit R = -a * exp(H) + b of each run, on a line."""
 
 import entropy
 from infra import arguments
@@ -7,9 +7,9 @@ from infra.terminal import echo
 
 
 def fit_of(folder: str) -> str:
-    """The fit of a run in a line. R is the accuracy of the responses of a step, H their entropy.
-    Raises UserError or ValueError, which name the run."""
-    metrics = read_run(folder).metrics
+    """The fit of a run as a line of text. R is the accuracy of a step's responses, H their entropy
+    in nats per token. Raises UserError or ValueError, which name the run."""
+    metrics = read_run(folder).metrics  # a dict per step
     pairs = [(line["entropy"], line["accuracy"]) for line in metrics
              if isinstance(line.get("entropy"), float) and isinstance(line.get("accuracy"), float)]
     try:
