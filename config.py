@@ -122,9 +122,9 @@ class Options:
     train_levels: str = option("task", "", "levels of the training problems, such as 1,2,4; the "
                                "base model and the evaluation keep --level (default: --level)")
     problem_sampling: str = option(
-        "task", "uniform", "uniform: levels of --train-levels in turn, problems of a file alike; "
-        "curriculum: easy levels first; prioritized: levels, or problems of a file, by 1 minus "
-        "their success rate", tasks.PROBLEM_SAMPLING)
+        "task", "uniform", "uniform: levels of --train-levels in turn, or any problem of a file; "
+        "curriculum: easy levels first; prioritized: levels, or problems of a file, with weight 1 "
+        "minus their success rate", tasks.PROBLEM_SAMPLING)
     data: str = option("task", "", "problems of --task file: gsm8k, or a JSONL file with question "
                        "and answer on each line")
     eval_data: str = option("task", "", "held-out problems of --task file (default: a tenth of "
@@ -185,11 +185,11 @@ class Options:
     ref_update_interval: int = option("algorithm", 0, "steps after which the policy is copied to "
                                       "the reference; 0: never")
 
-    partial_rollouts: int = option("algorithm", 0, "tokens that a response may draw in a step; an "
-                                   "unfinished one is continued in the next step; 0: no limit but "
-                                   "--max-new-tokens")
-    old_segments: str = option("algorithm", "weigh", "tokens from earlier steps: weigh by the "
-                               "ratio to the policy that drew them, or drop from the loss",
+    partial_rollouts: int = option("algorithm", 0, "tokens of a response that a step samples; the "
+                                   "next step continues it; 0: no limit but --max-new-tokens")
+    old_segments: str = option("algorithm", "weigh", "tokens of partial rollouts from earlier "
+                               "steps: weigh by the ratio to the policy that sampled them, or drop "
+                               "from the loss",
                                ["weigh", "drop"])
 
     # --- PPO
@@ -219,11 +219,12 @@ class Options:
                                   "begins (default: a fifth of --max-new-tokens)")
 
     # --- RAFT
-    keep: str = option("RAFT", "right", "responses to learn from: right ones; those of groups with "
-                       "right and wrong ones (mixed); of each group the shortest, or those with "
-                       "the most reward per token (efficient)", raft.KEEP)
-    keep_count: int = option("RAFT", 8, "responses that these two keep in each group")
-    keep_at_random: bool = option("RAFT", False, "control: keep as many responses, but at random")
+    keep: str = option("RAFT", "right", "responses to learn from. right: right ones; mixed: those "
+                       "of groups with right and wrong ones; shortest, efficient: in each group "
+                       "the shortest ones, or those with the most reward per token", raft.KEEP)
+    keep_count: int = option("RAFT", 8, "responses that shortest and efficient keep in each group")
+    keep_at_random: bool = option("RAFT", False, "control: keep as many responses as --keep would, "
+                                  "but chosen at random")
 
     # --- off-policy
     surrogate: str = option("off-policy", "clip", "loss of a token, see offpolicy.py",
@@ -231,34 +232,34 @@ class Options:
     tau_pos: float = option("off-policy", 1.0, "temperature of SAPO's gate for advantages above 0")
     tau_neg: float = option("off-policy", 1.05, "temperature of SAPO's gate for the others")
     sampler_correction: str = option("off-policy", "none", "weigh tokens by the ratio of trainer "
-                                     "to sampler: at most 2 (tis), or 0 outside of 0.5 to 5 "
-                                     "(icepop)", offpolicy.CORRECTIONS)
-    sequence_mask: float = option("off-policy", 0.0, "drop responses with advantage below 0 and a "
-                                  "mean log-ratio below minus this, such as 0.1 (DeepSeek-V3.2); "
-                                  "0: none")
+                                     "to sampler before the update. tis: at most 2; icepop: 0 "
+                                     "outside of 0.5 to 5", offpolicy.CORRECTIONS)
+    sequence_mask: float = option("off-policy", 0.0, "drop responses with an advantage below 0 and "
+                                  "a mean of log(sampler / policy) above this, such as 0.1 "
+                                  "(DeepSeek-V3.2); 0: drop none")
 
     # --- pass@k
-    pass_at: int = option("pass@k", 4, "k of the pass@k that is trained; --group-size: the group "
-                          "form, only the best response is paid")
+    pass_at: int = option("pass@k", 4, "k of the pass@k that is the objective; with k = "
+                          "--group-size only the best response of a group has an advantage")
 
     # --- VAPO
-    gae_alpha: float = option("VAPO", 1.0, "lambda of the advantages of a response: 1 - 1 / (this "
-                              "times its length); 0: --gae-lambda for all")
+    gae_alpha: float = option("VAPO", 1.0, "alpha: the advantages of a response have lambda = 1 - "
+                              "1 / (alpha times its length); 0: --gae-lambda for all responses")
 
     # --- DPO
-    sample_from: str = option("DPO", "policy", "network that samples the responses; reference: the "
-                              "policy of the last --ref-update-interval, or the base if that is 0 "
-                              "(offline)", dpo.SAMPLE_FROM)
+    sample_from: str = option("DPO", "policy", "network that samples the responses. reference: the "
+                              "policy at the last update of the reference; always the base "
+                              "(offline DPO) with --ref-update-interval 0", dpo.SAMPLE_FROM)
 
     # --- VAPO and DPO
     nll_coef: float = option("VAPO and DPO", 0.0, "weight of the mean negative log-likelihood per "
                              "token of right responses (iterative RPO: 1)")
 
     # --- Kimi
-    pmd_tau: float = option("Kimi", 0.0, "weight of the KL to the policy before the step, in the "
-                        "squared loss; 0: no squared loss")
+    pmd_tau: float = option("Kimi", 0.0, "tau of policy mirror descent, above 0: weight of the KL "
+                            "to the policy before the step")
     length_coef: float = option("Kimi", 0.1, "weight of the length reward; 0: none")
-    length_warmup: int = option("Kimi", 20, "steps before the length reward begins")
+    length_warmup: int = option("Kimi", 20, "first steps, without the length reward")
 
     # --- entropy
     entropy_coef: float = option("entropy", 0.0, "weight of the entropy bonus; try 0.01")
@@ -267,11 +268,11 @@ class Options:
     entropy_target: float = option("entropy", 0.0, "adapt --entropy-coef, by 0.005 per step, so "
                                    "that the entropy approaches this, in nats per token; 0: no "
                                    "target")
-    token_filter: str = option("entropy", "none", "tokens that lower the entropy most get no "
-                               "gradient (clip-cov) or a KL penalty (kl-cov); top-entropy: only "
-                               "tokens of high entropy get a gradient", entropy.TOKEN_FILTERS)
-    cov_ratio: float = option("entropy", 0.002, "share of the tokens that clip-cov and kl-cov act "
-                              "on")
+    token_filter: str = option("entropy", "none", "clip-cov, kl-cov: no gradient or a KL penalty "
+                               "for a few tokens that lower the entropy most; top-entropy: a "
+                               "gradient only for tokens of high entropy", entropy.TOKEN_FILTERS)
+    cov_ratio: float = option("entropy", 0.002, "share of the tokens that clip-cov or kl-cov "
+                              "changes")
     kl_cov_coef: float = option("entropy", 1.0, "weight of the penalty of kl-cov")
     top_entropy_quantile: float = option("entropy", 0.2, "share of the tokens that top-entropy "
                                          "keeps")

@@ -11,7 +11,7 @@ and the policy moves towards the responses that did better than expected. `reinf
 
 During reinforcement learning the policy sees problems and verdicts, never a solution. Random
 numbers depend only on the seed and the step, so no random state is saved, and a resumed run gives
-bit-identical results. Left out on purpose: sampling during an update; --sampler-lag is its model.
+bit-identical results. Left out on purpose: sampling during an update (--sampler-lag simulates it).
 """
 
 import infra.openmp  # noqa: F401  (before torch)
@@ -51,7 +51,7 @@ MAX_GRAD_NORM = 1.0
 class Attempt(NamedTuple):
     """One rollout of a step, scored. DAPO's dynamic sampling may need several attempts per step."""
 
-    prompts: int        # how many problems were sampled
+    prompts: int        # number of problems
     rollout: object     # sample.Rollout
     samples: list       # (problem, text, verify.Reward) of each response
     batch: ppo.Batch    # the responses that the algorithm keeps, with advantages
@@ -70,9 +70,9 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
             timer, rng = log.Timer(), random.Random(f"{options.seed} {state['step']}")
-            now, attempts = options_at(state, options), []  # now: the options of this step
-            prompts_wanted = now.prompts
-            while prompts_wanted:  # once, or with dynamic sampling until the batch is full
+            now = options_at(state, options)  # the options of this step
+            attempts, prompts_wanted = [], now.prompts
+            while prompts_wanted:  # once; with dynamic sampling, until the batch is full
                 # 1. Rollout: a group of responses to each problem.
                 problems = tasks.sample_problems(train_task, rng, prompts_wanted, state, now,
                                                  progress(state, now))
@@ -102,7 +102,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             state["seconds_rl"] += timer.total()
             history.append({**metrics, **timer})
             log.show_progress(bar, history[-1])
-            stopping = any(distributed.all_gather(stop.requested))
+            stopping = any(distributed.all_gather(stop.requested))  # Ctrl-C in any process
             if run_dir:
                 log.save_step(run_dir, history[-1], attempts, evaluation, models, optimizer, state,
                               stopping, now, bar)
@@ -163,7 +163,7 @@ def finish_step(state: dict, metrics: dict, models: Models, options: Options) ->
 
 def sample_groups(models: Models, problems, seed: int, state: dict, options: Options):
     """(problems, Rollout, texts): a group of responses to each problem. With --partial-rollouts,
-    the groups that are complete in this step."""
+    the groups that become this step's batch; their problems may be those of earlier steps."""
     if options.partial_rollouts:
         return partial.sample_groups(models, problems, seed, state, options)
     return problems, *evaluate.sample_responses(
