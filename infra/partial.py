@@ -2,8 +2,8 @@
 
 The sampling of a step lasts as long as its longest response, and few rows are active at its end.
 With a budget of b tokens (--partial-rollouts), a row draws a segment of at most b tokens in a step.
-A row is open until its response is complete. It keeps its tokens, and the policy of the next step
-continues them:
+A row is open until its response is complete. An open row keeps its tokens, and the policy of the
+next step continues them:
 
     tokens   segment 1 | segment 2 | ...      each segment from the policy of its step
     logp     of each token, under the policy that sampled it
@@ -22,6 +22,7 @@ of responses that repeat themselves, and a stored KV cache (a step prefills the 
 Shapes: N responses of the complete groups, T tokens.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,8 @@ def sample_groups(models, problems, seed: int, state: dict, options):
     groups = state.get("open_groups", [])
     for row in rows_of(groups):
         row["old"] = len(row["tokens"])
-    room = options.prompts - -(-sum(row["open"] for row in rows_of(groups)) // options.group_size)
+    n_open = sum(row["open"] for row in rows_of(groups))
+    room = options.prompts - math.ceil(n_open / options.group_size)
     groups = groups + new_groups(problems[:room], seed, options.group_size)
     # 2. one segment for each open row; more segments only while no group is complete
     complete = []
