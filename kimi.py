@@ -13,7 +13,7 @@ The first term of the gradient is that of REINFORCE, with the group's mean as th
 second term pulls the policy back to the old one, also where A is 0. After --length-warmup steps,
 --length-coef times a length reward is added to r. In each group:
 
-    s = 0.5 - (length - shortest) / (longest - shortest)      right: s, wrong: min(0, s)
+    s = 0.5 - (length - shortest) / (longest - shortest)      right: s; wrong: min(0, s)
 
 Differences from grpo.py: no ratio, no clip, no division by std, the length reward. The choice of
 problems (--problem-sampling) is in tasks/curriculum.py, partial rollouts are in infra/partial.py.

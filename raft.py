@@ -14,7 +14,7 @@ on own samples.
 Differences from grpo.py: rows are dropped, and `right` and `mixed` have no baseline. With --reward
 sign, r is 1 or -1. `--algo raft --surrogate clip` is the paper's RAFT++.
 Papers: RAFT and Reinforce-Rej 2504.11343, GFPO 2508.09726. Left out on purpose: a number of kept
-responses that depends on difficulty (GFPO), and a limit of it per problem (RAFT).
+responses that depends on difficulty (GFPO), and a limit for each problem (RAFT).
 Shapes: N sequences.
 """
 

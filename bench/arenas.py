@@ -4,9 +4,9 @@
     python bench/arenas.py sparse       one arena alone
 
     default  every algorithm with its defaults, 20 steps of the default task, three seeds, no tuning
-    sparse   the base solves few problems, so most groups hold no right answer
-    stale    every batch is used for many updates, so the policy leaves the policy that sampled it
-    long     many steps, a limit that cuts responses off, and an entropy that collapses
+    sparse   the base solves few problems, so most groups have no right response
+    stale    each batch has many updates, so the policy moves far from the policy that sampled it
+    long     many steps, a token limit that truncates responses, and an entropy that collapses
 
 In each of the last three, all runs share the base and the number of sampled tokens. Every algorithm
 has the same tuning: one run of seed 100 with each of three learning rates. The rate with the best
@@ -108,7 +108,7 @@ ARENAS = {
 
 
 def job_name(job: dict) -> tuple:
-    """What tells a run from others: arena, algorithm, learning rate and seed of a job or a line."""
+    """The key of a job or a line: arena, algorithm, learning rate and seed."""
     return job["arena"], job["algo"], job["lr"], job["seed"]
 
 
@@ -123,7 +123,7 @@ def run(job: dict, work: Path) -> dict:
                             "--seed", str(job["seed"]), "--device", "cpu"])
     task, tokenizer = cli.validate(options)
     models, optimizer = make_models(base_model(options, task, tokenizer, work), tokenizer, options)
-    # the base is the same for all seeds, so one of them measures it
+    # all seeds have the same base, so only the run of seed 0 measures it
     before = accuracy(models.policy, tokenizer, task, options) if job["seed"] == 0 else {}
     # 2. training
     began, cpu = time.perf_counter(), time.process_time()

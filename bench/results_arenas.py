@@ -19,8 +19,8 @@ from bench.stats import (
 
 TUNING_SEED, SET_SIZE = 100, 5  # seeds 0 to 4 are the first set, 5 to 9 the second
 MIN_GAP, MAX_ACCURACY = 0.08, 0.92
-ACCURACY = {"sparse": "greedy", "stale": "avg4", "long": "avg4"}  # ranks the algorithms
-LEVELS = {"sparse": 0.2, "stale": 0.8, "long": 0.75}  # a column has the tokens to this accuracy
+ACCURACY = {"sparse": "greedy", "stale": "avg4", "long": "avg4"}  # by which algorithms rank
+LEVELS = {"sparse": 0.2, "stale": 0.8, "long": 0.75}  # greedy accuracy of "tokens to"
 
 
 def sets_of(rows) -> list[list[dict]]:
