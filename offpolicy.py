@@ -11,7 +11,7 @@ is the loss of a token, where sg() stops the gradient:
     sapo        -4 / tau * sigmoid(tau * (r - 1)) * A           tau_pos for A > 0, else tau_neg
     gmpo        -exp(mean over tokens of min(log r * A, clip(log r) * A) / A) * A   geometric mean
 
-Two weights multiply the loss. --sampler-correction has r' = old policy in the trainer / in the sampler:
+Two weights multiply the loss. --sampler-correction: r' = old policy in the trainer / in the sampler
 
     tis         sg(min(r', 2))                  truncated importance sampling
     icepop      sg(r') if 0.5 <= r' <= 5, else 0
