@@ -299,7 +299,7 @@ def held_out_gap(run):
 
 def critic_knows_nothing(run):
     explained, warmup = run.values("explained_variance", 10), run.option("critic_warmup")
-    if explained and max(explained) < 0.05 and len(run.metrics) > 10 + warmup:
+    if explained and max(explained) < 0.02 and len(run.metrics) > 10 + warmup:
         return (f"The critic explains {mean(explained):.0%} of the variance of the returns, so its "
                 "baseline is no better than a constant. Try a longer --critic-warmup, another "
                 "--critic-lr or --critic-hints; --algo grpo needs no critic.")

@@ -87,7 +87,7 @@ def lines_within(room: float, step: int, groups, models, options, after_update: 
     # 1. texts
     lines, sizes = [], []
     for group in groups:
-        lines.append(line_of(group, step, models.tokenizer))
+        lines.append(line_of(group, step, models.tokenizer, options.overlong))
         sizes.append(len(encoded(lines[-1])) + 1)
         if sum(sizes) > room:
             return lines[:-1]
@@ -179,14 +179,16 @@ def policy_after(group: Group, policy, options) -> list[dict]:
 
 # --- a line
 
-def line_of(group: Group, step: int, tokenizer) -> dict:
-    """A line of samples.jsonl, with texts alone."""
+def line_of(group: Group, step: int, tokenizer, overlong: str = "none") -> dict:
+    """A line of samples.jsonl, with texts alone. overlong: options.overlong, by which DAPO leaves
+    out truncated responses."""
     problem, batch_rows = group.attempt.samples[group.rows[0]][0], in_batch(group)
     responses = []
     for row, batch_row in zip(group.rows, batch_rows, strict=True):
         response = response_of(group.attempt, row, batch_row, tokenizer)
         if batch_row is None and not group.dropped:
-            response["dropped"] = "overlong" if response["ending"] == "limit" else "not kept"
+            masked = overlong == "mask" and response["ending"] == "limit"
+            response["dropped"] = "overlong" if masked else "not kept"
         responses.append(response)
     return {"step": step, "kind": "group", "question": problem.question,
             "answer": str(problem.answer), "dropped": group.dropped, "responses": responses}

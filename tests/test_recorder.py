@@ -84,7 +84,8 @@ def test_a_response_that_is_masked_for_its_length_is_told_from_the_others():
     attempt = attempt_of([1.0, 0, 0, 0], truncated=[False, True, True, True], options=options)
     first, second = recorder.groups_of([attempt], 2)
     assert recorder.in_batch(first) == [0, None]
-    one, other = recorder.line_of(first, 3, tokenizer)["responses"]
+    assert recorder.line_of(first, 3, tokenizer)["responses"][1]["dropped"] == "not kept"  # RAFT
+    one, other = recorder.line_of(first, 3, tokenizer, "mask")["responses"]
     assert one["advantage"] > 0 and "dropped" not in one and one["ending"] == "stop string"
     assert other["advantage"] == 0 and other["dropped"] == "overlong" and other["ending"] == "limit"
     assert second.dropped == "all wrong"

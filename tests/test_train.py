@@ -399,11 +399,9 @@ ALGORITHMS = {
     "dapo mask": ["--overlong", "mask", "--token-filter", "clip-cov", "--entropy-coef", "0.01",
                   "--entropy-schedule", "linear"],
     "ppo": ["--critic-warmup", "2", "--epochs", "2"],
-    "vapo": ["--critic-warmup", "1"],
-    "ppo head": ["--critic", "head", "--critic-warmup", "2"],
-    "ppo hints": ["--critic-hints", "--critic-warmup", "1"],
-    "ppo kl": ["--kl-coef", "0.05", "--kl-in", "reward", "--group-size", "1", "--prompts", "8",
-               "--critic-warmup", "2"]}
+    "vapo": ["--critic-warmup", "1", "--critic-hints"],
+    "ppo head": ["--critic", "head", "--critic-warmup", "2", "--kl-coef", "0.05", "--kl-in",
+                 "reward", "--group-size", "1", "--prompts", "8"]}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
