@@ -312,7 +312,8 @@ def ttc(out: Path) -> None:
 def draw_all() -> None:
     for figure in (learning, process, wait, compare, ablate, ttc):
         figure(IMAGES / f"{figure.__name__}.png")
-    for name in LEVELS:
+    drawn = {row["arena"] for row in read_jsonl(RUNS / "arenas.jsonl") if row["seed"] < 5}
+    for name in drawn & set(LEVELS):
         arena(name, IMAGES / f"arena-{name}.png")
     hacking(sorted(RUNS.glob("grpo-arithmetic-[0-9]-claim")), IMAGES / "hacking.png",
             "A verifier that pays for the claim:\nthe reward rises to 99%, right answers fall away")

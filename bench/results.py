@@ -261,11 +261,12 @@ def comparison_sections(sources: dict) -> list[str]:
 
 
 def arena_sections(sources: dict) -> list[str]:
-    """A section per arena of bench/arenas.py, with the flags that its runs share."""
+    """A section per arena of bench/arenas.py whose tuning is done, with the flags of its runs."""
     lines = []
     for arena, rows in group_by(read_jsonl(RUNS / "arenas.jsonl"), "arena").items():
-        *source, flags = sources[f"arena-{arena}"]
-        lines += section(*source, results_arenas.lines(arena, flags, rows))
+        if any(results_arenas.sets_of(rows)):
+            *source, flags = sources[f"arena-{arena}"]
+            lines += section(*source, results_arenas.lines(arena, flags, rows))
     return lines
 
 
