@@ -379,9 +379,8 @@ def test_several_updates_a_step_move_the_ratio(tmp_path):
 
 
 ALGORITHMS = {
-    "drgrpo": ["--kl-coef", "0.05", "--kl-target", "0.001", "--ref-update-interval", "2"],
-    "rloo product": ["--ratio", "product", "--kl-coef", "0.05", "--unbiased-kl", "--aggregate",
-                     "sequence"],
+    "drgrpo": ["--ratio", "product", "--kl-coef", "0.05", "--unbiased-kl", "--kl-target", "0.001",
+               "--ref-update-interval", "2"],
     "rloo": ["--kl-coef", "0.05", "--kl-in", "reward", "--kl", "k1", "--token-filter", "kl-cov",
              "--cov-ratio", "0.1", "--entropy-target", "9"],
     "gspo": ["--entropy-coef", "0.01"],
