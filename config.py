@@ -184,13 +184,11 @@ class Options:
                               "in nats per token; 0: constant weight")
     ref_update_interval: int = option("algorithm", 0, "steps after which the policy is copied to "
                                       "the reference; 0: never")
-
     partial_rollouts: int = option("algorithm", 0, "tokens of a response that a step samples; the "
                                    "next step continues it; 0: no limit but --max-new-tokens")
     old_segments: str = option("algorithm", "weigh", "tokens of partial rollouts from earlier "
                                "steps: weigh by the ratio to the policy that sampled them, or drop "
-                               "from the loss",
-                               ["weigh", "drop"])
+                               "from the loss", ["weigh", "drop"])
 
     # --- PPO
     critic: str = option("PPO", "own", "critic with a network of its own, or a head on the policy",

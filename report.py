@@ -19,7 +19,7 @@ import diagnose
 import tasks
 from config import ALGORITHMS, PRETRAINED_LR, Options, reads_group
 from infra import arguments, html_page, text_report
-from infra.charts import charts_of, measures_of
+from infra.charts import charts_of, is_number, measures_of
 from infra.conflicts import flag
 from infra.read_run import RunFiles, read_run
 from infra.terminal import echo
@@ -98,8 +98,8 @@ def key_settings(options: dict) -> str:
     usual, texts = default_options(options), []
     for name in KEY_SETTINGS:
         value, default = options.get(name), usual.get(name)
-        if type(value) in (int, float):
-            other = type(default) in (int, float) and default != value
+        if is_number(value):
+            other = is_number(default) and default != value
             texts.append(f"{name.replace('_', ' ')} {value:g}"
                          + f" (default {default})" * other)
     return ", ".join(texts)

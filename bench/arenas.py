@@ -21,7 +21,6 @@ greedy accuracies, because its weak policies have few right samples at temperatu
 import argparse
 import json
 import multiprocessing
-import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -36,14 +35,14 @@ import torch  # noqa: E402
 
 import evaluate  # noqa: E402
 import train  # noqa: E402
+from bench.results_arenas import TUNING_SEED, best_line  # noqa: E402
 from bench.stats import CURVE, RUNS, group_by, read_jsonl  # noqa: E402
 from config import PRESETS  # noqa: E402
 from infra import cli  # noqa: E402
 from infra.base_model import base_model  # noqa: E402
 from infra.models import make_models  # noqa: E402
 
-FILE = Path(os.environ.get("ARENAS", RUNS / "arenas.jsonl"))
-TUNING_SEED = 100
+FILE = RUNS / "arenas.jsonl"
 SETS = (range(5), range(5, 10))   # two sets of seeds: the second one repeats the first
 PROBLEMS, SAMPLES = 500, 4        # of the final evaluation
 POINTS = 25                       # of a curve in a line of the file
@@ -192,18 +191,14 @@ def tuning_jobs(arena: str) -> list[dict]:
             for algo in ARENAS[arena].algorithms for lr in ARENAS[arena].rates]
 
 
-def best_line(arena: str, lines: list[dict]) -> dict:
-    """The line with the best final accuracy; of equal ones that with the lowest learning rate."""
-    return max(lines, key=lambda line: (line[ARENAS[arena].accuracy], -float(line["lr"])))
-
-
 def final_jobs(arena: str, done: dict) -> list[dict]:
     """The runs of all sets of seeds, with the best learning rate of each algorithm."""
     tuned = group_by([done[job_name(job)] for job in tuning_jobs(arena)], "algo")
-    rates = {algo: best_line(arena, tuned[algo])["lr"] if ARENAS[arena].rates else ""
-             for algo in ARENAS[arena].algorithms}
+    accuracy, rates = ARENAS[arena].accuracy, ARENAS[arena].rates
+    best = {algo: best_line(tuned[algo], accuracy)["lr"] if rates else ""
+            for algo in ARENAS[arena].algorithms}
     return [{"arena": arena, "algo": algo, "lr": lr, "seed": seed}
-            for seeds in ARENAS[arena].sets for seed in seeds for algo, lr in rates.items()]
+            for seeds in ARENAS[arena].sets for seed in seeds for algo, lr in best.items()]
 
 
 def main():

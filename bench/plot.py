@@ -22,7 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.results_arenas import LEVELS, ranking  # noqa: E402
+from bench.results_arenas import LEVELS, ranking, sets_of  # noqa: E402
 from bench.results_search import KS, select  # noqa: E402
 from bench.stats import (  # noqa: E402
     ROOT,
@@ -227,7 +227,7 @@ def ablate(out: Path) -> None:
 
 def arena(name: str, out: Path) -> None:
     """An arena of bench/arenas.py, seeds 0 to 4: the algorithms, the best one first."""
-    rows = [r for r in read_jsonl(RUNS / "arenas.jsonl") if r["arena"] == name and r["seed"] < 5]
+    rows, _ = sets_of(group_by(read_jsonl(RUNS / "arenas.jsonl"), "arena")[name])
     groups = group_by(rows, "algo")
     save(comparison({algo: groups[algo] for algo, *_ in ranking(rows)}, {
         "accuracy": ("Sampled, training problems", "right answers", True),
@@ -312,8 +312,8 @@ def ttc(out: Path) -> None:
 def draw_all() -> None:
     for figure in (learning, process, wait, compare, ablate, ttc):
         figure(IMAGES / f"{figure.__name__}.png")
-    drawn = {row["arena"] for row in read_jsonl(RUNS / "arenas.jsonl") if row["seed"] < 5}
-    for name in drawn & set(LEVELS):
+    measured = {row["arena"] for row in sets_of(read_jsonl(RUNS / "arenas.jsonl"))[0]}
+    for name in measured & set(LEVELS):
         arena(name, IMAGES / f"arena-{name}.png")
     hacking(sorted(RUNS.glob("grpo-arithmetic-[0-9]-claim")), IMAGES / "hacking.png",
             "A verifier that pays for the claim:\nthe reward rises to 99%, right answers fall away")

@@ -29,6 +29,11 @@ def sets_of(rows) -> list[list[dict]]:
     return [[r for r in rows if (r["seed"] < SET_SIZE) == first] for first in (True, False)]
 
 
+def best_line(runs: list[dict], accuracy: str) -> dict:
+    """The tuning run with the best final accuracy; of equal ones that with the lowest rate."""
+    return max(runs, key=lambda run: (run[accuracy], -float(run["lr"])))
+
+
 def ranking(rows) -> list[tuple]:
     """(algorithm, mean, low, high) of the final accuracy, from the highest mean to the lowest. Low
     and high are the bounds of the 95% interval."""
@@ -107,11 +112,12 @@ def tuning_table(rows) -> list[str]:
     tuning = group_by([row for row in rows if row["seed"] == TUNING_SEED], "algo")
     lines = []
     for algo, runs in tuning.items():
-        runs = sorted(runs, key=lambda r: float(r["lr"]))
-        best = max(runs, key=lambda r: r[ACCURACY[r["arena"]]])  # the lowest rate of equal ones
+        accuracy = ACCURACY[runs[0]["arena"]]
+        best = best_line(runs, accuracy)
         lines.append([f"`{algo}`", "; ".join(
             ("**{}: {:.1f}**" if run is best else "{}: {:.1f}").format(
-                run["lr"], 100 * run[ACCURACY[run["arena"]]]) for run in runs)])
+                run["lr"], 100 * run[accuracy])
+            for run in sorted(runs, key=lambda run: float(run["lr"])))])
     return markdown_table(["tuning, one run each, seed 100", "accuracy, %"], lines)
 
 

@@ -51,11 +51,16 @@ MEASURES = [  # (name in summary.json, label, unit): each before and after train
 ]
 
 
+def is_number(value) -> bool:
+    """Whether a value from a run's files is a number; True and False are none."""
+    return type(value) in (int, float)
+
+
 def charts_of(runs) -> list[dict]:
     """The charts of the metrics that some run has: {"title", "unit", "series": [{"name",
     "label"}]}. runs: RunFiles. The parts of the reward are those of the recorded groups."""
     there = {name for run in runs for line in run.metrics for name, value in line.items()
-             if type(value) in (int, float) and name != "step"}
+             if is_number(value) and name != "step"}
     parts = {name for run in runs for group in run.groups for response in group["responses"]
              for name in response.get("parts") or ()} | {"correct", "format"}
     charts, shown = [], set()
@@ -85,7 +90,7 @@ def measures_of(summary: dict) -> list[dict]:
             passes = [summary.get(f"pass_at_k_{when}") or {} for when in ("before", "after")]
             rows += [{"label": f"pass@{k}", "unit": SHARE, "before": passes[0].get(k),
                       "after": passes[1].get(k)} for k in passes[1] if k != "1"]
-    rows = [row for row in rows if type(row["before"]) in (int, float) and row["after"] is not None]
+    rows = [row for row in rows if is_number(row["before"]) and row["after"] is not None]
     for row in rows:
         for when in ("before", "after"):
             if row.get(f"ci_{when}") == [0, 1]:

@@ -14,9 +14,9 @@ import torch
 import evaluate
 import model as gpt
 import tasks
-from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic, reads_group
+from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic
 from infra import arguments, checkpoint, distributed, models
-from infra.conflicts import flag, validate_algorithm
+from infra.conflicts import flag, readers, validate_algorithm
 from infra.run_dir import UserError
 from tasks import prompts
 from tokenizer import Tokenizer
@@ -93,8 +93,8 @@ def build_parser(known) -> argparse.ArgumentParser:
 
 def heading(group: str) -> str:
     """The heading of a group of options, with the algorithms that read it, unless all do."""
-    readers = [algo for algo in ALGORITHMS if reads_group(algo, group)]
-    return group if len(readers) == len(ALGORITHMS) else f"{group} (--algo {', '.join(readers)})"
+    names = readers(group)
+    return group if len(names) == len(ALGORITHMS) else f"{group} (--algo {', '.join(names)})"
 
 
 def refuse_old_flags(parser, argv) -> None:

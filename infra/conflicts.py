@@ -34,14 +34,18 @@ def validate_algorithm(options: Options) -> None:
             raise UserError(sentence)
 
 
+def readers(group: str) -> list[str]:
+    """The algorithms that read the options of a group."""
+    return [name for name in ALGORITHMS if reads_group(name, group)]
+
+
 def refuse_unread_groups(options: Options) -> None:
     """Refuses options of a group that the algorithm does not read."""
     for f in fields(Options):
         group = f.metadata["group"]
         if getattr(options, f.name) != f.default and not reads_group(options.algo, group):
-            readers = [name for name in ALGORITHMS if reads_group(name, group)]
             raise UserError(f"{flag(f.name)} has no effect with --algo {options.algo}; it needs "
-                            f"--algo {' or '.join(readers)}")
+                            f"--algo {' or '.join(readers(group))}")
 
 
 def changed(options: Options, *names: str) -> str:

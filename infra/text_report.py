@@ -7,7 +7,7 @@ with its control characters as escapes (terminal.py).
 import sys
 import textwrap
 
-from infra.charts import SHARE, charts_of, measures_of
+from infra.charts import SHARE, charts_of, is_number, measures_of
 from infra.terminal import echo, visible
 
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*%#"
@@ -99,10 +99,6 @@ def show_curve(metrics: list[dict], name: str, unit: str) -> None:
          + " ".join(form.format(v) for v in (values[0], values[-1], min(values), max(values))))
 
 
-def is_number(value) -> bool:
-    return type(value) in (int, float)
-
-
 def sparkline(values: list[float | None]) -> str:
     """Values as blocks of eight heights, CURVE_WIDTH at most: each block is the mean of its share
     of the values, and a space where all of them are None. ASCII where the terminal cannot print
@@ -141,7 +137,7 @@ def show_group(groups: list[dict]) -> None:
             echo(f"  ... {len(responses) - SHOWN} more")
         facts = [f"{name} {response[name]:{form}}" for name, form in
                  (("reward", ".2f"), ("advantage", "+.2f"), ("length", "d"))
-                 if type(response.get(name)) in (int, float)]
+                 if is_number(response.get(name))]
         ending = ["cut off"] if response.get("truncated") else []
         echo("  " + ", ".join(facts + ending))
         echo(textwrap.indent(visible(response["text"]), "    | ", lambda line: True))

@@ -1,8 +1,12 @@
-"""A model for tests that train: --size tiny with half of the layers and of the width."""
+"""What several tests share: a model for training, and the tensors of some responses.
+
+The model is --size tiny with half of the layers and of the width.
+"""
 
 import contextlib
 
 import pytest
+import torch
 
 import model
 
@@ -15,3 +19,15 @@ def tiny_model():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.SIZES, "tiny", TINY)
         yield
+
+
+def response_tensors(seed=0, n=6, t=7, spread=0.4):
+    """Responses alone (no prompt): logp, which needs a gradient, old_logp, ref_logp and mask
+    (n, t), advantages (n,), and entropy (n, t). spread: of logp around old_logp, in nats."""
+    g = torch.Generator().manual_seed(seed)
+    mask = (torch.arange(t) < torch.tensor([7, 1, 4, 6, 2, 5])[:n, None]).float()
+    old = -torch.rand(n, t, generator=g)
+    logp = (old + spread * torch.randn(n, t, generator=g)).requires_grad_()
+    ref = old + 0.3 * torch.randn(n, t, generator=g)
+    advantages = torch.randn(n, generator=g)
+    return logp, old, ref, mask, advantages, torch.rand(n, t, generator=g) * mask

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small import response_tensors
 
 import entropy
 import grpo
@@ -20,18 +21,12 @@ def options(**changes):
     return Options(**dict(aggregate="token", minibatches=1, temperature=1.0) | changes)
 
 
-def batch(seed=0, n=6, t=7, spread=0.4):
-    """Responses alone (no prompt), as in tests/test_trl.py: logp, which needs a gradient, and the
-    batch. Rows 2k and 2k + 1 are a group."""
-    g = torch.Generator().manual_seed(seed)
-    mask = (torch.arange(t) < torch.tensor([7, 1, 4, 6, 2, 5])[:n, None]).float()
-    old = -torch.rand(n, t, generator=g)
-    logp = (old + spread * torch.randn(n, t, generator=g)).requires_grad_()
-    torch.randn(n, t, generator=g)
-    advantages = torch.randn(n, generator=g)[:, None] * mask
-    return logp, ppo.Batch(mask, mask, old, torch.arange(n) // 2, advantages[:, 0],
-                           advantages=advantages, weights=ppo.token_weights(mask, "token"),
-                           entropy=torch.rand(n, t, generator=g) * mask)
+def batch(seed=0):
+    """logp and the batch of small.response_tensors. Rows 2k and 2k + 1 are a group."""
+    logp, old, _, mask, advantages, entropies = response_tensors(seed)
+    return logp, ppo.Batch(mask, mask, old, torch.arange(len(mask)) // 2, advantages,
+                           advantages=advantages[:, None] * mask,
+                           weights=ppo.token_weights(mask, "token"), entropy=entropies)
 
 
 def filtered(given, o, seed=0):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small import response_tensors
 
 import grpo
 import offpolicy
@@ -21,16 +22,10 @@ def options(surrogate, **changes):
         unbiased_kl=False, entropy_coef=0.0, temperature=1.0, ratio="token") | bounds | changes)
 
 
-def batch(aggregate="sequence", seed=0, n=6, t=7, spread=0.4):
-    """Responses alone (no prompt): logp, which needs a gradient, and the batch. The tensors are
-    those of tests/test_trl.py."""
-    g = torch.Generator().manual_seed(seed)
-    mask = (torch.arange(t) < torch.tensor([7, 1, 4, 6, 2, 5])[:n, None]).float()
-    old = -torch.rand(n, t, generator=g)
-    logp = (old + spread * torch.randn(n, t, generator=g)).requires_grad_()
-    torch.randn(n, t, generator=g)
-    advantages = torch.randn(n, generator=g)[:, None] * mask
-    return logp, ppo.Batch(mask, mask, old, None, None, advantages=advantages,
+def batch(aggregate="sequence", **how):
+    """logp and the batch of small.response_tensors, as in tests/test_trl.py."""
+    logp, old, _, mask, advantages, _ = response_tensors(**how)
+    return logp, ppo.Batch(mask, mask, old, None, None, advantages=advantages[:, None] * mask,
                            weights=ppo.token_weights(mask, aggregate, 9))
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small import response_tensors
 from test_dpo import loss_of_pairs, pair_tensors
 
 import grpo
@@ -15,20 +16,11 @@ import ppo
 trl = pytest.importorskip("trl")
 
 
-def tensors(seed=0, n=6, t=7):
-    """Responses alone (no prompt): logp, old_logp, ref_logp, mask, advantages."""
-    g = torch.Generator().manual_seed(seed)
-    mask = (torch.arange(t) < torch.tensor([7, 1, 4, 6, 2, 5])[:n, None]).float()
-    old = -torch.rand(n, t, generator=g)
-    logp = (old + 0.4 * torch.randn(n, t, generator=g)).requires_grad_()
-    return logp, old, old + 0.3 * torch.randn(n, t, generator=g), mask, torch.randn(n, generator=g)
-
-
 def theirs(loss_type, level, beta, delta, unbiased_kl=False, trainer_class=None,
            epsilons=(0.2, 0.28), mask_threshold=None):
     """GRPOTrainer._compute_loss, or another class's, with as much of a trainer as it asks for."""
     from trl import GRPOTrainer
-    logp, old, ref, mask, advantages = tensors()
+    logp, old, ref, mask, advantages, _ = response_tensors()
     same = SimpleNamespace(num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x,
                            reduce=lambda x, reduction: x, sync_gradients=True)
     trainer = SimpleNamespace(
@@ -55,7 +47,7 @@ def theirs(loss_type, level, beta, delta, unbiased_kl=False, trainer_class=None,
 def theirs_rloo():
     """RLOOTrainer._compute_loss: one ratio per response, and the mean over responses."""
     from trl import RLOOTrainer
-    logp, old, _, mask, advantages = tensors()
+    logp, old, _, mask, advantages, _ = response_tensors()
     same = SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x,
                            reduce=lambda x, reduction: x)
     trainer = SimpleNamespace(
@@ -71,7 +63,7 @@ def theirs_rloo():
 
 
 def ours(aggregate, level, beta, delta, unbiased_kl=False):
-    logp, old, ref, mask, advantages = tensors()
+    logp, old, ref, mask, advantages, _ = response_tensors()
     batch = ppo.Batch(None, mask, old, None, None, ref_logp=ref,
                       advantages=advantages[:, None] * mask,
                       weights=ppo.token_weights(mask, aggregate, 9))
@@ -121,7 +113,7 @@ def test_off_policy_losses_and_gradients_are_trl_s(surrogate, aggregate, bounds,
     their_loss, their_grad = theirs(
         loss_type, "token", 0.0, None, epsilons=epsilons.get(surrogate, bounds),
         trainer_class=GMPOTrainer if surrogate == "gmpo" else None, mask_threshold=limit)
-    logp, old, _, mask, advantages = tensors()
+    logp, old, _, mask, advantages, _ = response_tensors()
     batch = ppo.Batch(mask, mask, old, None, None, advantages=advantages[:, None] * mask,
                       weights=ppo.token_weights(mask, aggregate, 9))
     options = SimpleNamespace(
