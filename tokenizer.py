@@ -22,7 +22,7 @@ import tiktoken
 import torch
 
 from infra import bpe, files
-from tasks import gsm
+from tasks import TASKS, gsm
 
 PATTERN = r" ?[A-Za-z]+|(?s:.)"  # a word with its leading space, or any one character
 SPECIALS = ["<think>", "</think>", "<answer>", "</answer>", "<|endoftext|>", "<|pad|>"]
@@ -30,12 +30,14 @@ MAX_STOP_STRING = 64  # characters; the automaton of a stop string takes its len
 WORKING_WORDS = "easy check ok wait no yes make"
 
 
-def toy_encoding() -> tiktoken.Encoding:
-    """The toy vocabulary: ids 0 to 255 are the bytes; the words and the specials follow."""
+@functools.cache
+def toy_encoding(more: str = "") -> tiktoken.Encoding:
+    """The toy vocabulary: ids 0 to 255 are the bytes; the words and the specials follow. `more` has
+    further words of a task, with a space between them."""
     templates = " ".join(question for question, *_ in gsm.TEMPLATES + gsm.HELD_OUT)
     words = set(re.findall(r" ?[A-Za-z]+", templates))
-    words |= {space + word for word in WORKING_WORDS.split() + gsm.NAMES + gsm.ITEMS
-              for space in ("", " ")}
+    words |= {space + word for word in WORKING_WORDS.split() + gsm.NAMES + gsm.ITEMS + more.split()
+              for space in ("", " ") if word.isascii() or not space}
     ranks = {bytes([b]): b for b in range(256)}
     for word in sorted(w.encode() for w in words if len(w.encode()) > 1):
         ranks[word] = len(ranks)
@@ -43,8 +45,6 @@ def toy_encoding() -> tiktoken.Encoding:
     return tiktoken.Encoding("tiny-reasoning", pat_str=PATTERN, mergeable_ranks=ranks,
                              special_tokens=specials)
 
-
-TOY = toy_encoding()  # never changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +62,11 @@ class Tokenizer:
     # --- constructors
 
     @classmethod
-    def toy(cls) -> "Tokenizer":
-        """The vocabulary above. A prompt is the question and a line end."""
-        return cls(TOY, "{question}\n", [TOY.encode_single_token("<|endoftext|>")], [])
+    def toy(cls, more: str = "") -> "Tokenizer":
+        """The vocabulary above, with `more` words, such as a task's `words`. A prompt is the
+        question and a line end."""
+        toy = toy_encoding(more)
+        return cls(toy, "{question}\n", [toy.encode_single_token("<|endoftext|>")], [])
 
     @classmethod
     def from_folder(cls, folder, template: str, stop_ids: list[int],
@@ -78,13 +80,15 @@ class Tokenizer:
 
     @classmethod
     def of_run(cls, run) -> "Tokenizer":
-        """The tokenizer that infra.run_dir.save_tokenizer saved in a run's folder, else the toy.
-        Raises ValueError for a run of a pretrained model without the tokenizer that it had."""
+        """The tokenizer that infra.run_dir.save_tokenizer saved in a run's folder, else the toy of
+        the run's task. Raises ValueError for a run of a pretrained model without the tokenizer that
+        it had."""
         path, config = Path(run) / "prompt.json", Path(run) / "config.json"
         if not path.exists():
-            if config.exists() and files.read_json(config).get("init"):
+            settings = files.read_json(config) if config.exists() else {}
+            if settings.get("init"):
                 raise ValueError(f"{run} is a run of a pretrained model, but holds no prompt.json")
-            return cls.toy()
+            return cls.toy(getattr(TASKS.get(settings.get("task")), "words", ""))
         saved = files.read_json(path, template=str, stops=list, strings=list)
         if "{question}" not in saved["template"] or not all(
                 isinstance(string, str) and 0 < len(string) <= MAX_STOP_STRING

@@ -234,7 +234,7 @@ def make_tokenizer(options: Options, task) -> Tokenizer:
         if options.prompt != "plain" or options.few_shot:
             raise UserError("--prompt and --few-shot need --init: a base model trained here "
                             "knows the plain question alone")
-        return Tokenizer.toy()
+        return Tokenizer.toy(task.words)
     try:
         ends = prompts.end_token_ids(options.init)
         config = checkpoint.open_pretrained(options.init)[0].config
@@ -286,4 +286,5 @@ def config_of(options: Options) -> gpt.Config:
     cannot be."""
     if options.init:
         return checkpoint.read_config(Path(options.init))[1]
-    return gpt.Config(Tokenizer.toy().n_vocab, **gpt.SIZES[options.size])
+    words = tasks.TASKS[options.task].words
+    return gpt.Config(Tokenizer.toy(words).n_vocab, **gpt.SIZES[options.size])

@@ -57,6 +57,7 @@ class Task:
     subclass also defines `correct` (the verifier) and `write_solution` or `document` (the corpus).
     """
 
+    words = ""                      # further words of the vocabulary, with spaces between them
     prompt_template = "{question}"  # the question for a model that does not know the short form
     levels = range(1, 6)
     base_steps = 450                # training steps of the base model

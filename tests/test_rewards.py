@@ -16,9 +16,10 @@ import train
 import verify
 from infra import checkpoint, rewards
 from tasks import Arithmetic
-from tokenizer import PATTERN, TOY
+from tokenizer import PATTERN, toy_encoding
 
 ROOT = Path(__file__).parents[1]
+TOY = toy_encoding()
 RIGHT, WRONG = "<think>t</think><answer>4</answer>", "<think>t</think><answer>5</answer>"
 SMALL = ("--task arithmetic --level 1 --base-steps 2 --steps 1 --prompts 2 --group-size 4 "
          "--minibatches 1 --eval-problems 4 --eval-samples 4 --max-new-tokens 12 --reward random "

@@ -1,9 +1,13 @@
 """tokenizer.py: exact round trips, one token a digit, tags that only documents can hold."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tasks
+from infra import cli
 from tasks import gsm
 from tokenizer import Tokenizer
 
@@ -77,6 +81,23 @@ def test_end_and_pad_are_different_special_tokens():
 @pytest.mark.parametrize("word", [*gsm.NAMES, *gsm.ITEMS, "check", "wait", "ok", "easy"])
 def test_a_word_of_the_tasks_is_one_token_with_or_without_its_space(word):
     assert len(tokenizer.encode(word)) == len(tokenizer.encode(" " + word)) == 1
+
+
+def test_further_words_of_a_task_are_one_token_each_and_the_toy_vocabulary_stays():
+    more = Tokenizer.toy("三 九 hello")
+    assert more.n_vocab == tokenizer.n_vocab + 4  # "hello" with and without its space
+    assert len(more.encode("三九")) == 2 and len(more.encode("hello hello")) == 2
+    assert len(tokenizer.encode("三")) == 3  # bytes
+    assert more.decode(more.encode("三九=hello 四")) == "三九=hello 四"
+
+
+def test_a_run_has_the_vocabulary_of_its_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks.Arithmetic, "words", "三 九")
+    (tmp_path / "config.json").write_text(json.dumps({"task": "arithmetic"}))
+    options, _ = cli.parse(["--device", "cpu"])
+    _, made = cli.validate(options)
+    assert made.n_vocab == Tokenizer.of_run(tmp_path).n_vocab == tokenizer.n_vocab + 2
+    assert cli.config_of(options).vocab_size == made.n_vocab
 
 
 def test_a_prompt_ends_with_the_line():
