@@ -275,15 +275,15 @@ def clip_gradients(model) -> float:
 
 # --- the run around the loop
 
-def start(run_dir: Path, task, tokenizer, options: Options):
-    """Makes models, optimizer and state, from the run's checkpoint or from a base model. Evaluates
-    a new base model."""
+def start(run_dir: Path, task, tokenizer, options: Options, policy: gpt.GPT | None = None):
+    """Makes models, optimizer and state, from the run's checkpoint, or from the policy of a recipe,
+    or from a base model. Evaluates the policy of a new run."""
     # 1. the policy, and the networks around it
     path, began = run_dir / "checkpoint.pt", time.perf_counter()
     saved = runs.load_checkpoint(run_dir) if path.exists() else None
     if saved:
         policy = gpt.from_state(saved, options.device)
-    else:
+    elif policy is None:
         policy = base_model(options, task, tokenizer, run_dir.parent)
     models, optimizer = make_models(policy, tokenizer, options)
     # 2. drop the log lines after the checkpoint: these steps will run again
