@@ -118,7 +118,7 @@ class Options:
     task: str = option("task", "arithmetic", "problems to learn; try countdown",
                        sorted(tasks.TASKS))
     level: int = option("task", 2, "difficulty of the problems, from 1 to 5 (gsm and code: to 2, "
-                        "chain and wait: to 3)")
+                        "chain, bilingual and wait: to 3)")
     train_levels: str = option("task", "", "levels of the training problems, such as 1,2,4; the "
                                "base model and the evaluation keep --level (default: --level)")
     problem_sampling: str = option(
@@ -138,6 +138,8 @@ class Options:
     reward: str = option("task", "correct",
                          "correct: 1 for a right answer and 0.1 for the format; accuracy: 1 or "
                          "0; sign: 1 or -1; "
+                         "language: as correct, and the share of the working in the question's "
+                         "language; "
                          "process: scores of a process reward model, needs --algo ppo; controls: "
                          "format pays for the tags alone, random pays by chance, claim pays for "
                          "claiming to have checked",

@@ -27,6 +27,7 @@ from functools import lru_cache
 
 from grading import extraction
 from grading.answers import equal
+from grading.languages import language_consistency
 from grading.lexer import join_thousands
 from infra.terminal import quote, visible
 
@@ -93,6 +94,12 @@ def claim(sample: Sample) -> float:
     return float(bool(sample.format) and bool(claimed))
 
 
+def language(sample: Sample) -> float:
+    """R1's reward against mixed languages (section 2.3.2): the sum of `correct_and_format` and of
+    the share of the working that is in the language of the question."""
+    return correct_and_format(sample) + language_consistency(sample.problem, sample.text)
+
+
 REWARDS = {  # the choices of --reward
     "correct": correct_and_format,
     "accuracy": accuracy,
@@ -100,6 +107,7 @@ REWARDS = {  # the choices of --reward
     "format": format_only,
     "random": coin,
     "claim": claim,
+    "language": language,
     "process": correct_and_format,  # train.py then replaces the total by the PRM's step scores
 }
 

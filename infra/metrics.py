@@ -50,9 +50,10 @@ class Timer(Counter):
 def step_metrics(state: dict, attempts, batch, models, options, task) -> dict:
     """The metrics of a step before its update: of all its samples, and of the batch. Prints a hint
     at the first step of a pretrained model, where no response has an answer."""
-    _, texts, rewards = zip(*(s for a in attempts for s in a.samples), strict=True)
+    problems, texts, rewards = zip(*(s for a in attempts for s in a.samples), strict=True)
     metrics = evaluate.response_metrics(state["step"] + 1, [a.rollout for a in attempts], rewards,
                                         texts, options.group_size, task)
+    metrics |= means(task.measures, problems, texts)
     if options.init and not state["step"] and not any(map(verify.extract, texts)):
         distributed.print_rank0(no_answer_hint(options))
     metrics["prompts_sampled"] = sum(a.prompts for a in attempts)
@@ -60,6 +61,12 @@ def step_metrics(state: dict, attempts, batch, models, options, task) -> dict:
     if options.partial_rollouts:
         metrics |= partial.metrics(state, attempts[0].rollout)
     return metrics | batch_metrics(batch)
+
+
+def means(measures: dict, problems, texts) -> dict:
+    """The mean of each of a task's measures over responses."""
+    return {name: sum(map(measure, problems, texts)) / len(texts)
+            for name, measure in measures.items()}
 
 
 def no_answer_hint(options) -> str:
@@ -229,11 +236,18 @@ def measure(state: dict, when: str, models, task, options, folder: Path | None =
 
 def evaluate_held_out(metrics: dict, models, task, options) -> dict:
     """Answers the first held-out problems greedily. Adds the accuracy to a step's metrics, for the
-    curve during training. Returns the result of evaluate.greedy_accuracy, and the problems."""
+    curve during training, and the task's measures of responses at temperature 1. Returns the result
+    of evaluate.greedy_accuracy, and the problems."""
     problems = task.held_out(options.eval_problems)[:CURVE_PROBLEMS]
     result = evaluate.greedy_accuracy(models.sampler, models.tokenizer, task, problems,
                                       options.max_new_tokens, SAMPLERS[options.sampler])
     metrics["eval_accuracy"] = result["value"]
+    if task.measures:
+        _, texts = evaluate.sample_responses(models.sampler, models.tokenizer, problems,
+                                             seed=options.seed, generate=SAMPLERS[options.sampler],
+                                             max_new_tokens=options.max_new_tokens)
+        metrics |= {f"eval_{name}": value
+                    for name, value in means(task.measures, problems, texts).items()}
     return result | {"problems": problems}
 
 

@@ -64,6 +64,7 @@ class Task:
     min_base_pass16 = 0.6           # training goes on until the base model has this pass@16
     default_max_new_tokens = 0      # 0: 64 tokens, and 64 more per level
     working: re.Pattern | None = None  # a line of working; None: nothing is counted as working
+    measures: dict = {}             # further metrics: name -> function of (problem, text)
     paths: list = []                # files that the problems come from
     notes: list = []                # sentences about these files, such as rows that are left out
     left_out = 0                    # rows of these files that are no problems

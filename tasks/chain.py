@@ -48,13 +48,13 @@ def last_digit(x: int, op: str, y: int) -> int:
     return int(calculate(x, op, y)) % 10
 
 
-def sample_chain(rng, fewest: int, most: int):
-    """A random chain of `fewest` to `most` operations: its text, and its steps (x, op, y, last
-    digit)."""
+def sample_chain(rng, fewest: int, most: int, ops: str = "+-*"):
+    """A random chain of `fewest` to `most` operations of `ops`: its text, and its steps (x, op, y,
+    last digit)."""
     value = rng.randint(0, 9)
     text, steps = str(value), []
     for _ in range(rng.randint(fewest, most)):
-        op = rng.choice("+-*")
+        op = rng.choice(ops)
         y = rng.choice((3, 7, 9)) if op == "*" else rng.randint(1, 9)
         text += f" {op}{y}"
         steps.append((value, op, y, last_digit(value, op, y)))
@@ -92,7 +92,8 @@ def steps_true(problem, text: str) -> list[bool] | None:
     the answer is too. A line "wait" starts the chain again. None for a text of another form, and
     for problems of other tasks."""
     thought, end, _ = text.removeprefix("<think>").partition("</think>")
-    if not end or not problem.noisy_facts or "\n" in text[text.find("</think>"):]:
+    chain = problem.noisy_facts and not problem.category  # task bilingual has categories
+    if not end or not chain or "\n" in text[text.find("</think>"):]:
         return None
     solution = [equation(*step) for step in problem.steps]
     truths, written = [], []
