@@ -140,10 +140,15 @@ class Options:
                          "0; sign: 1 or -1; "
                          "language: as correct, and the share of the working in the question's "
                          "language; "
-                         "process: scores of a process reward model, needs --algo ppo; controls: "
+                         "process: scores of a process reward model, needs --algo ppo; "
+                         "preference: for open requests the reward model of reward_model.py, for "
+                         "other problems as correct; controls: "
                          "format pays for the tags alone, random pays by chance, claim pays for "
                          "claiming to have checked",
                          verify.REWARDS)
+    judge: str = option("task", "", "run with the reward model: prm.pt, made by prm.py, for "
+                        "--reward process, or reward_model.pt, made by reward_model.py, for "
+                        "--reward preference")
 
     # --- algorithm
     prompts: int = option("algorithm", 32, "problems per step")
@@ -205,8 +210,6 @@ class Options:
     value_clip: float = option("PPO", 0.0, "clip the change of a value per step at this, such as "
                                "0.2; 0: no clip")
     value_coef: float = option("PPO", 1.0, "weight of the value loss")
-    judge: str = option("PPO", "", "run whose prm.pt, made by prm.py, scores the steps of "
-                        "--reward process")
 
     # --- DAPO
     dynamic_sampling: bool = option("DAPO", False, "sample more problems until the batch is full "

@@ -79,8 +79,7 @@ class Solution:
 
     def step_labels(self, n: int = 0) -> list[float]:
         """Of each step the proportion of its completions, or of its first n, that are correct."""
-        first = [outcomes[:n or None] for outcomes in self.outcomes]
-        return [sum(outcomes) / len(outcomes) for outcomes in first]
+        return [sum(first) / len(first) for first in (x[:n or None] for x in self.outcomes)]
 
 
 def sample_solutions(policy, tokenizer, task, problems, n: int, max_new_tokens: int,
@@ -99,7 +98,6 @@ def sample_solutions(policy, tokenizer, task, problems, n: int, max_new_tokens: 
 def label_steps(policy, tokenizer, task, solutions: list[Solution], n: int, max_new_tokens: int,
                 seed: int) -> int:
     """Fills the `outcomes` of the solutions, and returns the number of sampled tokens.
-
     Each step but the last gets the outcomes of n completions, which the policy samples at
     temperature 1 with at most max_new_tokens tokens. The last step gets the solution's outcome.
     A beginning that several solutions share is completed once. Raises ValueError if no solution has
@@ -150,6 +148,11 @@ class StepScorer(nn.Module):
         least = packing.scatter_to_mask(logp, mask).cummin(1)[0].clamp(min=MIN_LOGP)  # (N, T)
         return self.head(hidden[step_mask[real]]).squeeze(1) + self.logp_weight * least[step_mask]
 
+    def set_rewards(self, batch, samples, rollout, tokenizer) -> None:
+        """Sets the step rewards of a Batch, and its rewards, their sums. Texts are not read."""
+        batch.step_rewards = step_rewards(self, tokenizer, rollout)
+        batch.rewards = batch.step_rewards.sum(1)
+
 
 def scorer_inputs(pairs, ends, device):
     """The arguments (tokens, mask, step_mask) of StepScorer.forward, each (N, T), for N pairs
@@ -188,7 +191,6 @@ def plan_batches(lengths, epochs: int, rng, batch_tokens: int) -> list[list[int]
 def train(scorer, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens: int = 2000,
           lr: float = 1e-3) -> float:
     """Trains a StepScorer in place; returns the last batch's loss per step.
-
     The beginning that all prompts share (worked examples) is computed once per batch, so it does
     not count towards batch_tokens. At five times this learning rate the trunk forgot its language
     modelling."""
@@ -300,7 +302,6 @@ def make_reward_models(args, policy, tokenizer, task, max_new_tokens: int) -> di
                                 max_new_tokens, args.seed + 2)
     slots.release_slots(policy)  # frees the sampler's cache before training
     lap()
-
     scorers = {}
     for name in ("prm", "orm"):
         scorers[name] = train_reward_model(policy, tokenizer, solutions, args.epochs, args.seed,
@@ -324,7 +325,6 @@ COUNTS = {"problems": (512, "training problems"), "solutions": (8, "samples of e
 
 def main(argv=None) -> int:
     from infra import memory  # not at the top: it stands above this file
-
     parser = arguments.Parser("prm.py", description=__doc__.split("\n\n")[0])
     arguments.add_run(parser)
     for name, (default, words) in COUNTS.items():

@@ -31,7 +31,6 @@ import evaluate
 import grpo
 import model as gpt
 import ppo
-import prm
 import tasks
 import verify
 from config import ALGORITHMS, SAMPLERS, Options
@@ -194,17 +193,16 @@ def score(task, problems, rollout, texts, rng, options) -> list[tuple]:
 
 
 def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch:
-    """The Batch of a rollout: rewards, reference log-probs, values of the critic, and scores of the
-    process reward model. Networks that are not in use are skipped."""
+    """The Batch of a rollout: rewards, reference log-probs, values of the critic, and scores of a
+    reward model. Networks that are not in use are skipped."""
     device = rollout.tokens.device
     rewards = torch.tensor([reward.total for *_, reward in samples], device=device)
     correct = torch.tensor([reward.parts["correct"] for *_, reward in samples], device=device)
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
                       rollout.truncated, entropy=rollout.entropy,
                       loss_mask=getattr(rollout, "loss_mask", None))
-    if options.reward == "process":  # a process reward model scores the steps
-        batch.step_rewards = prm.step_rewards(models.reward_model, models.tokenizer, rollout)
-        batch.rewards = batch.step_rewards.sum(1)
+    if options.reward in runs.JUDGES:  # a reward model scores steps, or open requests
+        models.reward_model.set_rewards(batch, samples, rollout, models.tokenizer)
     refuse_infinite(batch.rewards, samples, options)
     if (options.sampler_correction != "none"  # needs the log-probs of sampler and of trainer
             or options.ratio != "token" and "bfloat16" in (options.dtype, options.sampler_dtype)):

@@ -16,8 +16,8 @@ import model as gpt
 import tasks
 from config import ALGORITHMS, GROUPS, PRETRAINED_LR, Options, needs_critic
 from infra import arguments, checkpoint, distributed, models
-from infra.conflicts import flag, readers, validate_algorithm
-from infra.run_dir import UserError
+from infra.conflicts import OF_VERIFIER, flag, readers, validate_algorithm
+from infra.run_dir import JUDGES, UserError
 from tasks import prompts
 from tokenizer import Tokenizer
 
@@ -147,7 +147,7 @@ def validate_all(options: Options) -> tuple[tasks.Task, Tokenizer]:
     if options.base_seed < 0:
         options.base_seed = options.seed
     validate_algorithm(options)
-    validate_reward(options)
+    validate_reward(options, task)
     tokenizer = make_tokenizer(options, task)
     validate_processes(options)
     if options.overlong == "soft" and not options.overlong_buffer:
@@ -201,21 +201,30 @@ def make_task(options: Options) -> tasks.Task:
     return task
 
 
-def validate_reward(options: Options) -> None:
-    """Checks the process reward model of --reward process."""
-    judge = options.judge
-    if (options.reward == "process") != bool(judge):
-        raise UserError("--reward process and --judge RUN need each other; RUN is a run with a "
-                        "prm.pt, made by prm.py")
+def validate_reward(options: Options, task: tasks.Task) -> None:
+    """Checks that the reward fits the task, and the reward model of --judge."""
+    judge, name = options.judge, JUDGES.get(options.reward)
+    unverified = not any(problem.answer for problem in task.held_out(20))
+    if unverified and options.steps and options.reward in OF_VERIFIER:
+        raise UserError(f"--task {options.task} has no verifier to pay --reward {options.reward}; "
+                        "try --reward preference, or --steps 0 for the base model alone")
+    if bool(name) != bool(judge):
+        raise UserError("--judge RUN needs --reward process or preference, and these rewards need "
+                        "--judge: RUN has a prm.pt, made by prm.py, or a reward_model.pt, made by "
+                        "reward_model.py")
     if not judge:
         return
-    if not (Path(judge) / "prm.pt").exists():
-        raise UserError(f"--judge {judge} has no prm.pt; python prm.py --run {judge} makes one")
+    if name == "reward_model" and not unverified:
+        raise UserError(f"--reward preference has no effect with --task {options.task}, whose "
+                        "answers a verifier checks; --task assistant has open requests")
+    if not (Path(judge) / f"{name}.pt").exists():
+        raise UserError(f"--judge {judge} has no {name}.pt; python {name}.py --run {judge} makes "
+                        "one")
     if tokenizer_file(judge) != tokenizer_file(options.init):
         raise UserError(f"--judge {judge} reads other tokens than the policy; both need the same "
                         "tokenizer")
     try:
-        models.load_judge(judge, "cpu")  # a damaged file is found before any work
+        models.load_judge(judge, "cpu", options.reward)  # a damaged file is found before any work
     except (ValueError, OSError) as error:
         raise UserError(f"--judge {judge}: {arguments.describe(error)}") from None
 

@@ -70,6 +70,8 @@ def advantage_rules(options: Options) -> list[tuple]:
     scaled, mean = options.scale_by_std, options.scale_by_std and options.divisor == "mean"
     unused = changed(options, *ADVANTAGES)
     return [
+        (options.reward == "process" and not critic,
+         "--reward process needs --judge RUN and an algorithm with a critic, such as --algo ppo"),
         (not critic and options.baseline != "batch" and options.group_size < 2,
          f"--group-size {options.group_size}: a group needs at least 2 responses to compare"),
         (critic and (scaled or unused),
@@ -101,6 +103,8 @@ def selection_rules(options: Options) -> list[tuple]:
     """Rules for the responses that are kept, and for the size of a mini-batch."""
     responses = options.prompts * options.group_size
     right = reads_group(options.algo, "RAFT") and options.keep == "right"
+    drops = "--dynamic-sampling" if options.dynamic_sampling else "--keep mixed" if (
+        reads_group(options.algo, "RAFT") and options.keep == "mixed") else ""
     choice, segment = options.problem_sampling, options.partial_rollouts
     return [
         (choice != "uniform" and not options.train_levels and (
@@ -126,6 +130,9 @@ def selection_rules(options: Options) -> list[tuple]:
         (right and options.reward not in OF_VERIFIER,
          f"--reward {options.reward} has no effect with --keep right, which keeps the answers that "
          "the verifier accepts"),
+        (options.reward == "preference" and drops,
+         f"{drops} keeps groups with right and wrong responses, so it would drop the open requests "
+         "of --reward preference, which are neither"),
         (right and options.kl_in == "reward", "--kl-in reward has no effect with --keep right"),
         (options.overlong_buffer > options.max_new_tokens,
          f"--overlong-buffer {options.overlong_buffer} is longer than a response "

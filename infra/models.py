@@ -14,7 +14,7 @@ import prm
 import verify
 from config import needs_critic
 from engine.critic_hints import HintedCritic
-from infra import distributed, run_dir
+from infra import distributed, judges, run_dir
 from tokenizer import Tokenizer
 
 
@@ -32,7 +32,7 @@ class Models(NamedTuple):
     reference: gpt.GPT | None = None      # for the KL
     critic: torch.nn.Module | None = None
     sampler: gpt.GPT | None = None
-    reward_model: torch.nn.Module | None = None  # for --reward process
+    reward_model: torch.nn.Module | None = None  # for --reward process and preference
     behavior: gpt.GPT | None = None       # samples the rollouts: the sampler, or as options say
     versions: deque | None = None         # of its weights, with --sampler-lag or --sampler-dtype
 
@@ -82,14 +82,16 @@ def make_models(policy: gpt.GPT, tokenizer: Tokenizer, options):
                                   fused=options.device.startswith("cuda"))
     reward_model = None
     if options.judge:
-        reward_model = load_judge(options.judge, options.device)
+        reward_model = load_judge(options.judge, options.device, options.reward)
     return Models(policy, tokenizer, reference, critic, sampler, reward_model, behavior,
                   versions), optimizer
 
 
-def load_judge(run: str, device: str) -> torch.nn.Module:
-    """The process reward model of the run in --judge. Raises ValueError or OSError where its files
-    cannot be read."""
+def load_judge(run: str, device: str, reward: str = "process") -> torch.nn.Module:
+    """The reward model of the run in --judge, for --reward process or preference. Raises ValueError
+    or OSError where its files cannot be read."""
+    if reward == "preference":
+        return judges.load(run, device)
     return prm.load(run, evaluate.load_policy(run, device))["prm"]
 
 
@@ -133,8 +135,8 @@ def refuse_infinite(rewards, samples, options) -> None:
     """Raises RewardError that names the problem and the value, where a reward (float32) is NaN or
     infinite."""
     source = f"--reward {options.reward}"
-    if options.reward == "process":
-        source = f"the process reward model of --judge {options.judge}"
+    if options.reward in run_dir.JUDGES:
+        source = f"the {options.reward} reward model of --judge {options.judge}"
     for reward, (problem, *_) in zip(rewards.tolist(), samples, strict=True):
         verify.finite(source, problem, reward)
 

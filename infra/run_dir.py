@@ -36,6 +36,7 @@ MAX_CONTEXT = 2**20  # tokens of a model in a checkpoint
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 FILES = ("config.json", "metrics.jsonl", "samples.jsonl", CHECKPOINT, PREVIOUS, "summary.json",
          "prompt.json", "tokenizer.json")
+JUDGES = {"process": "prm", "preference": "reward_model"}  # --reward -> name of --judge's file
 
 
 # --- settings
@@ -87,7 +88,7 @@ def files_read(options) -> list:
         paths += [Path(options.init, name) for name in (
             "config.json", "generation_config.json", "tokenizer.json")]
     if options.judge:
-        paths.append(Path(options.judge, "prm.pt"))
+        paths.append(Path(options.judge, f"{JUDGES[options.reward]}.pt"))
     return paths
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from tasks.arithmetic import Arithmetic
+from tasks.assistant import Assistant
 from tasks.base import MAX_VALUE, NEW, SEEN, Problem, Task, is_held_out, mix_levels
 from tasks.chain import Chain
 from tasks.code import Code
@@ -17,9 +18,9 @@ from tasks.gsm import Gsm
 from tasks.rows import read_jsonl
 from tasks.wait import Wait
 
-__all__ = ["MAX_VALUE", "NEW", "PROBLEM_SAMPLING", "SEEN", "TASKS", "Arithmetic", "Chain", "Code",
-           "Countdown", "File", "Gsm", "Problem", "Task", "Wait", "is_held_out", "mix_levels",
-           "read_jsonl", "record_success", "sample_problems"]
+__all__ = ["MAX_VALUE", "NEW", "PROBLEM_SAMPLING", "SEEN", "TASKS", "Arithmetic", "Assistant",
+           "Chain", "Code", "Countdown", "File", "Gsm", "Problem", "Task", "Wait", "is_held_out",
+           "mix_levels", "read_jsonl", "record_success", "sample_problems"]
 
 
 def find_tasks() -> dict[str, type[Task]]:

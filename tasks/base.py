@@ -30,7 +30,7 @@ class Problem:
     """A question with its answer. A task uses few of the other fields."""
 
     question: str
-    answer: str
+    answer: str                # "": an open request, whose quality no program can check
     steps: tuple = ()          # the solution as (x, op, y, result) in order; op is one of + - * /
     noisy_facts: bool = False  # the corpus states some facts wrongly (tasks chain and wait)
     solution: str = ""         # the solution as text, where there are no steps
