@@ -4,14 +4,18 @@
 
 It makes the base model that reinforcement learning starts from, in place of pretraining: the pairs
 are then documents of a task's corpus (tasks/corpus.py). Three quarters of the steps see the drill,
-the last quarter sees the mixed corpus. Any other pairs will do too, such as a cold start or another
-model's answers.
+the last quarter sees the mixed corpus. `pairs_from` and `sampled_pairs` make pairs of other texts:
+curated examples, rejection samples, a teacher's answers. A trained model learns them in a few
+epochs at lower rates:
+
+    sft.train(model, pairs, epochs=3, **sft.FINE_TUNING)
 
 A batch is cut into micro-batches of similar length, so there is little padding. Each step is one
 step of Muon (2502.16982) and of Adam for embeddings and norms. Left out on purpose: several
 documents in one row, validation loss (the base model is judged by what it generates).
 """
 
+import itertools
 import random
 
 import torch
@@ -27,9 +31,10 @@ MICRO_TOKENS = {"cpu": 1024, "cuda": 32768}  # tokens of a micro-batch, by type 
 DRILL_FRACTION = 0.75                        # share of the steps that see the drill
 WARMUP_STEPS = 20                            # steps in which the learning rates rise
 DECAY_FRACTION = 0.4                         # share of the steps, at the end, in which they fall
+FINE_TUNING = dict(lr=2e-3, adam_lr=1e-3, warmup=5)  # of `train`, for a model that is trained
 
 
-# --- where pairs come from: a function from the share of training done to the batch of a step
+# --- the pairs of a step: a function from the share of training done to the batch
 
 def documents(tokenizer, task, easier_task, rng: random.Random, drill: bool = False):
     """A batch of a task's corpus, about BATCH_TOKENS tokens: [(prompt ids, response ids)], each
@@ -51,42 +56,82 @@ def corpus_batches(tokenizer, task, seed: int):
     return lambda done: documents(tokenizer, task, easier_task, rng, drill=done < DRILL_FRACTION)
 
 
-def shuffled_batches(pairs: list, seed: int):
-    """The given pairs, about BATCH_TOKENS tokens per step, in a new random order each epoch."""
+def shuffled_batches(pairs: list, seed: int, epochs: int | None = None):
+    """Yields the given pairs, about BATCH_TOKENS tokens per step, in a new random order each epoch.
+    A batch may begin in one epoch and end in the next. epochs None: without end."""
+    rng, batch, size = random.Random(f"pairs {seed}"), [], 0
+    for _ in itertools.count() if epochs is None else range(epochs):
+        for pair in reversed(rng.sample(pairs, len(pairs))):
+            batch.append(pair)
+            size += len(pair[0]) + len(pair[1])
+            if size >= BATCH_TOKENS:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def batches_of(pairs, context: int, steps: int | None, epochs: int | None, seed: int):
+    """The function that returns the batch of each step, and the number of steps; `train` has the
+    arguments. context: the longest pair, in tokens."""
+    if (steps is None) == (epochs is None) or epochs is not None and callable(pairs):
+        raise ValueError("sft.train needs either steps=N, or epochs=N and a list of pairs")
+    if callable(pairs):
+        return pairs, steps
     if not pairs:
         raise ValueError("there are no (prompt, response) pairs to train on")
-    rng, epoch = random.Random(f"pairs {seed}"), []
+    for i, (prompt, response) in enumerate(pairs):
+        if not prompt or not response or len(prompt) + len(response) > context:
+            raise ValueError(f"pair {i} has a prompt of {len(prompt)} tokens and a response of "
+                             f"{len(response)}; each needs at least 1, together at most {context}")
+    batches = shuffled_batches(pairs, seed, epochs)
+    if steps is None:
+        batches = list(batches)
+        steps = len(batches)
+    batches = iter(batches)
+    return lambda done: next(batches), steps
 
-    def next_batch(done):
-        batch, size = [], 0
-        while size < BATCH_TOKENS:
-            if not epoch:
-                epoch.extend(rng.sample(pairs, len(pairs)))
-            batch.append(epoch.pop())
-            size += len(batch[-1][0]) + len(batch[-1][1])
-        return batch
-    return next_batch
+
+# --- pairs of other texts
+
+def pairs_from(tokenizer, problems, texts) -> list:
+    """(prompt ids, response ids) of each problem and the text of a response to it, with the
+    end-of-text token. For texts that no model sampled; otherwise use `sampled_pairs`."""
+    return [(tokenizer.encode_prompt(problem.question), tokenizer.encode(text) + [tokenizer.eos_id])
+            for problem, text in zip(problems, texts, strict=True)]
+
+
+def sampled_pairs(rollout) -> list:
+    """(prompt ids, response ids) of each response of a sample.Rollout, as sampled: text that is
+    decoded and encoded again may have other ids. A truncated response has no end-of-text token."""
+    prompts = [tokens[:start] for tokens, start in zip(
+        rollout.tokens.tolist(), rollout.mask.argmax(1).tolist(), strict=True)]
+    return list(zip(prompts, rollout.responses(), strict=True))
 
 
 # --- training
 
-def train(model: GPT, pairs, steps: int, seed: int = 0, lr: float = 0.01, adam_lr: float = 0.006,
-          progress=lambda loss: None) -> None:
-    """Trains the model in place, about BATCH_TOKENS tokens per step.
+def train(model: GPT, pairs, steps: int | None = None, seed: int = 0, lr: float = 0.01,
+          adam_lr: float = 0.006, progress=lambda loss: None, epochs: int | None = None,
+          warmup: int = WARMUP_STEPS) -> None:
+    """Trains the model in place, about BATCH_TOKENS tokens per step, for `steps` steps or for
+    `epochs` passes over the pairs. Give one of the two.
 
     pairs: a list of (prompt ids, response ids), shuffled with `seed`; or a source of batches, such
-    as `corpus_batches(tokenizer, task, seed)`. The loss covers the responses, so they should end
-    with the end-of-text token.
-    lr, adam_lr: the highest learning rates of Muon and of Adam.
+    as `corpus_batches(tokenizer, task, seed)`, which has no epochs. The loss covers the responses,
+    so they should end with the end-of-text token.
+    lr, adam_lr: the highest learning rates of Muon and of Adam, for a model with random weights;
+    FINE_TUNING has those for a trained one. warmup: steps in which they rise.
     progress(loss) is called after each step, with the loss in nats per token.
+    Raises ValueError for no pairs, and for a pair that is empty or longer than the context.
     """
-    next_batch = pairs if callable(pairs) else shuffled_batches(pairs, seed)
+    next_batch, steps = batches_of(pairs, model.config.context, steps, epochs, seed)
     device, rates = model.embedding.weight.device, (lr, adam_lr)
     optimizers = muon_and_adam(model, model.blocks, *rates)
     for step in range(steps):
         # 1. the learning rates: linear warm-up, constant, linear decay to 0
         done = step / steps
-        scale = min(1.0, (step + 1) / WARMUP_STEPS) * min(1.0, (1 - done) / DECAY_FRACTION)
+        scale = min(1.0, (step + 1) / warmup) * min(1.0, (1 - done) / DECAY_FRACTION)
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * scale
         # 2. the gradient of the mean over all response tokens, micro-batch by micro-batch

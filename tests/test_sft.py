@@ -1,5 +1,6 @@
 """sft.py: batches of pairs, and training that repeats to the last bit."""
 
+import itertools
 import math
 import random
 import re
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import model
+import sample
 import sft
 import tasks
 from engine import muon
@@ -22,10 +24,10 @@ def micro(seed=0):
                                   heads=2, kv_heads=1, hidden=48))
 
 
-def trained(steps, seed=0, pairs=None):
+def trained(steps=None, seed=0, pairs=None, **how):
     made, losses = micro(), []
     pairs = pairs or sft.corpus_batches(tokenizer, tasks.Arithmetic(1), seed)
-    sft.train(made, pairs, steps, seed, progress=losses.append)
+    sft.train(made, pairs, steps, seed, progress=losses.append, **how)
     return made, losses
 
 
@@ -85,14 +87,44 @@ def test_given_pairs_come_in_a_new_order_each_epoch(small_batches):
     """Every pair comes once before any pair comes again."""
     pairs = [([i] * 30, [i] * 20) for i in range(30)]
     for seed in range(3):
-        next_batch = sft.shuffled_batches(pairs, seed)
-        batches = [next_batch(0.0) for _ in range(5)]
+        batches = list(itertools.islice(sft.shuffled_batches(pairs, seed), 5))
         assert all(len(batch) == 12 for batch in batches)  # 12 * 50 tokens = BATCH_TOKENS
         order = [prompt[0] for batch in batches for prompt, _ in batch]
         assert sorted(order[:30]) == sorted(order[30:]) == list(range(30))
         assert order[:30] != order[30:] and order[:30] != list(range(30))
-    with pytest.raises(ValueError, match="no .* pairs"):
-        sft.shuffled_batches([], 0)
+        # two epochs are the beginning of the endless order; a smaller batch has the rest
+        two = list(sft.shuffled_batches(pairs[:16], seed, 2))
+        assert list(map(len, two)) == [12, 12, 8]
+        order = [prompt[0] for batch in two for prompt, _ in batch]
+        assert sorted(order[:16]) == sorted(order[16:]) == list(range(16))
+        endless = itertools.islice(sft.shuffled_batches(pairs[:16], seed), 2)
+        assert list(endless) == two[:2]
+
+
+# --- pairs of other texts
+
+def test_pairs_of_texts_end_with_the_end_of_text():
+    problems = [tasks.Problem("1+2=?", "3"), tasks.Problem("9-5=?", "4")]
+    texts = ["<think>1+2=3</think><answer>3</answer>", "4"]
+    pairs = sft.pairs_from(tokenizer, problems, texts)
+    assert [prompt for prompt, _ in pairs] == [tokenizer.encode_prompt(p.question)
+                                               for p in problems]
+    for (_, response), text in zip(pairs, texts, strict=True):
+        assert response[-1] == tokenizer.eos_id and tokenizer.decode_response(response) == text
+    assert len(pairs[1][1]) == 2 and tokenizer.specials["<think>"] in pairs[0][1]
+    with pytest.raises(ValueError):
+        sft.pairs_from(tokenizer, problems, texts[:1])
+
+
+def test_sampled_pairs_keep_the_sampled_ids():
+    made, eos = micro(), tokenizer.eos_id
+    prompts = [tokenizer.encode_prompt(question) for question in ("1+2=?", "(10+20)*3=?")]
+    rollout = sample.generate(made, prompts, 3, 5, seed=0, stop=[eos], pad=tokenizer.pad_id)
+    pairs = sft.sampled_pairs(rollout)
+    assert [prompt for prompt, _ in pairs] == [prompt for prompt in prompts for _ in range(3)]
+    assert [response for _, response in pairs] == rollout.responses()
+    # text that is decoded and encoded again has other ids
+    assert any(tokenizer.encode(tokenizer.decode(response)) != response for _, response in pairs)
 
 
 # --- training
@@ -204,3 +236,31 @@ def test_pairs_from_anywhere_are_learned(small_batches):
     with torch.no_grad():
         assert float(made.logp(tokens, mask)[mask == 1].exp().min()) > 0.5
     assert trained(3, seed=1, pairs=pairs)[1] != losses[:3]
+
+
+def test_epochs_over_fixed_pairs(small_batches, monkeypatch):
+    """Each pair is used once an epoch, and the learning rates span all of the epochs."""
+    used, padded = [], sft.padded
+    monkeypatch.setattr(sft, "padded", lambda pairs: used.extend(pairs) or padded(pairs))
+    pairs = [([i] * 30, [i] * 20) for i in range(40)]
+    made, losses = trained(pairs=pairs, epochs=3, **sft.FINE_TUNING)
+    assert len(losses) == 10 and sorted(used) == sorted(pairs * 3)  # 120 * 50 tokens
+    again, losses_again = trained(10, pairs=pairs, **sft.FINE_TUNING)
+    assert losses[:9] == losses_again[:9]  # the last batch of the epochs may be smaller
+    assert losses[-1] < losses[0]
+
+
+PAIR = ([1, 2], [3])
+
+
+@pytest.mark.parametrize("pairs, how, words", [
+    ([PAIR], {}, "either steps=N, or epochs=N"),
+    ([PAIR], dict(steps=2, epochs=2), "either steps=N, or epochs=N"),
+    (lambda done: [PAIR], dict(epochs=2), "a list of pairs"),
+    ([], dict(steps=2), "no .* pairs"),
+    ([PAIR, ([1], [])], dict(epochs=1), "pair 1 has a prompt of 1 tokens and a response of 0"),
+    ([([], [1])], dict(steps=1), "pair 0 has a prompt of 0 tokens"),
+    ([([1] * 500, [2] * 13)], dict(epochs=1), "together at most 512")])
+def test_bad_pairs_are_refused(pairs, how, words):
+    with pytest.raises(ValueError, match=words):
+        sft.train(micro(), pairs, **how)
