@@ -204,8 +204,8 @@ def make_task(options: Options) -> tasks.Task:
 def validate_reward(options: Options, task: tasks.Task) -> None:
     """Checks that the reward fits the task, and the reward model of --judge."""
     judge, name = options.judge, JUDGES.get(options.reward)
-    unverified = not any(problem.answer for problem in task.held_out(20))
-    if unverified and options.steps and options.reward in OF_VERIFIER:
+    requests = [not problem.answer for problem in task.held_out(20)]  # open ones: no verifier
+    if all(requests) and options.steps and options.reward in OF_VERIFIER:
         raise UserError(f"--task {options.task} has no verifier to pay --reward {options.reward}; "
                         "try --reward preference, or --steps 0 for the base model alone")
     if bool(name) != bool(judge):
@@ -214,7 +214,7 @@ def validate_reward(options: Options, task: tasks.Task) -> None:
                         "reward_model.py")
     if not judge:
         return
-    if name == "reward_model" and not unverified:
+    if name == "reward_model" and not any(requests):
         raise UserError(f"--reward preference has no effect with --task {options.task}, whose "
                         "answers a verifier checks; --task assistant has open requests")
     if not (Path(judge) / f"{name}.pt").exists():

@@ -33,7 +33,7 @@ import model as gpt  # noqa: E402
 import reward_model  # noqa: E402
 import sft  # noqa: E402
 import train  # noqa: E402
-from infra import arguments, base_model, cli, memory, run_dir, tensors  # noqa: E402
+from infra import arguments, base_model, cli, judges, memory, run_dir, tensors  # noqa: E402
 from infra import metrics as log  # noqa: E402
 from recipes import page, r1_page  # noqa: E402
 from tasks import assistant, bilingual  # noqa: E402
@@ -93,20 +93,21 @@ def rejection_sampling(lab: Lab, stages: str, policy) -> gpt.GPT:
 
 
 def preference_rl(lab: Lab, stages: str, policy) -> gpt.GPT:
-    # 1. annotators compare two responses to each request, for helpfulness and for harmlessness
-    rng = random.Random(f"preferences {lab.seed}")
-    problems = assistant.Assistant().sample(rng, lab.args.pairs)
-    _, texts = evaluate.sample_responses(policy, lab.tokenizer, problems, 2, seed=lab.seed,
-                                         max_new_tokens=64)
-    judge = reward_model.Judge(*(
-        reward_model.train_ensemble(policy, lab.tokenizer,
-                                    assistant.annotated_pairs(rng, problems, texts, gold), reads,
-                                    seed=lab.seed)
-        for gold, reads in ((assistant.gold_helpfulness, "answer"),
-                            (assistant.gold_harmlessness, "whole"))))
-    # 2. RL on reasoning problems and requests
-    flags = f"--reward preference --kl-coef 0.02 --steps {lab.args.steps}"
-    return reinforce(lab, stages, policy, 0.5, flags, judge)
+    folder = lab.folder / stages
+    if not (folder / judges.NAME).exists():
+        # 1. the policy gives two responses to each request, and an annotator prefers one
+        rng = random.Random(f"preferences {lab.seed}")
+        problems = assistant.Assistant().sample(rng, lab.args.pairs)
+        _, texts = evaluate.sample_responses(policy, lab.tokenizer, problems, 2, seed=lab.seed)
+        # 2. two reward models: helpfulness of the answer, harmlessness of the whole response
+        ensembles = [reward_model.train_ensemble(
+            policy, lab.tokenizer, assistant.annotated_pairs(rng, problems, texts, gold), reads,
+            seed=lab.seed) for gold, reads in ((assistant.gold_helpfulness, "answer"),
+                                               (assistant.gold_harmlessness, "whole"))]
+        judges.save(folder, reward_model.Judge(*ensembles))
+    # 3. RL on reasoning problems and on requests
+    return reinforce(lab, stages, policy, 0.5, f"--reward preference --judge {folder} "
+                     f"--kl-coef 0.02 --steps {lab.args.steps}")
 
 
 def zero(lab: Lab, stages: str, policy) -> gpt.GPT:
@@ -135,12 +136,11 @@ def fine_tune(lab: Lab, stages: str, policy, pairs) -> gpt.GPT:
     return policy
 
 
-def reinforce(lab: Lab, stages: str, policy, request_share, flags, judge=None) -> gpt.GPT:
+def reinforce(lab: Lab, stages: str, policy, request_share, flags) -> gpt.GPT:
     """GRPO in the run folder of a stage, whose run it continues if it was stopped."""
     options, task = open_stage(lab, stages, request_share, flags)
     folder = Path(options.out)
     models, optimizer, state = train.start(folder, task, lab.tokenizer, options, policy)
-    models = models._replace(reward_model=judge)
     train.reinforce(task, models, optimizer, options, state, folder)
     log.measure(state, "after", models, task, options)
     log.write_summary(folder, task, models.sampler, optimizer, state, options)
@@ -164,6 +164,7 @@ def make(lab: Lab, stages: str) -> dict:
         # 1. the stage
         before, _, last = stages.rpartition("-")
         policy = None if last == "base" else load(lab, before or "base")
+        path.parent.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         policy = STAGES[last](lab, stages, policy)
         seconds = time.perf_counter() - began
