@@ -102,12 +102,12 @@ def language(sample: Sample) -> float:
 
 REWARDS = {  # the choices of --reward
     "correct": correct_and_format,
+    "language": language,
     "accuracy": accuracy,
     "sign": sign,
     "format": format_only,
     "random": coin,
     "claim": claim,
-    "language": language,
     "process": correct_and_format,  # train.py then replaces the total by the PRM's step scores
     "preference": correct_and_format,  # so it does by a reward model's, for open requests alone
 }

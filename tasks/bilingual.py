@@ -26,7 +26,7 @@ DIGITS = "零一二三四五六七八九"
 TO_CHINESE = str.maketrans("0123456789+-*=?", f"{DIGITS}加减乘得几")
 UNSURE = {LATIN: "*", CHINESE: "+"}  # the kind of step that a language often states wrongly
 UNSURE_RATE = 0.4                    # how often it does, or as often as in task chain
-THOUGHTS = {"one": 0.7, "other": 0.12, "mixed": 0.18}  # shares of the documents, by their language
+THOUGHTS = {"one": 0.74, "other": 0.12, "mixed": 0.14}  # shares of the documents, by their language
 FORMS = {"lines": 0.3, "spaces": 0.3, "run on": 0.4}   # shares of the documents, by their form
 SO = {LATIN: "so ", CHINESE: "所以"}  # begins the summary of a curated thought
 
@@ -34,7 +34,7 @@ SO = {LATIN: "so ", CHINESE: "所以"}  # begins the summary of a curated though
 class Bilingual(chain.Chain):
     """Level 1 has 1 to 4 operations, level 2 has 5 to 7, level 3 has 8 to 10."""
 
-    base_steps = 350
+    base_steps = 300
     lengths = {1: (1, 4), 2: (5, 7), 3: (8, 10)}
 
     words = " ".join(["so", *"".join(map(chr, TO_CHINESE.values())), *SO[CHINESE]])

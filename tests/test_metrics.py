@@ -19,7 +19,7 @@ RUNS = {
     "dpo": ["--algo", "dpo", "--reward", "correct"],
     "ppo": ["--algo", "ppo", "--critic-warmup", "1"],
     "process": ["--algo", "ppo", "--critic-warmup", "1", "--reward", "process"],
-    "gsm": ["--task", "gsm", "--prompts", "8"],
+    "bilingual": ["--task", "bilingual", "--prompts", "8"],
 }
 
 

@@ -1,0 +1,59 @@
+"""recipes/languages.py: the share of surer steps, its tables, and a short form of the recipe."""
+
+import json
+
+import pytest
+from small import tiny_model
+
+from infra import cli
+from recipes import languages
+
+
+@pytest.mark.parametrize("working, share", [
+    ("3+6=9\n9乘九得一", 1.0), ("三加六得九\n9*9=1", 0.0), ("3+6=9*9=1", 0.5),
+    ("三+六=9", 1.0), ("3+6=九", 0.0), ("3+6=9\n三加六得九\n九乘九得一", 2 / 3), ("", 0.0)])
+def test_surer_steps_are_latin_sums_and_chinese_products(working, share):
+    text = f"<think>{working}</think><answer>3*3=9</answer>"
+    assert languages.surer_share([text, ""]) == pytest.approx(share)
+
+
+def test_the_runs_differ_in_the_reward_only():
+    options = [cli.parse([*languages.FLAGS.split(), "--reward", reward])[0]
+               for reward in languages.REWARDS.values()]
+    assert [o.reward for o in options] == ["correct", "language"]
+    for o in options:
+        cli.validate(o)
+
+
+def result(alone, language):
+    def policy(mixed):
+        return {"mixed": mixed, "consistency": 1 - mixed, "surer": 0.5, "sampled": 1 - mixed / 4,
+                "accuracy": 0.9, "by language": {"chinese": 0.8, "latin": 0.9},
+                "thoughts": ["a\nb"], "curve": [dict.fromkeys(languages.CURVES, 0.5) | {"step": 0}]}
+    return {"base": policy(0.2), "alone": policy(alone), "language": policy(language),
+            "questions": ["3 +6 =?"]}
+
+
+@pytest.mark.parametrize("shares, verdict", [((0.04, 0.06), "met"), ((0.04, 0.1), "not met")])
+def test_the_bar_is_met_by_the_whole_interval(shares, verdict):
+    _, (_, _, effects), (_, _, thoughts) = languages.tables(
+        [result(0.8, share) for share in shares])
+    assert effects[0][2].endswith(f": {verdict}")
+    assert effects[1][1] == "60.0 [60.0, 60.0]"
+    assert thoughts == [["3 +6 =?", *["`'a\\nb'`"] * 3]]
+
+
+def test_the_recipe_in_short(tmp_path, capsys):
+    flags = "--base-steps 1 --prompts 2 --group-size 4 --max-new-tokens 8 --minibatches 1"
+    argv = ["--seeds", "1", "--steps", "2", "--held-out", "8", "--flags", flags, "--work",
+            str(tmp_path / "work"), "--docs", str(tmp_path / "docs")]
+    with tiny_model():
+        assert languages.main(argv) == 0
+    found = json.loads((tmp_path / "work" / "seed-1" / "result.json").read_text())
+    assert [point["step"] for point in found["alone"]["curve"]] == [0, 2]
+    text = (tmp_path / "docs" / "recipes" / "languages.md").read_text()
+    assert text.count("\n| ") == 4 + 5 + 4 and "![" in text
+    assert (tmp_path / "docs" / "img" / "languages.png").exists()
+    assert "seed 1: " in capsys.readouterr().out
+    assert languages.main(argv) == 0  # finished seeds are read
+    assert "seed 1: " not in capsys.readouterr().out
