@@ -172,7 +172,7 @@ def train(model: RewardModel, pairs, epochs: int = 2, seed: int = 0, lr: float =
         chosen, rejected = model(*padded(both)).chunk(2)
         # 3. the step
         loss = pair_loss(chosen, rejected)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss.item()):
             raise FloatingPointError("the reward model diverged: its loss is no longer finite; "
                                      "nothing is written. Try a lower --lr")
         loss.backward()
