@@ -85,9 +85,11 @@ class Assistant(Task):
                 and gold_helpfulness(problem, text) >= wanted)
 
     def score(self, problem, text, *args, **more):
-        """Pays the format, and never the gold. A reward model replaces the total."""
+        """Pays the format, and never the gold, which is a part for the metrics. A reward model
+        replaces the total."""
         given = super().score(problem, text, *args, **more)
-        return replace(given, total=verify.FORMAT_WEIGHT * given.parts["format"])
+        return replace(given, total=verify.FORMAT_WEIGHT * given.parts["format"],
+                       parts=given.parts | {"gold": gold_reward(problem, text)})
 
     def document(self, rng, problem, drill=False):
         """A response of any quality; in the drill a good one."""
