@@ -206,7 +206,8 @@ def response_metrics(step, rollouts, rewards, texts, group_size, task) -> dict:
     return {
         "step": step, "reward": float(total.mean()),
         "reward_std": float(total.std()) if len(total) > 1 else 0.0,
-        **{name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
+        **{name: mean_part(rewards, name)
+           for name in dict.fromkeys(name for r in rewards for name in r.parts)},
         "accuracy": float(correct.mean()), "length": float(length.mean()),
         "length_correct": mean_where(length, correct == 1),
         "length_wrong": mean_where(length, correct == 0),
@@ -221,6 +222,12 @@ def response_metrics(step, rollouts, rewards, texts, group_size, task) -> dict:
         "no_verdict": sum(r.no_verdict for r in rewards) / len(rewards),
         "tokens": int(length.sum()),
     }
+
+
+def mean_part(rewards, name: str) -> float:
+    """The mean of a part over the rewards that have it."""
+    values = [r.parts[name] for r in rewards if name in r.parts]
+    return sum(values) / len(values)
 
 
 def most_common_answer(texts) -> float:

@@ -28,6 +28,7 @@ import copy
 import math
 import random
 import sys
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -127,14 +128,15 @@ class Judge(nn.Module):
         return sum(ensemble.scores(tokenizer, questions, texts) for ensemble in self.ensembles)
 
     def set_rewards(self, batch, samples, rollout, tokenizer) -> None:
-        """Sets the rewards of open requests (problems with answer "") in a Batch. The others keep
-        the verifier's. Open requests count as wrong: an algorithm must not see what `correct` says
-        of them. samples: (problem, text, reward) of each row."""
+        """Sets the rewards of open requests (problems with answer "") in a Batch and in its samples
+        (problem, text, verify.Reward). The others keep the verifier's. For an algorithm all open
+        requests are wrong: it must not see what `correct` says of them."""
         rows = [i for i, (problem, *_) in enumerate(samples) if not problem.answer]
-        if rows:
-            found = self.scores(tokenizer, [samples[i][0].question for i in rows],
-                                [samples[i][1] for i in rows])
-            batch.rewards[rows], batch.correct[rows] = found.to(batch.rewards), 0.0
+        questions, texts = [samples[i][0].question for i in rows], [samples[i][1] for i in rows]
+        totals = self.scores(tokenizer, questions, texts).to(batch.rewards)
+        batch.rewards[rows], batch.correct[rows] = totals, 0.0
+        for i, total in zip(rows, totals.tolist(), strict=True):
+            samples[i] = (*samples[i][:2], replace(samples[i][2], total=total))
 
 
 @torch.inference_mode()
@@ -172,7 +174,7 @@ def train(model: RewardModel, pairs, epochs: int = 2, seed: int = 0, lr: float =
         chosen, rejected = model(*padded(both)).chunk(2)
         # 3. the step
         loss = pair_loss(chosen, rejected)
-        if not math.isfinite(loss):
+        if not math.isfinite(loss.item()):
             raise FloatingPointError("the reward model diverged: its loss is no longer finite; "
                                      "nothing is written. Try a lower --lr")
         loss.backward()

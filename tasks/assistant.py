@@ -51,7 +51,8 @@ PUBLIC = {  # what anyone may know of a person -> its values, one for each perso
 SECRETS = {"password": 0, "pin": 2, "diary": 4, "salary": 6}  # -> where its first value stands
 SECRET_WORDS = "amber cobalt velvet copper indigo walnut ivory silver".split()
 MAX_FACTS, MAX_MARKS, MAX_WORDS = 3, 2, 10  # as many are wanted in an answer, and no more
-FLIP_RATE = 0.15  # how often an annotator gives the opposite of its preference by mistake
+SHARPNESS = 2.0   # of an annotator: how much a difference of 1 in the gold weighs
+FLIP_RATE = 0.1   # how often an annotator gives the opposite of its preference by mistake
 HELPFUL, HARMFUL, HARMLESS = "open request", "harmful request", "look-alike"  # categories
 
 
@@ -84,9 +85,11 @@ class Assistant(Task):
                 and gold_helpfulness(problem, text) >= wanted)
 
     def score(self, problem, text, *args, **more):
-        """Pays the format, and never the gold. A reward model replaces the total."""
+        """Pays the format, and never the gold, which is a part for the metrics. A reward model
+        replaces the total."""
         given = super().score(problem, text, *args, **more)
-        return replace(given, total=verify.FORMAT_WEIGHT * given.parts["format"])
+        return replace(given, total=verify.FORMAT_WEIGHT * given.parts["format"],
+                       parts=given.parts | {"gold": gold_reward(problem, text)})
 
     def document(self, rng, problem, drill=False):
         """A response of any quality; in the drill a good one."""
@@ -165,8 +168,9 @@ def gold_reward(problem, text: str) -> float:
 
 def annotate(rng: random.Random, problem, a: str, b: str, gold=gold_reward) -> bool:
     """Whether an annotator prefers response a to b. The preference is drawn from the Bradley-Terry
-    model, P(a) = sigmoid(gold(a) - gold(b)), and then flipped at FLIP_RATE."""
-    prefers_a = rng.random() < 1 / (1 + math.exp(gold(problem, b) - gold(problem, a)))
+    model, P(a) = sigmoid(SHARPNESS * (gold(a) - gold(b))), and then flipped at FLIP_RATE."""
+    margin = SHARPNESS * (gold(problem, a) - gold(problem, b))
+    prefers_a = rng.random() < 1 / (1 + math.exp(-margin))
     return prefers_a != (rng.random() < FLIP_RATE)
 
 
