@@ -44,7 +44,8 @@ FLAGS = ("--task mixture --algo grpo --device cpu --eval-problems 100 --eval-sam
 # every policy, after the one that it starts from
 ORDER = ["base", "1", "1-2", "1-2-3", "1-2-3-4", "zero", "2", "2-3", "2-3-4", "1-3", "1-3-4",
          "1-2-4"]
-EPOCHS = 3  # of supervised fine-tuning
+# of supervised fine-tuning: learning rates as for a new model would forget too much
+FINE_TUNING = dict(lr=5e-3, adam_lr=2.5e-3, warmup=5)
 
 
 class Lab(NamedTuple):
@@ -67,7 +68,7 @@ def cold_start(lab: Lab, stages: str, policy) -> gpt.GPT:
     rng, task = random.Random(f"curated {lab.seed}"), bilingual.Bilingual()
     problems = task.sample(rng, lab.args.curated)
     texts = [bilingual.curated(rng, problem) for problem in problems]
-    return fine_tune(lab, stages, policy, sft.pairs_from(lab.tokenizer, problems, texts))
+    return fine_tune(lab, stages, policy, sft.pairs_from(lab.tokenizer, problems, texts), 10)
 
 
 def reasoning_rl(lab: Lab, stages: str, policy) -> gpt.GPT:
@@ -77,7 +78,7 @@ def reasoning_rl(lab: Lab, stages: str, policy) -> gpt.GPT:
 def rejection_sampling(lab: Lab, stages: str, policy) -> gpt.GPT:
     rng, task = random.Random(f"rejection {lab.seed}"), bilingual.Bilingual()
     # 1. the policy's own responses that are right, readable and in one language
-    problems = task.sample(rng, lab.args.curated)
+    problems = task.sample(rng, 2 * lab.args.curated)
     rollout, texts = evaluate.sample_responses(policy, lab.tokenizer, problems, 4, seed=lab.seed,
                                                max_new_tokens=task.max_new_tokens)
     kept = [pair for pair, text, group in zip(sft.sampled_pairs(rollout), texts,
@@ -85,11 +86,11 @@ def rejection_sampling(lab: Lab, stages: str, policy) -> gpt.GPT:
             if task.correct(problems[group], text) and bilingual.is_readable(problems[group], text)]
     # 2. requests, answered in the wanted style
     requests = assistant.Assistant()
-    problems = requests.sample(rng, lab.args.curated)
+    problems = requests.sample(rng, 2 * lab.args.curated)
     texts = [requests.document(rng, problem, drill=True) for problem in problems]
     # 3. SFT, again from the base
     pairs = kept + sft.pairs_from(lab.tokenizer, problems, texts)
-    return fine_tune(lab, stages, load(lab, "base"), pairs)
+    return fine_tune(lab, stages, load(lab, "base"), pairs, 3)
 
 
 def preference_rl(lab: Lab, stages: str, policy) -> gpt.GPT:
@@ -130,9 +131,9 @@ def open_stage(lab: Lab, stages: str, request_share: float, flags: str = ""):
     return options, Mixture(options.level, request_share=request_share)
 
 
-def fine_tune(lab: Lab, stages: str, policy, pairs) -> gpt.GPT:
+def fine_tune(lab: Lab, stages: str, policy, pairs, epochs: int) -> gpt.GPT:
     open_stage(lab, stages, 0.5)
-    sft.train(policy, pairs, epochs=EPOCHS, seed=lab.seed, **sft.FINE_TUNING)
+    sft.train(policy, pairs, epochs=epochs, seed=lab.seed, **FINE_TUNING)
     return policy
 
 
@@ -203,8 +204,8 @@ def main(argv=None) -> int:
         "all policies, and the page)")
     add("--steps", type=arguments.integer(1), default=30,
         help="steps of each RL stage (default: 30)")
-    add("--curated", type=arguments.integer(1), default=300,
-        help="curated responses of stages 1 and 3 (default: 300)")
+    add("--curated", type=arguments.integer(1), default=200,
+        help="curated chains of stage 1, half the prompts of each kind of stage 3 (default: 200)")
     add("--pairs", type=arguments.integer(1), default=800,
         help="annotated pairs of stage 4 (default: 800)")
     add("--eval-problems", type=arguments.integer(4), default=300,
