@@ -1,7 +1,8 @@
 """DeepSeek-R1 in small: four stages from a base to a model that reasons and answers requests.
 
     base          SFT from random weights on a messy corpus in two languages, with open requests
-    1 cold start  SFT of the base on a few hundred curated chains: readable, in one language
+    1 cold start  SFT of the base on a few hundred curated chains: readable, in one language, but
+                  with facts as unsure as those of the corpus
     2 reasoning   RL with the reward correct + 0.1 * format + language consistency
     3 rejection   SFT of the base on the right, readable responses of the policy before, and on
                   curated answers to requests
@@ -67,8 +68,8 @@ def make_base(lab: Lab, stages: str, policy) -> gpt.GPT:
 def cold_start(lab: Lab, stages: str, policy) -> gpt.GPT:
     rng, task = random.Random(f"curated {lab.seed}"), bilingual.Bilingual()
     problems = task.sample(rng, lab.args.curated)
-    texts = [bilingual.curated(rng, problem) for problem in problems]
-    return fine_tune(lab, stages, policy, sft.pairs_from(lab.tokenizer, problems, texts), 10)
+    texts = [bilingual.curated(rng, problem, error_scale=1.0) for problem in problems]
+    return fine_tune(lab, stages, policy, sft.pairs_from(lab.tokenizer, problems, texts), 20)
 
 
 def reasoning_rl(lab: Lab, stages: str, policy) -> gpt.GPT:

@@ -106,11 +106,12 @@ def tell(rng, steps, languages, error_scale: float = 1.0) -> tuple[list[str], in
 
 # --- the readable form
 
-def curated(rng, problem) -> str:
-    """A readable response for a cold start: right, in the language of the question, one line for
-    each step, and a line with the result as summary."""
+def curated(rng, problem, error_scale: float = 0.0) -> str:
+    """A readable response for a cold start: in the language of the question, one line for each
+    step, and a line with the result as summary. error_scale 0: all steps are right; 1: they are
+    wrong as often as in the corpus, so only the form is new."""
     language = language_of(problem)
-    lines, value = tell(rng, problem.steps, [language] * len(problem.steps), error_scale=0.0)
+    lines, value = tell(rng, problem.steps, [language] * len(problem.steps), error_scale)
     digit = written(str(value), language)
     return tagged("\n".join([*lines, SO[language] + digit]), digit)
 

@@ -15,7 +15,7 @@ class Mixture(Task):
 
     words = f"{Bilingual.words} {Assistant.words}"
     levels = Bilingual.levels
-    base_steps = 600
+    base_steps = 500
     min_base_pass16 = 0.0
     default_max_new_tokens = Bilingual.default_max_new_tokens
     working = Bilingual.working
