@@ -12,10 +12,23 @@ import sys
 from pathlib import Path
 
 from bench.stats import markdown_table
-from infra import run_dir
+from infra import arguments, run_dir
 from infra.terminal import echo
 
 DOCS = Path(__file__).parents[1] / "docs"
+
+
+def add_flags(parser, name: str) -> None:
+    """Adds the flags that recipes share to a command line."""
+    parser.add_argument("--seeds", type=seeds, default=[0, 1, 2],
+                        help="seeds, with a comma between them (default: 0,1,2)")
+    parser.add_argument("--work", type=Path, default=Path("runs", name),
+                        help=f"folder of the runs and results (default: runs/{name})")
+
+
+def seeds(text: str) -> list[int]:
+    """The type of --seeds."""
+    return [arguments.integer(0)(seed) for seed in text.split(",")]
 
 
 def run_seeds(work, folder: Path, seeds) -> list[dict]:
