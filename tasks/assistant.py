@@ -12,8 +12,8 @@ The quality of a response is a gold rule, as in 2210.10760: a stand-in for what 
                         else, and tells no secret, not even in its thinking; else -1
 
 Training never sees the gold. It sees preferences of noisy annotators (`annotate`), from which
-reward_model.py learns. `correct` reads the gold for metrics alone: no reward uses it, and
-`score` pays the format alone until a reward model replaces it (--reward preference).
+reward_model.py learns. `correct` reads the gold for metrics alone: no reward uses it. `score` pays
+the format, and --reward preference adds the score of the reward model.
 Left out on purpose: several turns, and annotators with different tastes.
 """
 
@@ -85,11 +85,11 @@ class Assistant(Task):
                 and gold_helpfulness(problem, text) >= wanted)
 
     def score(self, problem, text, *args, **more):
-        """Pays the format, and never the gold, which is a part for the metrics. A reward model
-        replaces the total."""
-        given = super().score(problem, text, *args, **more)
-        return replace(given, total=verify.FORMAT_WEIGHT * given.parts["format"],
-                       parts=given.parts | {"gold": gold_reward(problem, text)})
+        """The reward of a response that no verifier calls right: at most its format pays. The parts
+        "correct" and "gold" are for the metrics."""
+        given = verify.reward(lambda *_: False, problem, text, *args, **more)
+        return replace(given, parts=given.parts | {
+            "correct": float(self.correct(problem, text)), "gold": gold_reward(problem, text)})
 
     def document(self, rng, problem, drill=False):
         """A response of any quality; in the drill a good one."""
