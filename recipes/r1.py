@@ -191,7 +191,7 @@ def work(args) -> None:
         lab = Lab(folder, seed, args, tokenizer)
         return {stages: make(lab, stages) for stages in ORDER}
     if not args.stages:
-        r1_page.write(page.run_seeds(make_all, args.work, args.seeds))
+        r1_page.write(page.run_seeds(make_all, args.work, args.seeds), args.docs)
         return
     for seed in args.seeds:
         make(Lab(args.work / f"seed-{seed}", seed, args, tokenizer), args.stages)
@@ -212,6 +212,7 @@ def main(argv=None) -> int:
     add("--eval-problems", type=arguments.integer(4), default=300,
         help="held-out problems, and requests (default: 300)")
     add("--flags", default="", help="further flags of train.py for the RL stages")
+    add("--docs", type=Path, default=page.DOCS, help="folder of the page (default: docs)")
     return arguments.run(parser, argv, work)
 
 

@@ -64,7 +64,7 @@ def win_rate(measures: dict, other: dict) -> float:
 
 # --- all seeds
 
-def write(results: list[dict]) -> None:
+def write(results: list[dict], docs) -> None:
     """Writes the page. results: stages -> measures, of each seed."""
     table = [[name, *(cell(results, lambda r, s=stages, key=key: r[s][key])
                       for key in COLUMNS.values()),
@@ -76,7 +76,7 @@ def write(results: list[dict]) -> None:
     columns = ["policy", *COLUMNS, "length, tokens", "wins against the policy before",
                "wins against R1-Zero", "seconds"]
     page.write("r1", "DeepSeek-R1 in small", [("Policies, in percent", columns, table)],
-               lambda figure: draw(results, figure))
+               lambda figure: draw(results, figure), docs)
 
 
 def before(stages: str) -> str:

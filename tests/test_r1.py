@@ -1,0 +1,90 @@
+"""recipes/r1.py: the order of the stages, wins, and a short form of all policies."""
+
+import json
+import random
+
+import pytest
+from small import tiny_model
+
+from recipes import r1, r1_page
+from tasks.mixture import Mixture
+
+SHORT = ("--steps 1 --curated 4 --pairs 8 --eval-problems 8 --flags").split()
+FLAGS = ("--base-steps 2 --prompts 2 --group-size 4 --minibatches 1 --max-new-tokens 16 "
+         "--eval-problems 2")
+
+
+def test_every_policy_comes_after_the_one_that_it_starts_from():
+    seen = set()
+    for stages in r1.ORDER:
+        assert stages == "base" or r1_page.before(stages) in seen
+        seen.add(stages)
+    assert set(r1_page.ROWS.values()) <= seen
+
+
+def test_a_win_is_a_higher_gold_and_a_tie_is_half_of_one():
+    assert r1_page.win_rate({"gold": [1, 2, 3, 4]}, {"gold": [0, 3, 3, 1]}) == 2.5 / 4
+
+
+def test_a_stage_without_the_one_before_says_which_command_makes_it(tmp_path, capsys):
+    argv = ["--stages", "1-2", "--seeds", "3", "--work", str(tmp_path)]
+    assert r1.main(argv) == 2
+    assert "python -m recipes.r1 --stages 1 --seeds 3 makes it" in capsys.readouterr().err
+
+
+ALL = ["base", "1", "1-2", "1-2-3", "1-2-3-4", "zero"]  # policies of the short form
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a short form of the recipe, and its arguments."""
+    folder, patch = tmp_path_factory.mktemp("r1"), pytest.MonkeyPatch()
+    patch.setattr(r1, "ORDER", ALL)
+    patch.setattr(r1_page, "ROWS", {stages: stages for stages in ALL})
+    argv = [*SHORT, FLAGS, "--seeds", "0", "--work", str(folder / "work"), "--docs",
+            str(folder / "docs")]
+    with tiny_model():
+        assert r1.main(argv) == 0
+    yield folder, argv
+    patch.undo()
+
+
+def test_the_recipe_in_short(made, capsys):
+    folder, argv = made
+    results = json.loads((folder / "work" / "seed-0" / "result.json").read_text())
+    assert list(results) == r1.ORDER
+    for stages in r1.ORDER:
+        stage = folder / "work" / "seed-0" / stages
+        assert (stage / "checkpoint.pt").exists() and (stage / "responses.txt").exists()
+        assert len(results[stages]["gold"]) == 8
+    text = (folder / "docs" / "recipes" / "r1.md").read_text()
+    assert text.count("\n| ") == 1 + len(r1_page.ROWS)
+    assert (folder / "work" / "seed-0" / "1-2" / "report.html").exists()
+
+
+def test_a_finished_stage_is_kept_and_a_lost_one_is_made_again_equally(made):
+    folder, argv = made
+    stage, result = (folder / "work" / "seed-0" / name for name in ("1-2-3-4", "result.json"))
+    before, other = (json.loads((stage.parent / name / "measures.json").read_text())
+                     for name in ("1-2-3-4", "1-2"))
+    (stage / "measures.json").unlink()
+    result.unlink()
+    with tiny_model():
+        assert r1.main(argv) == 0
+    again = json.loads(result.read_text())
+    assert again["1-2"] == other  # its seconds too: it was not made again
+    assert {k: v for k, v in again["1-2-3-4"].items() if k != "seconds"} == {
+        k: v for k, v in before.items() if k != "seconds"}
+
+
+def test_a_mixture_scores_each_problem_by_its_own_task():
+    task, rng = Mixture(1), random.Random(0)
+    problems = task.sample(rng, 40)
+    assert {bool(p.answer) for p in problems} == {True, False}
+    for problem in problems:
+        text = task.document(rng, problem, drill=True)
+        own = task.task_of(problem)
+        assert task.correct(problem, text) == own.correct(problem, text)
+        reward = "language" if problem.answer else "preference"
+        assert task.score(problem, text, "preference") == own.score(problem, text, reward)
+    assert all(p.answer for p in Mixture(1, request_share=0.0).sample(rng, 20))
