@@ -25,7 +25,7 @@ LANGUAGES = (LATIN, CHINESE)
 DIGITS = "零一二三四五六七八九"
 TO_CHINESE = str.maketrans("0123456789+-*=?", f"{DIGITS}加减乘得几")
 UNSURE = {LATIN: "*", CHINESE: "+"}  # the kind of step that a language often states wrongly
-UNSURE_RATE = 0.4                    # how often it does, or as often as in task chain
+UNSURE_RATE = 0.4                    # how often it does, at least
 THOUGHTS = {"one": 0.74, "other": 0.12, "mixed": 0.14}  # shares of the documents, by their language
 FORMS = {"lines": 0.3, "spaces": 0.3, "run on": 0.4}   # shares of the documents, by their form
 SO = {LATIN: "so ", CHINESE: "所以"}  # begins the summary of a curated thought
@@ -62,9 +62,9 @@ class Bilingual(chain.Chain):
         # 1. the language of each step
         asked = language_of(problem)
         [other] = set(LANGUAGES) - {asked}
-        [thought] = rng.choices(list(THOUGHTS), THOUGHTS.values())
-        languages = [rng.choice(LANGUAGES) if thought == "mixed" else
-                     other if thought == "other" else asked for _ in problem.steps]
+        [kind] = rng.choices(list(THOUGHTS), THOUGHTS.values())
+        languages = [rng.choice(LANGUAGES) if kind == "mixed" else other if kind == "other" else
+                     asked for _ in problem.steps]
         # 2. the steps in their form, and the answer in the language of the question
         lines, value = tell(rng, problem.steps, languages)
         [form] = rng.choices(list(FORMS), FORMS.values())
