@@ -39,6 +39,7 @@ import train  # noqa: E402
 from bench.stats import with_interval  # noqa: E402
 from infra import arguments, cli, run_dir  # noqa: E402
 from infra.base_model import base_model  # noqa: E402
+from infra.judges import measure  # noqa: E402
 from infra.models import make_models  # noqa: E402
 from infra.terminal import echo  # noqa: E402
 from recipes import page  # noqa: E402
@@ -102,7 +103,7 @@ def train_judges(base, tokenizer, task, seed: int, args) -> tuple[dict, dict]:
     single = reward_model.Ensemble(ensemble.members[:1])
     judges = {"single": reward_model.Judge(single), "ensemble": reward_model.Judge(ensemble)}
     # 3. their measures; no judge can agree with the annotators more often than the gold does
-    measures = {name: reward_model.measure(judge, tokenizer, sides[1])
+    measures = {name: measure(judge, tokenizer, sides[1])
                 for name, judge in judges.items()}
     asked = {problem.question: problem for problem in task.held_out(args.pairs)}
     golds = [[assistant.gold_reward(asked[question], text) for text in texts]
