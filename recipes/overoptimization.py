@@ -48,8 +48,8 @@ from tasks import assistant  # noqa: E402
 FLAGS = ("--task assistant --algo grpo --reward format --prompts 32 --group-size 8 "
          "--minibatches 2 --device cpu --eval-problems 1 --eval-every 1000 --no-report").split()
 PROXY = dict(epochs=2, lr=3e-3)    # training of a reward model
-MEMBERS, SPREAD_COEF = 5, 3.0      # of the ensemble
-KL_COEF = 0.5
+MEMBERS, SPREAD_COEF = 5, 2.0      # of the ensemble
+KL_COEF = 0.3
 RUNS = {  # name -> (judge, --kl-coef)
     "no cure": ("single", 0.0), "KL": ("single", KL_COEF), "ensemble": ("ensemble", 0.0),
     "KL and ensemble": ("ensemble", KL_COEF)}
@@ -230,9 +230,9 @@ def main(argv=None) -> int:
     parser = arguments.Parser("recipes.overoptimization", description=__doc__.split("\n\n")[0])
     page.add_flags(parser, "overoptimization")
     for name, default, least, help in (
-            ("steps", 60, 1, "steps of each run"), ("pairs", 500, 20, "annotated pairs"),
+            ("steps", 40, 1, "steps of each run"), ("pairs", 800, 20, "annotated pairs"),
             ("members", MEMBERS, 2, "reward models of the ensemble"),
-            ("requests", 24, 1, "held-out requests of best-of-n"),
+            ("requests", 16, 1, "held-out requests of best-of-n"),
             ("samples", 512, 2, "responses to each of them")):
         parser.add_argument(f"--{name}", type=arguments.integer(least), default=default,
                             help=f"{help} (default: {default})")
