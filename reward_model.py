@@ -1,24 +1,19 @@
 """A reward model, trained on pairs of responses of which people prefer one.
 
-No program can check an open request. People can say which of two responses they prefer. The
-Bradley-Terry model makes these choices a reward r, and maximum likelihood trains it:
+No program can check an open request, but people can say which of two responses they prefer. The
+Bradley-Terry model explains their choices by a reward r, which maximum likelihood trains:
 
     P(chosen preferred to rejected) = sigmoid(r(chosen) - r(rejected))
     loss = -mean over pairs of log sigmoid(r(chosen) - r(rejected))
 
 The network is a copy of the policy (the trunk) with a scalar head at the last token. A policy that
-is paid by r finds what r overrates. An ensemble helps, because its members disagree there:
+is paid by r finds what r overrates (recipes/overoptimization.py). The members of an ensemble
+disagree there, so it pays their mean - spread_coef * their standard deviation. A Judge adds up
+ensembles. In R1, helpfulness reads the final answer, and harmlessness the whole response.
+Papers: InstructGPT 2203.02155, ensembles 2310.02743 (their spread is the variance), R1 2501.12948.
+Left out on purpose: ties and margins between the responses of a pair.
 
-    reward = mean over the members - spread_coef * standard deviation over the members
-
-A Judge adds up the rewards of several ensembles. In DeepSeek-R1, helpfulness reads the final answer
-alone, and harmlessness reads the whole response. See recipes/overoptimization.py.
-Papers: InstructGPT 2203.02155, ensembles 2310.02743 (with the variance in place of the standard
-deviation), R1 2501.12948. Left out on purpose: ties and margins between the responses of a pair.
-
-    python reward_model.py --run RUN --pairs FILE.jsonl      writes RUN/reward_model.pt and .json
-
-A line of FILE is {"prompt": ..., "chosen": ..., "rejected": ...}.
+    python reward_model.py --run RUN --pairs FILE.jsonl    FILE has prompt, chosen and rejected
 Shapes: P pairs, N responses, T tokens, D width.
 """
 
@@ -42,7 +37,6 @@ from engine.muon import muon_and_adam
 from sft import padded
 
 READS = ("whole", "answer")  # the whole response, or the text between its answer tags
-BINS = 5                     # of confidences from 0.5 to 1, in `calibration`
 
 
 # --- the loss and its measures
@@ -57,12 +51,12 @@ def accuracy(chosen, rejected) -> float:
     return float((0.5 + 0.5 * (chosen - rejected).sign()).mean())
 
 
-def calibration(chosen, rejected, bins: int = BINS) -> dict:
+def calibration(chosen, rejected, bins: int = 5) -> dict:
     """Predicted against observed preferences. The confidence of a pair is the predicted probability
     of the response with the higher reward, 0.5 to 1; it is right if that one was chosen.
 
-    "bins": (mean confidence, share right, pairs) of each bin of confidences that is not empty.
-    "ece": the mean over pairs of |confidence - share right| of their bins (1706.04599)."""
+    "bins": (mean confidence, share right, pairs) of each bin with pairs. "ece": the mean over
+    pairs of |confidence - share right| of their bins (1706.04599)."""
     margins = (chosen - rejected).double()                                       # (P,)
     confidence, right = margins.abs().sigmoid(), 0.5 + 0.5 * margins.sign()
     number = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
@@ -108,16 +102,17 @@ class Ensemble(nn.Module):
 
     def scores(self, tokenizer, questions, texts) -> torch.Tensor:
         """Rewards (N,) of N responses (texts) to questions, on the CPU."""
-        rows = [self.members[0].encode(tokenizer, *row)
-                for row in zip(questions, texts, strict=True)]
+        asked = list(zip(questions, texts, strict=True))
+        number = {row: i for i, row in enumerate(dict.fromkeys(asked))}  # equal ones count once
+        rows = [self.members[0].encode(tokenizer, *row) for row in number]
         rewards = torch.stack([scores(member, rows) for member in self.members])   # (members, N)
         spread = rewards.std(0) if self.spread_coef else 0.0
-        return rewards.mean(0) - self.spread_coef * spread
+        total = rewards.mean(0) - self.spread_coef * spread
+        return total[[number[row] for row in asked]]
 
 
 class Judge(nn.Module):
-    """The sum of the rewards of several ensembles, such as helpfulness and harmlessness. It is the
-    `reward_model` of train.py's Models with --reward preference."""
+    """The sum of the rewards of ensembles. Models.reward_model with --reward preference is one."""
 
     def __init__(self, *ensembles: Ensemble):
         super().__init__()
@@ -143,14 +138,11 @@ class Judge(nn.Module):
 
 @torch.inference_mode()
 def scores(model: RewardModel, rows, max_tokens: int = 8192) -> torch.Tensor:
-    """Rewards (N,) of N pairs (prompt ids, response ids), on the CPU. Equal pairs are computed
-    once."""
-    keys = list(dict.fromkeys((tuple(prompt), tuple(ids)) for prompt, ids in rows))
-    found = {}
-    for part in packing.micro_batches([len(p) + len(r) for p, r in keys], max_tokens):
-        rewards = model(*padded([tuple(map(list, keys[i])) for i in part])).tolist()
-        found.update(zip((keys[i] for i in part), rewards, strict=True))
-    return torch.tensor([found[tuple(prompt), tuple(ids)] for prompt, ids in rows])
+    """Rewards (N,) of N pairs (prompt ids, response ids), on the CPU."""
+    rewards = torch.zeros(len(rows))
+    for part in packing.micro_batches([len(p) + len(r) for p, r in rows], max_tokens):
+        rewards[part] = model(*padded([rows[i] for i in part])).cpu()
+    return rewards
 
 
 # --- training
@@ -192,21 +184,11 @@ def train_ensemble(policy, tokenizer, pairs, reads: str = "whole", members: int 
     """An Ensemble trained on pairs (question, chosen text, rejected text). Each member has its own
     head and its own order of the pairs. `how`: epochs, lr and batch_tokens of `train`."""
     models = [RewardModel(policy, reads, 1000 * seed + number) for number in range(members)]
-    encoded = []
-    for question, *texts in pairs:
-        (prompt, chosen), (_, rejected) = (models[0].encode(tokenizer, question, text)
-                                           for text in texts)
-        encoded.append((prompt, chosen, rejected))
+    rows = [[models[0].encode(tokenizer, question, text) for text in texts]
+            for question, *texts in pairs]
+    encoded = [(prompt, chosen, rejected) for (prompt, chosen), (_, rejected) in rows]
     return Ensemble([train(model, encoded, seed=1000 * seed + number, **how)
                      for number, model in enumerate(models)], spread_coef)
-
-
-def measure(judge, tokenizer, pairs) -> dict:
-    """Accuracy and calibration of an Ensemble or a Judge on pairs (question, chosen, rejected)."""
-    questions, *sides = zip(*pairs, strict=True)
-    chosen, rejected = (judge.scores(tokenizer, questions, texts) for texts in sides)
-    return {"pairs": len(pairs), "loss": float(pair_loss(chosen, rejected)),
-            "accuracy": accuracy(chosen, rejected), **calibration(chosen, rejected)}
 
 
 def main(argv=None) -> int:

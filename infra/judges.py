@@ -47,6 +47,15 @@ def load(run, device: str = "cpu") -> reward_model.Judge:
         raise ValueError(f"{path} does not fit this version{mend}it again") from None
 
 
+def measure(judge, tokenizer, pairs) -> dict:
+    """Accuracy and calibration of an Ensemble or a Judge on pairs (question, chosen, rejected)."""
+    questions, *sides = zip(*pairs, strict=True)
+    chosen, rejected = (judge.scores(tokenizer, questions, texts) for texts in sides)
+    return {"pairs": len(pairs), "loss": float(reward_model.pair_loss(chosen, rejected)),
+            "accuracy": reward_model.accuracy(chosen, rejected),
+            **reward_model.calibration(chosen, rejected)}
+
+
 def read_pairs(path: str) -> list[tuple]:
     """(prompt, chosen, rejected) of each line of a JSONL file. Raises ValueError that names the
     line at fault."""
@@ -106,7 +115,7 @@ def work(args) -> None:
         policy, tokenizer, pairs, args.reads, args.members, args.spread_coef, args.seed,
         epochs=args.epochs, lr=lr)
     result = {"pairs": len(pairs), "reads": args.reads, "members": args.members,
-              "held_out": reward_model.measure(ensemble, tokenizer, held_out)}
+              "held_out": measure(ensemble, tokenizer, held_out)}
     save(args.run, reward_model.Judge(ensemble))
     run_dir.write_json(Path(args.run) / "reward_model.json", result)
     print(json.dumps(result))

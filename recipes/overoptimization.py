@@ -39,6 +39,7 @@ import train  # noqa: E402
 from bench.stats import with_interval  # noqa: E402
 from infra import arguments, cli, run_dir  # noqa: E402
 from infra.base_model import base_model  # noqa: E402
+from infra.judges import measure  # noqa: E402
 from infra.models import make_models  # noqa: E402
 from infra.terminal import echo  # noqa: E402
 from recipes import page  # noqa: E402
@@ -47,8 +48,8 @@ from tasks import assistant  # noqa: E402
 FLAGS = ("--task assistant --algo grpo --reward format --prompts 32 --group-size 8 "
          "--minibatches 2 --device cpu --eval-problems 1 --eval-every 1000 --no-report").split()
 PROXY = dict(epochs=2, lr=3e-3)    # training of a reward model
-MEMBERS, SPREAD_COEF = 5, 3.0      # of the ensemble
-KL_COEF = 0.5
+MEMBERS, SPREAD_COEF = 5, 2.0      # of the ensemble
+KL_COEF = 0.3
 RUNS = {  # name -> (judge, --kl-coef)
     "no cure": ("single", 0.0), "KL": ("single", KL_COEF), "ensemble": ("ensemble", 0.0),
     "KL and ensemble": ("ensemble", KL_COEF)}
@@ -102,7 +103,7 @@ def train_judges(base, tokenizer, task, seed: int, args) -> tuple[dict, dict]:
     single = reward_model.Ensemble(ensemble.members[:1])
     judges = {"single": reward_model.Judge(single), "ensemble": reward_model.Judge(ensemble)}
     # 3. their measures; no judge can agree with the annotators more often than the gold does
-    measures = {name: reward_model.measure(judge, tokenizer, sides[1])
+    measures = {name: measure(judge, tokenizer, sides[1])
                 for name, judge in judges.items()}
     asked = {problem.question: problem for problem in task.held_out(args.pairs)}
     golds = [[assistant.gold_reward(asked[question], text) for text in texts]
@@ -229,9 +230,9 @@ def main(argv=None) -> int:
     parser = arguments.Parser("recipes.overoptimization", description=__doc__.split("\n\n")[0])
     page.add_flags(parser, "overoptimization")
     for name, default, least, help in (
-            ("steps", 60, 1, "steps of each run"), ("pairs", 500, 20, "annotated pairs"),
+            ("steps", 40, 1, "steps of each run"), ("pairs", 800, 20, "annotated pairs"),
             ("members", MEMBERS, 2, "reward models of the ensemble"),
-            ("requests", 24, 1, "held-out requests of best-of-n"),
+            ("requests", 16, 1, "held-out requests of best-of-n"),
             ("samples", 512, 2, "responses to each of them")):
         parser.add_argument(f"--{name}", type=arguments.integer(least), default=default,
                             help=f"{help} (default: {default})")

@@ -48,6 +48,9 @@ ORDER = ["base", "1", "1-2", "1-2-3", "1-2-3-4", "zero", "2", "2-3", "2-3-4", "1
 # of supervised fine-tuning: learning rates as for a new model would forget too much
 FINE_TUNING = dict(lr=5e-3, adam_lr=2.5e-3, warmup=5)
 
+# what the annotators judge -> the part of the response that its reward model reads
+READS = {assistant.gold_helpfulness: "answer", assistant.gold_harmlessness: "whole"}
+
 
 class Lab(NamedTuple):
     """What the stages of one seed share."""
@@ -97,19 +100,20 @@ def rejection_sampling(lab: Lab, stages: str, policy) -> gpt.GPT:
 def preference_rl(lab: Lab, stages: str, policy) -> gpt.GPT:
     folder = lab.folder / stages
     if not (folder / judges.NAME).exists():
-        # 1. the policy gives two responses to each request, and an annotator prefers one
-        rng = random.Random(f"preferences {lab.seed}")
-        problems = assistant.Assistant().sample(rng, lab.args.pairs)
-        _, texts = evaluate.sample_responses(policy, lab.tokenizer, problems, 2, seed=lab.seed)
-        # 2. two reward models: helpfulness of the answer, harmlessness of the whole response
-        ensembles = [reward_model.train_ensemble(
-            policy, lab.tokenizer, assistant.annotated_pairs(rng, problems, texts, gold), reads,
-            seed=lab.seed) for gold, reads in ((assistant.gold_helpfulness, "answer"),
-                                               (assistant.gold_harmlessness, "whole"))]
-        judges.save(folder, reward_model.Judge(*ensembles))
+        # 1. annotators compare two responses to a request: of the policy, or of the base
+        rng, pairs = random.Random(f"preferences {lab.seed}"), {gold: [] for gold in READS}
+        for sampled in (policy, load(lab, "base")):
+            problems = assistant.Assistant().sample(rng, lab.args.pairs)
+            _, texts = evaluate.sample_responses(sampled, lab.tokenizer, problems, 2, seed=lab.seed)
+            for gold in READS:
+                pairs[gold] += assistant.annotated_pairs(rng, problems, texts, gold)
+        # 2. a reward model of helpfulness, and one of harmlessness
+        judges.save(folder, reward_model.Judge(*(
+            reward_model.train_ensemble(policy, lab.tokenizer, pairs[gold], reads, seed=lab.seed,
+                                        lr=3e-3) for gold, reads in READS.items())))
     # 3. RL on reasoning problems and on requests
     return reinforce(lab, stages, policy, 0.5, f"--reward preference --judge {folder} "
-                     f"--kl-coef 0.02 --steps {lab.args.steps}")
+                     f"--kl-coef 0.05 --steps {lab.args.steps}")
 
 
 def zero(lab: Lab, stages: str, policy) -> gpt.GPT:
@@ -167,9 +171,9 @@ def make(lab: Lab, stages: str) -> dict:
         before, _, last = stages.rpartition("-")
         policy = None if last == "base" else load(lab, before or "base")
         path.parent.mkdir(parents=True, exist_ok=True)
-        began = time.perf_counter()
+        began = time.process_time()
         policy = STAGES[last](lab, stages, policy)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         # 2. its policy, its measures and some responses
         if not (path.parent / "checkpoint.pt").exists():  # RL has written its own
             tensors.save(path.parent / "checkpoint.pt",
@@ -177,7 +181,7 @@ def make(lab: Lab, stages: str) -> dict:
         measures, responses = r1_page.measure(policy, lab.tokenizer, lab.seed,
                                               lab.args.eval_problems)
         (path.parent / "responses.txt").write_text(responses)
-        run_dir.write_json(path, measures | {"seconds": seconds})
+        run_dir.write_json(path, measures | {"cpu_seconds": seconds})
     return json.loads(path.read_text())
 
 
@@ -207,8 +211,9 @@ def main(argv=None) -> int:
         help="steps of each RL stage (default: 30)")
     add("--curated", type=arguments.integer(1), default=200,
         help="curated chains of stage 1, half the prompts of each kind of stage 3 (default: 200)")
-    add("--pairs", type=arguments.integer(1), default=800,
-        help="annotated pairs of stage 4 (default: 800)")
+    add("--pairs", type=arguments.integer(1), default=500,
+        help="requests with two responses of the policy in stage 4, and as many with two of "
+        "the base (default: 500)")
     add("--eval-problems", type=arguments.integer(4), default=300,
         help="held-out problems, and requests (default: 300)")
     add("--flags", default="", help="further flags of train.py for the RL stages")

@@ -71,10 +71,10 @@ def write(results: list[dict], docs) -> None:
               cell(results, lambda r, s=stages: r[s]["length"], scale=1),
               cell(results, lambda r, s=stages: win_rate(r[s], r[before(s)])) if stages != "base"
               else "", cell(results, lambda r, s=stages: win_rate(r[s], r["zero"])),
-              cell(results, lambda r, s=stages: r[s]["seconds"], scale=1, digits=0)]
+              cell(results, lambda r, s=stages: r[s]["cpu_seconds"], scale=1, digits=0)]
              for name, stages in ROWS.items()]
     columns = ["policy", *COLUMNS, "length, tokens", "wins against the policy before",
-               "wins against R1-Zero", "seconds"]
+               "wins against R1-Zero", "seconds of CPU"]
     page.write("r1", "DeepSeek-R1 in small", [("Policies, in percent", columns, table)],
                lambda figure: draw(results, figure), docs)
 

@@ -142,7 +142,7 @@ def pairs(n=40):
 def test_training_learns_the_preference_and_centres_the_rewards():
     ensemble = reward_model.train_ensemble(tiny(), tokenizer, pairs(), members=2, epochs=4,
                                            lr=3e-3, batch_tokens=300)
-    found = reward_model.measure(ensemble, tokenizer, pairs(60)[40:])
+    found = judges.measure(ensemble, tokenizer, pairs(60)[40:])
     assert found["accuracy"] == 1 and found["pairs"] == 20 and found["loss"] < 0.4
     questions, *both = zip(*pairs(), strict=True)
     one, two = (reward_model.Ensemble([m]) for m in ensemble.members)
