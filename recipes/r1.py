@@ -113,7 +113,7 @@ def preference_rl(lab: Lab, stages: str, policy) -> gpt.GPT:
                                         lr=3e-3) for gold, reads in READS.items())))
     # 3. RL on reasoning problems and on requests
     return reinforce(lab, stages, policy, 0.5, f"--reward preference --judge {folder} "
-                     f"--kl-coef 0.05 --steps {lab.args.steps}")
+                     f"--kl-coef 0.5 --steps {lab.args.steps}")
 
 
 def zero(lab: Lab, stages: str, policy) -> gpt.GPT:
