@@ -70,11 +70,10 @@ def write(results: list[dict], docs) -> None:
                       for key in COLUMNS.values()),
               cell(results, lambda r, s=stages: r[s]["length"], scale=1),
               cell(results, lambda r, s=stages: win_rate(r[s], r[before(s)])) if stages != "base"
-              else "", cell(results, lambda r, s=stages: win_rate(r[s], r["zero"])),
-              cell(results, lambda r, s=stages: r[s]["cpu_seconds"], scale=1, digits=0)]
+              else "", cell(results, lambda r, s=stages: win_rate(r[s], r["zero"]))]
              for name, stages in ROWS.items()]
     columns = ["policy", *COLUMNS, "length, tokens", "wins against the policy before",
-               "wins against R1-Zero", "seconds of CPU"]
+               "wins against R1-Zero"]
     page.write("r1", "DeepSeek-R1 in small", [("Policies, in percent", columns, table)],
                lambda figure: draw(results, figure), docs)
 
