@@ -86,6 +86,7 @@ def run_seed(seed: int, folder: Path, args) -> dict:
         cli.validate(options)
         models, optimizer = make_models(copy.deepcopy(base), tokenizer, options)
         history = train.reinforce(task, models, optimizer, options)
+        # its curve: greedy accuracy, and the task's measures at temperature 1
         curve = [{"step": 0} | {key: result["base"][key] for key in CURVES}]
         curve += [{"step": line["step"]} | {key: line[f"eval_{key}"] for key in CURVES}
                   for line in history if "eval_accuracy" in line]
@@ -117,15 +118,20 @@ def tables(results: list[dict]) -> list[tuple]:
         return with_interval([r[policy][key] - r[other][key] for r in results])
     ratio = [r["language"]["mixed"] / max(r["alone"]["mixed"], 1e-9) for r in results]
     met = "met" if bootstrap(ratio)[2] <= 0.1 else "not met"
+    speed = [sum(a["accuracy"] - b["accuracy"] for a, b in zip(
+        r["language"]["curve"], r["alone"]["curve"], strict=True)) / len(r["alone"]["curve"])
+        for r in results]
     effects = [
         ["mixed thoughts: language reward / answer alone", with_interval(ratio),
          f"at most 10: {met}"],
         ["mixed thoughts: answer alone - base", difference("mixed", "alone", "base"),
+         "above 0, as R1-Zero"],
+        ["steps in the surer language: answer alone - base", difference("surer", "alone", "base"),
          "above 0: mixing pays"],
         ["accuracy, temperature 1: language reward - answer alone",
-         difference("sampled", "language", "alone"), "the cost"],
-        ["accuracy, greedy: language reward - answer alone",
-         difference("accuracy", "language", "alone"), "the cost"]]
+         difference("sampled", "language", "alone"), "the cost at the end"],
+        ["accuracy, greedy, mean over the curve: language reward - answer alone",
+         with_interval(speed), "the cost during training"]]
     # thoughts of the first seed
     first = results[0]
     thoughts = [[question, *(f"`{first[name]['thoughts'][i]!r}`" for name in names)]

@@ -52,7 +52,7 @@ def test_the_recipe_in_short(tmp_path, capsys):
     found = json.loads((tmp_path / "work" / "seed-1" / "result.json").read_text())
     assert [point["step"] for point in found["alone"]["curve"]] == [0, 2]
     text = (tmp_path / "docs" / "recipes" / "languages.md").read_text()
-    assert text.count("\n| ") == 4 + 5 + 4 and "![" in text
+    assert text.count("\n| ") == 4 + 6 + 4 and "![" in text
     assert (tmp_path / "docs" / "img" / "languages.png").exists()
     assert "seed 1: " in capsys.readouterr().out
     assert languages.main(argv) == 0  # finished seeds are read
