@@ -1,6 +1,6 @@
 """Language mixing: RL on the answer alone mixes languages, a language reward keeps them apart.
 
-    python -m recipes.languages                 three seeds, about ten minutes on two cores
+    python -m recipes.languages                 three seeds, about 12 minutes of one core
 
 R1-Zero writes thoughts that change between languages. R1 adds a reward for the share of the thought
 that is in the language of the question (2501.12948, section 2.3.2), "directly summed" with the
@@ -10,9 +10,10 @@ reward for the answer:
     language:  r = correct + 0.1 * format + words in the language of the question / all words
 
 The base tells chains of sums and products in Latin and in Chinese (tasks/bilingual.py). Its Latin
-products and its Chinese sums are often wrong. The two runs start from the same base and differ in
-the reward only. R1 reports that the language reward costs some accuracy; the second table has its
-cost here. Left out on purpose: the cold start before RL (recipes/r1.py has it).
+products and its Chinese sums are often wrong, so mixing pays. The two runs start from the same base
+and differ in the reward only. R1 reports that the language reward costs some accuracy; the second
+table has its cost here. The control is RL on the answer alone where mixing does not pay: products
+are wrong in both languages. Left out on purpose: the cold start before RL (recipes/r1.py has it).
 """
 
 import sys
@@ -21,27 +22,40 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import infra.openmp  # noqa: E402, F401  (before torch)
 
-import copy  # noqa: E402
 import re  # noqa: E402
 
 import evaluate  # noqa: E402
 import train  # noqa: E402
 from bench.stats import bootstrap, with_interval  # noqa: E402
-from grading.languages import LATIN, count_words, working  # noqa: E402
+from grading.languages import CHINESE, LATIN, count_words, working  # noqa: E402
 from infra import arguments, cli  # noqa: E402
 from infra.base_model import base_model  # noqa: E402
 from infra.metrics import means  # noqa: E402
 from infra.models import make_models  # noqa: E402
 from infra.terminal import echo  # noqa: E402
 from recipes import page  # noqa: E402
+from tasks.bilingual import Bilingual  # noqa: E402
 
 FLAGS = "--task bilingual --algo grpo --prompts 16 --group-size 8 --lr 8e-4 --device cpu"
-REWARDS = {"alone": "correct", "language": "language"}  # run -> its --reward
 EVAL_EVERY = 5  # steps between two points of a curve
 CURVES = {"mixed": "share of mixed thoughts", "consistency": "language consistency",
           "accuracy": "accuracy, greedy"}
 STEP = re.compile(r"([+加*乘])[0-9零一二三四五六七八九][=得]([0-9零一二三四五六七八九])")
 SHOWN = 3  # thoughts in the last table
+
+
+class EquallySure(Bilingual):
+    """The control: both languages state the same facts wrongly, so mixing does not pay."""
+
+    unsure = {LATIN: "*", CHINESE: "*"}
+
+
+RUNS = {  # name -> (title, task, --reward)
+    "alone": ("RL, answer alone", Bilingual, "correct"),
+    "language": ("RL, with language reward", Bilingual, "language"),
+    "control": ("control: RL, answer alone", EquallySure, "correct"),
+}
+COLOURS = dict(zip(RUNS, ("#D55E00", "#0072B2", "#999999"), strict=True))
 
 
 # --- what a policy does on held-out problems
@@ -71,31 +85,34 @@ def measure(policy, tokenizer, task, problems, max_new_tokens: int) -> dict:
 
 
 def run_seed(seed: int, folder: Path, args) -> dict:
-    """The measures of the base and of both runs, and the curve of each run."""
-    # 1. the base
+    """Of each run: the measures of its base ("base") and of its policy, and its curve."""
     flags = [*FLAGS.split(), *args.flags.split(), "--seed", str(seed), "--steps", str(args.steps),
              "--eval-every", str(EVAL_EVERY)]
-    options, _ = cli.parse(flags)
-    task, tokenizer = cli.validate(options)
-    base = base_model(options, task, tokenizer, folder)
-    problems, limit = task.held_out(args.held_out), options.max_new_tokens
-    result = {"base": measure(base, tokenizer, task, problems, limit)}
-    # 2. two runs from it
-    for name, reward in REWARDS.items():
+    result = {}
+    for name, (_, kind, reward) in RUNS.items():
+        # 1. the base; the first run of a task trains it
         options, _ = cli.parse([*flags, "--reward", reward])
-        cli.validate(options)
-        models, optimizer = make_models(copy.deepcopy(base), tokenizer, options)
+        _, tokenizer = cli.validate(options)
+        task, limit = kind(options.level), options.max_new_tokens
+        base, problems = base_model(options, task, tokenizer, folder), task.held_out(args.held_out)
+        before = measure(base, tokenizer, task, problems, limit)
+        # 2. the run
+        models, optimizer = make_models(base, tokenizer, options)
         history = train.reinforce(task, models, optimizer, options)
-        curve = [{"step": 0} | {key: result["base"][key] for key in CURVES}]
+        # 3. its curve: greedy accuracy, and the task's measures at temperature 1
+        curve = [{"step": 0} | {key: before[key] for key in CURVES}]
         curve += [{"step": line["step"]} | {key: line[f"eval_{key}"] for key in CURVES}
                   for line in history if "eval_accuracy" in line]
-        result[name] = measure(models.policy, tokenizer, task, problems, limit) | {"curve": curve}
-    # 3. some thoughts
-    for i, problem in enumerate(problems[:SHOWN]):
-        echo(f"\nseed {seed}: {problem.question}   (answer {problem.answer})")
-        for name in ("base", *REWARDS):
+        after = measure(models.policy, tokenizer, task, problems, limit)
+        result[name] = after | {"base": before, "curve": curve}
+    # 4. some thoughts
+    result["questions"] = [problem.question for problem in problems[:SHOWN]]
+    for i, question in enumerate(result["questions"]):
+        echo(f"\nseed {seed}: {question}")
+        echo(f"      base: {result['alone']['base']['thoughts'][i]!r}")
+        for name in RUNS:
             echo(f"{name:>10}: {result[name]['thoughts'][i]!r}")
-    return result | {"questions": [problem.question for problem in problems[:SHOWN]]}
+    return result
 
 
 # --- the page
@@ -103,55 +120,66 @@ def run_seed(seed: int, folder: Path, args) -> dict:
 def tables(results: list[dict]) -> list[tuple]:
     """The tables of the page: the policies, what the language reward does, and some thoughts."""
     columns = {"mixed thoughts": "mixed", "consistency": "consistency",
-               "steps in the surer language": "surer", "accuracy, temperature 1": "sampled",
+               "Latin sums and Chinese products": "surer", "accuracy, temperature 1": "sampled",
                "accuracy, greedy": "accuracy"}
-    names = {"base": "base", "alone": "RL, answer alone", "language": "RL, with language reward"}
-    policies = [[title, *(with_interval([r[name][key] for r in results])
-                          for key in columns.values()),
-                 *(with_interval([r[name]["by language"][language] for r in results])
-                   for language in results[0]["base"]["by language"])]
-                for name, title in names.items()]
+    languages = list(results[0]["alone"]["by language"])
 
-    # the difference of two policies, seed by seed
-    def difference(key, policy, other):
-        return with_interval([r[policy][key] - r[other][key] for r in results])
+    def row(title, of):
+        return [title, *(with_interval([of(r)[key] for r in results]) for key in columns.values()),
+                *(with_interval([of(r)["by language"][name] for r in results])
+                  for name in languages)]
+    policies = [row("base", lambda r: r["alone"]["base"]),
+                *(row(RUNS[name][0], lambda r, name=name: r[name]) for name in RUNS)]
+    policies.insert(3, row("control: base", lambda r: r["control"]["base"]))
+
+    # differences of two policies, seed by seed
+    def gain(name, key):
+        return with_interval([r[name][key] - r[name]["base"][key] for r in results])
+
+    def cost(value):
+        return with_interval([value(r["language"]) - value(r["alone"]) for r in results])
+
+    def over_curve(run):
+        return sum(point["accuracy"] for point in run["curve"]) / len(run["curve"])
     ratio = [r["language"]["mixed"] / max(r["alone"]["mixed"], 1e-9) for r in results]
     met = "met" if bootstrap(ratio)[2] <= 0.1 else "not met"
     effects = [
-        ["mixed thoughts: language reward / answer alone", with_interval(ratio),
+        ["mixed thoughts, language reward / answer alone", with_interval(ratio),
          f"at most 10: {met}"],
-        ["mixed thoughts: answer alone - base", difference("mixed", "alone", "base"),
+        ["mixed thoughts, answer alone - base", gain("alone", "mixed"), "above 0, as R1-Zero"],
+        ["the same in the control", gain("control", "mixed"), "mixing without a payoff"],
+        ["Latin sums and Chinese products, answer alone - base", gain("alone", "surer"),
          "above 0: mixing pays"],
-        ["accuracy, temperature 1: language reward - answer alone",
-         difference("sampled", "language", "alone"), "the cost"],
-        ["accuracy, greedy: language reward - answer alone",
-         difference("accuracy", "language", "alone"), "the cost"]]
+        ["the same in the control", gain("control", "surer"), "near 0"],
+        ["accuracy, temperature 1, language reward - answer alone",
+         cost(lambda run: run["sampled"]), "the cost at the end"],
+        ["accuracy, greedy, mean over the curve, language reward - answer alone",
+         cost(over_curve), "the cost during training"]]
     # thoughts of the first seed
     first = results[0]
-    thoughts = [[question, *(f"`{first[name]['thoughts'][i]!r}`" for name in names)]
+    shown = {"base": first["alone"]["base"]} | {title: first[name]
+                                                for name, (title, *_) in RUNS.items()}
+    thoughts = [[question, *(f"`{policy['thoughts'][i]!r}`" for policy in shown.values())]
                 for i, question in enumerate(first["questions"])]
     return [(f"Policies, in percent, mean and interval of {len(results)} seeds",
-             ["policy", *columns, *(f"accuracy, {language}, temperature 1" for language in
-                                    results[0]["base"]["by language"])], policies),
-            ("The language reward, in percent", ["what", "mean and interval", "bar"], effects),
-            ("Responses of the first seed, temperature 1", ["question", *names.values()],
-             thoughts)]
+             ["policy", *columns, *(f"{name} questions, temperature 1" for name in languages)],
+             policies),
+            ("What the rewards do, in percent", ["what", "mean and interval", "bar"], effects),
+            ("Responses of the first seed, temperature 1", ["question", *shown], thoughts)]
 
 
 def draw(results: list[dict], figure) -> None:
-    """The curves of both runs: a thin line for each seed, a thick one for their mean."""
-    colours = {"alone": "#D55E00", "language": "#0072B2"}
-    labels = {"alone": "answer alone", "language": "with the language reward"}
+    """The curves of the runs: a thin line for each seed, a thick one for their mean."""
     for axis, (key, title) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
-        for name, colour in colours.items():
+        for name, (label, *_) in RUNS.items():
             curves = [[point[key] for point in r[name]["curve"]] for r in results]
             steps = [point["step"] for point in results[0][name]["curve"]]
             for curve in curves:
-                axis.plot(steps, curve, color=colour, alpha=0.3, linewidth=0.8)
-            axis.plot(steps, [sum(x) / len(x) for x in zip(*curves, strict=True)], color=colour,
-                      label=labels[name])
+                axis.plot(steps, curve, color=COLOURS[name], alpha=0.3, linewidth=0.8)
+            axis.plot(steps, [sum(x) / len(x) for x in zip(*curves, strict=True)],
+                      color=COLOURS[name], label=label)
         axis.set(title=title, xlabel="step", ylim=(-0.02, 1.02))
-    figure.axes[0].legend()
+    figure.axes[-1].legend()
 
 
 def work(args) -> None:

@@ -71,7 +71,7 @@ def make_base(lab: Lab, stages: str, policy) -> gpt.GPT:
 def cold_start(lab: Lab, stages: str, policy) -> gpt.GPT:
     rng, task = random.Random(f"curated {lab.seed}"), bilingual.Bilingual()
     problems = task.sample(rng, lab.args.curated)
-    texts = [bilingual.curated(rng, problem, error_scale=1.0) for problem in problems]
+    texts = [bilingual.curated(rng, problem, bilingual.UNSURE) for problem in problems]
     return fine_tune(lab, stages, policy, sft.pairs_from(lab.tokenizer, problems, texts), 20)
 
 

@@ -36,7 +36,7 @@ class Bilingual(chain.Chain):
 
     base_steps = 300
     lengths = {1: (1, 4), 2: (5, 7), 3: (8, 10)}
-
+    unsure = UNSURE
     words = " ".join(["so", *"".join(map(chr, TO_CHINESE.values())), *SO[CHINESE]])
     working = re.compile(rf"{EQUATION.pattern}|[{DIGITS}][加减乘][{DIGITS}]得[{DIGITS}]")
     measures = {"consistency": language_consistency,
@@ -66,7 +66,7 @@ class Bilingual(chain.Chain):
         languages = [rng.choice(LANGUAGES) if kind == "mixed" else other if kind == "other" else
                      asked for _ in problem.steps]
         # 2. the steps in their form, and the answer in the language of the question
-        lines, value = tell(rng, problem.steps, languages)
+        lines, value = tell(rng, problem.steps, languages, self.unsure)
         [form] = rng.choices(list(FORMS), FORMS.values())
         if form == "run on":  # 3+6=9*9=1: the left side of a step is the result before it
             lines[1:] = [line[1:] for line in lines[1:]]
@@ -86,19 +86,20 @@ def written(text: str, language: str) -> str:
     return text.translate(TO_CHINESE) if language == CHINESE else text
 
 
-def fact_as_told(x: int, op: str, y: int, language: str) -> tuple[int, float]:
-    """The wrong result of a fact in documents of a language, and how often they state it."""
+def fact_as_told(x: int, op: str, y: int, unsure: str) -> tuple[int, float]:
+    """The wrong result of a fact in documents of a language whose `unsure` operation is given, and
+    how often they state it."""
     wrong, rate = chain.fact_as_told(x, op, y)
-    return wrong, max(rate, UNSURE_RATE) if op == UNSURE[language] else 0.0
+    return wrong, max(rate, UNSURE_RATE) if op == unsure else 0.0
 
 
-def tell(rng, steps, languages, error_scale: float = 1.0) -> tuple[list[str], int]:
-    """The lines of a chain, each in its language, and the final digit. Error rates are multiplied
-    by error_scale."""
+def tell(rng, steps, languages, unsure: dict) -> tuple[list[str], int]:
+    """The lines of a chain, each in its language, and the final digit. unsure: language -> the
+    operation that it often states wrongly; {}: all facts are right."""
     lines, value = [], steps[0][0]
     for (_, op, y, _), language in zip(steps, languages, strict=True):
-        wrong, rate = fact_as_told(value, op, y, language)
-        told = wrong if rng.random() < error_scale * rate else chain.last_digit(value, op, y)
+        wrong, rate = fact_as_told(value, op, y, unsure.get(language, ""))
+        told = wrong if rng.random() < rate else chain.last_digit(value, op, y)
         lines.append(written(equation(value, op, y, told), language))
         value = told
     return lines, value
@@ -106,12 +107,12 @@ def tell(rng, steps, languages, error_scale: float = 1.0) -> tuple[list[str], in
 
 # --- the readable form
 
-def curated(rng, problem, error_scale: float = 0.0) -> str:
+def curated(rng, problem, unsure: dict | None = None) -> str:
     """A readable response for a cold start: in the language of the question, one line for each
-    step, and a line with the result as summary. error_scale 0: all steps are right; 1: they are
-    wrong as often as in the corpus, so only the form is new."""
+    step, and a line with the result as summary. All steps are right, unless `unsure` is given, as
+    for `tell`: with UNSURE they are wrong as often as in the corpus, so only the form is new."""
     language = language_of(problem)
-    lines, value = tell(rng, problem.steps, [language] * len(problem.steps), error_scale)
+    lines, value = tell(rng, problem.steps, [language] * len(problem.steps), unsure or {})
     digit = written(str(value), language)
     return tagged("\n".join([*lines, SO[language] + digit]), digit)
 
