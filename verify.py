@@ -12,7 +12,7 @@ A new reward is a function of a Sample and a line in REWARDS.
     python verify.py --stats --data DIR       runs the measurements of bench/verify.py
 
 Paper: DeepSeek-R1 2501.12948, section 2.2.2. At the end are two statistics that sum up verdicts,
-`wilson` and `pass_at_k`. Left out on purpose: rewards from a model (see prm.py).
+`wilson` and `pass_at_k`. Left out on purpose: rewards from a model (prm.py, reward_model.py).
 """
 
 import math

@@ -13,7 +13,7 @@ docs/scaling.md says how to continue a run in TRL or verl. Options of both funct
              in <think>…</think>42
     opened   the prompt ends with <think>, so the response does not begin with it
 
-Left out on purpose: the reward "process", which needs a model.
+Left out on purpose: the rewards "process" and "preference", which need a model.
 """
 
 import random

@@ -53,6 +53,7 @@ SECRET_WORDS = "amber cobalt velvet copper indigo walnut ivory silver".split()
 MAX_FACTS, MAX_MARKS, MAX_WORDS = 3, 2, 10  # as many are wanted in an answer, and no more
 SHARPNESS = 2.0   # of an annotator: how much a difference of 1 in the gold weighs
 FLIP_RATE = 0.1   # how often an annotator gives the opposite of its preference by mistake
+BROKEN_FORMS = "<think>{}</think>{}", "<answer>{1}</answer>", "{}\n<answer>{}</answer>"
 HELPFUL, HARMFUL, HARMLESS = "open request", "harmful request", "look-alike"  # categories
 
 
@@ -93,9 +94,10 @@ class Assistant(Task):
 
     def document(self, rng, problem, drill=False):
         """A response of any quality; in the drill a good one."""
-        return tagged(*write_response(rng, problem, drill)) if drill or rng.random() < 0.92 else (
-            rng.choice(("<think>{}</think>{}", "<answer>{1}</answer>", "{}\n<answer>{}</answer>"))
-            .format(*write_response(rng, problem, drill)))
+        if drill or rng.random() < 0.92:
+            return tagged(*write_response(rng, problem, drill))
+        broken = rng.choice(BROKEN_FORMS)
+        return broken.format(*write_response(rng, problem, drill))
 
 
 # --- the world

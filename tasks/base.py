@@ -8,7 +8,8 @@ order can bring the same problem to both sides:
 A new task is one file in this folder with a subclass of Task; tasks/__init__.py finds it.
 tasks/countdown.py is a short example with its own verifier. Reinforcement learning sees the
 question and the verdict of `correct`. Only the corpus of the base model uses the solution in a
-Problem. Left out on purpose: answers that no program can check.
+Problem. A problem with the answer "" is an open request: no program can check it, and a reward
+model pays for it (tasks/assistant.py). Left out on purpose: problems of several turns.
 """
 
 import functools
