@@ -11,11 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.stats import markdown_table
+import numpy as np
+
+from bench.stats import bootstrap, markdown_table, with_interval
 from infra import run_dir
 from infra.terminal import echo
 
 DOCS = Path(__file__).parents[1] / "docs"
+DIFFERENCES = ("row", "against", "difference, points", "")  # columns of `differences`
 
 
 def run_seeds(work, folder: Path, seeds) -> list[dict]:
@@ -46,6 +49,40 @@ def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DO
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines))
     echo(f"\n{path}")
+
+
+def cell(results: list[dict], name: str, key: str, scale=100, digits=1) -> str:
+    """A cell of a table: the mean of result[name][key] over the seeds, with its interval; "" where
+    a result has no such number."""
+    values = [result[name][key] for result in results if key in result[name]]
+    return with_interval(values, scale, digits) if values else ""
+
+
+def differences(results: list[dict], pairs, key: str) -> list[list]:
+    """Rows of the table DIFFERENCES: for each (name, other) the difference of a share, paired by
+    seed."""
+    rows = []
+    for name, other in pairs:
+        gaps = [result[name][key] - result[other][key] for result in results]
+        _, low, high = bootstrap(gaps)
+        rows.append([name, other, with_interval(gaps),
+                     "higher" if low > 0 else "lower" if high < 0 else "not shown"])
+    return rows
+
+
+def interpolate(curve, column: int, x: float) -> float:
+    """The last number of a curve's points where the one in `column` is x."""
+    return float(np.interp(x, [point[column] for point in curve], [point[-1] for point in curve]))
+
+
+def curves(axes, lines: dict, column: int) -> None:
+    """Draws a share, in percent, against a column of the points of curves: the mean over seeds, and
+    all seeds as an area. lines: name -> curves of the seeds."""
+    for name, of_seeds in lines.items():
+        xs = np.linspace(0, min(curve[-1][column] for curve in of_seeds), 100)
+        ys = 100 * np.array([[interpolate(curve, column, x) for x in xs] for curve in of_seeds])
+        [line] = axes.plot(xs, ys.mean(0), label=name)
+        axes.fill_between(xs, ys.min(0), ys.max(0), color=line.get_color(), alpha=0.12)
 
 
 def save_figure(path: Path, draw) -> Path | None:
