@@ -51,8 +51,8 @@ ANSWERS, EPOCHS = 400, 2               # of a round of SFT: the teacher's, and p
 SAMPLES, GROUP = 64, 16                # of a round of distillation, and of a problem in `self`
 RATES = dict(lr=5e-3, adam_lr=2.5e-3)  # of distillation, the highest
 EMA = 0.05                             # the student's share in its own teacher, per optimizer step
-POINTS, CURVE_PROBLEMS = 6, 200        # of a row's curve
-HELD_OUT, PASS_PROBLEMS = 500, 100     # problems at the end, and those with 16 samples for pass@k
+POINTS, CURVE_PROBLEMS = 5, 200        # of a row's curve
+HELD_OUT, PASS_PROBLEMS = 300, 64      # problems at the end, and those with 16 samples for pass@k
 MEASURES, COSTS = ("greedy", "pass@1", "pass@4", "pass@16"), ("tokens", "seconds")
 
 
@@ -234,7 +234,7 @@ def main(argv=None) -> int:
     add = parser.add_argument
     add("--seeds", default="0,1,2", help="such as 0,1,2, the default")
     add("--work", type=Path, default=Path("runs/distill"), help="folder (default: runs/distill)")
-    add("--tokens", type=arguments.integer(1), default=120_000, help="of a row (default: 120000)")
+    add("--tokens", type=arguments.integer(1), default=100_000, help="of a row (default: 100000)")
     add("--flags", default="", help="further flags of train.py, for teacher and student")
 
     def run(args):
@@ -242,7 +242,8 @@ def main(argv=None) -> int:
         args.work.mkdir(parents=True, exist_ok=True)
         results = page.run_seeds(lambda seed, _: work(args, seed), args.work,
                                  map(int, args.seeds.split(",")))
-        page.write("distill", "Distillation against RL", tables(results), partial(draw, results))
+        page.write("distill", "Distillation against RL", tables(results), partial(draw, results),
+                   about=__doc__.partition("\n\n")[2])
     return arguments.run(parser, argv, run)
 
 

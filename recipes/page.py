@@ -33,15 +33,18 @@ def run_seeds(work, folder: Path, seeds) -> list[dict]:
     return results
 
 
-def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DOCS) -> None:
+def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DOCS,
+          about: str = "") -> None:
     """Writes docs/recipes/NAME.md. tables: (heading, columns, rows) of each. draw(figure) fills a
-    matplotlib figure, which becomes docs/img/NAME.png; without matplotlib there is none."""
+    matplotlib figure, which becomes docs/img/NAME.png; without matplotlib there is none. about:
+    text above the tables, such as the docstring of the recipe."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=DOCS.parent, text=True,
                             capture_output=True).stdout.strip()
     lines = [f"# {title}", "", f"Made by `python -m recipes.{name} "
              f"{' '.join(sys.argv[1:])}`".rstrip(" `") + f"` at commit {commit}.", ""]
     if draw and (image := save_figure(docs / "img" / f"{name}.png", draw)):
         lines += [f"![{title}](../img/{image.name})", ""]
+    lines += [about.strip(), ""] if about else []
     for heading, columns, rows in tables:
         lines += [f"## {heading}", "", *markdown_table(columns, rows)]
         echo("\n".join(["", heading, *markdown_table(columns, rows)]))

@@ -153,15 +153,19 @@ def test_the_recipe_writes_its_page_and_goes_on_with_the_next_seed(short, tmp_pa
     assert short("--seeds", "0,1") == 0 and (tmp_path / "seed-1" / "result.json").exists()
 
 
-def test_measuring_costs_nothing(monkeypatch):
-    """Neither the seconds nor the tokens of a curve's points count."""
-    clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(distill.time, "process_time", lambda: next(clock))
-    monkeypatch.setattr(distill.evaluate, "greedy_accuracy", lambda *_: {"value": 0.5})
+def test_measuring_costs_no_seconds(monkeypatch):
+    """10 seconds pass between two calls, and 1000 at each measurement."""
+    clock = [0]
+
+    def greedy_accuracy(*_):
+        clock[0] += 1000
+        return {"value": 0.5}
+    monkeypatch.setattr(distill.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(distill.evaluate, "greedy_accuracy", greedy_accuracy)
     monkeypatch.setattr(distill, "POINTS", 2)
-    task = tasks.Arithmetic(1)
-    run = distill.Run(None, None, task, None, distill.cli.parse([])[0], 100)
+    run = distill.Run(None, None, tasks.Arithmetic(1), None, distill.cli.parse([])[0], 100)
     for tokens in (0, 20, 40, 60):
         run.add(tokens)
-    assert run.tokens == 120 and run.seconds == 30  # of 70: three calls measured
+        clock[0] += 10
+    assert run.tokens == 120 and run.seconds == 30
     assert run.curve == [(0, 0, 0.5), (60, 20, 0.5), (120, 30, 0.5)]
