@@ -6,6 +6,7 @@ keeps each result as seed-S/result.json, so a run that was stopped goes on with 
 is bench.stats.with_interval(values of the seeds): their mean with a bootstrap interval.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -19,6 +20,14 @@ from infra.terminal import echo
 
 DOCS = Path(__file__).parents[1] / "docs"
 DIFFERENCES = ("row", "against", "difference, points", "")  # columns of `differences`
+
+
+def seeds(text: str) -> list[int]:
+    """The type of the flag --seeds: numbers with commas between them."""
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: seeds look like 0,1,2") from None
 
 
 def run_seeds(work, folder: Path, seeds) -> list[dict]:
@@ -44,7 +53,7 @@ def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DO
              f"{' '.join(sys.argv[1:])}`".rstrip(" `") + f"` at commit {commit}.", ""]
     if draw and (image := save_figure(docs / "img" / f"{name}.png", draw)):
         lines += [f"![{title}](../img/{image.name})", ""]
-    lines += [about.strip(), ""] if about else []
+    lines += [about.strip("\n"), ""] if about else []
     for heading, columns, rows in tables:
         lines += [f"## {heading}", "", *markdown_table(columns, rows)]
         echo("\n".join(["", heading, *markdown_table(columns, rows)]))
@@ -78,14 +87,18 @@ def interpolate(curve, column: int, x: float) -> float:
     return float(np.interp(x, [point[column] for point in curve], [point[-1] for point in curve]))
 
 
-def curves(axes, lines: dict, column: int) -> None:
-    """Draws a share, in percent, against a column of the points of curves: the mean over seeds, and
-    all seeds as an area. lines: name -> curves of the seeds."""
-    for name, of_seeds in lines.items():
-        xs = np.linspace(0, min(curve[-1][column] for curve in of_seeds), 100)
-        ys = 100 * np.array([[interpolate(curve, column, x) for x in xs] for curve in of_seeds])
-        [line] = axes.plot(xs, ys.mean(0), label=name)
-        axes.fill_between(xs, ys.min(0), ys.max(0), color=line.get_color(), alpha=0.12)
+def draw_curves(lines: dict, labels, figure) -> None:
+    """Fills a figure with a panel for each label. Panel i shows a share, in percent, against number
+    i of each point: the mean over seeds, and all seeds as an area. lines: name -> a curve for each
+    seed, which is a list of points (number 0, ..., share)."""
+    for i, axes in enumerate(figure.subplots(1, len(labels), sharey=True)):
+        for name, curves in lines.items():
+            xs = np.linspace(0, min(curve[-1][i] for curve in curves), 100)
+            ys = 100 * np.array([[interpolate(curve, i, x) for x in xs] for curve in curves])
+            [line] = axes.plot(xs, ys.mean(0), label=name)
+            axes.fill_between(xs, ys.min(0), ys.max(0), color=line.get_color(), alpha=0.12)
+        axes.set(xlabel=labels[i], ylabel="greedy accuracy, %")
+    axes.legend()
 
 
 def save_figure(path: Path, draw) -> Path | None:

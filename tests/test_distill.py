@@ -146,7 +146,7 @@ def test_the_recipe_writes_its_page_and_goes_on_with_the_next_seed(short, tmp_pa
         assert budget <= row["tokens"] < budget + 80 and row["seconds"] > 0, name
         assert row["curve"][0][:2] == [0, 0] and row["curve"][-1][0] == row["tokens"], name
     text = (tmp_path / "docs" / "recipes" / "distill.md").read_text()
-    assert text.count("\n| on-policy |") == 4 and text.count("| right + teacher |") == 1
+    assert text.count("\n| on-policy |") == 6 and text.count("| right + teacher |") == 1
     # seed 0 is read, not made again
     monkeypatch.setattr(distill, "work", lambda args, seed: result)
     monkeypatch.setattr(page, "save_figure", lambda *_: None)
@@ -169,3 +169,9 @@ def test_measuring_costs_no_seconds(monkeypatch):
         clock[0] += 10
     assert run.tokens == 120 and run.seconds == 30
     assert run.curve == [(0, 0, 0.5), (60, 20, 0.5), (120, 30, 0.5)]
+
+
+def test_flags_that_are_no_flags(short, capsys):
+    assert short("--seeds", "0;1") == 2 and "seeds look like 0,1,2" in capsys.readouterr().err
+    assert short("--seeds", "0", "--tokens", "0") == 2 and "--tokens" in capsys.readouterr().err
+    assert short("--flags", "--size huge") == 2 and "--size" in capsys.readouterr().err
