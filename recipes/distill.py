@@ -231,7 +231,8 @@ def main(argv=None) -> int:
     add = parser.add_argument
     add("--seeds", type=page.seeds, default="0,1,2", help="such as 0,1,2, the default")
     add("--work", type=Path, default=Path("runs/distill"), help="folder (default: runs/distill)")
-    add("--tokens", type=arguments.integer(1), default=100_000, help="sampled by a row (default: 100000)")
+    add("--tokens", type=arguments.integer(1), default=100_000,
+        help="sampled by a row (default: 100000)")
     add("--flags", default="", help="further flags of train.py, for teacher and student")
 
     def run(args):
