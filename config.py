@@ -98,8 +98,8 @@ class Options:
                           "both draw the same tokens", SAMPLERS)
     sampler_lag: int = option("run", 0, "sample from the policy of this many steps before, as "
                               "asynchronous training does; 0: from the current policy")
-    size: str = option("run", "tiny", "size of the model; small and medium need a GPU",
-                       model.SIZES)
+    size: str = option("run", "tiny", "size of the model, the smallest first; small and medium "
+                       "need a GPU", model.SIZES)
     base_seed: int = option("run", -1, "seed of the base model (default: --seed)")
     base_steps: int = option("run", 0, "training steps of the base model (default: the task's, "
                              "for up to three rounds, until it solves enough problems)")

@@ -40,6 +40,7 @@ torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for each shape, and
 # A base reaches the same loss with a third of the tokens. The low RoPE base suits short texts.
 TOY = dict(qk_norm=True, rope_theta=100.0)
 SIZES = {  # the choices of --size
+    "nano": dict(layers=3, width=64, heads=4, kv_heads=2, hidden=176, **TOY),  # a quarter of tiny
     "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352, **TOY),
     "small": dict(layers=8, width=384, heads=6, kv_heads=2, hidden=1024, **TOY),
     "medium": dict(layers=12, width=384, heads=6, kv_heads=2, hidden=1024, **TOY),  # 19 million

@@ -31,7 +31,7 @@ MICRO_TOKENS = {"cpu": 1024, "cuda": 32768}  # tokens of a micro-batch, by type 
 DRILL_FRACTION = 0.75                        # share of the steps that see the drill
 WARMUP_STEPS = 20                            # steps in which the learning rates rise
 DECAY_FRACTION = 0.4                         # share of the steps, at the end, in which they fall
-FINE_TUNING = dict(lr=2e-3, adam_lr=1e-3, warmup=5)  # of `train`, for a model that is trained
+FINE_TUNING = dict(lr=5e-3, adam_lr=2.5e-3, warmup=5)  # of `train`, for a model that is trained
 
 
 # --- the pairs of a step: a function from the share of training done to the batch

@@ -59,11 +59,10 @@ class Attempt(NamedTuple):
 # --- the loop
 
 def reinforce(task, models: Models, optimizer, options: Options, state: dict | None = None,
-              run_dir: Path | None = None) -> list[dict]:
-    """Trains models.policy in place and returns the metrics of each step. state: the training state
-    of a checkpoint; None: a new one. run_dir: the folder for metrics, samples and checkpoints; None
-    writes nothing. Raises KeyboardInterrupt at the end of the step in which Ctrl-C was pressed, and
-    FloatingPointError if a loss is not finite."""
+              run_dir: Path | None = None, on_step=lambda metrics: None) -> list[dict]:
+    """Trains models.policy in place. Returns the metrics of each step, and passes each to on_step.
+    state: of a checkpoint, or None. run_dir: for metrics, samples and checkpoints; None: no files.
+    Raises KeyboardInterrupt after the step of a Ctrl-C, FloatingPointError for a loss of NaN."""
     algo, state, history = ALGORITHMS[options.algo][0], state or new_state(options), []
     train_task = tasks.mix_levels(task, options.train_levels)
     with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
@@ -101,6 +100,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
             state["seconds_rl"] += timer.total()
             history.append({**metrics, **timer})
             log.show_progress(bar, history[-1])
+            on_step(history[-1])
             stopping = any(distributed.all_gather(stop.requested))  # Ctrl-C in any process
             if run_dir:
                 log.save_step(run_dir, history[-1], attempts, evaluation, models, optimizer, state,

@@ -197,7 +197,6 @@ def main(argv=None) -> int:
     add("--held-out", type=arguments.integer(1), default=1000,
         help="held-out problems of each measurement (default: 1000)")
     add("--flags", default="", help="further flags of train.py, for base and runs")
-    add("--docs", type=Path, default=page.DOCS, help="folder of the page (default: docs)")
     return arguments.run(parser, argv, work)
 
 

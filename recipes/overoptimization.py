@@ -237,8 +237,6 @@ def main(argv=None) -> int:
         parser.add_argument(f"--{name}", type=arguments.integer(least), default=default,
                             help=f"{help} (default: {default})")
     parser.add_argument("--flags", default="", help="further flags of train.py")
-    parser.add_argument("--docs", type=Path, default=page.DOCS,
-                        help="folder of the page (default: docs)")
     return arguments.run(parser, argv, work)
 
 

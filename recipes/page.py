@@ -11,11 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.stats import markdown_table
+import numpy as np
+
+from bench.stats import bootstrap, markdown_table, with_interval
 from infra import arguments, run_dir
 from infra.terminal import echo
 
 DOCS = Path(__file__).parents[1] / "docs"
+DIFFERENCES = ("row", "against", "difference, points", "")  # columns of `differences`
 
 
 def add_flags(parser, name: str) -> None:
@@ -24,10 +27,12 @@ def add_flags(parser, name: str) -> None:
                         help="seeds, with a comma between them (default: 0,1,2)")
     parser.add_argument("--work", type=Path, default=Path("runs", name),
                         help=f"folder of the runs and results (default: runs/{name})")
+    parser.add_argument("--docs", type=Path, default=DOCS,
+                        help="folder of the page (default: docs)")
 
 
 def seeds(text: str) -> list[int]:
-    """The type of --seeds."""
+    """The type of the flag --seeds: numbers with commas between them."""
     return [arguments.integer(0)(seed) for seed in text.split(",")]
 
 
@@ -43,15 +48,18 @@ def run_seeds(work, folder: Path, seeds) -> list[dict]:
     return results
 
 
-def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DOCS) -> None:
+def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DOCS,
+          about: str = "") -> None:
     """Writes docs/recipes/NAME.md. tables: (heading, columns, rows) of each. draw(figure) fills a
-    matplotlib figure, which becomes docs/img/NAME.png; without matplotlib there is none."""
+    matplotlib figure, which becomes docs/img/NAME.png; without matplotlib there is none. about:
+    text above the tables, such as the docstring of the recipe."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=DOCS.parent, text=True,
                             capture_output=True).stdout.strip()
     lines = [f"# {title}", "", f"Made by `python -m recipes.{name} "
              f"{' '.join(sys.argv[1:])}`".rstrip(" `") + f"` at commit {commit}.", ""]
     if draw and (image := save_figure(docs / "img" / f"{name}.png", draw)):
         lines += [f"![{title}](../img/{image.name})", ""]
+    lines += [about.strip("\n"), ""] if about else []
     for heading, columns, rows in tables:
         lines += [f"## {heading}", "", *markdown_table(columns, rows)]
         echo("\n".join(["", heading, *markdown_table(columns, rows)]))
@@ -59,6 +67,44 @@ def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DO
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines))
     echo(f"\n{path}")
+
+
+def cell(results: list[dict], name: str, key: str, scale=100, digits=1) -> str:
+    """A cell of a table: the mean of result[name][key] over the seeds, with its interval; "" where
+    a result has no such number."""
+    values = [result[name][key] for result in results if key in result[name]]
+    return with_interval(values, scale, digits) if values else ""
+
+
+def differences(results: list[dict], pairs, key: str) -> list[list]:
+    """Rows of the table DIFFERENCES: for each (name, other) the difference of a share, paired by
+    seed."""
+    rows = []
+    for name, other in pairs:
+        gaps = [result[name][key] - result[other][key] for result in results]
+        _, low, high = bootstrap(gaps)
+        rows.append([name, other, with_interval(gaps),
+                     "higher" if low > 0 else "lower" if high < 0 else "not shown"])
+    return rows
+
+
+def interpolate(curve, column: int, x: float) -> float:
+    """The last number of a curve's points where the one in `column` is x."""
+    return float(np.interp(x, [point[column] for point in curve], [point[-1] for point in curve]))
+
+
+def draw_curves(lines: dict, labels, figure) -> None:
+    """Fills a figure with a panel for each label. Panel i shows a share, in percent, against number
+    i of each point: the mean over seeds, and all seeds as an area. lines: name -> a curve for each
+    seed, which is a list of points (number 0, ..., share)."""
+    for i, axes in enumerate(figure.subplots(1, len(labels), sharey=True)):
+        for name, curves in lines.items():
+            xs = np.linspace(0, min(curve[-1][i] for curve in curves), 100)
+            ys = 100 * np.array([[interpolate(curve, i, x) for x in xs] for curve in curves])
+            [line] = axes.plot(xs, ys.mean(0), label=name)
+            axes.fill_between(xs, ys.min(0), ys.max(0), color=line.get_color(), alpha=0.12)
+        axes.set(xlabel=labels[i], ylabel="greedy accuracy, %")
+    axes.legend()
 
 
 def save_figure(path: Path, draw) -> Path | None:

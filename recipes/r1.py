@@ -217,7 +217,6 @@ def main(argv=None) -> int:
     add("--eval-problems", type=arguments.integer(4), default=300,
         help="held-out problems, and requests (default: 300)")
     add("--flags", default="", help="further flags of train.py for the RL stages")
-    add("--docs", type=Path, default=page.DOCS, help="folder of the page (default: docs)")
     return arguments.run(parser, argv, work)
 
 

@@ -26,7 +26,8 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
     "sample engine.*",
     "infra.run_dir infra.hf_config infra.checkpoint infra.forward",
     "ppo", "entropy", "grpo", "dapo", ALGORITHMS,
-    "evaluate sft prm reward_model infra.judges infra.completer infra.rewards infra.entropy_fit",
+    "evaluate sft gkd prm reward_model infra.judges infra.completer infra.rewards "
+    "infra.entropy_fit",
     "config infra.cli infra.conflicts infra.exit_code infra.memory infra.models infra.base_model "
     "infra.metrics infra.partial infra.recorder infra.progress report",
     "train search",

@@ -329,7 +329,8 @@ def test_a_tied_head_is_the_embedding():
     assert count(untied) - count(tied) == 30 * 32
 
 
-@pytest.mark.parametrize("size, low, high", [("tiny", 100_000, 2_000_000),
+@pytest.mark.parametrize("size, low, high", [("nano", 100_000, 200_000),
+                                             ("tiny", 500_000, 2_000_000),
                                              ("small", 10_000_000, 30_000_000)])
 def test_sizes(size, low, high):
     with torch.device("meta"):

@@ -9,6 +9,7 @@ import torch
 from small import response_tensors
 from test_dpo import loss_of_pairs, pair_tensors
 
+import gkd
 import grpo
 import offpolicy
 import ppo
@@ -190,3 +191,19 @@ def test_dpo_loss_and_gradient_are_trl_s(beta, nll_coef):
     their_loss, their_gradient = theirs_dpo(beta, nll_coef)
     assert loss == pytest.approx(their_loss, abs=1e-6)
     assert torch.allclose(gradient, their_gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("vocabulary", [5, 300])
+def test_reverse_kl_and_its_gradient_are_trl_s_generalised_jsd_with_beta_1(vocabulary):
+    from trl.experimental.gkd import GKDTrainer
+    g = torch.Generator().manual_seed(0)
+    mask = response_tensors()[3] > 0
+    logits, teacher_logits = 3 * torch.randn(2, *mask.shape, vocabulary, generator=g)
+    logits.requires_grad_()
+    labels = torch.where(mask, 1, -100)
+    theirs = GKDTrainer.generalized_jsd_loss(logits, teacher_logits, labels, beta=1)
+    [their_grad] = torch.autograd.grad(theirs, logits)
+    found = gkd.reverse_kl(logits[mask].log_softmax(-1), teacher_logits[mask].log_softmax(-1))
+    [grad] = torch.autograd.grad(found.mean(), logits)
+    assert float(found.mean().detach()) == pytest.approx(float(theirs.detach()), abs=1e-6)
+    assert torch.allclose(grad, their_grad, atol=1e-6)
