@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -126,13 +125,12 @@ def short(monkeypatch, tmp_path):
         monkeypatch.setattr(distill, name, value)
     monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(
         lambda problem, text: sum(text.encode()) % 2 == 0))
-    monkeypatch.setattr(page, "write", partial(page.write, docs=tmp_path / "docs"))
     monkeypatch.setitem(model.SIZES, "nano", dict(layers=1, width=16, heads=2, kv_heads=1,
                                                   hidden=24, **model.TOY))
     flags = "--base-steps 1 --steps 1 --max-new-tokens 6 --prompts 2 --group-size 4"
     with tiny_model():
-        yield lambda *more: distill.main(["--work", str(tmp_path), "--tokens", "60", "--flags",
-                                          flags, *more])
+        yield lambda *more: distill.main(["--work", str(tmp_path), "--docs", str(tmp_path / "docs"),
+                                          "--tokens", "60", "--flags", flags, *more])
 
 
 def test_the_recipe_writes_its_page_and_goes_on_with_the_next_seed(short, tmp_path, monkeypatch):
