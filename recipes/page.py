@@ -6,6 +6,7 @@ keeps each result as seed-S/result.json, so a run that was stopped goes on with 
 is bench.stats.with_interval(values of the seeds): their mean with a bootstrap interval.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.stats import bootstrap, markdown_table, with_interval
-from infra import arguments, run_dir
+from infra import run_dir
 from infra.terminal import echo
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -33,7 +34,10 @@ def add_flags(parser, name: str) -> None:
 
 def seeds(text: str) -> list[int]:
     """The type of the flag --seeds: numbers with commas between them."""
-    return [arguments.integer(0)(seed) for seed in text.split(",")]
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: seeds look like 0,1,2") from None
 
 
 def run_seeds(work, folder: Path, seeds) -> list[dict]:
