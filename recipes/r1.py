@@ -98,13 +98,14 @@ def rejection_sampling(lab: Lab, stages: str, policy) -> gpt.GPT:
 
 
 def preference_rl(lab: Lab, stages: str, policy) -> gpt.GPT:
-    folder = lab.folder / stages
+    folder, task = lab.folder / stages, assistant.Assistant()
     if not (folder / judges.NAME).exists():
         # 1. annotators compare two responses to a request: of the policy, or of the base
         rng, pairs = random.Random(f"preferences {lab.seed}"), {gold: [] for gold in READS}
         for sampled in (policy, load(lab, "base")):
-            problems = assistant.Assistant().sample(rng, lab.args.pairs)
-            _, texts = evaluate.sample_responses(sampled, lab.tokenizer, problems, 2, seed=lab.seed)
+            problems = task.sample(rng, lab.args.pairs)
+            _, texts = evaluate.sample_responses(sampled, lab.tokenizer, problems, 2, seed=lab.seed,
+                                                 max_new_tokens=task.max_new_tokens)
             for gold in READS:
                 pairs[gold] += assistant.annotated_pairs(rng, problems, texts, gold)
         # 2. a reward model of helpfulness, and one of harmlessness

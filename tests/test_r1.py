@@ -10,7 +10,7 @@ from recipes import r1, r1_page
 from tasks.mixture import Mixture
 
 SHORT = ("--steps 1 --curated 4 --pairs 8 --eval-problems 8 --flags").split()
-FLAGS = ("--base-steps 2 --prompts 2 --group-size 4 --minibatches 1 --max-new-tokens 16 "
+FLAGS = ("--base-steps 2 --prompts 2 --group-size 4 --minibatches 1 --max-new-tokens 12 "
          "--eval-problems 2")
 
 
@@ -40,6 +40,8 @@ def made(tmp_path_factory):
     """The folder of a short form of the recipe, and its arguments."""
     folder, patch = tmp_path_factory.mktemp("r1"), pytest.MonkeyPatch()
     patch.setattr(r1, "ORDER", ALL)
+    patch.setattr(r1.bilingual.Bilingual, "default_max_new_tokens", 12)
+    patch.setattr(r1.assistant.Assistant, "default_max_new_tokens", 12)
     patch.setattr(r1_page, "ROWS", {stages: stages for stages in ALL})
     argv = [*SHORT, FLAGS, "--seeds", "0", "--work", str(folder / "work"), "--docs",
             str(folder / "docs")]
