@@ -1,6 +1,6 @@
 """Language mixing: RL on the answer alone mixes languages, a language reward keeps them apart.
 
-    python -m recipes.languages                 three seeds, about 12 minutes of one core
+    python -m recipes.languages                 three seeds, about 15 minutes of one core
 
 R1-Zero writes thoughts that change between languages. R1 adds a reward for the share of the thought
 that is in the language of the question (2501.12948, section 2.3.2), "directly summed" with the
@@ -13,7 +13,8 @@ The base tells chains of sums and products in Latin and in Chinese (tasks/biling
 products and its Chinese sums are often wrong, so mixing pays. The two runs start from the same base
 and differ in the reward only. R1 reports that the language reward costs some accuracy; the second
 table has its cost here. The control is RL on the answer alone where mixing does not pay: products
-are wrong in both languages. Left out on purpose: the cold start before RL (recipes/r1.py has it).
+are wrong in both languages. There the share of mixed thoughts rises in some seeds too, so a payoff
+is not the only cause. Left out on purpose: the cold start before RL (recipes/r1.py has it).
 """
 
 import sys
