@@ -146,7 +146,7 @@ def test_the_recipe_writes_its_page_and_goes_on_with_the_next_seed(short, tmp_pa
         assert budget <= row["tokens"] < budget + 80 and row["seconds"] > 0, name
         assert row["curve"][0][:2] == [0, 0] and row["curve"][-1][0] == row["tokens"], name
     text = (tmp_path / "docs" / "recipes" / "distill.md").read_text()
-    assert text.count("\n| on-policy |") == 6 and text.count("| right + teacher |") == 1
+    assert text.count("\n| on-policy |") == 9 and text.count("\n| rl, more tokens |") == 1
     # seed 0 is read, not made again
     monkeypatch.setattr(distill, "work", lambda args, seed: result)
     monkeypatch.setattr(page, "save_figure", lambda *_: None)
