@@ -90,9 +90,9 @@ def test_a_student_that_is_its_teacher_has_no_loss():
 def test_steps_bring_the_student_to_its_teacher():
     student, teacher, losses = small(0), small(1), []
     optimizers = [torch.optim.Adam(student.parameters(), lr=0.02)]
-    for _ in range(60):
+    for _ in range(30):
         losses.append(gkd.step(student, teacher, [(pair, pair) for pair in PAIRS], optimizers))
-    assert losses[-1] < losses[0] / 3
+    assert losses[-1] < losses[0] / 2
 
 
 def test_a_sibling_is_another_right_response_of_the_group():
