@@ -45,10 +45,9 @@ from infra.base_model import base_model
 from infra.models import make_models
 from recipes import page
 
-# With the default reward, 0.1 for the format, the student's GRPO ends in short answers, all wrong.
 FLAGS = "--device cpu --steps 1000 --eval-problems 1 --eval-every 100000"
 TEACHER = "--size tiny --steps 10"
-STUDENT = "--size nano --reward accuracy --prompts 16 --lr 4e-4"
+STUDENT = "--size nano --reward accuracy --prompts 16 --lr 4e-4"  # a reward for form traps its GRPO
 ANSWERS, EPOCHS = 400, 2               # of a round of SFT: the teacher's, and passes over them
 SAMPLES, GROUP = 64, 16                # of a round of distillation, and of a problem in `self`
 RATES = dict(lr=5e-3, adam_lr=2.5e-3)  # of distillation, the highest
@@ -145,8 +144,13 @@ ROWS = {"right": fine_tune, "random": partial(fine_tune, at_random=True), "rl": 
         "right, rl": partial(rl, right_until=0.5), "on-policy": on_policy,
         "self": partial(on_policy, own_teacher=True), LONG: rl}
 TAUGHT = "right", "random", "right, rl", "on-policy"  # rows with the larger teacher
-CLAIMS = (("right", "rl"), ("right, rl", "rl"), ("on-policy", "rl"), ("self", "rl"),
-          ("right", "random"), ("right, rl", "right"), ("on-policy", "right"))
+PAIRS = (("right", "rl"), ("right, rl", "rl"), ("on-policy", "rl"), ("self", "rl"),
+         ("right", "random"), ("right, rl", "right"), ("on-policy", "right"))
+QUESTIONS = {  # heading of a table -> pairs of rows to compare, and by what
+    "Does distillation beat RL at equal tokens? Greedy accuracy": (PAIRS, "at tokens"),
+    "At equal seconds? Greedy accuracy": (PAIRS, "at seconds"),
+    "At temperature 1? pass@1": (PAIRS, "pass@1"),
+    "And if RL may also sample the teacher's tokens?": ([(x, LONG) for x in TAUGHT], "greedy")}
 
 
 # --- a seed
@@ -201,29 +205,26 @@ def tables(results: list[dict]) -> list[tuple]:
     """The tables of the page."""
     rows, cell = [name for name in ROWS if name != LONG], partial(page.cell, results)
     for result in results:
-        for i, cost in enumerate(COSTS):  # the accuracy at the cost of the cheapest row
-            least = min(result[name][cost] for name in rows)
+        for i, cost in enumerate(COSTS):
+            least = min(result[name][cost] for name in rows)  # the cost of the cheapest row
             for name in rows:
                 result[name][f"at {cost}"] = page.interpolate(result[name]["curve"], i, least)
-        for name in TAUGHT:
-            result[f"{name} + teacher"] = result[name] | {
-                cost: result[name][cost] + result["teacher"][cost] for cost in COSTS}
-
-    def line(name):
-        return [name, *(cell(name, key) for key in MEASURES), cell(name, "length", 1, 0),
-                cell(name, "tokens", 1e-3, 0), cell(name, "seconds", 1, 0)]
-    columns = ["row", *(f"{key}, %" for key in MEASURES), "length", "thousand tokens", "seconds"]
-    return [("Without the teacher's GRPO in the costs",
-             [*columns, "greedy, % at equal tokens", "at equal seconds"],
-             [[*line(name), *(cell(name, f"at {cost}") for cost in COSTS)]
-              for name in ("base", "teacher", *rows)]),
-            ("With the teacher's GRPO in the costs", columns,
-             [line(name) for name in (*(f"{name} + teacher" for name in TAUGHT), LONG)]),
-            *((f"Does distillation beat RL at equal {cost}? Greedy accuracy, paired by seed",
-               page.DIFFERENCES, page.differences(results, CLAIMS, f"at {cost}"))
-              for cost in COSTS),
-            ("And if RL may also sample the tokens of the teacher's GRPO?", page.DIFFERENCES,
-             page.differences(results, [(name, LONG) for name in TAUGHT], "greedy"))]
+            for name in TAUGHT:
+                result[name][f"all {cost}"] = result[name][cost] + result["teacher"][cost]
+    columns = ["row", *(f"{key}, %" for key in MEASURES), "length", "thousand tokens", "seconds",
+               "thousand tokens with the teacher's GRPO", "seconds with it",
+               "greedy, % at equal tokens", "at equal seconds"]
+    lines = [[name, *(cell(name, key) for key in MEASURES), cell(name, "length", 1, 0),
+              *(cell(name, prefix + cost, *how) for prefix in ("", "all ")
+                for cost, how in (("tokens", (1e-3, 0)), ("seconds", (1, 0)))),
+              *(cell(name, f"at {cost}") for cost in COSTS)] for name in ("base", "teacher", *ROWS)]
+    return [("All rows", columns, lines),
+            ("Each seed: greedy accuracy at equal tokens, by the pass@16 of the base",
+             ["row", *(f"base with {result['base']['pass@16']:.0%}" for result in results)],
+             [[name, *(f"{result[name]['at tokens']:.1%}" for result in results)]
+              for name in rows]),
+            *((heading, page.DIFFERENCES, page.differences(results, *how))
+              for heading, how in QUESTIONS.items())]
 
 
 def main(argv=None) -> int:
@@ -237,10 +238,9 @@ def main(argv=None) -> int:
     def run(args):
         torch.set_num_threads(1)
         results = page.run_seeds(lambda seed, _: work(args, seed), args.work, args.seeds)
-        lines = {name: [result[name]["curve"] for result in results]
-                 for name in ROWS if name != LONG}
+        curves = {name: [x[name]["curve"] for x in results] for name in ROWS if name != LONG}
         page.write("distill", "Distillation against RL", tables(results),
-                   partial(page.draw_curves, lines, ("sampled tokens", "CPU seconds")), args.docs,
+                   partial(page.draw_curves, curves, ("sampled tokens", "CPU seconds")), args.docs,
                    about=__doc__.partition("\n\n")[2])
     return arguments.run(parser, argv, run)
 

@@ -99,14 +99,14 @@ def interpolate(curve, column: int, x: float) -> float:
 
 def draw_curves(lines: dict, labels, figure) -> None:
     """Fills a figure with a panel for each label. Panel i shows a share, in percent, against number
-    i of each point: the mean over seeds, and all seeds as an area. lines: name -> a curve for each
-    seed, which is a list of points (number 0, ..., share)."""
+    i of each point: the mean over seeds, and each seed as a thin line. lines: name -> a curve for
+    each seed, which is a list of points (number 0, ..., share)."""
     for i, axes in enumerate(figure.subplots(1, len(labels), sharey=True)):
         for name, curves in lines.items():
             xs = np.linspace(0, min(curve[-1][i] for curve in curves), 100)
             ys = 100 * np.array([[interpolate(curve, i, x) for x in xs] for curve in curves])
             [line] = axes.plot(xs, ys.mean(0), label=name)
-            axes.fill_between(xs, ys.min(0), ys.max(0), color=line.get_color(), alpha=0.12)
+            axes.plot(xs, ys.T, color=line.get_color(), alpha=0.3, linewidth=0.8)
         axes.set(xlabel=labels[i], ylabel="greedy accuracy, %")
     axes.legend()
 

@@ -89,9 +89,9 @@ def test_a_student_that_is_its_teacher_has_no_loss():
 def test_steps_bring_the_student_to_its_teacher():
     student, teacher, losses = small(0), small(1), []
     optimizers = [torch.optim.Adam(student.parameters(), lr=0.02)]
-    for _ in range(60):
+    for _ in range(30):
         losses.append(gkd.step(student, teacher, [(pair, pair) for pair in PAIRS], optimizers))
-    assert losses[-1] < losses[0] / 3
+    assert losses[-1] < losses[0] / 2
 
 
 def test_a_sibling_is_another_right_response_of_the_group():
@@ -144,7 +144,7 @@ def test_the_recipe_writes_its_page_and_goes_on_with_the_next_seed(short, tmp_pa
         assert budget <= row["tokens"] < budget + 80 and row["seconds"] > 0, name
         assert row["curve"][0][:2] == [0, 0] and row["curve"][-1][0] == row["tokens"], name
     text = (tmp_path / "docs" / "recipes" / "distill.md").read_text()
-    assert text.count("\n| on-policy |") == 6 and text.count("| right + teacher |") == 1
+    assert text.count("\n| on-policy |") == 9 and text.count("\n| rl, more tokens |") == 1
     # seed 0 is read, not made again
     monkeypatch.setattr(distill, "work", lambda args, seed: result)
     monkeypatch.setattr(page, "save_figure", lambda *_: None)
