@@ -36,7 +36,7 @@ import numpy as np  # noqa: E402
 import evaluate  # noqa: E402
 import reward_model  # noqa: E402
 import train  # noqa: E402
-from bench.stats import with_interval  # noqa: E402
+from bench.stats import bootstrap, with_interval  # noqa: E402
 from infra import arguments, cli, run_dir  # noqa: E402
 from infra.base_model import base_model  # noqa: E402
 from infra.judges import measure  # noqa: E402
@@ -70,9 +70,10 @@ def best_of_n(proxy, values, n: int) -> float:
     return sum(math.comb(rank, n - 1) / total * values[i] for rank, i in enumerate(order))
 
 
-def best_of_n_curve(judge, gold, questions, texts, args, tokenizer) -> dict:
+def best_of_n_curve(judge, problems, texts, args, tokenizer) -> dict:
     """Proxy and gold of the best of n, means over prompts with args.samples texts each."""
-    proxy = judge.scores(tokenizer, questions, texts).tolist()
+    proxy = judge.scores(tokenizer, [problem.question for problem in problems], texts).tolist()
+    gold = [assistant.gold_reward(p, text) for p, text in zip(problems, texts, strict=True)]
     counts = [2**k for k in range(args.samples.bit_length() - 1)]  # up to half of the samples
     prompts = range(0, len(texts), args.samples)
     return {"n": counts, "kl": [best_of_n_kl(n) for n in counts]} | {
@@ -103,8 +104,7 @@ def train_judges(base, tokenizer, task, seed: int, args) -> tuple[dict, dict]:
     single = reward_model.Ensemble(ensemble.members[:1])
     judges = {"single": reward_model.Judge(single), "ensemble": reward_model.Judge(ensemble)}
     # 3. their measures; no judge can agree with the annotators more often than the gold does
-    measures = {name: measure(judge, tokenizer, sides[1])
-                for name, judge in judges.items()}
+    measures = {name: measure(judge, tokenizer, sides[1]) for name, judge in judges.items()}
     asked = {problem.question: problem for problem in task.held_out(args.pairs)}
     golds = [[assistant.gold_reward(asked[question], text) for text in texts]
              for question, *texts in sides[1]]
@@ -137,9 +137,7 @@ def work_seed(seed: int, folder: Path, args) -> dict:
     base = base_model(options, task, tokenizer, folder)
     judges, measures = train_judges(base, tokenizer, task, seed, args)
     problems, texts = sample(base, tokenizer, task.held_out(args.requests), args.samples, seed)
-    gold = [assistant.gold_reward(p, text) for p, text in zip(problems, texts, strict=True)]
-    questions = [problem.question for problem in problems]
-    curves = {name: best_of_n_curve(judge, gold, questions, texts, args, tokenizer)
+    curves = {name: best_of_n_curve(judge, problems, texts, args, tokenizer)
               for name, judge in judges.items()}
     runs = {}
     for name, (judge, kl_coef) in RUNS.items():
@@ -150,46 +148,56 @@ def work_seed(seed: int, folder: Path, args) -> dict:
 
 # --- the page
 
-def smooth(curve) -> list[float]:
-    """The moving average over WINDOW steps, or over all steps of a shorter curve."""
-    width = min(WINDOW, len(curve))
+def smooth(curve, width: int = WINDOW) -> list[float]:
+    """The moving average over `width` points, or over all points of a shorter curve."""
+    width = min(width, len(curve))
     return [mean(curve[i:i + width]) for i in range(len(curve) - width + 1)]
 
 
-def summary(run: dict) -> dict:
-    """Of a run's curves: proxy and gold in the first step, which the base samples, at the peak of
-    the gold and at the end; the KL there; and how far the gold has fallen since its peak."""
-    curves = {name: smooth(run[name]) for name in ("kl", "proxy", "gold", "length")}
+def summary(run: dict, width: int = WINDOW) -> dict:
+    """Of the curves of a run or of best-of-n: each one at the base (the first point), at the peak
+    of the gold and at the end, and how far the gold has fallen since its peak."""
+    curves = {name: smooth(run[name], width) for name in ("kl", "proxy", "gold", "length")
+              if name in run}
     peak = max(range(len(curves["gold"])), key=lambda i: curves["gold"][i])
     found = {"gold falls by": curves["gold"][peak] - curves["gold"][-1]}
-    for name in ("proxy", "gold", "kl", "length"):
+    for name in curves:
         found |= {f"{name}, base": run[name][0], f"{name}, peak": curves[name][peak],
                   f"{name}, end": curves[name][-1]}
     return found
 
 
-def cell(values) -> str:
-    return with_interval(values, scale=1, digits=2)
+def cell(rows, column: str) -> str:
+    return with_interval([row[column] for row in rows], 1, 2) if column in rows[0] else ""
+
+
+def is_below(rows, others, column: str) -> bool:
+    """Whether the interval of the rows ends below that of the others."""
+    found, other = (bootstrap([row[column] for row in x]) for x in (rows, others))
+    return found[2] < other[1]
 
 
 def tables(results) -> list[tuple]:
     """The tables of the page, from the results of the seeds."""
-    runs = {name: [summary(result["runs"][name]) for result in results] for name in RUNS}
+    found = {name: [summary(result["runs"][name]) for result in results] for name in RUNS}
+    found |= {f"best of n, {judge}": [summary(result["best of n"][judge], 1) for result in results]
+              for judge in ("single", "ensemble")}
     columns = ["gold, base", "gold, peak", "gold, end", "gold falls by", "proxy, base",
                "proxy, peak", "proxy, end", "kl, peak", "kl, end", "length, end"]
-    rows = [[name, *(cell([row[column] for row in rows]) for column in columns)]
-            for name, rows in runs.items()]
+    rows = [[name, *(cell(rows, column) for column in columns),
+             "yes" if is_below(rows, found["no cure"], "gold falls by") else "no"]
+            for name, rows in found.items()]
     measures = [result["reward models"] for result in results]
-    judges = [[name, *(cell([m[name][column] for m in measures]) if column in measures[0][name]
-                       else "" for column in ("accuracy", "ece"))] for name in measures[0]]
+    judges = [[name, *(cell([m[name] for m in measures], column) for column in (
+        "accuracy", "ece"))] for name in measures[0]]
     curves = [result["best of n"] for result in results]
     best = [[n, f"{best_of_n_kl(n):.2f}", *(
-        cell([curve[judge][value][i] for curve in curves])
+        with_interval([curve[judge][value][i] for curve in curves], 1, 2)
         for judge in ("single", "ensemble") for value in ("proxy", "gold"))]
         for i, n in enumerate(curves[0]["single"]["n"])]
     return [
-        (f"GRPO on the proxy: moving averages over {WINDOW} steps; KL in nats per response",
-         ["run", *columns], rows),
+        (f"GRPO (moving averages over {WINDOW} steps) and best of n; KL in nats per response",
+         ["run", *columns, "falls less than no cure, intervals apart"], rows),
         ("Reward models on held-out pairs of the annotators; gold: the rule itself",
          ["reward", "accuracy", "ECE"], judges),
         ("Best of n", ["n", "KL", "proxy, single", "gold, single", "proxy, ensemble",
@@ -198,22 +206,18 @@ def tables(results) -> list[tuple]:
 
 def draw(figure, results) -> None:
     """Left: best-of-n. Middle: GRPO without a cure. Right: the gold of all runs. Means of seeds."""
-    axes = figure.subplots(1, 3)
-
-    def line(axis, curves, value, label, **style):
-        x = np.mean([np.sqrt(np.maximum(curve["kl"], 0)) for curve in curves], axis=0)
-        axis.plot(x, np.mean([curve[value] for curve in curves], axis=0), label=label, **style)
-    for value in ("proxy", "gold"):
-        best = [result["best of n"]["single"] for result in results]
-        line(axes[0], best, value, value, marker=".")
-        uncured = [{name: smooth(result["runs"]["no cure"][name]) for name in ("kl", value)}
-                   for result in results]
-        line(axes[1], uncured, value, value)
-    for name in RUNS:
-        line(axes[2], [{part: smooth(result["runs"][name][part]) for part in ("kl", "gold")}
-                       for result in results], "gold", name)
-    titles = ("best of n, up to half of the samples", "GRPO without a cure", "gold of all runs")
-    for axis, title in zip(axes, titles, strict=True):
+    def smoothed(name):
+        return [{part: smooth(result["runs"][name][part]) for part in ("kl", "proxy", "gold")}
+                for result in results]
+    best, both = [result["best of n"]["single"] for result in results], ("proxy", "gold")
+    panels = {
+        "best of n": [(best, value, value) for value in both],
+        "GRPO without a cure": [(smoothed("no cure"), value, value) for value in both],
+        "gold of all runs": [(smoothed(name), "gold", name) for name in RUNS]}
+    for axis, (title, lines) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for curves, value, label in lines:
+            x = np.mean([np.sqrt(curve["kl"]) for curve in curves], axis=0)
+            axis.plot(x, np.mean([curve[value] for curve in curves], axis=0), ".-", label=label)
         axis.set(title=title, xlabel="sqrt(KL to the base), KL in nats", ylabel="reward")
         axis.legend()
 

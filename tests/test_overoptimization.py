@@ -33,6 +33,8 @@ def test_the_summary_finds_the_peak_and_the_fall():
     run = {"gold": gold, "proxy": list(range(11)), "kl": list(range(11)), "length": [9.0] * 11}
     found = overoptimization.summary(run)
     assert found["gold, peak"] == 2.6 and found["proxy, peak"] == 4 and found["kl, end"] == 8
+    again = overoptimization.summary({name: run[name] for name in ("gold", "proxy", "kl")}, 1)
+    assert (again["gold, peak"], again["gold falls by"], again["kl, peak"]) == (3, 2.5, 3)
     assert found["gold, base"] == 0 and found["gold falls by"] == pytest.approx(2.6 - 1.1)
 
 
@@ -48,7 +50,7 @@ def test_the_recipe_in_short(tmp_path, capsys):
     assert all(len(run["gold"]) == 2 for run in found["runs"].values())
     assert found["best of n"]["ensemble"]["n"] == [1, 2]
     text = (tmp_path / "docs" / "recipes" / "overoptimization.md").read_text()
-    assert text.count("\n| ") == 3 + 4 + 3 + 2 and "![" in text
+    assert text.count("\n| ") == 3 + 6 + 3 + 2 and "![" in text
     assert (tmp_path / "docs" / "img" / "overoptimization.png").exists()
     assert "seed 1, KL and ensemble" in capsys.readouterr().out
     assert overoptimization.main(argv) == 0  # a finished seed is read
