@@ -32,7 +32,8 @@ def reverse_kl(logp, teacher_logp):
 def vocabulary_logp(model, pairs):
     """Log-probs (n, V) of the whole vocabulary at each of the n response tokens, row by row.
     pairs: (prompt ids, response ids)."""
-    return model.logits(model.hidden_states(*sft.padded(pairs))).log_softmax(-1)
+    tokens, mask = (x.to(model.embedding.weight.device) for x in sft.padded(pairs))
+    return model.logits(model.hidden_states(tokens, mask)).log_softmax(-1)
 
 
 def backward(student, teacher, views) -> float:

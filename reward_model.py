@@ -125,12 +125,10 @@ class Judge(nn.Module):
     def set_rewards(self, batch, samples, rollout, tokenizer) -> None:
         """Adds the rewards of open requests (problems with answer "") to a Batch and to its samples
         (problem, text, verify.Reward), on top of what the task pays for the form. Other problems
-        keep the verifier's. For an algorithm all open requests are wrong: it must not see what
-        `correct` says of them."""
+        keep the verifier's."""
         rows = [i for i, (problem, *_) in enumerate(samples) if not problem.answer]
         questions, texts = [samples[i][0].question for i in rows], [samples[i][1] for i in rows]
         batch.rewards[rows] += self.scores(tokenizer, questions, texts).to(batch.rewards)
-        batch.correct[rows] = 0.0
         for i in rows:
             given = replace(samples[i][2], total=float(batch.rewards[i]))
             samples[i] = (*samples[i][:2], given)

@@ -197,7 +197,8 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
     reward model. Networks that are not in use are skipped."""
     device = rollout.tokens.device
     rewards = torch.tensor([reward.total for *_, reward in samples], device=device)
-    correct = torch.tensor([reward.parts["correct"] for *_, reward in samples], device=device)
+    correct = torch.tensor([reward.parts["correct"] if problem.answer else 0.0  # open: no verdict
+                            for problem, _, reward in samples], device=device)
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
                       rollout.truncated, entropy=rollout.entropy,
                       loss_mask=getattr(rollout, "loss_mask", None))

@@ -109,7 +109,7 @@ REWARDS = {  # the choices of --reward
     "random": coin,
     "claim": claim,
     "process": correct_and_format,  # train.py then replaces the total by the PRM's step scores
-    "preference": correct_and_format,  # so it does by a reward model's, for open requests alone
+    "preference": correct_and_format,  # train.py adds a reward model's, for open requests alone
 }
 
 

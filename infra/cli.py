@@ -208,6 +208,8 @@ def validate_reward(options: Options, task: tasks.Task) -> None:
     if all(requests) and options.steps and options.reward in OF_VERIFIER:
         raise UserError(f"--task {options.task} has no verifier to pay --reward {options.reward}; "
                         "try --reward preference, or --steps 0 for the base model alone")
+    if options.reward == "language" and "consistency" not in task.measures:
+        raise UserError("--reward language needs a task in two languages; try --task bilingual")
     if bool(name) != bool(judge):
         raise UserError("--judge RUN needs --reward process or preference, and these rewards need "
                         "--judge: RUN has a prm.pt, made by prm.py, or a reward_model.pt, made by "
@@ -218,15 +220,19 @@ def validate_reward(options: Options, task: tasks.Task) -> None:
         raise UserError(f"--reward preference has no effect with --task {options.task}, whose "
                         "answers a verifier checks; --task assistant has open requests")
     if not (Path(judge) / f"{name}.pt").exists():
-        raise UserError(f"--judge {judge} has no {name}.pt; python {name}.py --run {judge} makes "
-                        "one")
+        pairs = " --pairs FILE" if name == "reward_model" else ""
+        raise UserError(f"--judge {judge} has no {name}.pt; python {name}.py --run {judge}{pairs} "
+                        "makes one")
     if tokenizer_file(judge) != tokenizer_file(options.init):
         raise UserError(f"--judge {judge} reads other tokens than the policy; both need the same "
                         "tokenizer")
     try:
-        models.load_judge(judge, "cpu", options.reward)  # a damaged file is found before any work
+        model = models.load_judge(judge, "cpu", options.reward)  # found before any work
     except (ValueError, OSError) as error:
         raise UserError(f"--judge {judge}: {arguments.describe(error)}") from None
+    network = next(part for part in model.modules() if isinstance(part, gpt.GPT))
+    if network.config.vocab_size != config_of(options).vocab_size:
+        raise UserError(f"--judge {judge}: its reward model has another vocabulary than the policy")
 
 
 def tokenizer_file(folder) -> bytes:

@@ -133,6 +133,13 @@ def selection_rules(options: Options) -> list[tuple]:
         (options.reward == "preference" and drops,
          f"{drops} keeps groups with right and wrong responses, so it would drop the open requests "
          "of --reward preference, which are neither"),
+        (options.reward == "preference" and options.keep == "efficient",
+         "--keep efficient divides rewards by lengths, and those of --reward preference may be "
+         "below 0"),
+        (options.reward == "preference" and reads_group(options.algo, "Kimi")
+         and options.length_coef,
+         "--reward preference needs --length-coef 0: the length reward tells right from wrong, and "
+         "an open request is neither"),
         (right and options.kl_in == "reward", "--kl-in reward has no effect with --keep right"),
         (options.overlong_buffer > options.max_new_tokens,
          f"--overlong-buffer {options.overlong_buffer} is longer than a response "

@@ -64,9 +64,10 @@ def step_metrics(state: dict, attempts, batch, models, options, task) -> dict:
 
 
 def means(measures: dict, problems, texts) -> dict:
-    """The mean of each of a task's measures over responses."""
-    return {name: sum(map(measure, problems, texts)) / len(texts)
-            for name, measure in measures.items()}
+    """The mean of each of a task's measures over the responses for which it is not None."""
+    found = {name: [value for value in map(measure, problems, texts) if value is not None]
+             for name, measure in measures.items()}
+    return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
 def no_answer_hint(options) -> str:

@@ -7,7 +7,7 @@ beats RL on the small model. Here a larger teacher (--size tiny, after GRPO) and
     right         SFT on the teacher's right answers
     random        SFT on as many of its answers, chosen at random
     rl            GRPO on the student
-    right, rl     SFT on right answers for half of the tokens, then GRPO
+    right, rl     SFT on right answers until half of the tokens are spent, then GRPO
     on-policy     the student samples; the teacher's distribution is the target of each token
     self          its teacher is its own moving average, which reads a right answer of the group
 
@@ -237,7 +237,7 @@ def main(argv=None) -> int:
 
     def run(args):
         torch.set_num_threads(1)
-        results = page.run_seeds(lambda seed, _: work(args, seed), args.work, args.seeds)
+        results = page.run_seeds(lambda seed, _: work(args, seed), args)
         curves = {name: [x[name]["curve"] for x in results] for name in ROWS if name != LONG}
         page.write("distill", "Distillation against RL", tables(results),
                    partial(page.draw_curves, curves, ("sampled tokens", "CPU seconds")), args.docs,

@@ -184,8 +184,7 @@ def draw(results: list[dict], figure) -> None:
 
 
 def work(args) -> None:
-    results = page.run_seeds(lambda seed, folder: run_seed(seed, folder, args), args.work,
-                             args.seeds)
+    results = page.run_seeds(lambda seed, folder: run_seed(seed, folder, args), args)
     page.write("languages", "Language mixing and the language reward", tables(results),
                lambda figure: draw(results, figure), args.docs)
 

@@ -10,9 +10,9 @@ proxy overrates (Goodhart's law). In the order of 2210.10760:
     3. best-of-n and GRPO raise the proxy; the gold rule, which no training sees, measures both
     4. cures: a KL coefficient, and an ensemble (mean minus spread, 2310.02743)
 
-The x-axis is the square root of the KL to the base, in nats per response. Best-of-n has, exactly,
+The x-axis is the square root of the KL to the base, in nats per response. Best-of-n has
 
-    KL = log n - (n - 1) / n
+    KL <= log n - (n - 1) / n        (equal, if no two responses are the same)
     E[gold of best of n] = sum over i of C(i - 1, n - 1) / C(N, n) * gold(i)
 
 where i ranks the N samples of a prompt by proxy, from the lowest. The estimator is unbiased.
@@ -224,8 +224,7 @@ def draw(figure, results) -> None:
 
 def work(args) -> None:
     run_dir.tune_malloc()
-    results = page.run_seeds(lambda seed, folder: work_seed(seed, folder, args), args.work,
-                             args.seeds)
+    results = page.run_seeds(lambda seed, folder: work_seed(seed, folder, args), args)
     page.write("overoptimization", "Over-optimisation of a reward model", tables(results),
                lambda figure: draw(figure, results), args.docs)
 

@@ -40,15 +40,30 @@ def seeds(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r}: seeds look like 0,1,2") from None
 
 
-def run_seeds(work, folder: Path, seeds) -> list[dict]:
-    """The results of work(seed, folder of the seed) for each seed; a finished one is read."""
+def open_seed(args, seed: int) -> Path:
+    """Makes the folder of a seed, and keeps the flags in it. Raises UserError where the folder has
+    results of other flags."""
+    path = args.work / f"seed-{seed}" / "settings.json"
+    settings = {k: v for k, v in vars(args).items() if k not in ("seeds", "work", "docs", "stages")}
+    saved = json.loads(path.read_text()) if path.exists() else settings
+    for name in settings:
+        if saved.get(name) != settings[name]:
+            raise run_dir.UserError(f"{path.parent} has results with --{name.replace('_', '-')} "
+                                    f"{saved.get(name)}; name another folder by --work")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run_dir.write_json(path, settings)
+    return path.parent
+
+
+def run_seeds(work, args) -> list[dict]:
+    """The results of work(seed, folder of the seed) for each of args.seeds; a finished one is read.
+    """
     results = []
-    for seed in seeds:
-        path = folder / f"seed-{seed}" / "result.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            run_dir.write_json(path, work(seed, path.parent))
-        results.append(json.loads(path.read_text()))
+    for seed in args.seeds:
+        folder = open_seed(args, seed)
+        if not (folder / "result.json").exists():
+            run_dir.write_json(folder / "result.json", work(seed, folder))
+        results.append(json.loads((folder / "result.json").read_text()))
     return results
 
 

@@ -4,8 +4,8 @@
     1 cold start  SFT of the base on a few hundred curated chains: readable, in one language, but
                   with facts as unsure as those of the corpus
     2 reasoning   RL with the reward correct + 0.1 * format + language consistency
-    3 rejection   SFT of the base on the right, readable responses of the policy before, and on
-                  curated answers to requests
+    3 rejection   SFT of the base on right, readable responses of the stage before, and on curated
+                  answers to requests
     4 preference  RL on both: reasoning has the reward of stage 2, and a reward model pays for
                   requests, helpfulness of the answer plus harmlessness of the whole response
     zero          R1-Zero: RL of the base for correct + 0.1 * format, as many steps as 2 and 4
@@ -45,8 +45,6 @@ FLAGS = ("--task mixture --algo grpo --device cpu --eval-problems 100 --eval-sam
 # every policy, after the one that it starts from
 ORDER = ["base", "1", "1-2", "1-2-3", "1-2-3-4", "zero", "2", "2-3", "2-3-4", "1-3", "1-3-4",
          "1-2-4"]
-# of supervised fine-tuning: learning rates as for a new model would forget too much
-FINE_TUNING = dict(lr=5e-3, adam_lr=2.5e-3, warmup=5)
 
 # what the annotators judge -> the part of the response that its reward model reads
 READS = {assistant.gold_helpfulness: "answer", assistant.gold_harmlessness: "whole"}
@@ -76,7 +74,7 @@ def cold_start(lab: Lab, stages: str, policy) -> gpt.GPT:
 
 
 def reasoning_rl(lab: Lab, stages: str, policy) -> gpt.GPT:
-    return reinforce(lab, stages, policy, 0.0, f"--reward language --steps {lab.args.steps}")
+    return reinforce(lab, stages, policy, 0.0, "--reward language --steps", str(lab.args.steps))
 
 
 def rejection_sampling(lab: Lab, stages: str, policy) -> gpt.GPT:
@@ -113,12 +111,12 @@ def preference_rl(lab: Lab, stages: str, policy) -> gpt.GPT:
             reward_model.train_ensemble(policy, lab.tokenizer, pairs[gold], reads, seed=lab.seed,
                                         lr=3e-3) for gold, reads in READS.items())))
     # 3. RL on reasoning problems and on requests
-    return reinforce(lab, stages, policy, 0.5, f"--reward preference --judge {folder} "
-                     f"--kl-coef 0.5 --steps {lab.args.steps}")
+    return reinforce(lab, stages, policy, 0.5, "--reward preference --kl-coef 0.5 --steps",
+                     str(lab.args.steps), "--judge", str(folder))
 
 
 def zero(lab: Lab, stages: str, policy) -> gpt.GPT:
-    return reinforce(lab, stages, policy, 0.0, f"--reward correct --steps {2 * lab.args.steps}")
+    return reinforce(lab, stages, policy, 0.0, "--reward correct --steps", str(2 * lab.args.steps))
 
 
 STAGES = {"base": make_base, "1": cold_start, "2": reasoning_rl, "3": rejection_sampling,
@@ -127,10 +125,10 @@ STAGES = {"base": make_base, "1": cold_start, "2": reasoning_rl, "3": rejection_
 
 # --- what stages are made of
 
-def open_stage(lab: Lab, stages: str, request_share: float, flags: str = ""):
+def open_stage(lab: Lab, stages: str, request_share: float, flags: str = "", *more: str):
     """Opens the run folder of a stage. Returns the options and the task."""
-    options, _ = cli.parse([*FLAGS.split(), *flags.split(), *lab.args.flags.split(), "--seed",
-                            str(lab.seed), "--out", str(lab.folder / stages)])
+    options, _ = cli.parse([*FLAGS.split(), *flags.split(), *more, *lab.args.flags.split(),
+                            "--seed", str(lab.seed), "--out", str(lab.folder / stages)])
     cli.validate(options)
     size = memory.checkpoint_bytes(cli.config_of(options), options)
     run_dir.open_run(options, size, resume=(lab.folder / stages / "config.json").exists())
@@ -139,13 +137,13 @@ def open_stage(lab: Lab, stages: str, request_share: float, flags: str = ""):
 
 def fine_tune(lab: Lab, stages: str, policy, pairs, epochs: int) -> gpt.GPT:
     open_stage(lab, stages, 0.5)
-    sft.train(policy, pairs, epochs=epochs, seed=lab.seed, **FINE_TUNING)
+    sft.train(policy, pairs, epochs=epochs, seed=lab.seed, **sft.FINE_TUNING)
     return policy
 
 
-def reinforce(lab: Lab, stages: str, policy, request_share, flags) -> gpt.GPT:
+def reinforce(lab: Lab, stages: str, policy, request_share, *flags) -> gpt.GPT:
     """GRPO in the run folder of a stage, whose run it continues if it was stopped."""
-    options, task = open_stage(lab, stages, request_share, flags)
+    options, task = open_stage(lab, stages, request_share, *flags)
     folder = Path(options.out)
     models, optimizer, state = train.start(folder, task, lab.tokenizer, options, policy)
     train.reinforce(task, models, optimizer, options, state, folder)
@@ -196,10 +194,10 @@ def work(args) -> None:
         lab = Lab(folder, seed, args, tokenizer)
         return {stages: make(lab, stages) for stages in ORDER}
     if not args.stages:
-        r1_page.write(page.run_seeds(make_all, args.work, args.seeds), args.docs)
+        r1_page.write(page.run_seeds(make_all, args), args.docs)
         return
     for seed in args.seeds:
-        make(Lab(args.work / f"seed-{seed}", seed, args, tokenizer), args.stages)
+        make(Lab(page.open_seed(args, seed), seed, args, tokenizer), args.stages)
 
 
 def main(argv=None) -> int:
@@ -216,7 +214,7 @@ def main(argv=None) -> int:
         help="requests with two responses of the policy in stage 4, and as many with two of "
         "the base (default: 500)")
     add("--eval-problems", type=arguments.integer(4), default=300,
-        help="held-out problems, and requests (default: 300)")
+        help="held-out problems; of requests there are fewer (default: 300)")
     add("--flags", default="", help="further flags of train.py for the RL stages")
     return arguments.run(parser, argv, work)
 

@@ -50,6 +50,8 @@ def record_success(state: dict, samples, options) -> None:
         return
     verdicts = {}
     for problem, _, reward in samples:
+        if not problem.answer:  # an open request has no verdict
+            continue
         key = str(problem.level) if problem.level else problem.identity
         verdicts.setdefault(key, []).append(reward.parts["correct"])
     rates = {key: sum(right) / len(right) for key, right in verdicts.items()}

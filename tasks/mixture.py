@@ -19,7 +19,8 @@ class Mixture(Task):
     min_base_pass16 = 0.0
     default_max_new_tokens = Bilingual.default_max_new_tokens
     working = Bilingual.working
-    measures = Bilingual.measures
+    measures = {name: lambda problem, text, of=of: of(problem, text) if problem.answer else None
+                for name, of in Bilingual.measures.items()}
 
     def __init__(self, level: int = 2, path: str = "", eval_path: str = "",
                  request_share: float = 0.5):

@@ -2,11 +2,17 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 
+import config
+import sample
 import tasks
+import train
 import verify
+from infra import models
 from tasks import assistant
 from tasks.assistant import HARMFUL, HARMLESS, HELPFUL
 from tokenizer import Tokenizer
@@ -104,3 +110,18 @@ def test_each_word_is_one_token_and_there_are_enough_requests():
         assert len(tokenizer.encode(problem.question)) == len(problem.question.split())
     assert len(task.held_out(150)) == 150
     assert {p.category for p in tasks.Assistant(1).held_out(50)} == {HELPFUL}
+
+
+def test_no_algorithm_and_no_success_rate_sees_the_gold():
+    task, rng = tasks.Assistant(), random.Random(0)
+    texts = [task.document(rng, OPEN, drill=True) for _ in range(2)]
+    samples = [(problem, text, task.score(problem, text, "format")) for problem, text in zip(
+        [OPEN, OPEN], texts, strict=True)]
+    assert [reward.parts["correct"] for *_, reward in samples] == [1, 1]  # for the metrics
+    ones, zeros = torch.ones(2, 3), torch.zeros(2, 3)
+    rollout = sample.Rollout(ones.long(), zeros, zeros, ones, zeros[:, 0].long(), zeros[:, 0] > 0)
+    options = config.Options(task="assistant", reward="format")
+    assert not train.build_batch(rollout, samples, models.Models(None), options).correct.any()
+    state = {}
+    tasks.record_success(state, samples, replace(options, problem_sampling="prioritized"))
+    assert state["success_rates"] == {}

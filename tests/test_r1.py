@@ -79,6 +79,12 @@ def test_a_finished_stage_is_kept_and_a_lost_one_is_made_again_equally(made):
         k: v for k, v in before.items() if k != "cpu_seconds"}
 
 
+def test_results_of_other_flags_are_not_read(made, capsys):
+    _, argv = made
+    assert r1.main(["--steps", "2", *argv[2:]]) == 2
+    assert "has results with --steps 1; name another folder by --work" in capsys.readouterr().err
+
+
 def test_a_mixture_scores_each_problem_by_its_own_task():
     task, rng = Mixture(1), random.Random(0)
     problems = task.sample(rng, 40)

@@ -255,6 +255,9 @@ def test_bad_flags_are_refused_in_one_sentence(flags, named, run, capsys):
     ("--task assistant --algo dapo --reward preference --judge x", "--dynamic-sampling"),
     ("--task assistant --algo reinforce-rej --reward preference --judge x", "--keep mixed"),
     ("--task assistant --algo dpo --reward preference --judge x", "made by the verifier"),
+    ("--task assistant --algo kimi --reward preference --judge x", "needs --length-coef 0"),
+    ("--task assistant --algo gfpo --keep efficient --reward preference --judge x", "below 0"),
+    ("--task arithmetic --reward language", "try --task bilingual"),
     ("--task chain --reward process --judge x", "such as --algo ppo")])
 def test_flags_that_do_not_fit_the_reward_are_refused(flags, named, tmp_path, capsys):
     assert train.main([*flags.split(), "--device", "cpu", "--out", str(tmp_path / "x")]) == 2
