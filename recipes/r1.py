@@ -85,7 +85,7 @@ def rejection_sampling(lab: Lab, stages: str, policy) -> gpt.GPT:
                                                max_new_tokens=task.max_new_tokens)
     kept = [pair for pair, text, group in zip(sft.sampled_pairs(rollout), texts,
                                               rollout.group.tolist(), strict=True)
-            if task.correct(problems[group], text) and bilingual.is_readable(problems[group], text)]
+            if is_kept(problems[group], text)]
     # 2. requests, answered in the wanted style
     requests = assistant.Assistant()
     problems = requests.sample(rng, 2 * lab.args.curated)
@@ -93,6 +93,11 @@ def rejection_sampling(lab: Lab, stages: str, policy) -> gpt.GPT:
     # 3. SFT, again from the base
     pairs = kept + sft.pairs_from(lab.tokenizer, problems, texts)
     return fine_tune(lab, stages, load(lab, "base"), pairs, 3)
+
+
+def is_kept(problem, text: str) -> bool:
+    """Whether rejection sampling keeps a response: right, readable and in one language."""
+    return bilingual.Bilingual.correct(problem, text) and bilingual.is_readable(problem, text)
 
 
 def preference_rl(lab: Lab, stages: str, policy) -> gpt.GPT:

@@ -7,6 +7,7 @@ import pytest
 from small import tiny_model
 
 from recipes import r1, r1_page
+from tasks import bilingual
 from tasks.mixture import Mixture
 
 SHORT = ("--steps 1 --curated 4 --pairs 8 --eval-problems 8 --flags").split()
@@ -77,6 +78,18 @@ def test_a_finished_stage_is_kept_and_a_lost_one_is_made_again_equally(made):
     assert again["1-2"] == other  # its seconds too: it was not made again
     assert {k: v for k, v in again["1-2-3-4"].items() if k != "cpu_seconds"} == {
         k: v for k, v in before.items() if k != "cpu_seconds"}
+
+
+def test_rejection_sampling_keeps_right_and_readable_responses():
+    rng = random.Random(0)
+    for problem in bilingual.Bilingual().sample(rng, 20):
+        right = bilingual.curated(rng, problem)
+        digit = bilingual.written(problem.answer, problem.category)
+        wrong = bilingual.written(str((int(problem.answer) + 1) % 10), problem.category)
+        assert r1.is_kept(problem, right)
+        assert not r1.is_kept(problem, right.replace("\n", " "))
+        assert not r1.is_kept(problem, right.replace(f"<answer>{digit}", f"<answer>{wrong}"))
+        assert not r1.is_kept(problem, f"<think>easy</think><answer>{digit}</answer>")
 
 
 def test_results_of_other_flags_are_not_read(made, capsys):
