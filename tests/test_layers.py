@@ -35,7 +35,7 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
 ]
 FORBIDDEN = {  # module -> what it must not import, whatever its layer
     "verify": "torch*", **dict.fromkeys(ALGORITHMS.split(), "tokenizer* verify* tasks* infra*")}
-MAX_ROOT_FILES, MAX_LINES, MAX_FUNCTION_LINES = 24, 350, 50
+MAX_ROOT_FILES, MAX_LINES, MAX_FUNCTION_LINES = 26, 350, 50
 
 TEXTS = {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()
          for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))}
