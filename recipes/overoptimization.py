@@ -184,8 +184,10 @@ def tables(results) -> list[tuple]:
               for judge in ("single", "ensemble")}
     columns = ["gold, base", "gold, peak", "gold, end", "gold falls by", "proxy, base",
                "proxy, peak", "proxy, end", "kl, peak", "kl, end", "length, end"]
+    fall = "gold falls by"
     rows = [[name, *(cell(rows, column) for column in columns),
-             "yes" if is_below(rows, found["no cure"], "gold falls by") else "no"]
+             with_interval([b[fall] - a[fall] for a, b in zip(rows, found["no cure"], strict=True)],
+                           1, 2), "yes" if is_below(rows, found["no cure"], fall) else "no"]
             for name, rows in found.items()]
     measures = [result["reward models"] for result in results]
     judges = [[name, *(cell([m[name] for m in measures], column) for column in (
@@ -197,7 +199,7 @@ def tables(results) -> list[tuple]:
         for i, n in enumerate(curves[0]["single"]["n"])]
     return [
         (f"GRPO (moving averages over {WINDOW} steps) and best of n; KL in nats per response",
-         ["run", *columns, "falls less than no cure, intervals apart"], rows),
+         ["run", *columns, "falls less than no cure by", "intervals apart"], rows),
         ("Reward models on held-out pairs of the annotators; gold: the rule itself",
          ["reward", "accuracy", "ECE"], judges),
         ("Best of n", ["n", "KL", "proxy, single", "gold, single", "proxy, ensemble",
