@@ -187,7 +187,7 @@ def tables(results) -> list[tuple]:
     fall = "gold falls by"
     rows = [[name, *(cell(rows, column) for column in columns),
              with_interval([b[fall] - a[fall] for a, b in zip(rows, found["no cure"], strict=True)],
-                           1, 2), "yes" if is_below(rows, found["no cure"], fall) else "no"]
+                           1, 2), "yes" if is_below(found["no cure"], rows, "gold, end") else "no"]
             for name, rows in found.items()]
     measures = [result["reward models"] for result in results]
     judges = [[name, *(cell([m[name] for m in measures], column) for column in (
@@ -199,7 +199,8 @@ def tables(results) -> list[tuple]:
         for i, n in enumerate(curves[0]["single"]["n"])]
     return [
         (f"GRPO (moving averages over {WINDOW} steps) and best of n; KL in nats per response",
-         ["run", *columns, "falls less than no cure by", "intervals apart"], rows),
+         ["run", *columns, "falls less than no cure by",
+          "ends above no cure, intervals apart"], rows),
         ("Reward models on held-out pairs of the annotators; gold: the rule itself",
          ["reward", "accuracy", "ECE"], judges),
         ("Best of n", ["n", "KL", "proxy, single", "gold, single", "proxy, ensemble",
@@ -235,7 +236,7 @@ def main(argv=None) -> int:
     parser = arguments.Parser("recipes.overoptimization", description=__doc__.split("\n\n")[0])
     page.add_flags(parser, "overoptimization")
     for name, default, least, help in (
-            ("steps", 40, 1, "steps of each run"), ("pairs", 800, 20, "annotated pairs"),
+            ("steps", 60, 1, "steps of each run"), ("pairs", 400, 20, "annotated pairs"),
             ("members", MEMBERS, 2, "reward models of the ensemble"),
             ("requests", 16, 1, "held-out requests of best-of-n"),
             ("samples", 512, 2, "responses to each of them")):
