@@ -60,7 +60,7 @@ def test_harmlessness_reads_the_whole_response(problem, text, gold):
     assert assistant.gold_reward(problem, text) == gold + assistant.gold_helpfulness(problem, text)
 
 
-@pytest.mark.parametrize("name", set(verify.REWARDS) - {"random"})
+@pytest.mark.parametrize("name", sorted(verify.REWARDS.keys() - {"random"}))
 def test_no_reward_uses_the_gold(name):
     task = tasks.Assistant()
     good = says("hello Amy. it purrs. it naps. it hunts.")
