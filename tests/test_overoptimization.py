@@ -38,7 +38,8 @@ def test_the_summary_finds_the_peak_and_the_fall():
     assert found["gold, base"] == 0 and found["gold falls by"] == pytest.approx(2.6 - 1.1)
 
 
-def test_the_recipe_in_short(tmp_path, capsys):
+def test_the_recipe_in_short(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(overoptimization.assistant.Assistant, "default_max_new_tokens", 8)
     flags = "--base-steps 2 --prompts 2 --group-size 4 --max-new-tokens 8 --minibatches 1"
     argv = ["--seeds", "1", "--steps", "2", "--pairs", "20", "--members", "2", "--requests", "2",
             "--samples", "4", "--flags", flags, "--work", str(tmp_path / "work"), "--docs",

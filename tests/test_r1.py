@@ -3,7 +3,6 @@
 import json
 import random
 
-import pytest
 from small import tiny_model
 
 from recipes import r1, r1_page
@@ -36,48 +35,36 @@ def test_a_stage_without_the_one_before_says_which_command_makes_it(tmp_path, ca
 ALL = ["base", "1", "1-2", "1-2-3", "1-2-3-4", "zero"]  # policies of the short form
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The folder of a short form of the recipe, and its arguments."""
-    folder, patch = tmp_path_factory.mktemp("r1"), pytest.MonkeyPatch()
-    patch.setattr(r1, "ORDER", ALL)
-    patch.setattr(r1.bilingual.Bilingual, "default_max_new_tokens", 12)
-    patch.setattr(r1.assistant.Assistant, "default_max_new_tokens", 12)
-    patch.setattr(r1_page, "ROWS", {stages: stages for stages in ALL})
-    argv = [*SHORT, FLAGS, "--seeds", "0", "--work", str(folder / "work"), "--docs",
-            str(folder / "docs")]
+def test_the_recipe_in_short(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(r1, "ORDER", ALL)
+    monkeypatch.setattr(r1_page, "ROWS", {stages: stages for stages in ALL})
+    monkeypatch.setattr(r1.bilingual.Bilingual, "default_max_new_tokens", 12)
+    monkeypatch.setattr(r1.assistant.Assistant, "default_max_new_tokens", 12)
+    folder, argv = tmp_path / "work" / "seed-0", [
+        *SHORT, FLAGS, "--seeds", "0", "--work", str(tmp_path / "work"), "--docs", str(tmp_path)]
+    # 1. all policies, their files and the page
     with tiny_model():
         assert r1.main(argv) == 0
-    yield folder, argv
-    patch.undo()
-
-
-def test_the_recipe_in_short(made, capsys):
-    folder, argv = made
-    results = json.loads((folder / "work" / "seed-0" / "result.json").read_text())
-    assert list(results) == r1.ORDER
-    for stages in r1.ORDER:
-        stage = folder / "work" / "seed-0" / stages
-        assert (stage / "checkpoint.pt").exists() and (stage / "responses.txt").exists()
-        assert len(results[stages]["gold"]) == 8
-    text = (folder / "docs" / "recipes" / "r1.md").read_text()
-    assert text.count("\n| ") == 1 + len(r1_page.ROWS)
-    assert (folder / "work" / "seed-0" / "1-2" / "report.html").exists()
-
-
-def test_a_finished_stage_is_kept_and_a_lost_one_is_made_again_equally(made):
-    folder, argv = made
-    stage, result = (folder / "work" / "seed-0" / name for name in ("1-2-3-4", "result.json"))
-    before, other = (json.loads((stage.parent / name / "measures.json").read_text())
-                     for name in ("1-2-3-4", "1-2"))
-    (stage / "measures.json").unlink()
-    result.unlink()
+    results = json.loads((folder / "result.json").read_text())
+    assert list(results) == ALL and (folder / "1-2" / "report.html").exists()
+    for stages in ALL:
+        assert (folder / stages / "checkpoint.pt").exists()
+        assert (folder / stages / "responses.txt").exists() and len(results[stages]["gold"]) == 8
+    text = (tmp_path / "recipes" / "r1.md").read_text()
+    assert text.count("\n| ") == 1 + len(ALL)
+    # 2. a finished stage is kept, and a lost one is made again equally
+    (folder / "1-2-3-4" / "measures.json").unlink()
+    (folder / "result.json").unlink()
     with tiny_model():
         assert r1.main(argv) == 0
-    again = json.loads(result.read_text())
-    assert again["1-2"] == other  # its seconds too: it was not made again
-    assert {k: v for k, v in again["1-2-3-4"].items() if k != "cpu_seconds"} == {
-        k: v for k, v in before.items() if k != "cpu_seconds"}
+    again = json.loads((folder / "result.json").read_text())
+    assert again["1-2"] == results["1-2"]  # its seconds too
+    for result in (again, results):
+        del result["1-2-3-4"]["cpu_seconds"]
+    assert again == results
+    # 3. results of other flags are not read
+    assert r1.main(["--steps", "2", *argv[2:]]) == 2
+    assert "has results with --steps 1; name another folder by --work" in capsys.readouterr().err
 
 
 def test_rejection_sampling_keeps_right_and_readable_responses():
@@ -90,12 +77,6 @@ def test_rejection_sampling_keeps_right_and_readable_responses():
         assert not r1.is_kept(problem, right.replace("\n", " "))
         assert not r1.is_kept(problem, right.replace(f"<answer>{digit}", f"<answer>{wrong}"))
         assert not r1.is_kept(problem, f"<think>easy</think><answer>{digit}</answer>")
-
-
-def test_results_of_other_flags_are_not_read(made, capsys):
-    _, argv = made
-    assert r1.main(["--steps", "2", *argv[2:]]) == 2
-    assert "has results with --steps 1; name another folder by --work" in capsys.readouterr().err
 
 
 def test_a_mixture_scores_each_problem_by_its_own_task():

@@ -21,13 +21,13 @@ TEXTS = st.one_of(
 IDS = st.lists(st.integers(0, tokenizer.n_vocab - 1), max_size=40)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_documents_round_trip_exactly(text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_prompts_round_trip_exactly_without_special_tokens(text):
     ids = tokenizer.encode_prompt(text)
