@@ -86,6 +86,7 @@ def test_a_mixture_scores_each_problem_by_its_own_task():
     for problem in problems:
         text = task.document(rng, problem, drill=True)
         own = task.task_of(problem)
+        assert (task.measures["mixed"](problem, text) is None) == (not problem.answer)
         assert task.correct(problem, text) == own.correct(problem, text)
         reward = "language" if problem.answer else "preference"
         assert task.score(problem, text, "preference") == own.score(problem, text, reward)

@@ -16,7 +16,7 @@ import reward_model
 import tasks
 import train
 import verify
-from infra import judges, run_dir, tensors
+from infra import cli, judges, run_dir, tensors
 from infra.models import Models
 from tokenizer import Tokenizer
 
@@ -263,6 +263,16 @@ def test_flags_that_do_not_fit_the_reward_are_refused(flags, named, tmp_path, ca
     assert train.main([*flags.split(), "--device", "cpu", "--out", str(tmp_path / "x")]) == 2
     said = capsys.readouterr().err
     assert named in said and said.count("\n") == 1
+
+
+def test_a_reward_model_of_another_vocabulary_is_refused(tmp_path, monkeypatch):
+    with tiny_model():
+        judges.save(tmp_path, reward_model.Judge(reward_model.Ensemble([
+            reward_model.RewardModel(tiny())])))
+        options, _ = cli.parse(["--task", "mixture", "--reward", "preference", "--judge",
+                                str(tmp_path), "--device", "cpu"])
+        with pytest.raises(run_dir.UserError, match="another vocabulary"):
+            cli.validate(options)
 
 
 def test_a_changed_reward_model_is_noticed_on_resume():
