@@ -38,15 +38,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 import evaluate
 import tasks
 from engine import packing, slots
-from engine.muon import muon_and_adam
 from engine.sampler import generate
 from infra import arguments, run_dir, tensors
-from sft import padded
+from reward_model import fit, plan_batches
+from sft import padded, sampled_pairs
 from tasks import oracle
 
 MAX_EPOCHS = 1000
@@ -79,7 +78,8 @@ class Solution:
 
     def step_labels(self, n: int = 0) -> list[float]:
         """Of each step the proportion of its completions, or of its first n, that are correct."""
-        return [sum(first) / len(first) for first in (x[:n or None] for x in self.outcomes)]
+        first = [outcomes[:n or None] for outcomes in self.outcomes]
+        return [sum(outcomes) / len(outcomes) for outcomes in first]
 
 
 def sample_solutions(policy, tokenizer, task, problems, n: int, max_new_tokens: int,
@@ -98,6 +98,7 @@ def sample_solutions(policy, tokenizer, task, problems, n: int, max_new_tokens: 
 def label_steps(policy, tokenizer, task, solutions: list[Solution], n: int, max_new_tokens: int,
                 seed: int) -> int:
     """Fills the `outcomes` of the solutions, and returns the number of sampled tokens.
+
     Each step but the last gets the outcomes of n completions, which the policy samples at
     temperature 1 with at most max_new_tokens tokens. The last step gets the solution's outcome.
     A beginning that several solutions share is completed once. Raises ValueError if no solution has
@@ -173,48 +174,21 @@ def loss(scorer, pairs, ends, labels):
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
 
 
-def plan_batches(lengths, epochs: int, rng, batch_tokens: int) -> list[list[int]]:
-    """Batches of row indices for several epochs, each of at least batch_tokens tokens if the epoch
-    has as many left. A batch does not cross the end of its epoch."""
-    batches = []
-    for _ in range(epochs):
-        order, size = rng.sample(range(len(lengths)), len(lengths)), batch_tokens
-        for i in order:
-            if size >= batch_tokens:
-                batches.append([])
-                size = 0
-            batches[-1].append(i)
-            size += lengths[i]
-    return batches
-
-
 def train(scorer, pairs, ends, labels, epochs: int, seed: int = 0, batch_tokens: int = 2000,
           lr: float = 1e-3) -> float:
     """Trains a StepScorer in place; returns the last batch's loss per step.
+
     The beginning that all prompts share (worked examples) is computed once per batch, so it does
     not count towards batch_tokens. At five times this learning rate the trunk forgot its language
     modelling."""
     rng = random.Random(f"judge {seed}")
     shared = len(commonprefix([prompt for prompt, _ in pairs]))
     lengths = [len(prompt) + len(response) - shared for prompt, response in pairs]
-    batches = plan_batches(lengths, epochs, rng, batch_tokens)
-    optimizers = muon_and_adam(scorer, scorer.trunk.blocks, lr, lr)
-    for step, rows in enumerate(tqdm(batches, desc="reward model", unit="step", disable=None)):
-        # the learning rate warms up over 20 steps and falls to 0 over the last 40%
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-            optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 20,
-                                                       (1 - step / len(batches)) / 0.4)
-        # one optimizer step on the mean loss over the batch's steps
+
+    def mean_loss(rows):  # over the steps of the batch
         n_steps = sum(len(ends[i]) for i in rows)
-        error = loss(scorer, *([x[i] for i in rows] for x in (pairs, ends, labels))) / n_steps
-        error.backward()
-        if not math.isfinite(error.item()):
-            raise FloatingPointError("the reward model diverged: its loss is no longer finite; "
-                                     "nothing is written. Try a lower --lr")
-        for optimizer in optimizers:
-            optimizer.step()
-    return float(error.detach())
+        return loss(scorer, *([x[i] for i in rows] for x in (pairs, ends, labels))) / n_steps
+    return fit(scorer, plan_batches(lengths, epochs, rng, batch_tokens), mean_loss, lr)
 
 
 def train_reward_model(policy, tokenizer, solutions: list[Solution], epochs: int, seed: int = 0,
@@ -249,13 +223,10 @@ def score_steps(scorer, tokenizer, pairs, max_tokens: int = 8192) -> list[list[f
 def step_rewards(scorer, tokenizer, rollout) -> torch.Tensor:
     """Rewards (N, T) of a Rollout: each step's score at the step's last token, 0 elsewhere
     (step-wise PPO of Math-Shepherd, 2312.08935)."""
-    starts = rollout.mask.argmax(1).tolist()  # of the responses
-    prompts = [row[:start] for row, start in zip(rollout.tokens.tolist(), starts, strict=True)]
-    responses = rollout.responses()
-    scores = score_steps(scorer, tokenizer, list(zip(prompts, responses, strict=True)))
-    rewards = torch.zeros_like(rollout.mask)
-    for row, (start, ids) in enumerate(zip(starts, responses, strict=True)):
-        rewards[row, [start + end for end in step_ends(tokenizer, ids)]] = torch.tensor(
+    pairs, rewards = sampled_pairs(rollout), torch.zeros_like(rollout.mask)
+    scores = score_steps(scorer, tokenizer, pairs)
+    for row, (prompt, ids) in enumerate(pairs):
+        rewards[row, [len(prompt) + end for end in step_ends(tokenizer, ids)]] = torch.tensor(
             scores[row], device=rewards.device)
     return rewards
 
@@ -302,6 +273,7 @@ def make_reward_models(args, policy, tokenizer, task, max_new_tokens: int) -> di
                                 max_new_tokens, args.seed + 2)
     slots.release_slots(policy)  # frees the sampler's cache before training
     lap()
+
     scorers = {}
     for name in ("prm", "orm"):
         scorers[name] = train_reward_model(policy, tokenizer, solutions, args.epochs, args.seed,
@@ -325,6 +297,7 @@ COUNTS = {"problems": (512, "training problems"), "solutions": (8, "samples of e
 
 def main(argv=None) -> int:
     from infra import memory  # not at the top: it stands above this file
+
     parser = arguments.Parser("prm.py", description=__doc__.split("\n\n")[0])
     arguments.add_run(parser)
     for name, (default, words) in COUNTS.items():

@@ -28,9 +28,9 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 import model as gpt
-import prm
 import verify
 from engine import packing
 from engine.muon import muon_and_adam
@@ -89,7 +89,7 @@ class RewardModel(nn.Module):
     def encode(self, tokenizer, question: str, text: str) -> tuple[list[int], list[int]]:
         """(prompt ids, response ids) that the model reads. A response without one complete answer
         has an empty answer."""
-        text = verify.extract(text) or "" if self.reads == "answer" else text
+        text = (verify.extract(text) or "") if self.reads == "answer" else text
         return tokenizer.encode_prompt(question), [*tokenizer.encode(text), tokenizer.eos_id]
 
 
@@ -145,6 +145,41 @@ def scores(model: RewardModel, rows, max_tokens: int = 8192) -> torch.Tensor:
 
 # --- training
 
+def plan_batches(lengths, epochs: int, rng, batch_tokens: int) -> list[list[int]]:
+    """Batches of row indices for several epochs, each of at least batch_tokens tokens if the epoch
+    has as many left. A batch does not cross the end of its epoch."""
+    batches = []
+    for _ in range(epochs):
+        order, size = rng.sample(range(len(lengths)), len(lengths)), batch_tokens
+        for i in order:
+            if size >= batch_tokens:
+                batches.append([])
+                size = 0
+            batches[-1].append(i)
+            size += lengths[i]
+    return batches
+
+
+def fit(model, batches: list[list[int]], loss, lr: float) -> float:
+    """Trains a network around a `trunk` in place, by a step of Muon and Adam on loss(rows) of each
+    batch. Returns the last loss. Raises FloatingPointError for a loss that is not finite."""
+    optimizers = muon_and_adam(model, model.trunk.blocks, lr, lr)
+    for step, rows in enumerate(tqdm(batches, desc="reward model", unit="step", disable=None)):
+        # the learning rate warms up over 20 steps and falls to 0 over the last 40%
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+            optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 20,
+                                                       (1 - step / len(batches)) / 0.4)
+        error = loss(rows)
+        error.backward()
+        if not math.isfinite(error.item()):
+            raise FloatingPointError("the reward model diverged: its loss is no longer finite; "
+                                     "nothing is written. Try a lower --lr")
+        for optimizer in optimizers:
+            optimizer.step()
+    return float(error.detach())
+
+
 def train(model: RewardModel, pairs, epochs: int = 2, seed: int = 0, lr: float = 1e-3,
           batch_tokens: int = 2000) -> RewardModel:
     """Trains a reward model in place, on pairs (prompt ids, chosen ids, rejected ids), and freezes
@@ -153,25 +188,12 @@ def train(model: RewardModel, pairs, epochs: int = 2, seed: int = 0, lr: float =
     if not pairs:
         raise ValueError("there are no pairs to train the reward model on")
     lengths = [2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in pairs]
-    batches = prm.plan_batches(lengths, epochs, random.Random(f"pairs {seed}"), batch_tokens)
-    optimizers = muon_and_adam(model, model.trunk.blocks, lr, lr)
-    for step, rows in enumerate(batches):
-        # 1. the learning rate warms up over 20 steps and falls to 0 over the last 40%
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-            optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 20,
-                                                       (1 - step / len(batches)) / 0.4)
-        # 2. the rewards of the chosen and the rejected responses, in one forward pass
+    batches = plan_batches(lengths, epochs, random.Random(f"pairs {seed}"), batch_tokens)
+
+    def mean_loss(rows):  # chosen and rejected responses are in one forward pass
         both = [(pairs[i][0], pairs[i][side]) for side in (1, 2) for i in rows]
-        chosen, rejected = model(*padded(both)).chunk(2)
-        # 3. the step
-        loss = pair_loss(chosen, rejected)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError("the reward model diverged: its loss is no longer finite; "
-                                     "nothing is written. Try a lower --lr")
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        return pair_loss(*model(*padded(both)).chunk(2))
+    fit(model, batches, mean_loss, lr)
     model.requires_grad_(False)
     model.head.bias -= scores(model, [(pair[0], ids) for pair in pairs for ids in pair[1:]]).mean()
     return model

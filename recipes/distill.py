@@ -69,13 +69,14 @@ class Run:
     budget: int         # sampled tokens
     tokens: int = 0     # sampled so far
     seconds: float = 0.0
+    began: float | None = None  # CPU seconds of the process when `add` last returned
     done: float = 0.0   # share of the budget
     curve: list = field(default_factory=list)  # (tokens, seconds, greedy accuracy)
 
     def add(self, tokens: int) -> None:
         """Counts tokens, and the CPU seconds since the last call. Measures a point of the curve."""
         now = time.process_time()
-        self.seconds += now - getattr(self, "began", now)
+        self.seconds += now - (now if self.began is None else self.began)
         self.tokens += tokens
         self.done = self.tokens / self.budget
         if self.done * POINTS >= len(self.curve):
@@ -233,7 +234,6 @@ def main(argv=None) -> int:
     page.add_flags(parser, "distill")
     add("--tokens", type=arguments.integer(1), default=100_000,
         help="sampled by a row (default: 100000)")
-    add("--flags", default="", help="further flags of train.py, for teacher and student")
 
     def run(args):
         torch.set_num_threads(1)

@@ -196,7 +196,6 @@ def main(argv=None) -> int:
     add("--steps", type=arguments.integer(1), default=60, help="steps of each run (default: 60)")
     add("--held-out", type=arguments.integer(1), default=1000,
         help="held-out problems of each measurement (default: 1000)")
-    add("--flags", default="", help="further flags of train.py, for base and runs")
     return arguments.run(parser, argv, work)
 
 

@@ -1,6 +1,6 @@
 """Over-optimisation of a reward model: the proxy reward rises while the gold reward falls.
 
-    python -m recipes.overoptimization            three seeds, about 25 minutes on one core
+    python -m recipes.overoptimization            three seeds, about 20 minutes on one core
 
 A reward model is a proxy for what people want. A policy that is paid by it finds responses that the
 proxy overrates (Goodhart's law). In the order of 2210.10760:
@@ -207,7 +207,7 @@ def tables(results) -> list[tuple]:
                        "gold, ensemble"], best)]
 
 
-def draw(figure, results) -> None:
+def draw(results, figure) -> None:
     """Left: best-of-n. Middle: GRPO without a cure. Right: the gold of all runs. Means of seeds."""
     def smoothed(name):
         return [{part: smooth(result["runs"][name][part]) for part in ("kl", "proxy", "gold")}
@@ -229,7 +229,7 @@ def work(args) -> None:
     run_dir.tune_malloc()
     results = page.run_seeds(lambda seed, folder: work_seed(seed, folder, args), args)
     page.write("overoptimization", "Over-optimisation of a reward model", tables(results),
-               lambda figure: draw(figure, results), args.docs)
+               lambda figure: draw(results, figure), args.docs)
 
 
 def main(argv=None) -> int:
@@ -242,7 +242,6 @@ def main(argv=None) -> int:
             ("samples", 512, 2, "responses to each of them")):
         parser.add_argument(f"--{name}", type=arguments.integer(least), default=default,
                             help=f"{help} (default: {default})")
-    parser.add_argument("--flags", default="", help="further flags of train.py")
     return arguments.run(parser, argv, work)
 
 

@@ -30,6 +30,7 @@ def add_flags(parser, name: str) -> None:
                         help=f"folder of the runs and results (default: runs/{name})")
     parser.add_argument("--docs", type=Path, default=DOCS,
                         help="folder of the page (default: docs)")
+    parser.add_argument("--flags", default="", help="further flags of train.py, for all runs")
 
 
 def seeds(text: str) -> list[int]:

@@ -172,8 +172,8 @@ def make(lab: Lab, stages: str) -> dict:
     path = lab.folder / stages / "measures.json"
     if not path.exists():
         # 1. the stage
-        before, _, last = stages.rpartition("-")
-        policy = None if last == "base" else load(lab, before or "base")
+        last = stages.rpartition("-")[2]
+        policy = None if last == "base" else load(lab, r1_page.before(stages))
         path.parent.mkdir(parents=True, exist_ok=True)
         began = time.process_time()
         policy = STAGES[last](lab, stages, policy)
@@ -220,7 +220,6 @@ def main(argv=None) -> int:
         "the base (default: 500)")
     add("--eval-problems", type=arguments.integer(4), default=300,
         help="held-out problems; of requests there are fewer (default: 300)")
-    add("--flags", default="", help="further flags of train.py for the RL stages")
     return arguments.run(parser, argv, work)
 
 

@@ -66,11 +66,11 @@ def win_rate(measures: dict, other: dict) -> float:
 
 def write(results: list[dict], docs) -> None:
     """Writes the page. results: stages -> measures, of each seed."""
-    table = [[name, *(cell(results, lambda r, s=stages, key=key: r[s][key])
-                      for key in COLUMNS.values()),
-              cell(results, lambda r, s=stages: r[s]["length"], scale=1),
-              cell(results, lambda r, s=stages: win_rate(r[s], r[before(s)])) if stages != "base"
-              else "", cell(results, lambda r, s=stages: win_rate(r[s], r["zero"]))]
+    def wins(stages, other):
+        return with_interval([win_rate(result[stages], result[other]) for result in results])
+    table = [[name, *(page.cell(results, stages, key) for key in COLUMNS.values()),
+              page.cell(results, stages, "length", scale=1),
+              "" if stages == "base" else wins(stages, before(stages)), wins(stages, "zero")]
              for name, stages in ROWS.items()]
     columns = ["policy", *COLUMNS, "length, tokens", "wins against the policy before",
                "wins against R1-Zero"]
@@ -81,11 +81,6 @@ def write(results: list[dict], docs) -> None:
 def before(stages: str) -> str:
     """The policy that the last of some stages starts from: "1" for "1-2"."""
     return stages.rpartition("-")[0] or "base"
-
-
-def cell(results, value, scale=100, digits=1) -> str:
-    """value(result) over the seeds: mean and interval."""
-    return with_interval([value(result) for result in results], scale, digits)
 
 
 def draw(results: list[dict], figure) -> None:

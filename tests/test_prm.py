@@ -13,6 +13,7 @@ import config
 import model as gpt
 import ppo
 import prm
+import reward_model
 import tasks
 import train
 from engine import sampler
@@ -285,7 +286,7 @@ def test_the_learning_rate_warms_up_and_decays_to_zero(monkeypatch):
     class Still(torch.optim.SGD):
         def step(self):
             rates.append(self.param_groups[0]["lr"])
-    monkeypatch.setattr(prm, "muon_and_adam",
+    monkeypatch.setattr(reward_model, "muon_and_adam",
                         lambda scorer, *_: [Still(scorer.parameters(), lr=1.0)])
     pairs, ends = batch()
     prm.train(random_scorer(), pairs * 50, ends * 50, [[1.0] * len(e) for e in ends * 50], 1,
