@@ -40,14 +40,13 @@ import model as gpt
 import sft
 import train
 from engine.muon import muon_and_adam
-from infra import arguments, cli, tensors
-from infra.base_model import base_model
+from infra import arguments, tensors
 from infra.models import make_models
-from recipes import page
+from recipes import page, runs
 
-FLAGS = "--device cpu --steps 1000 --eval-problems 1 --eval-every 100000"
 TEACHER = "--size tiny --steps 10"
-STUDENT = "--size nano --reward accuracy --prompts 16 --lr 4e-4"  # a reward for form traps its GRPO
+# a reward for form traps the student's GRPO
+STUDENT = "--size nano --steps 1000 --reward accuracy --prompts 16 --lr 4e-4"
 ANSWERS, EPOCHS = 400, 2               # of a round of SFT: the teacher's, and passes over them
 SAMPLES, GROUP = 64, 16                # of a round of distillation, and of a problem in `self`
 RATES = dict(lr=5e-3, adam_lr=2.5e-3)  # of distillation, the highest
@@ -156,18 +155,11 @@ QUESTIONS = {  # heading of a table -> pairs of rows to compare, and by what
 
 # --- a seed
 
-def start(flags: str, seed: int, folder: Path):
-    """(base, task, tokenizer, options) of these flags of train.py. The base is kept in folder."""
-    options, _ = cli.parse([*FLAGS.split(), *flags.split(), "--seed", str(seed)])
-    task, tokenizer = cli.validate(options)
-    return base_model(options, task, tokenizer, folder), task, tokenizer, options
-
-
 def make_teacher(flags: str, seed: int, folder: Path):
     """The teacher, a base after GRPO, and the cost of its GRPO. It is kept in folder."""
     path = folder / f"teacher-{seed}.pt"
     if not path.exists():
-        base, task, tokenizer, options = start(f"{TEACHER} {flags}", seed, folder)
+        base, task, tokenizer, options = runs.start(f"{TEACHER} {flags}", seed, folder)
         models, optimizer = make_models(base, tokenizer, options)
         began = time.process_time()
         history = train.reinforce(task, models, optimizer, options)
@@ -188,7 +180,7 @@ def measure(model, task, tokenizer, options) -> dict:
 def work(args, seed: int) -> dict:
     """The results of a seed: teacher, base of the student, rows."""
     teacher, cost = make_teacher(args.flags, seed, args.work)
-    base, *task = start(f"{STUDENT} {args.flags}", seed, args.work)
+    base, *task = runs.start(f"{STUDENT} {args.flags}", seed, args.work)
     result = {"teacher": measure(teacher, *task) | cost, "base": measure(base, *task)}
     for name, learn in ROWS.items():
         budget = args.tokens + (name == LONG) * cost["tokens"]

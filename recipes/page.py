@@ -22,10 +22,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 DIFFERENCES = ("row", "against", "difference, points", "")  # columns of `differences`
 
 
-def add_flags(parser, name: str) -> None:
-    """Adds the flags that recipes share to a command line."""
-    parser.add_argument("--seeds", type=seeds, default=[0, 1, 2],
-                        help="seeds, with a comma between them (default: 0,1,2)")
+def add_flags(parser, name: str, seeds: str = "0,1,2") -> None:
+    """Adds the flags that recipes share to a command line. seeds: the default of --seeds."""
+    parser.add_argument("--seeds", type=seed_list, default=seed_list(seeds),
+                        help=f"seeds, with a comma between them (default: {seeds})")
     parser.add_argument("--work", type=Path, default=Path("runs", name),
                         help=f"folder of the runs and results (default: runs/{name})")
     parser.add_argument("--docs", type=Path, default=DOCS,
@@ -33,7 +33,7 @@ def add_flags(parser, name: str) -> None:
     parser.add_argument("--flags", default="", help="further flags of train.py, for all runs")
 
 
-def seeds(text: str) -> list[int]:
+def seed_list(text: str) -> list[int]:
     """The type of the flag --seeds: numbers with commas between them."""
     try:
         return [int(seed) for seed in text.split(",")]

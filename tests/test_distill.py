@@ -11,6 +11,7 @@ from small import tiny_model
 import gkd
 import model
 import tasks
+from infra import cli
 from recipes import distill, page
 
 VOCAB = 11
@@ -161,7 +162,7 @@ def test_measuring_costs_no_seconds(monkeypatch):
     monkeypatch.setattr(distill.time, "process_time", lambda: clock[0])
     monkeypatch.setattr(distill.evaluate, "greedy_accuracy", greedy_accuracy)
     monkeypatch.setattr(distill, "POINTS", 2)
-    run = distill.Run(None, None, tasks.Arithmetic(1), None, distill.cli.parse([])[0], 100)
+    run = distill.Run(None, None, tasks.Arithmetic(1), None, cli.parse([])[0], 100)
     for tokens in (0, 20, 40, 60):
         run.add(tokens)
         clock[0] += 10
