@@ -118,7 +118,8 @@ class Options:
     task: str = option("task", "arithmetic", "problems to learn; try countdown",
                        sorted(tasks.TASKS))
     level: int = option("task", 2, "difficulty of the problems, from 1 to 5 (gsm, code, "
-                        "assistant: to 2; chain, wait, bilingual and mixture: to 3)")
+                        "assistant, calculator, records, python: to 2; chain, wait, bilingual and "
+                        "mixture: to 3)")
     train_levels: str = option("task", "", "levels of the training problems, such as 1,2,4; the "
                                "base model and the evaluation keep --level (default: --level)")
     problem_sampling: str = option(
@@ -181,6 +182,8 @@ class Options:
                            [*grpo.BASELINES, "batch"])
     decouple_rewards: bool = option("algorithm", False, "normalise correctness and the rest of the "
                                     "reward one by one, then add them up (GDPO)")
+    turn_penalty: float = option("algorithm", 0.0, "taken from the advantage of each token of a "
+                                 "turn whose call gave an error, in tasks with a tool; try 0.5")
     kl_coef: float = option("algorithm", 0.0, "weight of the KL to the reference; try 0.02")
     kl: str = option("algorithm", "k3", "estimator of that KL in the loss", ppo.KL)
     unbiased_kl: bool = option("algorithm", False, "multiply that KL by the importance ratio of "

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 import model as gpt
 import tasks
+import turns
 import verify
 from engine import sampler
 from engine.request import concat_rollouts
@@ -45,13 +46,17 @@ def sample_responses(policy, tokenizer, problems, group_size=1, temperature=1.0,
     Returns the Rollout of N = P * group_size rows, and N texts without their end token. With
     several processes, each process samples a slice of the problems, and all get the full result.
     `generate` is one of config.SAMPLERS, by default the fast one. `sampling` goes to it, such as
-    top_k=40."""
+    top_k=40. Problems with a tool are sampled by turns.generate; their texts leave out the results
+    of the tool, so that a verifier reads the policy alone."""
     prompts = [tokenizer.encode_prompt(p.question) for p in problems]
-    generate = generate or sampler.generate
+    generate, ends = generate or sampler.generate, ()
+    if any(p.tool for p in problems):
+        generate, ends = functools.partial(turns.generate, tokenizer=tokenizer), (turns.END_CALL,)
+        sampling["tools"] = [p.tool for p in problems]
     if distributed.world_size() > 1:
         generate = functools.partial(generate_distributed, generate)
     rollout = generate(policy, prompts, group_size, max_new_tokens, temperature, seed,
-                       **stop_conditions(policy, tokenizer), **sampling)
+                       **stop_conditions(policy, tokenizer, *ends), **sampling)
     return rollout, [tokenizer.decode_response(ids) for ids in rollout.responses()]
 
 
@@ -63,8 +68,9 @@ def generate_distributed(generate, policy, prompts, group_size, max_new_tokens, 
     if prompts[part]:
         if isinstance(seed, int):
             seed = row_seeds(torch.arange(len(prompts) * group_size), seed).tolist()
-        if more.get("prefixes"):
-            more["prefixes"] = more["prefixes"][part]
+        for name in ("prefixes", "tools"):
+            if more.get(name):
+                more[name] = more[name][part]
         rollout = generate(policy, prompts[part], group_size, max_new_tokens, temperature,
                            seed[part.start * group_size:part.stop * group_size], pad=pad,
                            **more).to("cpu")

@@ -43,7 +43,7 @@ class Rollout:
     truncated: torch.Tensor  # (N,) True: cut off at max_new_tokens, without a stop
 
     def to(self, device) -> "Rollout":
-        return Rollout(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return type(self)(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def responses(self) -> list[list[int]]:
         """Token ids of each response without its fixed prefix. A stop token is included."""

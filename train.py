@@ -32,6 +32,7 @@ import grpo
 import model as gpt
 import ppo
 import tasks
+import turns
 import verify
 from config import ALGORITHMS, SAMPLERS, Options
 from engine import dedup
@@ -63,7 +64,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
     """Trains models.policy in place. Returns the metrics of each step, and passes each to on_step.
     state: of a checkpoint, or None. run_dir: for metrics, samples and checkpoints; None: no files.
     Raises KeyboardInterrupt after the step of a Ctrl-C, FloatingPointError for a loss of NaN."""
-    algo, state, history = ALGORITHMS[options.algo][0], state or new_state(options), []
+    state, history = state or new_state(options), []
     train_task = tasks.mix_levels(task, options.train_levels)
     with log.progress_bar(options, state, run_dir) as bar, runs.GracefulStop() as stop:
         while progress(state, options) < 1:
@@ -82,7 +83,7 @@ def reinforce(task, models: Models, optimizer, options: Options, state: dict | N
                 tasks.record_success(state, samples, now)
                 timer.lap("seconds_verify")
                 # 3. Advantage: how much better than expected each response was.
-                batch = algo.prepare(build_batch(rollout, samples, models, now), now)
+                batch = prepare(build_batch(rollout, samples, models, now), now)
                 timer.lap("seconds_score")
                 attempts.append(Attempt(len(problems), rollout, samples, batch))
                 prompts_wanted = dapo.prompts_missing(attempts, now)
@@ -201,7 +202,8 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
                             for problem, _, reward in samples], device=device)
     batch = ppo.Batch(rollout.tokens, rollout.mask, rollout.logp, rollout.group, rewards, correct,
                       rollout.truncated, entropy=rollout.entropy,
-                      loss_mask=getattr(rollout, "loss_mask", None))
+                      loss_mask=getattr(rollout, "loss_mask", None),
+                      failed=getattr(rollout, "failed", None))
     if options.reward in runs.JUDGES:  # a reward model scores steps, or open requests
         models.reward_model.set_rewards(batch, samples, rollout, models.tokenizer)
     refuse_infinite(batch.rewards, samples, options)
@@ -217,6 +219,12 @@ def build_batch(rollout, samples, models: Models, options: Options) -> ppo.Batch
             batch.group_mean_others = grpo.group_mean_others(batch.rewards, batch.group)
         batch.values = critic_values(models, batch, options)
     return batch
+
+
+def prepare(batch: ppo.Batch, options: Options) -> ppo.Batch:
+    """The batch with the advantages of the algorithm, and with --turn-penalty those of turns."""
+    batch = ALGORITHMS[options.algo][0].prepare(batch, options)
+    return turns.add_turn_credit(batch, options.turn_penalty) if options.turn_penalty else batch
 
 
 # --- 4. loss and 5. step

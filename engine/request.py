@@ -64,9 +64,11 @@ def states_after(stop_table, prefixes, device):
     return states
 
 
-def assemble(request: Request, out: dict, pad: int) -> dict:
+def assemble(request: Request, out: dict, pad: int, *more: str) -> dict:
     """The fields of a sample.Rollout, from tokens, logp and entropy (N, max_new_tokens), drawn and
-    truncated (N,). Rows are padded on the right, as training needs them."""
+    truncated (N,). Rows are padded on the right, as training needs them. `chosen` (N,
+    max_new_tokens), if there, marks the tokens that belong into the mask. more: names of further
+    numbers per token."""
     device, lengths = out["tokens"].device, out["drawn"][:, None]
     # 1. prompts, one row per response
     starts = torch.tensor([[len(text)] for text in request.texts], device=device)
@@ -79,9 +81,11 @@ def assemble(request: Request, out: dict, pad: int) -> dict:
     mask = (source >= 0) & (source < lengths)
     source = source.clamp(0, out["tokens"].shape[1] - 1)
     tokens = torch.where(mask, out["tokens"].gather(1, source), padded)
-    logp, entropy = (out[name].gather(1, source) * mask for name in ("logp", "entropy"))
+    numbers = {name: out[name].gather(1, source) * mask for name in ("logp", "entropy", *more)}
+    if "chosen" in out:  # turns.py: some tokens are the environment's
+        mask &= out["chosen"].gather(1, source)
     group = torch.arange(len(request.texts), device=device)
-    return dict(tokens=tokens, logp=logp, entropy=entropy, mask=mask.float(),
+    return dict(tokens=tokens, **numbers, mask=mask.float(),
                 group=group.repeat_interleave(request.group_size),
                 truncated=out["truncated"].clone())
 
@@ -91,10 +95,9 @@ def concat_rollouts(rollouts: list, pad: int):
     rollouts = [r for r in rollouts if r is not None]
     width, groups, columns = max(r.tokens.shape[1] for r in rollouts), 0, {}
     for r in rollouts:
-        for name, fill in (("tokens", pad), ("logp", 0), ("entropy", 0), ("mask", 0)):
-            x = getattr(r, name)
-            columns.setdefault(name, []).append(F.pad(x, (0, width - x.shape[1]), value=fill))
-        columns.setdefault("group", []).append(r.group + groups)
-        columns.setdefault("truncated", []).append(r.truncated)
+        for name, x in vars(r).items():
+            if x.dim() == 2:
+                x = F.pad(x, (0, width - x.shape[1]), value=pad if name == "tokens" else 0)
+            columns.setdefault(name, []).append(x + groups if name == "group" else x)
         groups += int(r.group.max()) + 1
     return type(rollouts[0])(**{name: torch.cat(parts) for name, parts in columns.items()})

@@ -36,6 +36,8 @@ CHARTS = [
     ("Prompts", NUMBER, {"prompts_sampled": "sampled", "groups": "groups in the batch"}),
     ("Responses that the next step continues", NUMBER, {"open_responses": "open"}),
     ("Tokens of earlier steps", SHARE, {"old_tokens": "old, of the step's groups"}),
+    ("Calls of a tool", NUMBER, {"calls": "per response"}),
+    ("Calls that give an error", SHARE, {"call_errors": "of all calls"}),
     ("Spread of the reward", NUMBER, {"reward_std": "standard deviation"}),
 ]
 

@@ -148,6 +148,7 @@ def validate_all(options: Options) -> tuple[tasks.Task, Tokenizer]:
         options.base_seed = options.seed
     validate_algorithm(options)
     validate_reward(options, task)
+    validate_tool(options, task)
     tokenizer = make_tokenizer(options, task)
     validate_processes(options)
     if options.overlong == "soft" and not options.overlong_buffer:
@@ -233,6 +234,16 @@ def validate_reward(options: Options, task: tasks.Task) -> None:
     network = next(part for part in model.modules() if isinstance(part, gpt.GPT))
     if network.config.vocab_size != config_of(options).vocab_size:
         raise UserError(f"--judge {judge}: its reward model has another vocabulary than the policy")
+
+
+def validate_tool(options: Options, task: tasks.Task) -> None:
+    """Checks the options that need a tool, and those that do not work with one."""
+    if options.turn_penalty and not task.has_tool:
+        raise UserError(f"--turn-penalty has no effect with --task {options.task}, which has no "
+                        "tool; try --task calculator")
+    if options.partial_rollouts and task.has_tool:
+        raise UserError(f"--partial-rollouts does not work with --task {options.task}, whose "
+                        "responses have turns")
 
 
 def tokenizer_file(folder) -> bytes:

@@ -79,6 +79,9 @@ def advantage_rules(options: Options) -> list[tuple]:
          f"but --algo {algo} has a critic"),
         (unused and not has_group_advantages(options),
          f"{unused} has no effect with --algo {algo}, whose advantages have no baseline"),
+        (options.turn_penalty and not has_group_advantages(options),
+         f"--turn-penalty has no effect with --algo {algo}; it needs advantages of groups, such as "
+         "those of --algo grpo"),
         (scaled and options.baseline == "others", "--baseline others needs --no-scale-by-std"),
         (options.baseline == "batch" and (not scaled or options.divisor != "batch-std"),
          "--baseline batch needs --scale-by-std and --divisor batch-std"),

@@ -17,6 +17,7 @@ import grpo
 import model as gpt
 import ppo
 import report
+import turns
 import verify
 from config import SAMPLERS
 from infra import checkpoint, distributed, load, partial, recorder, run_dir, tensors
@@ -60,6 +61,8 @@ def step_metrics(state: dict, attempts, batch, models, options, task) -> dict:
     metrics["kl"] = kl_to_reference(models.reference, batch, options)
     if options.partial_rollouts:
         metrics |= partial.metrics(state, attempts[0].rollout)
+    if any(problem.tool for problem in problems):
+        metrics |= turns.metrics([a.rollout for a in attempts])
     return metrics | batch_metrics(batch)
 
 

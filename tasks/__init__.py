@@ -8,7 +8,7 @@ from pkgutil import iter_modules
 
 from tasks.arithmetic import Arithmetic
 from tasks.assistant import Assistant
-from tasks.base import MAX_VALUE, NEW, SEEN, Problem, Task, is_held_out, mix_levels
+from tasks.base import MAX_VALUE, NEW, SEEN, Problem, Task, Tool, is_held_out, mix_levels
 from tasks.chain import Chain
 from tasks.code import Code
 from tasks.countdown import Countdown
@@ -19,8 +19,8 @@ from tasks.rows import read_jsonl
 from tasks.wait import Wait
 
 __all__ = ["MAX_VALUE", "NEW", "PROBLEM_SAMPLING", "SEEN", "TASKS", "Arithmetic", "Assistant",
-           "Chain", "Code", "Countdown", "File", "Gsm", "Problem", "Task", "Wait", "is_held_out",
-           "mix_levels", "read_jsonl", "record_success", "sample_problems"]
+           "Chain", "Code", "Countdown", "File", "Gsm", "Problem", "Task", "Tool", "Wait",
+           "is_held_out", "mix_levels", "read_jsonl", "record_success", "sample_problems"]
 
 
 def find_tasks() -> dict[str, type[Task]]:

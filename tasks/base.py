@@ -9,13 +9,14 @@ A new task is one file in this folder with a subclass of Task; tasks/__init__.py
 tasks/countdown.py is a short example with its own verifier. Reinforcement learning sees the
 question and the verdict of `correct`. Only the corpus of the base model uses the solution in a
 Problem. A problem with the answer "" is an open request: no program can check it, and a reward
-model pays for it (tasks/assistant.py). Left out on purpose: problems of several turns.
+model pays for it (tasks/assistant.py). A problem with a `tool` is answered in turns (turns.py).
 """
 
 import functools
 import hashlib
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import verify
@@ -23,7 +24,27 @@ from tasks import corpus
 
 EQUATION = re.compile(r"[0-9]\s*[-+*/]\s*[0-9][^\n]*=\s*-?[0-9]")
 MAX_VALUE = 999  # results have at most three digits
+ERROR = "error: "  # the beginning of the result of a call that failed
 SEEN, NEW = "seen template", "new template"  # categories of the word problems in tasks/gsm.py
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What a problem offers to the policy (turns.py). answer(call, turn) returns the text of the
+    result, where turn counts the calls of the response from 0. An exception becomes an error that
+    the policy reads."""
+
+    answer: Callable[[str, int], str]
+    max_calls: int = 4  # of a response; a later call is answered by an error
+
+    def result(self, call: str, turn: int) -> str:
+        """The text of the result, or of the error, of a call."""
+        if turn >= self.max_calls:
+            return f"{ERROR}no more than {self.max_calls} calls"
+        try:
+            return str(self.answer(call, turn))
+        except Exception as error:  # of any kind
+            return f"{ERROR}{str(error) or type(error).__name__}"
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,7 @@ class Problem:
     category: str = ""         # accuracy is also reported by category; "": the task has only one
     key: str = ""              # problems with equal keys are the same problem; "": the question
     level: int = 0             # of a problem of --train-levels, for its success rate; else 0
+    tool: Tool | None = None   # the response may call it (turns.py)
 
     @property
     def identity(self) -> str:
@@ -66,6 +88,7 @@ class Task:
     default_max_new_tokens = 0      # 0: 64 tokens, and 64 more per level
     working: re.Pattern | None = None  # a line of working; None: nothing is counted as working
     measures: dict = {}             # further metrics: name -> function of (problem, text)
+    has_tool = False                # whether its problems have a tool
     paths: list = []                # files that the problems come from
     notes: list = []                # sentences about these files, such as rows that are left out
     left_out = 0                    # rows of these files that are no problems

@@ -20,6 +20,7 @@ RUNS = {
     "ppo": ["--algo", "ppo", "--critic-warmup", "1"],
     "process": ["--algo", "ppo", "--critic-warmup", "1", "--reward", "process"],
     "bilingual": ["--task", "bilingual", "--prompts", "8"],
+    "tool": ["--task", "calculator", "--prompts", "8"],
 }
 
 
