@@ -26,7 +26,7 @@ EASY_RATE = 0.3      # of the problems of the calculator: they need no tool
 EASY, HARD = "easy", "hard"  # categories of its problems
 
 
-class WithTool(Task):
+class WithTool:
     """What the tasks of this file share: the corpus. A problem's `steps` are its right calls."""
 
     has_tool = True
@@ -76,7 +76,7 @@ class WithTool(Task):
         return str(near_miss(rng, int(problem.answer)))
 
 
-class Calculator(WithTool):
+class Calculator(WithTool, Task):
     """Level 1: products of two-digit numbers. Level 2: three numbers, with brackets. Three in ten
     problems are small sums, which the base knows by heart."""
 
@@ -103,7 +103,7 @@ class Calculator(WithTool):
         return problem.answer[0] + "".join(digits)
 
 
-class Records(WithTool):
+class Records(WithTool, Task):
     """A question about a database that stands in no prompt. Level 1 needs two calls: whose thing it
     is, then a number of that person. Level 2 is the sum of two such numbers."""
 
@@ -141,7 +141,7 @@ class Records(WithTool):
         return str(sum(rng.randint(1, 9) for _ in range(self.level)))
 
 
-class Python(WithTool):
+class Python(WithTool, Task):
     """The sum of the terms of numbers that a condition keeps; at level 2 a term has two operations.
     The call is a Python expression, which runs in the sandbox."""
 

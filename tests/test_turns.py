@@ -229,7 +229,7 @@ def test_the_loss_leaves_out_what_the_tool_wrote():
     noisy = replace(batch, old_logp=batch.old_logp + 3 * (1 - batch.mask))
     assert torch.equal(loss, grpo.loss(made, None, noisy, options)[0])
     logp, _ = made.logprobs(batch.tokens, batch.mask)
-    means = [float((-(logp[i] - batch.old_logp[i]).exp() * batch.advantages[i])[
+    means = [float((-(logp.detach()[i] - batch.old_logp[i]).exp() * batch.advantages[i])[
         batch.mask[i] > 0].mean()) for i in range(16)]
     assert float(loss) == pytest.approx(sum(means) / 16, abs=1e-5)
 
