@@ -45,13 +45,10 @@ class TurnRollout(Rollout):
     errors: torch.Tensor  # (N,) calls whose result is an error
     failed: torch.Tensor  # (N, T) 1.0 at the policy's tokens in the turn of such a call
 
-    def transcripts(self) -> list[list[int]]:
-        """Token ids of each response with the results in it. A stop token is included."""
-        found = []
-        for tokens, mask in zip(self.tokens.cpu(), self.mask.cpu(), strict=True):
-            first, last = mask.nonzero()[[0, -1], 0].tolist()  # the last token is the policy's
-            found.append(tokens[first:last + 1].tolist())
-        return found
+    def transcript(self, row: int) -> list[int]:
+        """Token ids of a response with the results in it. A stop token is included."""
+        first, last = self.mask[row].nonzero()[[0, -1], 0].tolist()  # the last one is the policy's
+        return self.tokens[row, first:last + 1].tolist()
 
 
 def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_tokens: int = 96,

@@ -213,6 +213,8 @@ def response_of(attempt, row: int, batch_row: int | None, tokenizer) -> dict:
             inside = batch.mask[batch_row] > 0
             advantage = float(batch.advantages[batch_row][inside].mean())
     ids = rollout.tokens[row][rollout.mask[row] > 0].tolist()
+    if hasattr(rollout, "transcript"):  # with the results of a tool, which the reward did not see
+        text = tokenizer.decode_response(rollout.transcript(row))
     truncated = bool(rollout.truncated[row])
     ending = ("limit" if truncated else "end of text" if ids[-1] in tokenizer.stop_ids
               else "stop string")

@@ -119,8 +119,8 @@ def measure(policy, tokenizer, task, options, n: int) -> dict:
     if errors.any():
         found["recovered"] = float(right[errors > 0].mean())
     rows = [*range(SHOWN), *errors.nonzero()[:SHOWN, 0].tolist()]
-    transcripts = rollout.transcripts()
-    return found | {"transcripts": [tokenizer.decode_response(transcripts[row]) for row in rows]}
+    return found | {"transcripts": [tokenizer.decode_response(rollout.transcript(row))
+                                    for row in rows]}
 
 
 def work(args, seed: int, folder: Path) -> dict:

@@ -71,20 +71,24 @@ def generate(gpt, prompts=PROMPTS, size=4, n=40, seed=0, tool=TOOL, **how):
                           tools=[tool] * len(prompts), **ENDS, **how)
 
 
+def transcripts(rollout):
+    return [rollout.transcript(row) for row in range(len(rollout.mask))]
+
+
 def test_without_a_call_the_rows_are_those_of_the_plain_sampler():
     made = gpt(calls=-1e4)
     got, want = generate(made), sample.generate(made, PROMPTS, 4, 40, **ENDS)
     for name in ("tokens", "logp", "entropy", "mask", "group", "truncated"):
         assert torch.equal(getattr(got, name), getattr(want, name)), name
     assert not got.calls.any() and 0 < want.truncated.sum() < 16
-    assert got.transcripts() == got.responses() == want.responses()
+    assert transcripts(got) == got.responses() == want.responses()
 
 
 def test_a_response_is_turns_of_the_policy_and_of_the_tool():
     """Each result follows its call, with mask 0, and is what the tool says of that call."""
     got = generate(gpt(calls=4.0))
     assert got.calls.max() == 4 and got.errors.sum() > 0  # three results, and an error
-    for row, ids in enumerate(got.transcripts()):
+    for row, ids in enumerate(transcripts(got)):
         start = len(PROMPTS[row // 4])
         mask = got.mask[row, start:start + len(ids)].tolist()
         assert got.tokens[row, start:start + len(ids)].tolist() == ids
@@ -120,7 +124,7 @@ def test_a_row_draws_the_same_alone():
     together = generate(made)
     for row in range(16):
         alone = generate(made, [PROMPTS[row // 4]], 1, seed=[seeds[row]])
-        assert alone.transcripts()[0] == together.transcripts()[row]
+        assert alone.transcript(0) == together.transcript(row)
         assert (alone.calls[0], alone.errors[0]) == (together.calls[row], together.errors[row])
         assert alone.truncated[0] == together.truncated[row]
 
