@@ -48,7 +48,7 @@ def sample_responses(policy, tokenizer, problems, group_size=1, temperature=1.0,
     `generate` is one of config.SAMPLERS, by default the fast one. `sampling` goes to it, such as
     top_k=40. Problems with a tool are sampled by turns.generate; their texts leave out the results
     of the tool, so that a verifier reads the policy alone."""
-    prompts = [tokenizer.encode_prompt(p.question) for p in problems]
+    prompts = [tokenizer.encode_problem(p) for p in problems]
     generate, ends = generate or sampler.generate, ()
     if any(p.tool for p in problems):
         generate, ends = functools.partial(turns.generate, tokenizer=tokenizer), (turns.END_CALL,)
@@ -297,7 +297,7 @@ def misfit(problem, tokenizer, context: int, max_new_tokens: int, solutions: boo
     problem's solution, from which a base learns, must fit too."""
     name = quote(problem.question, 40)
     try:
-        prompt = len(tokenizer.encode_prompt(problem.question))
+        prompt = len(tokenizer.encode_problem(problem))
         solution = len(tokenizer.encode(problem.solution)) + 64 if solutions else 0
     except ValueError as error:  # a pretrained tokenizer may lack a byte
         return f"{name}: {error}"

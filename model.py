@@ -32,6 +32,7 @@ from engine.attention import Causal
 from engine.logprob import MAX_LOGITS, ChosenLogp
 from engine.packing import Packed, scatter_to_mask
 from engine.products import cast
+from vision import PatchEncoder
 
 # Denormal numbers (below 1e-38) become 0: sharp attention has many, and products with them take up
 # to three times as long on some CPUs. The setting holds for this thread and its later children.
@@ -63,6 +64,7 @@ class Config:
     qkv_bias: bool = False     # biases of queries, keys and values (Qwen2.5)
     qk_norm: bool = False      # RMSNorm of each query and key before RoPE (Qwen3)
     rope_scaling: tuple = ()   # arguments of inv_freq's scaling, or () for none
+    image: bool = False        # ids from vocab_size on are patches of images (vision.py)
 
     def __post_init__(self):
         self.head_dim = self.head_dim or self.width // self.heads
@@ -211,6 +213,7 @@ class GPT(nn.Module):
                 into_stream = name.endswith(("out", "down"))
                 std = 0.02 / (2 * config.layers) ** 0.5 if into_stream else 0.02
                 nn.init.normal_(parameter, std=std)
+        self.patches = PatchEncoder(config.width) if config.image else None
 
     def cast(self, dtype: torch.dtype) -> "GPT":
         """Converts matrices and biases to dtype, in place. Gains of norms, RoPE's angles and the
@@ -232,7 +235,7 @@ class GPT(nn.Module):
         if tokens.dim() == 2:
             ids, positions = tokens.flatten(), positions.flatten()            # (M,)
         # 1. embed; the residual stream is fp32
-        x = cast(self.embedding(ids), torch.float32)                          # (M, D)
+        x = cast(self.embed(ids), torch.float32)                              # (M, D)
         cos, sin = self.rope_cache[positions].split(1, dim=1)                 # (M, 1, d)
         # 2. the blocks
         for layer, block in enumerate(self.blocks):
@@ -245,6 +248,14 @@ class GPT(nn.Module):
         dtype = self.lm_head.weight.dtype
         x = rms_norm(x, self.norm, self.config.width, self.config.norm_eps, dtype)
         return x.view(*tokens.shape, -1) if tokens.dim() == 2 else x
+
+    def embed(self, ids):
+        """Embeddings (M, D) of ids (M,): of text, or of patches of images."""
+        if self.patches is None:
+            return self.embedding(ids)
+        codes = ids - self.config.vocab_size
+        return torch.where(codes[:, None] < 0, self.embedding(ids.where(codes < 0, 0)),
+                           self.patches(codes.clamp(min=0)))
 
     def packed(self, tokens, wanted):
         """Hidden states (number of wanted tokens, D) of the tokens (N, T) marked by `wanted`, of

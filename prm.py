@@ -89,7 +89,7 @@ def sample_solutions(policy, tokenizer, task, problems, n: int, max_new_tokens: 
                                                max_new_tokens)
     distinct = {(g, tuple(ids)): text for g, ids, text in zip(
         rollout.group.tolist(), rollout.responses(), texts, strict=True)}
-    prompts = [tokenizer.encode_prompt(p.question) for p in problems]
+    prompts = [tokenizer.encode_problem(p) for p in problems]
     return [Solution(problems[g], prompts[g], list(ids), text,
                      float(task.correct(problems[g], text)))
             for (g, ids), text in distinct.items()]

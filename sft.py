@@ -43,7 +43,7 @@ def documents(tokenizer, task, easier_task, rng: random.Random, drill: bool = Fa
     while size < BATCH_TOKENS:
         source = easier_task if len(batch) % 2 else task
         [problem] = source.sample(rng, 1)
-        prompt = tokenizer.encode_prompt(problem.question)
+        prompt = tokenizer.encode_problem(problem)
         response = tokenizer.encode(source.document(rng, problem, drill)) + [tokenizer.eos_id]
         batch.append((prompt, response))
         size += len(prompt) + len(response)
@@ -97,7 +97,7 @@ def batches_of(pairs, context: int, steps: int | None, epochs: int | None, seed:
 def pairs_from(tokenizer, problems, texts) -> list:
     """(prompt ids, response ids) of each problem and the text of a response to it, with the
     end-of-text token. For texts that no model sampled; otherwise use `sampled_pairs`."""
-    return [(tokenizer.encode_prompt(problem.question), tokenizer.encode(text) + [tokenizer.eos_id])
+    return [(tokenizer.encode_problem(problem), tokenizer.encode(text) + [tokenizer.eos_id])
             for problem, text in zip(problems, texts, strict=True)]
 
 

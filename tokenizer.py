@@ -21,6 +21,7 @@ import numpy as np
 import tiktoken
 import torch
 
+import vision
 from infra import bpe, files
 from tasks import TASKS, gsm
 
@@ -151,6 +152,12 @@ class Tokenizer:
         if any(tag in question for tag in self.specials):
             return bos + self.encode(before) + self.encode_ordinary(question) + self.encode(after)
         return bos + self.encode(before + question + after)
+
+    def encode_problem(self, problem) -> list[int]:
+        """Ids of a problem: those of its image, if any (vision.py), and the prompt of its question.
+        """
+        patches = vision.patch_codes(problem.image) if problem.image else []
+        return [self.n_vocab + code for code in patches] + self.encode_prompt(problem.question)
 
     # --- ids to text
 

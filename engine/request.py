@@ -8,6 +8,7 @@ from itertools import zip_longest
 import torch
 import torch.nn.functional as F
 
+import vision
 from engine.rng import row_seeds, splitmix64
 
 
@@ -44,7 +45,8 @@ def make_request(model, prompts, group_size, max_new_tokens, temperature, seed, 
     if longest + max_new_tokens > config.context:
         raise ValueError(f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit "
                          f"the context of {config.context}")
-    if not all(0 <= token < config.vocab_size for text in texts for token in text):
+    ids = config.vocab_size + (vision.N_CODES if config.image else 0)
+    if not all(0 <= token < ids for text in texts for token in text):
         raise ValueError(f"a prompt holds ids outside the vocabulary of {config.vocab_size}")
     if isinstance(seed, int):
         seed = row_seeds(torch.arange(len(texts) * group_size, device=device), seed)

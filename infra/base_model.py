@@ -29,7 +29,8 @@ def base_name(options, task, tokenizer) -> str:
     """The file name of the base model with these options, for a task."""
     settings = (sft.RECIPE, sft.BATCH_TOKENS, sft.DRILL_FRACTION, sft.WARMUP_STEPS,
                 sft.DECAY_FRACTION, task.min_base_pass16, options.base_steps,
-                sorted(asdict(config_of(options)).items()))
+                sorted(item for item in asdict(config_of(options)).items()
+                       if item != ("image", False)))  # as before there were images
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=4)
     for drill in (True, False):
         digest.update(repr(first_documents(task, tokenizer, drill)).encode())

@@ -312,5 +312,6 @@ def config_of(options: Options) -> gpt.Config:
     cannot be."""
     if options.init:
         return checkpoint.read_config(Path(options.init))[1]
-    words = tasks.TASKS[options.task].words
-    return gpt.Config(Tokenizer.toy(words).n_vocab, **gpt.SIZES[options.size])
+    task = tasks.TASKS[options.task]
+    return gpt.Config(Tokenizer.toy(task.words).n_vocab, image=task.has_images,
+                      **gpt.SIZES[options.size])

@@ -28,6 +28,8 @@ MAX_NUMBER = 1e12  # theta of Llama 3 is 500,000
 def hf_config(config: gpt.Config, dtype: torch.dtype = torch.float32) -> dict:
     """The content of config.json for a Config. RoPE settings have the older form, which old and new
     versions of transformers read. Raises ValueError if no architecture in ARCHITECTURES fits."""
+    if config.image:
+        raise ValueError("no architecture here reads images")
     if config.qkv_bias and config.qk_norm:
         raise ValueError("no architecture has both biases (Qwen2) and norms (Qwen3) of queries and "
                          "keys")

@@ -105,7 +105,7 @@ def join(groups, models, options) -> PartialRollout:
     """The Rollout of complete groups. Each row has the prompt and the whole response."""
     # 1. the prompts, and the width of the tensors
     rows = rows_of(groups)
-    prompts = [models.tokenizer.encode_prompt(group["problem"]["question"]) for group in groups
+    prompts = [models.tokenizer.encode_problem(Problem(**group["problem"])) for group in groups
                for _ in group["rows"]]
     lengths = [len(row["tokens"]) for row in rows]
     width = max(len(prompt) + n for prompt, n in zip(prompts, lengths, strict=True))

@@ -62,6 +62,7 @@ class Problem:
     category: str = ""         # accuracy is also reported by category; "": the task has only one
     key: str = ""              # problems with equal keys are the same problem; "": the question
     level: int = 0             # of a problem of --train-levels, for its success rate; else 0
+    image: tuple = ()          # a drawing: the lines that vision.patch_codes reads
     tool: Tool | None = None   # the response may call it (turns.py)
 
     @property
@@ -89,6 +90,7 @@ class Task:
     working: re.Pattern | None = None  # a line of working; None: nothing is counted as working
     measures: dict = {}             # further metrics: name -> function of (problem, text)
     has_tool = False                # whether its problems have a tool
+    has_images = False              # whether its problems have an image
     paths: list = []                # files that the problems come from
     notes: list = []                # sentences about these files, such as rows that are left out
     left_out = 0                    # rows of these files that are no problems

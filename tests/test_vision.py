@@ -1,0 +1,127 @@
+"""vision.py: ids of patches, their embeddings, images in both samplers and in the loss; and the
+drawings of task diagrams."""
+
+import random
+
+import pytest
+import torch
+
+import model
+import sample
+import tasks
+import tokenizer
+import vision
+from engine import sampler
+from infra import hf_config
+
+IMAGE = tuple("".join("#" if (7 * y + 3 * x) % 5 == 0 else "." for x in range(32))
+              for y in range(32))
+
+
+def gpt(image=True, vocab=30):
+    torch.manual_seed(0)
+    made = model.GPT(model.Config(vocab, context=128, layers=2, width=32, heads=4, kv_heads=2,
+                                  hidden=48, image=image))
+    with torch.no_grad():
+        for p in made.parameters():
+            p.mul_(6 if p.dim() == 2 else 1)
+    return made
+
+
+def test_an_id_spells_place_and_pixels():
+    codes = vision.patch_codes(IMAGE)
+    features = vision.patch_features(torch.tensor(codes))
+    assert len(codes) == 64 == len(set(codes)) and features.shape == (64, 32)
+    for patch, row in enumerate(features.tolist()):
+        y, x = divmod(patch, 8)
+        pixels = [float(IMAGE[4 * y + i // 4][4 * x + i % 4] == "#") for i in range(16)]
+        assert row == pixels + [float(i == y) for i in range(8)] + [float(i == x) for i in range(8)]
+    assert 0 <= min(codes) and max(codes) < vision.N_CODES
+
+
+@pytest.mark.parametrize("image", [IMAGE[:31], (*IMAGE[:31], "#")])
+def test_an_image_of_another_size_is_refused(image):
+    with pytest.raises(ValueError, match="32 lines of 32 characters"):
+        vision.patch_codes(image)
+
+
+def test_text_is_embedded_as_without_images():
+    plain, made = gpt(image=False), gpt()
+    text = torch.tensor([[3, 1, 4, 1, 5]])
+    made.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(plain(text), made(text))
+    assert plain.patches is None and sum(p.numel() for p in made.parameters()) > sum(
+        p.numel() for p in plain.parameters())
+
+
+def test_patches_are_embedded_by_the_encoder():
+    made, codes = gpt(), torch.tensor(vision.patch_codes(IMAGE)[:3])
+    ids = torch.cat((torch.tensor([7]), codes + 30, torch.tensor([29])))
+    want = torch.cat((made.embedding(ids[:1]), made.patches(codes), made.embedding(ids[-1:])))
+    assert torch.equal(made.embed(ids), want)
+
+
+def test_both_samplers_read_images_and_the_loss_has_their_log_probs():
+    made = gpt()
+    images = [[30 + code for code in vision.patch_codes(IMAGE[k:] + IMAGE[:k])] for k in (0, 1)]
+    prompts = [images[0] + [5, 6], images[1] + [5, 6], [5, 6]]
+    how = dict(stop=28, pad=29)
+    slow, fast = (generate(made, prompts, 3, 12, **how) for generate in (
+        sample.generate, sampler.generate))
+    assert torch.equal(slow.tokens, fast.tokens)
+    assert torch.allclose(slow.logp, fast.logp, atol=1e-4)
+    with torch.no_grad():
+        logp, _ = made.logprobs(slow.tokens, slow.mask)
+    assert torch.allclose(slow.logp, logp, atol=1e-4)
+    first = [slow.logp[3 * i][slow.mask[3 * i] > 0][0] for i in range(3)]
+    assert len(set(map(float, first))) == 3  # the image decides what comes next
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        sample.generate(made, [[30 + vision.N_CODES]], 1, 4, **how)
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        sample.generate(gpt(image=False), prompts, 1, 4, **how)
+
+
+def test_the_encoder_learns():
+    made = gpt()
+    tokens = torch.tensor([[30 + code for code in vision.patch_codes(IMAGE)] + [5, 6]])
+    mask = torch.zeros(1, 66)
+    mask[0, -1] = 1
+    made.logp(tokens, mask).sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in made.patches.parameters())
+
+
+def test_no_hugging_face_format_has_it():
+    with pytest.raises(ValueError, match="images"):
+        hf_config.hf_config(gpt().config)
+
+
+# --- task diagrams
+
+@pytest.mark.parametrize("kind", tasks.TASKS["diagrams"].kinds[2])
+def test_the_answer_follows_from_what_is_seen(kind):
+    task, rng = tasks.TASKS["diagrams"](2), random.Random(1)
+    toy, longest = tokenizer.Tokenizer.toy(task.words), 0
+    problems = [p for p in task.sample(rng, 160) if p.category == kind]
+    assert len(problems) > 20
+    for problem in problems:
+        text = task.document(rng, problem, drill=True)
+        assert task.correct(problem, text) and "easy" not in text
+        ids = toy.encode_problem(problem)
+        assert len(ids) > 64 and min(ids[:64]) >= toy.n_vocab > max(ids[64:])
+        longest = max(longest, len(toy.encode(text)))
+    assert longest < task.max_new_tokens
+    answers = [p.answer for p in problems]
+    assert max(map(answers.count, answers)) < 0.6 * len(answers)  # no answer is a safe guess
+
+
+def test_the_drawing_shows_what_is_asked():
+    task = tasks.TASKS["diagrams"](2)
+    for problem in task.sample(random.Random(2), 200):
+        if problem.category == "bars":
+            heights = [sum(line[8 * i + 4] == "#" for line in problem.image) / 3 for i in range(4)]
+            taller, shorter = (heights["ABCD".index(problem.question.split()[k])] for k in (4, -1))
+            assert taller - shorter == int(problem.answer)
+        if problem.category == "add":
+            black = sum(line.count("#") for line in problem.image)
+            ink = [sum(line.count("#") for line in digit) for digit in tasks.diagrams.DIGITS]
+            assert black == sum(ink[int(word)] for word in problem.solution.split())
