@@ -27,10 +27,10 @@ from tokenizer import Tokenizer
 
 MAX_BYTES = 5_000_000  # of the page
 MAX_HELD_OUT = 400_000  # bytes of held-out answers in it
-SCRIPTS = ("core.js", "glance.js", "chart.js", "curves.js", "tokens.js", "rollouts.js",
-           "over_time.js", "main.js")
+SCRIPTS = ("core.js", "glance.js", "chart.js", "curves.js", "tokens.js", "picture.js",
+           "rollouts.js", "over_time.js", "main.js")
 PER_TOKEN = ("ids", "mask", "logp", "entropy", "advantages", "ratio", "values", "scores",
-             "alternatives")
+             "alternatives", "attention")
 KEY_SETTINGS = ("lr", "prompts", "group_size", "temperature", "max_new_tokens")
 # what a run does not depend on, or what differs between the seeds of one setting
 NOT_SETTINGS = ("seed", "base_seed", "digests", "checkpoints", "report", "record_mb",
@@ -179,8 +179,10 @@ def held_out_within(lines: list[dict], room: int, notes: list[str]) -> list[dict
     problems = {}
     for line in lines:
         if isinstance(line.get("question"), str) and isinstance(line.get("text"), str):
-            problem = problems.setdefault(line["question"], {
-                "question": line["question"], "answer": line.get("answer", ""), "answers": []})
+            image = {"image": line["image"]} if "image" in line else {}
+            problem = problems.setdefault((line["question"], *image.get("image", ())), {
+                "question": line["question"], "answer": line.get("answer", ""), **image,
+                "answers": []})
             problem["answers"].append({k: line.get(k) for k in ("step", "text", "correct")})
     kept = []
     for problem in problems.values():

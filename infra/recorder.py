@@ -19,6 +19,7 @@ import torch
 import ppo
 from engine.logprob import MAX_LOGITS
 from engine.packing import micro_batches
+from engine.watch import attention_to_patches
 from infra import run_dir
 
 STEP_GROUPS = 2            # groups that a step without an evaluation records
@@ -54,7 +55,8 @@ def record_held_out(folder, evaluation: dict, problems, state: dict) -> None:
     the result of evaluate.greedy_accuracy."""
     answers = zip(problems, evaluation["examples"], evaluation["examples_correct"], strict=False)
     append(folder, [{"step": state["step"], "kind": "held-out", "question": problem.question,
-                     "answer": str(problem.answer), "text": text, "correct": correct}
+                     "answer": str(problem.answer), **image_of(problem), "text": text,
+                     "correct": correct}
                     for problem, text, correct in answers], state, "evaluations")
 
 
@@ -153,7 +155,8 @@ def in_batch(group: Group) -> list[int | None]:
 @torch.no_grad()
 def policy_after(group: Group, policy, options) -> list[dict]:
     """What the policy says of a group's tokens now, for each response: log-probs `logp` (T,), and
-    `others`, for each token the likeliest other tokens [[id, log-prob], ...], at most two."""
+    `others`, for each token the likeliest other tokens [[id, log-prob], ...], at most two. For a
+    problem with an image also `attention` (T, patches), of engine/watch.py."""
     rollout, found = group.attempt.rollout, {}
     tokens, mask = rollout.tokens[group.rows], rollout.mask[group.rows]       # (G, T)
     columns = torch.arange(1, mask.shape[1] + 1, device=mask.device)
@@ -161,6 +164,7 @@ def policy_after(group: Group, policy, options) -> list[dict]:
     part = max(1, MAX_LOGITS[tokens.device.type] // policy.config.vocab_size)
     for rows in micro_batches(lengths, options.micro_tokens):
         marked = mask[rows] > 0
+        looks = attention_to_patches(policy, tokens[rows]) if policy.config.image else None
         hidden, chosen = policy.hidden_states(tokens[rows], mask[rows]), tokens[rows][marked]
         logps, others = [], []
         for x, y in zip(hidden.split(part), chosen[:, None].split(part), strict=True):
@@ -174,6 +178,8 @@ def policy_after(group: Group, policy, options) -> list[dict]:
         for row, logp in zip(rows, torch.cat(logps).tensor_split(ends[:-1]), strict=True):
             found[row] = {"logp": logp, "others": others[:len(logp)]}
             del others[:len(logp)]
+        for row, look in zip(rows, looks if looks is not None else (), strict=False):
+            found[row]["attention"] = look                                    # (T, patches)
     return [found[row] for row in range(len(group.rows))]
 
 
@@ -191,7 +197,13 @@ def line_of(group: Group, step: int, tokenizer, overlong: str = "none") -> dict:
             response["dropped"] = "overlong" if masked else "not kept"
         responses.append(response)
     return {"step": step, "kind": "group", "question": problem.question,
-            "answer": str(problem.answer), "dropped": group.dropped, "responses": responses}
+            "answer": str(problem.answer), **image_of(problem), "dropped": group.dropped,
+            "responses": responses}
+
+
+def image_of(problem) -> dict:
+    """The image of a problem, as lines, for a line of samples.jsonl."""
+    return {"image": list(problem.image)} if problem.image else {}
 
 
 def in_detail(line: dict, group: Group, after=None) -> dict:
@@ -241,6 +253,8 @@ def tokens_of(attempt, row: int, batch_row: int | None, after: dict | None) -> d
         ratio[mask] = ppo.policy_ratio(after["logp"], rollout.logp[row, at][mask])
         found |= {"ratio": rounded(ratio, 3),
                   "alternatives": [next(others) if inside else [] for inside in mask.tolist()]}
+        if "attention" in after:  # percent of the attention that goes to each patch of the image
+            found["attention"] = (100 * after["attention"][at]).round().int().tolist()
     # 3. what the batch has per token
     if batch_row is not None:
         for name, x in (("advantages", batch.advantages), ("values", batch.values),

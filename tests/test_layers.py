@@ -22,7 +22,7 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
     "tasks.*",
     "vision",
     "tokenizer",
-    "engine.attention engine.packing engine.products engine.logprob",
+    "engine.attention engine.packing engine.products engine.logprob engine.watch",
     "model",
     "sample engine.*",
     "turns",

@@ -1,6 +1,7 @@
 """vision.py: ids of patches, their embeddings, images in both samplers and in the loss; and the
 drawings of task diagrams."""
 
+import json
 import random
 
 import pytest
@@ -10,8 +11,9 @@ import model
 import sample
 import tasks
 import tokenizer
+import train
 import vision
-from engine import sampler
+from engine import sampler, watch
 from infra import hf_config
 
 IMAGE = tuple("".join("#" if (7 * y + 3 * x) % 5 == 0 else "." for x in range(32))
@@ -125,3 +127,29 @@ def test_the_drawing_shows_what_is_asked():
             black = sum(line.count("#") for line in problem.image)
             ink = [sum(line.count("#") for line in digit) for digit in tasks.diagrams.DIGITS]
             assert black == sum(ink[int(word)] for word in problem.solution.split())
+
+
+def test_where_the_model_looks():
+    """The attention of the token before, as a mean over layers and heads of the model's own."""
+    made, toy = gpt(), [30 + code for code in vision.patch_codes(IMAGE)]
+    tokens = torch.tensor([toy + [5, 6, 7], toy[::-1] + [7, 6, 5]])
+    looks = watch.attention_to_patches(made, tokens)
+    watched = watch.Watched(2, 67)
+    assert torch.allclose(made(tokens, watched), made(tokens), atol=1e-5)
+    assert torch.allclose(watched.seen.sum(-1), torch.ones(2, 67), atol=1e-5)
+    assert not watched.seen.triu(1).any() and looks.shape == (2, 67, 64)
+    assert torch.equal(looks[:, 1:], watched.seen[:, :-1, :64]) and not looks[:, 0].any()
+
+
+def test_a_run_records_images_and_where_the_policy_looks(tmp_path):
+    flags = ("--task diagrams --size nano --base-steps 2 --steps 1 --prompts 4 --group-size 4 "
+             "--minibatches 1 --max-new-tokens 6 --eval-problems 4 --eval-samples 2 --eval-every 1 "
+             "--device cpu").split()
+    assert train.main([*flags, "--out", str(tmp_path / "run")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").open()]
+    assert {line["kind"] for line in lines} == {"held-out", "group"}
+    assert all(len(vision.patch_codes(line["image"])) == 64 for line in lines)
+    looks = [response["attention"] for line in lines if line["kind"] == "group"
+             for response in line["responses"] if "attention" in response]
+    assert looks and all(len(look) == 64 and 0 <= sum(look) <= 110 for x in looks for look in x)
+    assert '"image":' in (tmp_path / "run" / "report.html").read_text()

@@ -2,9 +2,10 @@
 
 function overTime() {
   if (!DATA.held_out.length) return null;
-  const place = el("ol", { class: "timeline" });
+  const place = el("ol", { class: "timeline" }), drawing = el("div", {});
   const show = (i) => {
-    const { answers } = DATA.held_out[i];
+    const { answers, image } = DATA.held_out[i];
+    drawing.replaceChildren(...(isPicture(image) ? [picture(image, "the image").element] : []));
     place.replaceChildren(...answers.map((answer, k) => {
       const same = k > 0 && answers[k - 1].text === answer.text;
       const verdict = answer.correct === null || answer.correct === undefined ? "?"
@@ -24,5 +25,5 @@ function overTime() {
     el("div", { class: "tools" },
       select("Problem", DATA.held_out.map((problem, i) => [i, named(problem)]), 0, show),
       el("span", { class: "muted", text: "greedy answers; ↵ is a new line" })),
-    place);
+    drawing, place);
 }

@@ -95,6 +95,12 @@ function groupView(group, view) {
   const responses = group.responses.map((r, i) => ({ ...r, number: i + 1,
     length: r.length ?? r.ids?.length ?? r.text.length }));
   const look = inspector();
+  const image = isPicture(group.image)
+    ? picture(group.image, "the image; point at a token to see where the policy looks") : null;
+  const show = (response, i) => {
+    look.show(response, i);
+    image?.show(response.attention?.[i]);
+  };
   const cards = el("div", { class: "cards" });
   const meanings = meaningsOf(group);
   const colour = meanings.includes(view.colour) ? view.colour : meanings.at(-1);
@@ -111,7 +117,7 @@ function groupView(group, view) {
     const wanted = view.text.toLowerCase();
     const shown = responses.filter((r) => FILTERS[view.filter][1](r)
       && r.text.toLowerCase().includes(wanted)).sort(SORTS[view.sort][1]);
-    cards.replaceChildren(...shown.map((r) => card(r, look, painted)));
+    cards.replaceChildren(...shown.map((r) => card(r, show, painted)));
     if (!shown.length) {
       cards.append(el("p", { class: "muted", text: "No answer fits the filter." }));
     }
@@ -119,7 +125,7 @@ function groupView(group, view) {
   }
   const set = (name, draw) => (value) => { view[name] = value; draw(); };
   redraw();
-  return [groupHead(group),
+  return [groupHead(group), image ? image.element : null,
     el("div", { class: "tools" },
       choice("Filter", Object.entries(FILTERS).map(([name, [label]]) => [name, label]),
         view.filter, set("filter", redraw)),
@@ -132,7 +138,7 @@ function groupView(group, view) {
         colour, set("colour", () => repaint(view.colour))) : null,
       meanings.length > 1 ? scaleBox
         : el("span", { class: "muted", text: "no numbers per token for this group" })),
-    cards, meanings.length > 1 ? look.element : null];
+    cards, meanings.length > 1 ? look.element : null].filter(Boolean);
 }
 
 const dropText = (group) => `dropped: ${group.dropped}`;
@@ -149,12 +155,12 @@ function groupHead(group) {
 }
 
 // One response: how it did, and its text.
-function card(response, look, painted) {
+function card(response, show, painted) {
   const right = isRight(response);
   const parts = Object.entries(response.parts ?? {}).map(
     ([name, value]) => `${name} ${number(value)}`);
   const body = response.ids ? tokenBoxes(response, `answer ${response.number}, by token`,
-    (i) => look.show(response, i)) : null;
+    (i) => show(response, i)) : null;
   if (body) painted.push({ boxes: body.boxes, response });
   return el("article", { class: right ? "card right" : "card wrong" },
     el("header", {},
