@@ -15,6 +15,7 @@ import train
 import vision
 from engine import sampler, watch
 from infra import hf_config
+from recipes import vision as recipe
 
 IMAGE = tuple("".join("#" if (7 * y + 3 * x) % 5 == 0 else "." for x in range(32))
               for y in range(32))
@@ -153,3 +154,29 @@ def test_a_run_records_images_and_where_the_policy_looks(tmp_path):
              for response in line["responses"] if "attention" in response]
     assert looks and all(len(look) == 64 and 0 <= sum(look) <= 110 for x in looks for look in x)
     assert '"image":' in (tmp_path / "run" / "report.html").read_text()
+
+
+# --- the recipe
+
+def test_shuffled_images_are_those_of_another_problem_of_the_kind():
+    problems = tasks.TASKS["diagrams"](2).held_out(40)
+    changed = recipe.shuffled(problems)
+    assert sorted(p.image for p in changed) == sorted(p.image for p in problems)
+    for p, other in zip(problems, changed, strict=True):
+        assert (p.question, p.answer, p.category) == (other.question, other.answer, other.category)
+        source = next(x for x in problems if x.image == other.image)
+        assert source.category == p.category and source is not p
+    assert {p.image for p in recipe.blank(problems)} == {recipe.BLANK}
+
+
+def test_the_recipe_in_short(tmp_path, capsys):
+    flags = "--size nano --base-steps 1 --prompts 2 --group-size 4 --max-new-tokens 6"
+    argv = ["--seeds", "1", "--steps", "1", "--held-out", "12", "--flags",
+            f"{flags} --minibatches 1", "--work", str(tmp_path / "work"), "--docs",
+            str(tmp_path / "docs")]
+    assert recipe.main(argv) == 0
+    found = json.loads((tmp_path / "work" / "seed-1" / "result.json").read_text())
+    assert len(found["examples"]) == 4 and len(found["RL curve"]) == 1
+    text = (tmp_path / "docs" / "recipes" / "vision.md").read_text()
+    assert "| RL, shown shuffled images |" in text and "| RL | RL, blank |" in text
+    assert (tmp_path / "docs" / "img" / "vision.png").exists() and capsys.readouterr().out
