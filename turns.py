@@ -106,12 +106,11 @@ def decode(model: GPT, request: Request, tokenizer, tools) -> dict:
 
 def read(model: GPT, cache: KVCache, unread) -> torch.Tensor:
     """Reads the unread tokens of each row behind those that its cache holds. Returns the hidden
-    states (N, D) of the last ones. A row without tokens is finished: its cache is given up."""
+    states (N, D) of the last ones. A row without tokens is finished; what it reads is ignored."""
     device, width = cache.lengths.device, max(map(len, unread))
     counts = torch.tensor(list(map(len, unread)), device=device)
     # rows are padded on the right; later tokens overwrite the padding, or it is in the last column
     tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids in unread], device=device)
-    cache.lengths = cache.lengths * (counts > 0)
     attention = cache.next_tokens(width)
     attention.positions.clamp_(max=cache.keys.shape[3] - 1)
     hidden = model(tokens, attention)                                         # (N, width, D)
