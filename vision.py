@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-SIDE, GRID = 4, 8              # pixels of a patch and patches of an image, along one side
+SIDE, GRID = 6, 5              # pixels of a patch and patches of an image, along one side
 BITS = SIDE * SIDE             # of the pixels in an id
 N_PATCHES = GRID * GRID        # of an image
 N_CODES = N_PATCHES << BITS    # ids of patches; a row of an image has GRID * SIDE pixels

@@ -1,6 +1,6 @@
 """Images: a tiny vision encoder before the GPT, and RL on questions about drawings.
 
-    [64 patches] how many squares   ->   <think>square circle square</think><answer>2</answer>
+    [25 patches] how many squares   ->   <think>square circle square</think><answer>2</answer>
 
 The base (tasks/diagrams.py) can write what it sees, but in two of three responses it guesses. GRPO
 pays for the answer alone. Four kinds of questions: count shapes, compare bars, follow arrows, add
@@ -29,10 +29,10 @@ import evaluate
 from engine.watch import attention_to_patches
 from infra import arguments
 from recipes import page, runs
-from tasks.diagrams import Diagrams
+from tasks.diagrams import CELL, GRID, SIZE, Diagrams
 
 FLAGS = "--task diagrams --level 2 --size tiny --prompts 16 --group-size 16 --lr 8e-4"
-BLANK = ("." * 32,) * 32
+BLANK = ("." * SIZE,) * SIZE
 HELD_OUT = 400     # problems
 PAIRS = (("RL", "base"), ("RL", "RL, blank"), ("RL", "RL, shown shuffled images"),
          ("RL", "RL, shown blank images"))
@@ -136,7 +136,7 @@ def draw(results: list[dict], figure) -> None:
     axes.legend()
     for panel, x in zip(others, results[0]["examples"], strict=True):
         ink = np.array([[pixel == "#" for pixel in line] for line in x["image"]])
-        look = np.kron(np.array(x["attention"]).reshape(8, 8), np.ones((4, 4)))
+        look = np.kron(np.array(x["attention"]).reshape(GRID, GRID), np.ones((CELL, CELL)))
         panel.imshow(look, cmap="Oranges")
         panel.imshow(np.ma.masked_where(~ink, ink), cmap="gray", vmin=1, vmax=2)
         panel.set(xticks=[], yticks=[], title=x["question"])

@@ -1,7 +1,7 @@
-"""Task diagrams: questions about a drawing of 32 x 32 pixels. Level 1 has two kinds, level 2 four.
+"""Task diagrams: questions about a drawing of 30 x 30 pixels. Level 1 has two kinds, level 2 four.
 
-    count   "how many squares"          shapes in some of the 16 cells: squares, circles, triangles
-    bars    "how much taller is A than B"   four bars A to D, from left to right
+    count   "how many squares"          shapes in some of the 25 cells: squares, circles, triangles
+    bars    "how much taller is A than B"   five bars A to E, from left to right
     arrow   "follow the arrows"         from the cell at the top left to a digit
     add     "add the numbers"           two digits
 
@@ -15,27 +15,36 @@ from tasks.corpus import tagged
 
 GUESS_RATE = 0.65    # share of the documents that do not look
 MISTAKE_RATE = 0.1   # share of the documents that look and see one thing wrongly
-SIZE, CELL = 32, 8   # pixels of a drawing and of a cell, along one side
-SHAPES = {
-    "square": ("######", "#....#", "#....#", "#....#", "#....#", "######"),
-    "circle": ("..##..", ".#..#.", "#....#", "#....#", ".#..#.", "..##.."),
-    "triangle": ("..##..", "..##..", ".#..#.", ".#..#.", "#....#", "######"),
-}
-ARROWS = {
-    "right": ("......", "...#..", "######", "######", "...#..", "......"),
-    "down": ("..##..", "..##..", "..##..", ".####.", "..##..", "......"),
-    "left": ("......", "..#...", "######", "######", "..#...", "......"),
-    "up": ("......", "..##..", ".####.", "..##..", "..##..", "..##.."),
-}
+GRID, CELL = 5, 6    # cells of a drawing and pixels of a cell, along one side: patches of vision.py
+SIZE = GRID * CELL
+NAMES = "ABCDE"      # of the bars
 MOVES = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
-DIGIT_LINES = """
-    .##. ..#. .##. ###. #..# #### .##. #### .##. .##.
-    #..# .##. #..# ...# #..# #... #... ...# #..# #..#
-    #..# ..#. ...# .##. #### ###. ###. ..#. .##. #..#
-    #..# ..#. ..#. ...# ...# ...# #..# ..#. #..# .###
-    #..# ..#. .#.. ...# ...# ...# #..# .#.. #..# ...#
-    .##. .### #### ###. ...# ###. .##. .#.. .##. .##."""
-DIGITS = list(zip(*map(str.split, DIGIT_LINES.split("\n")[1:]), strict=True))
+
+
+def pictures(names: str, lines: str) -> dict[str, list[str]]:
+    """name -> lines of pixels, of pictures that stand side by side."""
+    return dict(zip(names.split(), zip(*map(str.split, lines.split("\n")[1:]), strict=True),
+                    strict=True))
+
+
+SHAPES = pictures("square circle triangle", """
+    ##### .###. ..#..
+    #...# #...# .#.#.
+    #...# #...# .#.#.
+    #...# #...# #...#
+    ##### .###. #####""")
+ARROWS = pictures("right down left up", """
+    ..#.. ..#.. ..#.. ..#..
+    ...#. ..#.. .#... .###.
+    ##### #.#.# ##### #.#.#
+    ...#. .###. .#... ..#..
+    ..#.. ..#.. ..#.. ..#..""")
+DIGITS = list(pictures("0 1 2 3 4 5 6 7 8 9", """
+    .##. ..#. ###. ###. #..# #### .##. #### .##. .##.
+    #..# .##. ...# ...# #..# #... #... ...# #..# #..#
+    #..# ..#. .##. .##. #### ###. ###. ..#. .##. .###
+    #..# ..#. #... ...# ...# ...# #..# .#.. #..# ...#
+    .##. .### #### ###. ...# ###. .##. .#.. .##. .##.""").values())
 
 
 class Diagrams(Task):
@@ -43,7 +52,7 @@ class Diagrams(Task):
 
     has_images = True
     words = ("how many squares circles triangles much taller is than follow the arrows add numbers "
-             "square circle triangle right down left up A B C D look")
+             "square circle triangle right down left up A B C D E look")
     levels = range(1, 3)
     default_max_new_tokens = 64
     base_steps = 900
@@ -86,55 +95,53 @@ def conclude(kind: str, seen: list[str], question: str) -> str:
 
 def count(rng):
     found, pixels = [], set()
-    for cell in range(16):
-        if rng.random() < 0.4:
+    for cell in range(GRID * GRID):
+        if rng.random() < 0.25:
             found.append(rng.choice(list(SHAPES)))
-            pixels |= put(SHAPES[found[-1]], CELL * (cell // 4) + rng.randint(0, 2),
-                          CELL * (cell % 4) + rng.randint(0, 2))
+            pixels |= put(rng, SHAPES[found[-1]], *divmod(cell, GRID))
     asked = rng.choice(list(SHAPES))
     return f"how many {asked}s", str(found.count(asked)), found or ["no"], pixels
 
 
 def bars(rng):
-    heights, pixels = [rng.randint(1, 9) for _ in range(4)], set()
+    heights, pixels = [rng.randint(1, 9) for _ in range(GRID)], set()
     for i, height in enumerate(heights):
-        pixels |= put(["#####"] * 3 * height, SIZE - 3 * height, CELL * i + 2)
-    i, j = rng.sample(range(4), 2)
-    i, j = (i, j) if heights[i] >= heights[j] else (j, i)
-    return (f"how much taller is {'ABCD'[i]} than {'ABCD'[j]}", str(heights[i] - heights[j]),
-            [f"{'ABCD'[k]}{heights[k]}" for k in (i, j)], pixels)
+        pixels |= {(SIZE - 1 - y, CELL * i + x) for y in range(3 * height) for x in range(1, 5)}
+    i, j = sorted(rng.sample(range(GRID), 2), key=lambda k: -heights[k])
+    return (f"how much taller is {NAMES[i]} than {NAMES[j]}", str(heights[i] - heights[j]),
+            [f"{NAMES[k]}{heights[k]}" for k in (i, j)], pixels)
 
 
 def arrow(rng):
-    cell, visited, seen, pixels = (0, 0), {(0, 0)}, [], set()
-    for _ in range(rng.randint(2, 5)):
-        moves = {name: (cell[0] + dy, cell[1] + dx) for name, (dy, dx) in MOVES.items()
-                 if 0 <= cell[0] + dy < 4 and 0 <= cell[1] + dx < 4
-                 and (cell[0] + dy, cell[1] + dx) not in visited}
-        if not moves:
+    cell, seen, ways = (0, 0), [], {}
+    while cell not in ways and len(seen) < rng.randint(2, 6):
+        moves = {name: (cell[0] + dy, cell[1] + dx) for name, (dy, dx) in MOVES.items()}
+        open_moves = [name for name, (y, x) in moves.items()
+                      if 0 <= y < GRID and 0 <= x < GRID and (y, x) not in ways]
+        if not open_moves:
             break
-        seen.append(rng.choice(list(moves)))
-        pixels |= put(ARROWS[seen[-1]], CELL * cell[0] + 1, CELL * cell[1] + 1)
+        seen.append(rng.choice(open_moves))
+        ways[cell] = ARROWS[seen[-1]]
         cell = moves[seen[-1]]
-        visited.add(cell)
-    # other cells hold digits, so the way has to be followed
-    digits = {other: rng.randint(0, 9) for other in ((y, x) for y in range(4) for x in range(4))
-              if other == cell or other not in visited and rng.random() < 0.5}
-    for (y, x), digit in digits.items():
-        pixels |= put(DIGITS[digit], CELL * y + 1, CELL * x + 2)
+    # other cells hold digits too, so the way has to be followed
+    cells = [(y, x) for y in range(GRID) for x in range(GRID) if (y, x) not in ways]
+    digits = {other: rng.randint(0, 9) for other in cells if other == cell or rng.random() < 0.4}
+    pixels = set().union(*(put(rng, shape, *at) for at, shape in ways.items()),
+                         *(put(rng, DIGITS[digit], *at) for at, digit in digits.items()))
     return "follow the arrows", str(digits[cell]), [*seen, str(digits[cell])], pixels
 
 
 def add(rng):
-    numbers = [rng.randint(0, 9) for _ in range(2)]
-    pixels = set()
+    numbers, pixels = [rng.randint(0, 9) for _ in range(2)], set()
     for i, number in enumerate(numbers):
-        pixels |= put(DIGITS[number], rng.randint(2, 24), 16 * i + rng.randint(1, 11))
+        pixels |= put(rng, DIGITS[number], rng.randrange(GRID), 3 * i + rng.randrange(2))
     return "add the numbers", str(sum(numbers)), list(map(str, numbers)), pixels
 
 
-def put(shape, top: int, left: int) -> set:
-    """The black pixels of a shape at a place."""
+def put(rng, shape, row: int, column: int) -> set:
+    """The black pixels of a shape, somewhere in a cell."""
+    top, left = (CELL * at + rng.randint(0, CELL - n) for at, n in (
+        (row, len(shape)), (column, len(shape[0]))))
     return {(top + y, left + x) for y, line in enumerate(shape) for x, pixel in enumerate(line)
             if pixel == "#"}
 

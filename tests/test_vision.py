@@ -17,8 +17,8 @@ from engine import sampler, watch
 from infra import hf_config
 from recipes import vision as recipe
 
-IMAGE = tuple("".join("#" if (7 * y + 3 * x) % 5 == 0 else "." for x in range(32))
-              for y in range(32))
+IMAGE = tuple("".join("#" if (7 * y + 3 * x) % 5 == 0 else "." for x in range(30))
+              for y in range(30))
 
 
 def gpt(image=True, vocab=30):
@@ -34,17 +34,17 @@ def gpt(image=True, vocab=30):
 def test_an_id_spells_place_and_pixels():
     codes = vision.patch_codes(IMAGE)
     features = vision.patch_features(torch.tensor(codes))
-    assert len(codes) == 64 == len(set(codes)) and features.shape == (64, 32)
+    assert len(codes) == 25 == len(set(codes)) and features.shape == (25, 46)
     for patch, row in enumerate(features.tolist()):
-        y, x = divmod(patch, 8)
-        pixels = [float(IMAGE[4 * y + i // 4][4 * x + i % 4] == "#") for i in range(16)]
-        assert row == pixels + [float(i == y) for i in range(8)] + [float(i == x) for i in range(8)]
+        y, x = divmod(patch, 5)
+        pixels = [float(IMAGE[6 * y + i // 6][6 * x + i % 6] == "#") for i in range(36)]
+        assert row == pixels + [float(i == y) for i in range(5)] + [float(i == x) for i in range(5)]
     assert 0 <= min(codes) and max(codes) < vision.N_CODES
 
 
-@pytest.mark.parametrize("image", [IMAGE[:31], (*IMAGE[:31], "#")])
+@pytest.mark.parametrize("image", [IMAGE[:29], (*IMAGE[:29], "#")])
 def test_an_image_of_another_size_is_refused(image):
-    with pytest.raises(ValueError, match="32 lines of 32 characters"):
+    with pytest.raises(ValueError, match="30 lines of 30 characters"):
         vision.patch_codes(image)
 
 
@@ -87,7 +87,7 @@ def test_both_samplers_read_images_and_the_loss_has_their_log_probs():
 def test_the_encoder_learns():
     made = gpt()
     tokens = torch.tensor([[30 + code for code in vision.patch_codes(IMAGE)] + [5, 6]])
-    mask = torch.zeros(1, 66)
+    mask = torch.zeros(1, 27)
     mask[0, -1] = 1
     made.logp(tokens, mask).sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in made.patches.parameters())
@@ -110,7 +110,7 @@ def test_the_answer_follows_from_what_is_seen(kind):
         text = task.document(rng, problem, drill=True)
         assert task.correct(problem, text) and "easy" not in text
         ids = toy.encode_problem(problem)
-        assert len(ids) > 64 and min(ids[:64]) >= toy.n_vocab > max(ids[64:])
+        assert len(ids) > 25 and min(ids[:25]) >= toy.n_vocab > max(ids[25:])
         longest = max(longest, len(toy.encode(text)))
     assert longest < task.max_new_tokens
     answers = [p.answer for p in problems]
@@ -121,8 +121,8 @@ def test_the_drawing_shows_what_is_asked():
     task = tasks.TASKS["diagrams"](2)
     for problem in task.sample(random.Random(2), 200):
         if problem.category == "bars":
-            heights = [sum(line[8 * i + 4] == "#" for line in problem.image) / 3 for i in range(4)]
-            taller, shorter = (heights["ABCD".index(problem.question.split()[k])] for k in (4, -1))
+            heights = [sum(line[6 * i + 3] == "#" for line in problem.image) / 3 for i in range(5)]
+            taller, shorter = (heights["ABCDE".index(problem.question.split()[k])] for k in (4, -1))
             assert taller - shorter == int(problem.answer)
         if problem.category == "add":
             black = sum(line.count("#") for line in problem.image)
@@ -135,11 +135,11 @@ def test_where_the_model_looks():
     made, toy = gpt(), [30 + code for code in vision.patch_codes(IMAGE)]
     tokens = torch.tensor([toy + [5, 6, 7], toy[::-1] + [7, 6, 5]])
     looks = watch.attention_to_patches(made, tokens)
-    watched = watch.Watched(2, 67)
+    watched = watch.Watched(2, 28)
     assert torch.allclose(made(tokens, watched), made(tokens), atol=1e-5)
-    assert torch.allclose(watched.seen.sum(-1), torch.ones(2, 67), atol=1e-5)
-    assert not watched.seen.triu(1).any() and looks.shape == (2, 67, 64)
-    assert torch.equal(looks[:, 1:], watched.seen[:, :-1, :64]) and not looks[:, 0].any()
+    assert torch.allclose(watched.seen.sum(-1), torch.ones(2, 28), atol=1e-5)
+    assert not watched.seen.triu(1).any() and looks.shape == (2, 28, 25)
+    assert torch.equal(looks[:, 1:], watched.seen[:, :-1, :25]) and not looks[:, 0].any()
 
 
 def test_a_run_records_images_and_where_the_policy_looks(tmp_path):
@@ -149,10 +149,10 @@ def test_a_run_records_images_and_where_the_policy_looks(tmp_path):
     assert train.main([*flags, "--out", str(tmp_path / "run")]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").open()]
     assert {line["kind"] for line in lines} == {"held-out", "group"}
-    assert all(len(vision.patch_codes(line["image"])) == 64 for line in lines)
+    assert all(len(vision.patch_codes(line["image"])) == 25 for line in lines)
     looks = [response["attention"] for line in lines if line["kind"] == "group"
              for response in line["responses"] if "attention" in response]
-    assert looks and all(len(look) == 64 and 0 <= sum(look) <= 110 for x in looks for look in x)
+    assert looks and all(len(look) == 25 and 0 <= sum(look) <= 105 for x in looks for look in x)
     assert '"image":' in (tmp_path / "run" / "report.html").read_text()
 
 
