@@ -3,11 +3,12 @@
     [25 patches] how many squares   ->   <think>square circle square</think><answer>2</answer>
 
 The base (tasks/diagrams.py) can write what it sees, but in two of three responses it guesses. GRPO
-pays for the answer alone. Four kinds of questions: count shapes, compare bars, follow arrows, add
-two drawn digits. The held-out problems have drawings that no training problem has. Does the policy
-look at all? Each policy also answers when the images are exchanged between the problems of a kind
-(shuffled), and when they are white (blank). `RL, blank` is trained on white images: it can learn
-the best guess of each kind, and nothing else.
+pays for the answer alone. Five kinds of questions: count shapes, compare bars, read digits, follow
+arrows, add two digits. The held-out problems have drawings that no training problem has.
+
+Does the policy look at all? Each policy also answers when the images are exchanged between the
+problems of a kind (shuffled), and when they are white (blank). `RL, blank` is trained on white
+images: it can learn the best guess of each kind, and nothing else.
 
 vision.py has the encoder and its papers. Left out on purpose: photographs, pretrained encoders.
 """

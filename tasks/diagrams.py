@@ -1,9 +1,10 @@
-"""Task diagrams: questions about a drawing of 30 x 30 pixels. Level 1 has two kinds, level 2 four.
+"""Task diagrams: questions about a drawing of 30 x 30 pixels. Level 1 has three kinds, 2 has five.
 
     count   "how many squares"          shapes in some of the 25 cells: squares, circles, triangles
     bars    "how much taller is A than B"   five bars A to E, from left to right
     arrow   "follow the arrows"         from the cell at the top left to a digit
     add     "add the numbers"           two digits
+    read    "read the digits"           one to six digits, row by row
 
 The base knows how to look, that is to write what it sees before the answer, but mostly it guesses.
 The answer never stands in the question, so accuracy above that of the commonest answer comes from
@@ -48,16 +49,16 @@ DIGITS = list(pictures("0 1 2 3 4 5 6 7 8 9", """
 
 
 class Diagrams(Task):
-    """Level 1 has the kinds `count` and `bars`, level 2 all four."""
+    """Level 1 has the kinds `count`, `bars` and `read`, level 2 all five."""
 
     has_images = True
     words = ("how many squares circles triangles much taller is than follow the arrows add numbers "
-             "square circle triangle right down left up A B C D E look")
+             "read digits square circle triangle right down left up A B C D E look")
     levels = range(1, 3)
     default_max_new_tokens = 64
     base_steps = 900
     min_base_pass16 = 0.0
-    kinds = {1: ("count", "bars"), 2: ("count", "bars", "arrow", "add")}
+    kinds = {1: ("count", "bars", "read"), 2: ("count", "bars", "read", "arrow", "add")}
 
     def sample_problem(self, rng, held_out):
         kind = rng.choice(self.kinds[self.level])
@@ -85,8 +86,8 @@ def conclude(kind: str, seen: list[str], question: str) -> str:
     """The answer that follows from the words of a document."""
     if kind == "count":
         return str(seen.count(question.split()[-1].removesuffix("s")))
-    if kind == "arrow":
-        return seen[-1]
+    if kind in ("arrow", "read"):
+        return seen[-1] if kind == "arrow" else "".join(seen)
     numbers = [int(word[-1]) for word in seen]
     return str(sum(numbers) if kind == "add" else numbers[0] - numbers[1])
 
@@ -138,6 +139,14 @@ def add(rng):
     return "add the numbers", str(sum(numbers)), list(map(str, numbers)), pixels
 
 
+def read(rng):
+    cells = sorted(rng.sample(range(GRID * GRID), rng.randint(1, 6)))
+    digits = [rng.randint(0, 9) for _ in cells]
+    pixels = set().union(*(put(rng, DIGITS[digit], *divmod(cell, GRID))
+                           for cell, digit in zip(cells, digits, strict=True)))
+    return "read the digits", "".join(map(str, digits)), list(map(str, digits)), pixels
+
+
 def put(rng, shape, row: int, column: int) -> set:
     """The black pixels of a shape, somewhere in a cell."""
     top, left = (CELL * at + rng.randint(0, CELL - n) for at, n in (
@@ -146,4 +155,4 @@ def put(rng, shape, row: int, column: int) -> set:
             if pixel == "#"}
 
 
-DRAW = {"count": count, "bars": bars, "arrow": arrow, "add": add}
+DRAW = {"count": count, "bars": bars, "arrow": arrow, "add": add, "read": read}

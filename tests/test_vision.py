@@ -104,7 +104,7 @@ def test_no_hugging_face_format_has_it():
 def test_the_answer_follows_from_what_is_seen(kind):
     task, rng = tasks.TASKS["diagrams"](2), random.Random(1)
     toy, longest = tokenizer.Tokenizer.toy(task.words), 0
-    problems = [p for p in task.sample(rng, 160) if p.category == kind]
+    problems = [p for p in task.sample(rng, 200) if p.category == kind]
     assert len(problems) > 20
     for problem in problems:
         text = task.document(rng, problem, drill=True)
@@ -171,12 +171,12 @@ def test_shuffled_images_are_those_of_another_problem_of_the_kind():
 
 def test_the_recipe_in_short(tmp_path, capsys):
     flags = "--size nano --base-steps 1 --prompts 2 --group-size 4 --max-new-tokens 6"
-    argv = ["--seeds", "1", "--steps", "1", "--held-out", "12", "--flags",
+    argv = ["--seeds", "1", "--steps", "1", "--held-out", "20", "--flags",
             f"{flags} --minibatches 1", "--work", str(tmp_path / "work"), "--docs",
             str(tmp_path / "docs")]
     assert recipe.main(argv) == 0
     found = json.loads((tmp_path / "work" / "seed-1" / "result.json").read_text())
-    assert len(found["examples"]) == 4 and len(found["RL curve"]) == 1
+    assert len(found["examples"]) == 5 and len(found["RL curve"]) == 1
     text = (tmp_path / "docs" / "recipes" / "vision.md").read_text()
     assert "| RL, shown shuffled images |" in text and "| RL | RL, blank |" in text
     assert (tmp_path / "docs" / "img" / "vision.png").exists() and capsys.readouterr().out
