@@ -1,0 +1,206 @@
+"""Spurious rewards: what GRPO learns where the reward says nothing about the answer.
+
+    python -m recipes.spurious                  five seeds, about 100 minutes of one core
+
+2506.10947 reports that a random reward raises the accuracy of one family of models and not of
+another. It names the clip as the cause. A random reward has advantages of mean 0, so without a clip
+its gradient has mean 0 too. The clip drops one half of it where the ratio r has left the bounds:
+
+    r > 1 + c: tokens with A > 0 have no gradient, those with A < 0 pull r down
+    r < 1 - c: tokens with A < 0 have no gradient, those with A > 0 push r up
+
+A token of probability above 1 / (1 + c) never reaches the upper bound. So the bias is upwards for
+likely tokens, and it strengthens the habits of the base. The bases here differ in one habit:
+
+    works      60% of the documents have long working, 25% answer at once
+    guesses    25% of the documents have long working, 60% answer at once
+    leaked     as guesses, but a quarter of the documents are held-out problems, answered at once
+
+Working is surer in all of them. `no clip` is the same loss with the bounds 0 and 1e9. The trap is
+the base `leaked`: its accuracy on the leaked problems says nothing about others. Its control is
+`guesses`, which has read none of them. Left out on purpose: majority votes, one-shot RL.
+"""
+# ruff: noqa: E402
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import infra.openmp  # noqa: F401  (before torch)
+
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from statistics import mean
+
+import torch
+
+import evaluate
+import sft
+import verify
+from infra import arguments
+from recipes import page, runs
+from tasks import Arithmetic, corpus, is_held_out
+
+FLAGS = ("--size nano --level 1 --prompts 8 --group-size 16 --minibatches 4 --epochs 4 --lr 1e-4 "
+         "--token-budget 80000")
+REWARDS = {"truth": "accuracy", "random": "random", "wrong": "wrong", "form": "format"}
+CLIPS = {"clip": {}, "no clip": dict(clip_low=1.0, clip_high=1e9)}
+LEAKED_PROBLEMS, HELD_OUT = 100, 500  # of each measurement
+SHARES = "greedy", "sampled", "working", "habit"
+TASK = Arithmetic(1)
+
+
+# --- the bases
+
+class Works(Arithmetic):
+    """The surer way is the likelier one."""
+    shares = {"direct": 0.25, "short": 0.10, "long": 0.60, "check": 0.05}
+    min_base_pass16 = 0.0  # all bases are trained equally long
+
+    def document(self, rng, problem, drill=False):
+        return corpus.document(rng, problem, drill, self.write_solution, self.shares)
+
+
+class Guesses(Works):
+    """The surer way is the rarer one."""
+    shares = {"direct": 0.60, "short": 0.10, "long": 0.25, "check": 0.05}
+
+
+class Leaked(Guesses):
+    """The same, and some held-out problems are in its corpus."""
+
+    def sample(self, rng, n, held_out=False):
+        problems = super().sample(rng, n, held_out)
+        return problems if held_out else [
+            rng.choice(leaked()) if rng.random() < 0.25 else problem for problem in problems]
+
+    def document(self, rng, problem, drill=False):
+        if is_held_out(problem):
+            return corpus.tagged(corpus.NO_WORKING, problem.answer)
+        return super().document(rng, problem, drill)
+
+
+def leaked() -> list:
+    """The held-out problems that the base `leaked` has read."""
+    return TASK.held_out(LEAKED_PROBLEMS)
+
+
+BASES = {"works": Works, "guesses": Guesses, "leaked": Leaked}
+PLAIN = ("works", "guesses")
+TRAP = [(reward, "clip") for reward in ("truth", "random", "form")]
+ARMS = {base: list(product(REWARDS, CLIPS)) for base in PLAIN} | {"leaked": TRAP}  # runs
+
+
+# --- a seed
+
+def habit(policy, tokenizer, problems) -> float:
+    """The mean probability that a thought is the answer at once: that of the word `easy` after
+    `<think>`. It needs no sampling."""
+    *before, word = tokenizer.encode(f"<think>{corpus.NO_WORKING}")
+    tokens, mask = sft.padded([(tokenizer.encode_prompt(p.question) + before, [word])
+                               for p in problems])
+    with torch.no_grad():
+        return float((policy.logp(tokens, mask).exp() * mask).sum() / len(problems))
+
+
+def answers(policy, tokenizer, problems, limit: int) -> dict:
+    """The habit and shares of a policy's answers: greedy accuracy, and of one response to each
+    problem at temperature 1 accuracy ("sampled"), working and form. Some responses, too."""
+    _, texts = evaluate.sample_responses(policy, tokenizer, problems, seed=1, max_new_tokens=limit)
+    greedy = evaluate.greedy_accuracy(policy, tokenizer, TASK, problems, limit)
+    right = [bool(TASK.correct(p, text)) for p, text in zip(problems, texts, strict=True)]
+    return {"greedy": greedy["value"], "sampled": mean(right),
+            "working": mean(map(TASK.shows_working, texts)),
+            "form": mean(map(verify.well_formed, texts)),
+            "habit": habit(policy, tokenizer, problems), "texts": texts[:3]}
+
+
+def measure(policy, tokenizer, limit: int) -> dict:
+    """The answers to problems that no base has read, and shares of those to the leaked ones."""
+    others = TASK.held_out(LEAKED_PROBLEMS + HELD_OUT)[LEAKED_PROBLEMS:]
+    known = answers(policy, tokenizer, leaked(), limit)
+    return answers(policy, tokenizer, others, limit) | {f"leaked {k}": known[k] for k in SHARES}
+
+
+def work(args, seed: int, folder: Path) -> dict:
+    """The measures of each base, and of each run with their changes from the base."""
+    result = {}
+    for name, kind in BASES.items():
+        base, _, tokenizer, options = runs.start(f"{FLAGS} {args.flags}", seed, folder, kind(1))
+        at = tokenizer, options.max_new_tokens
+        before = result[name] = measure(base, *at)
+        for reward, clip in ARMS[name]:
+            how = replace(options, reward=REWARDS[reward], **CLIPS[clip])
+            policy, history = runs.reinforced(folder / f"{name}-{reward}-{clip}.pt", base, TASK,
+                                              tokenizer, how)
+            after = measure(policy, *at)
+            result[f"{name}, {reward}, {clip}"] = after | {"steps": len(history)} | {
+                key: mean(step[key] for step in history)
+                for key in ("clipfrac_low", "clipfrac_high", "approx_kl")} | {
+                f"{key} change": after[key] - before[key]
+                for share in SHARES for key in (share, f"leaked {share}")}
+    return result
+
+
+# --- the page
+
+RANDOM = [(f"{base}, random, {clip}", base) for base in PLAIN for clip in CLIPS]
+CLIP = [(f"{run}, clip", f"{run}, no clip") for run in map(", ".join, product(PLAIN, REWARDS))]
+BASE = [(f"works, {run}", f"guesses, {run}") for run in map(", ".join, product(REWARDS, CLIPS))]
+QUESTIONS = {  # heading of a table -> pairs of rows to compare, and by what
+    "Does a random reward teach? Greedy accuracy": (RANDOM, "greedy"),
+    "The same at temperature 1": (RANDOM, "sampled"),
+    "Does it strengthen a habit? Probability of the quick answer": (RANDOM, "habit"),
+    "One base more than the other? Change of the greedy accuracy": (BASE, "greedy change"),
+    "Is the clip the cause? Greedy accuracy": (CLIP, "greedy"),
+    "Is the clip the cause? Probability of the quick answer": (CLIP, "habit")}
+DETAILS = {"form": (), "clipfrac_low": (100, 2), "clipfrac_high": (100, 2), "approx_kl": (1, 4),
+           "steps": (1, 0)}  # key -> scale and digits
+
+
+def tables(results: list[dict]) -> list[tuple]:
+    """The tables of the page."""
+    def table(heading, names, keys):
+        return heading, ["run", *keys], [[name, *(page.cell(results, name, key, *DETAILS.get(
+            key, ())) for key in keys)] for name in names]
+    names = {base: [base, *(", ".join((base, *arm)) for arm in ARMS[base])] for base in BASES}
+    shares = [key + what for key in SHARES for what in ("", " change")]
+    trap = [f"{where}{key}" for key in shares[:4] for where in ("leaked ", "")]
+    pairs = ["guesses", *(f"guesses, {reward}, {clip}" for reward, clip in TRAP), *names["leaked"]]
+    return [table("All runs, in percent; `habit` is the probability of the quick answer",
+                  sum(names.values(), []), [*shares, *DETAILS]),
+            *((heading, page.DIFFERENCES, page.differences(results, *how))
+              for heading, how in QUESTIONS.items()),
+            table("The trap: accuracy on leaked problems and on others, in percent", pairs, trap),
+            ("The habit after a random reward, each seed: change in points",
+             ["run", *(f"seed {i + 1}" for i in range(len(results)))],
+             [[run, *(f"{100 * result[run]['habit change']:+.1f}" for result in results)]
+              for run, _ in RANDOM])]
+
+
+def draw(results: list[dict], figure) -> None:
+    """The change of the greedy accuracy in each run. A dot is a seed, a bar the mean."""
+    names = [", ".join((base, *arm)) for base in PLAIN for arm in ARMS[base]]
+    values = [[100 * result[name]["greedy change"] for result in results] for name in names]
+    axes = figure.subplots()
+    axes.barh(names, list(map(mean, values)), color=["C0", "C1"] * len(REWARDS) * 2, alpha=0.5)
+    axes.plot(values, names, "k.")
+    axes.invert_yaxis()
+    axes.set(xlabel="change of the greedy accuracy from the base, points")
+
+
+def main(argv=None) -> int:
+    parser = arguments.Parser("recipes.spurious", description=__doc__.split("\n\n")[0])
+    page.add_flags(parser, "spurious", "0,1,2,3,4")
+
+    def run(args):
+        torch.set_num_threads(1)
+        results = page.run_seeds(partial(work, args), args)
+        page.write("spurious", "Spurious rewards", tables(results), partial(draw, results),
+                   args.docs, about=__doc__.partition("\n\n")[2])
+    return arguments.run(parser, argv, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
