@@ -16,9 +16,9 @@ likely tokens, and it strengthens the habits of the base. The bases here differ 
     guesses    25% of the documents have long working, 60% answer at once
     leaked     as guesses, but a quarter of the documents are held-out problems, answered at once
 
-Working is surer in all of them. `no clip` is the same loss with the bounds 0 and 1e9. The trap is
-the base `leaked`: its accuracy on the leaked problems says nothing about others. Its control is
-`guesses`, which has read none of them. Left out on purpose: majority votes, one-shot RL.
+Working is surer in all. `no clip` is the same loss with the bounds 0 and 1e9. `large steps` have
+three times the learning rate, so more ratios leave the bounds. The trap: accuracy on the leaked
+problems says nothing about others. Left out on purpose: majority votes, one-shot RL.
 """
 # ruff: noqa: E402
 
@@ -43,9 +43,13 @@ from recipes import page, runs
 from tasks import Arithmetic, corpus, is_held_out
 
 FLAGS = ("--size nano --level 1 --prompts 8 --group-size 16 --minibatches 4 --epochs 4 --lr 1e-4 "
-         "--token-budget 80000")
+         "--token-budget 40000")
 REWARDS = {"truth": "accuracy", "random": "random", "wrong": "wrong", "form": "format"}
 CLIPS = {"clip": {}, "no clip": dict(clip_low=1.0, clip_high=1e9)}
+LARGE = {f"{clip}, large steps": how | dict(lr=3e-4) for clip, how in CLIPS.items()}
+PLAIN = "works", "guesses"
+ARMS = {base: [*product(REWARDS, CLIPS), *product(["random"], LARGE)] for base in PLAIN}
+ARMS["leaked"] = list(product(("truth", "random", "form"), ["clip"]))  # base -> its runs
 LEAKED_PROBLEMS, HELD_OUT = 100, 500  # of each measurement
 SHARES = "greedy", "sampled", "working", "habit"
 TASK = Arithmetic(1)
@@ -69,7 +73,6 @@ class Guesses(Works):
 
 class Leaked(Guesses):
     """The same, and some held-out problems are in its corpus."""
-
     def sample(self, rng, n, held_out=False):
         problems = super().sample(rng, n, held_out)
         return problems if held_out else [
@@ -87,26 +90,22 @@ def leaked() -> list:
 
 
 BASES = {"works": Works, "guesses": Guesses, "leaked": Leaked}
-PLAIN = ("works", "guesses")
-TRAP = [(reward, "clip") for reward in ("truth", "random", "form")]
-ARMS = {base: list(product(REWARDS, CLIPS)) for base in PLAIN} | {"leaked": TRAP}  # runs
 
 
 # --- a seed
 
 def habit(policy, tokenizer, problems) -> float:
-    """The mean probability that a thought is the answer at once: that of the word `easy` after
-    `<think>`. It needs no sampling."""
+    """The mean probability of the quick answer: that of its word `easy` after `<think>`."""
     *before, word = tokenizer.encode(f"<think>{corpus.NO_WORKING}")
-    tokens, mask = sft.padded([(tokenizer.encode_prompt(p.question) + before, [word])
-                               for p in problems])
+    prompts = [tokenizer.encode_prompt(problem.question) + before for problem in problems]
+    tokens, mask = sft.padded([(prompt, [word]) for prompt in prompts])
     with torch.no_grad():
         return float((policy.logp(tokens, mask).exp() * mask).sum() / len(problems))
 
 
 def answers(policy, tokenizer, problems, limit: int) -> dict:
-    """The habit and shares of a policy's answers: greedy accuracy, and of one response to each
-    problem at temperature 1 accuracy ("sampled"), working and form. Some responses, too."""
+    """Greedy accuracy and habit of a policy. Of one response to each problem at temperature 1:
+    accuracy ("sampled"), working and form. Three of these responses."""
     _, texts = evaluate.sample_responses(policy, tokenizer, problems, seed=1, max_new_tokens=limit)
     greedy = evaluate.greedy_accuracy(policy, tokenizer, TASK, problems, limit)
     right = [bool(TASK.correct(p, text)) for p, text in zip(problems, texts, strict=True)]
@@ -131,23 +130,23 @@ def work(args, seed: int, folder: Path) -> dict:
         at = tokenizer, options.max_new_tokens
         before = result[name] = measure(base, *at)
         for reward, clip in ARMS[name]:
-            how = replace(options, reward=REWARDS[reward], **CLIPS[clip])
+            how = replace(options, reward=REWARDS[reward], **(CLIPS | LARGE)[clip])
             policy, history = runs.reinforced(folder / f"{name}-{reward}-{clip}.pt", base, TASK,
                                               tokenizer, how)
             after = measure(policy, *at)
             result[f"{name}, {reward}, {clip}"] = after | {"steps": len(history)} | {
                 key: mean(step[key] for step in history)
                 for key in ("clipfrac_low", "clipfrac_high", "approx_kl")} | {
-                f"{key} change": after[key] - before[key]
-                for share in SHARES for key in (share, f"leaked {share}")}
+                f"{key} change": after[key] - before[key] for key in before if key != "texts"}
     return result
 
 
 # --- the page
 
-RANDOM = [(f"{base}, random, {clip}", base) for base in PLAIN for clip in CLIPS]
-CLIP = [(f"{run}, clip", f"{run}, no clip") for run in map(", ".join, product(PLAIN, REWARDS))]
-BASE = [(f"works, {run}", f"guesses, {run}") for run in map(", ".join, product(REWARDS, CLIPS))]
+NAMES = {base: [", ".join((base, *arm)) for arm in arms] for base, arms in ARMS.items()}
+RANDOM = [(run, base) for base in PLAIN for run in NAMES[base] if "random" in run]
+CLIP = [pair for base in PLAIN for pair in zip(NAMES[base][::2], NAMES[base][1::2], strict=True)]
+BASE = list(zip(NAMES["works"], NAMES["guesses"], strict=True))
 QUESTIONS = {  # heading of a table -> pairs of rows to compare, and by what
     "Does a random reward teach? Greedy accuracy": (RANDOM, "greedy"),
     "The same at temperature 1": (RANDOM, "sampled"),
@@ -155,36 +154,32 @@ QUESTIONS = {  # heading of a table -> pairs of rows to compare, and by what
     "One base more than the other? Change of the greedy accuracy": (BASE, "greedy change"),
     "Is the clip the cause? Greedy accuracy": (CLIP, "greedy"),
     "Is the clip the cause? Probability of the quick answer": (CLIP, "habit")}
-DETAILS = {"form": (), "clipfrac_low": (100, 2), "clipfrac_high": (100, 2), "approx_kl": (1, 4),
-           "steps": (1, 0)}  # key -> scale and digits
+DIGITS = {"clipfrac_low": (100, 2), "clipfrac_high": (100, 2), "approx_kl": (1, 4), "steps": (1, 0)}
 
 
 def tables(results: list[dict]) -> list[tuple]:
     """The tables of the page."""
     def table(heading, names, keys):
-        return heading, ["run", *keys], [[name, *(page.cell(results, name, key, *DETAILS.get(
-            key, ())) for key in keys)] for name in names]
-    names = {base: [base, *(", ".join((base, *arm)) for arm in ARMS[base])] for base in BASES}
+        return heading, ["run", *keys], [[name, *(
+            page.cell(results, name, key, *DIGITS.get(key, ())) for key in keys)] for name in names]
     shares = [key + what for key in SHARES for what in ("", " change")]
     trap = [f"{where}{key}" for key in shares[:4] for where in ("leaked ", "")]
-    pairs = ["guesses", *(f"guesses, {reward}, {clip}" for reward, clip in TRAP), *names["leaked"]]
-    return [table("All runs, in percent; `habit` is the probability of the quick answer",
-                  sum(names.values(), []), [*shares, *DETAILS]),
+    known = ["leaked", *NAMES["leaked"]]
+    every = [name for base in BASES for name in (base, *NAMES[base])]
+    return [table("All runs, in percent; `habit` is the probability of the quick answer", every,
+                  [*shares, "form", *DIGITS]),
             *((heading, page.DIFFERENCES, page.differences(results, *how))
               for heading, how in QUESTIONS.items()),
-            table("The trap: accuracy on leaked problems and on others, in percent", pairs, trap),
-            ("The habit after a random reward, each seed: change in points",
-             ["run", *(f"seed {i + 1}" for i in range(len(results)))],
-             [[run, *(f"{100 * result[run]['habit change']:+.1f}" for result in results)]
-              for run, _ in RANDOM])]
+            table("The trap: accuracy on leaked problems and on others, in percent",
+                  [*(name.replace("leaked", "guesses") for name in known), *known], trap)]
 
 
 def draw(results: list[dict], figure) -> None:
     """The change of the greedy accuracy in each run. A dot is a seed, a bar the mean."""
-    names = [", ".join((base, *arm)) for base in PLAIN for arm in ARMS[base]]
+    names = NAMES["works"] + NAMES["guesses"]
     values = [[100 * result[name]["greedy change"] for result in results] for name in names]
     axes = figure.subplots()
-    axes.barh(names, list(map(mean, values)), color=["C0", "C1"] * len(REWARDS) * 2, alpha=0.5)
+    axes.barh(names, list(map(mean, values)), color=["C0", "C1"] * len(CLIP), alpha=0.5)
     axes.plot(values, names, "k.")
     axes.invert_yaxis()
     axes.set(xlabel="change of the greedy accuracy from the base, points")

@@ -78,13 +78,13 @@ def test_the_recipe_in_short(tmp_path, monkeypatch):
             "--max-new-tokens 6"]
     assert spurious.main(argv) == 0
     result = json.loads((tmp_path / "seed-1" / "result.json").read_text())
-    assert Counter(name.count(",") for name in result) == {0: 3, 2: 19}
+    assert Counter(name.count(",") for name in result) == {0: 3, 2: 19, 3: 4}
     for name, found in result.items():
-        if "," in name:
+        if name not in spurious.BASES:
             base = result[name.partition(",")[0]]
             assert found["habit change"] == pytest.approx(found["habit"] - base["habit"])
             assert found["steps"] >= 1
     text = (tmp_path / "docs" / "recipes" / "spurious.md").read_text()
-    assert text.count("\n| ") == sum(n + 1 for n in (22, 4, 4, 4, 8, 8, 8, 8, 4))
+    assert text.count("\n| ") == sum(n + 1 for n in (26, 8, 8, 8, 10, 10, 10, 8))
     assert (tmp_path / "docs" / "img" / "spurious.png").exists()
-    assert len(list((tmp_path / "seed-1").glob("*.pt"))) == 3 + 19  # bases and runs are kept
+    assert len(list((tmp_path / "seed-1").glob("*.pt"))) == 3 + 23  # bases and runs are kept
