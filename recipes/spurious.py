@@ -74,9 +74,8 @@ class Guesses(Works):
 class Leaked(Guesses):
     """The same, and some held-out problems are in its corpus."""
     def sample(self, rng, n, held_out=False):
-        problems = super().sample(rng, n, held_out)
-        return problems if held_out else [
-            rng.choice(leaked()) if rng.random() < 0.25 else problem for problem in problems]
+        return [rng.choice(leaked()) if rng.random() < 0.25 else problem
+                for problem in super().sample(rng, n, held_out)]
 
     def document(self, rng, problem, drill=False):
         if is_held_out(problem):

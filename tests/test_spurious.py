@@ -69,6 +69,16 @@ def test_a_wrong_answer_is_paid_in_the_right_form():
     assert paid("<think>a</think><answer>2</answer>") == paid("<answer>3</answer>") == paid("") == 0
 
 
+def test_the_pairs_that_are_compared():
+    clip, base = spurious.CLIP, spurious.BASE
+    assert len(clip) == len(base) == 10 and len(spurious.RANDOM) == 8
+    assert all(no_clip == run.replace(", clip", ", no clip") != run for run, no_clip in clip)
+    assert all(guesses == run.replace("works", "guesses") != run for run, guesses in base)
+    assert all(run.startswith(f"{base}, random, ") for run, base in spurious.RANDOM)
+    off = spurious.LARGE["no clip, large steps"]
+    assert off == spurious.CLIPS["no clip"] | spurious.LARGE["clip, large steps"]
+
+
 def test_the_recipe_in_short(tmp_path, monkeypatch):
     monkeypatch.setitem(model.SIZES, "nano", NANO)
     for name in ("LEAKED_PROBLEMS", "HELD_OUT"):
