@@ -1,16 +1,16 @@
 """Spurious rewards: what GRPO learns where the reward says nothing about the answer.
 
-    python -m recipes.spurious                  five seeds, about 100 minutes of one core
+    python -m recipes.spurious                  five seeds, about 80 minutes of one core
 
 2506.10947 reports that a random reward raises the accuracy of one family of models and not of
-another. It names the clip as the cause. A random reward has advantages of mean 0, so without a clip
-its gradient has mean 0 too. The clip drops one half of it where the ratio r has left the bounds:
+another. It names the clip as the cause. The advantages of a random reward have mean 0, and so has
+the first update of a batch. In later ones the clip drops half of the tokens beyond its bounds:
 
-    r > 1 + c: tokens with A > 0 have no gradient, those with A < 0 pull r down
-    r < 1 - c: tokens with A < 0 have no gradient, those with A > 0 push r up
+    ratio r > 1 + c: tokens with A > 0 have no gradient, those with A < 0 pull r down
+    ratio r < 1 - c: tokens with A < 0 have no gradient, those with A > 0 push r up
 
 A token of probability above 1 / (1 + c) never reaches the upper bound. So the bias is upwards for
-likely tokens, and it strengthens the habits of the base. The bases here differ in one habit:
+likely tokens, and it could strengthen the base's habits. The bases here differ in one habit:
 
     works      60% of the documents have long working, 25% answer at once
     guesses    25% of the documents have long working, 60% answer at once
@@ -50,7 +50,7 @@ LARGE = {f"{clip}, large steps": how | dict(lr=3e-4) for clip, how in CLIPS.item
 PLAIN = "works", "guesses"
 ARMS = {base: [*product(REWARDS, CLIPS), *product(["random"], LARGE)] for base in PLAIN}
 ARMS["leaked"] = list(product(("truth", "random", "form"), ["clip"]))  # base -> its runs
-LEAKED_PROBLEMS, HELD_OUT = 100, 500  # of each measurement
+LEAKED_PROBLEMS, HELD_OUT = 50, 500  # of each measurement
 SHARES = "greedy", "sampled", "working", "habit"
 TASK = Arithmetic(1)
 
