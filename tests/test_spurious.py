@@ -11,6 +11,7 @@ import torch
 import model
 import tasks
 import verify
+from infra import base_model
 from recipes import spurious
 from tasks import is_held_out
 from tokenizer import Tokenizer
@@ -83,9 +84,10 @@ def test_the_recipe_in_short(tmp_path, monkeypatch):
     monkeypatch.setitem(model.SIZES, "nano", NANO)
     for name in ("LEAKED_PROBLEMS", "HELD_OUT"):
         monkeypatch.setattr(spurious, name, 4)
+    monkeypatch.setattr(base_model, "DOCUMENTS", 10)
     argv = ["--seeds", "1", "--work", str(tmp_path), "--docs", str(tmp_path / "docs"), "--flags",
             "--base-steps 1 --prompts 2 --group-size 2 --minibatches 2 --epochs 1 --token-budget 9 "
-            "--max-new-tokens 6"]
+            "--max-new-tokens 3"]
     assert spurious.main(argv) == 0
     result = json.loads((tmp_path / "seed-1" / "result.json").read_text())
     assert Counter(name.count(",") for name in result) == {0: 3, 2: 19, 3: 4}
