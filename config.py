@@ -144,8 +144,8 @@ class Options:
                          "process: scores of a process reward model, needs --algo ppo; "
                          "preference: for open requests the reward model of reward_model.py, for "
                          "other problems as correct; controls: "
-                         "format pays for the tags alone, random pays by chance, claim pays for "
-                         "claiming to have checked",
+                         "format pays for the tags alone, random pays by chance, wrong pays for "
+                         "a wrong answer in tags, claim pays for claiming to have checked",
                          verify.REWARDS)
     judge: str = option("task", "", "run with the reward model: prm.pt, made by prm.py, for "
                         "--reward process, or reward_model.pt, made by reward_model.py, for "

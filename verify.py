@@ -85,6 +85,11 @@ def coin(sample: Sample) -> float:
     return float(sample.uniform < 0.5)
 
 
+def wrong(sample: Sample) -> float:
+    """A control: pays for a wrong answer in the right form (spurious rewards, 2506.10947)."""
+    return sample.format * (1 - sample.correct)
+
+
 def claim(sample: Sample) -> float:
     """A verifier with a hole, for the lesson on reward hacking: it pays for the claim that the
     answer has been checked."""
@@ -107,6 +112,7 @@ REWARDS = {  # the choices of --reward
     "sign": sign,
     "format": format_only,
     "random": coin,
+    "wrong": wrong,
     "claim": claim,
     "process": correct_and_format,  # train.py then replaces the total by the PRM's step scores
     "preference": correct_and_format,  # train.py adds a reward model's, for open requests alone

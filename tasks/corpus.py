@@ -123,11 +123,13 @@ def tagged(thought: str, answer) -> str:
     return f"<think>{thought}</think><answer>{answer}</answer>"
 
 
-def document(rng: random.Random, problem, drill: bool = False, write=write_solution) -> str:
+def document(rng: random.Random, problem, drill: bool = False, write=write_solution,
+             shares=None) -> str:
     """One response to a training problem, in a random style. `write` is the task's write_solution;
-    it gets (rng, problem, style, wrong, drill)."""
+    it gets (rng, problem, style, wrong, drill). shares: of the styles after the drill (default:
+    STYLES)."""
     # 1. choose the style, and whether there is a mistake
-    styles = DRILL_STYLES if drill else STYLES
+    styles = DRILL_STYLES if drill else shares or STYLES
     style = rng.choices(list(styles), styles.values())[0]
     wrong = not drill and rng.random() < WRONG_RATE
     # 2. write the working and the answer
