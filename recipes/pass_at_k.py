@@ -39,20 +39,30 @@ import verify
 from infra import arguments, run_dir
 from recipes import page, runs
 from recipes.pass_at_k_page import BASE, GUESS, draw, tables
-from tasks import chain, corpus, oracle
+from tasks import Problem, chain, corpus, oracle
 
 FLAGS = "--size nano --reward accuracy --prompts 16 --lr 8e-4 --steps 1000000"
-SHORT = 0.1                        # the tokens of short RL, as a share of those of long RL
+STEPS, SLIP = 7, 0.04  # of the last task: of its longest chains, and the share of mistakes
+SHORT = 0.1            # the tokens of short RL, as a share of those of long RL
 
 
 class Compose(chain.Chain):
-    """Chains without false facts. Level n has n operations."""
+    """Chains without false facts. Sums and differences are one kind of step, products the other.
+    At level 1 a chain has one kind. The corpus has no other problems, but by mistake it tells one
+    step in 25 as the other kind. At level n > 1 a chain has n steps, whose kinds alternate."""
 
-    levels = range(1, 10)
-    lengths = {n: (n, n) for n in levels}
+    levels = range(1, STEPS + 1)
+
+    def sample_problem(self, rng, held_out):
+        n, kinds = rng.randint(1, STEPS), rng.sample(("+-", "*"), 2)
+        ops = [kinds[0]] * n if self.level == 1 else (STEPS * kinds)[:self.level]
+        text, steps = chain.sample_chain(rng, len(ops), len(ops), ops)
+        return Problem(text, str(steps[-1][3]), steps, noisy_facts=True)
 
     def document(self, rng, problem, drill=False):
-        lines, value = chain.tell_chain(rng, problem.steps, error_scale=0)
+        told = [(x, rng.choice("+-" if op == "*" else "*") if rng.random() < SLIP else op, *rest)
+                for x, op, *rest in problem.steps]
+        lines, value = chain.tell_chain(rng, told, error_scale=0)
         return corpus.tagged("\n".join(lines), value)
 
 
@@ -61,14 +71,13 @@ MAIN = {BASE: (0, {}), "short RL": (SHORT, {}), "long RL": (1, {})}
 CURED = {"long RL, KL-Cov": (1, dict(token_filter="kl-cov", cov_ratio=0.02, clip_low=1.0,
                                      clip_high=1000.0)),
          "long RL, pass@8": (1, dict(algo="passk", pass_at=8))}
-BEYOND = {BASE: (0, {}), "RL on two operations": (1, dict(train_levels="1,2")),
-          "RL on six operations": (1, {}),
-          "RL, curriculum": (1, dict(train_levels="3,4,5,6", problem_sampling="curriculum"))}
+BEYOND = {BASE: (0, {}), "RL on the corpus": (1, dict(train_levels="1")), "RL": (1, {}),
+          "RL, curriculum": (1, dict(train_levels="2,3,4,5,6,7", problem_sampling="curriculum"))}
 TASKS = {  # name -> (flags, task of the base, task of RL and of the problems, policies)
     "chain": ("--task chain --level 2 --base-steps 400", None, None, MAIN | CURED),
     "arithmetic": ("--task arithmetic --level 1 --base-steps 400", None, None, MAIN),
     "countdown": ("--task countdown --level 1 --base-steps 400", None, None, MAIN),
-    "beyond the base": ("--task chain --base-steps 300", Compose(2), Compose(6), BEYOND),
+    "beyond the base": ("--task chain --base-steps 300", Compose(1), Compose(STEPS), BEYOND),
 }
 
 

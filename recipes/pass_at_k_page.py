@@ -36,9 +36,8 @@ def lead(base: np.ndarray, policy: np.ndarray, ks: list[int]) -> list[str]:
     its interval, and the lead of the base at the largest k, in points. The bootstrap draws seeds
     and problems; problems are the same for all seeds."""
     rng, gap = np.random.default_rng(0), base - policy
-    draws = np.array([gap[rng.integers(len(gap), size=len(gap))].mean(0)
-                      [rng.integers(gap.shape[1], size=gap.shape[1])].mean(0)
-                      for _ in range(DRAWS)])                                   # (DRAWS, K)
+    seeds, problems = (rng.multinomial(n, [1 / n] * n, DRAWS) / n for n in gap.shape[:2])
+    draws = np.einsum("ds,dp,spk->dk", seeds, problems, gap)                     # (DRAWS, K)
 
     def first(gaps):  # index of the first k with the base above; len(ks): none
         return np.where((gaps > 1e-9).any(-1), (gaps > 1e-9).argmax(-1), len(ks))

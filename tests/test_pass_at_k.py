@@ -43,7 +43,7 @@ def test_working_is_true_if_each_equation_holds_and_leads_to_the_answer(problem,
 
 
 @pytest.mark.parametrize("task", [tasks.Arithmetic(1), tasks.Arithmetic(3), tasks.Countdown(1),
-                                  tasks.Gsm(2), pass_at_k.Compose(3)])
+                                  tasks.Gsm(2)])
 def test_the_working_of_a_right_document_is_true(task):
     rng = random.Random(0)
     for problem in task.sample(rng, 60):
@@ -127,21 +127,41 @@ def test_thirds_are_by_the_base_and_seed_by_seed():
 
 # --- the recipe
 
-def test_the_corpus_shows_no_chain_of_more_than_two_operations():
+def kinds(problem) -> str:
+    """The kinds of a chain's operations: s for a sum or a difference, p for a product."""
+    return "".join("p" if op == "*" else "s" for _, op, *_ in problem.steps)
+
+
+def test_no_problem_of_the_corpus_has_both_kinds_of_steps():
+    rng, questions = random.Random(0), set()
     _, base_task, target, _ = pass_at_k.TASKS["beyond the base"]
-    rng = random.Random(0)
-    pairs = [pair for _ in range(20) for pair in sft.documents(
-        Tokenizer.toy(), base_task, base_task.easier_task(), rng)]
-    texts = [Tokenizer.toy().decode(response) for _, response in pairs]
-    assert {text.count("=") for text in texts} == {1, 2}
-    assert {len(p.steps) for p in target.sample(rng, 50)} == {6}
-    levels = tasks.mix_levels(target, "3,4,5,6").parts
-    assert [part.sample(rng, 1)[0].question.count(" ") for part in levels] == [4, 5, 6, 7]
+    for _ in range(4):
+        for prompt, _ in sft.documents(Tokenizer.toy(), base_task, base_task.easier_task(), rng):
+            questions.add(Tokenizer.toy().decode(prompt))
+    assert all(("*" in text) != ("+" in text or "-" in text) for text in questions)
+    assert {text.count(" ") - 1 for text in questions} == set(range(1, 8))
+    # the problems alternate, and a level of the curriculum has one step more
+    levels = pass_at_k.BEYOND["RL, curriculum"][1]["train_levels"]
+    for n, part in enumerate(tasks.mix_levels(target, levels).parts, 2):
+        kinds = {"".join("p" if op == "*" else "s" for _, op, *_ in problem.steps)
+                 for problem in part.sample(rng, 20)}
+        assert kinds == {"spspsps"[:n], "pspspsp"[:n]} and (n < 7 or part.level == target.level)
+
+
+def test_a_document_tells_a_step_as_the_other_kind_by_mistake_alone(monkeypatch):
+    task, rng = pass_at_k.Compose(1), random.Random(0)
+    problems = task.sample(rng, 300)
+    false = [not oracle.true_working(p, task.document(rng, p)) for p in problems]
+    steps = np.mean([len(p.steps) for p in problems])
+    assert sum(false) / 300 == pytest.approx(1 - (1 - pass_at_k.SLIP) ** steps, abs=0.05)
+    monkeypatch.setattr(pass_at_k, "SLIP", 0)
+    assert all(oracle.true_working(p, task.document(rng, p)) for p in problems)
 
 
 @pytest.fixture
 def short(monkeypatch, tmp_path):
     monkeypatch.setattr(base_model, "DOCUMENTS", 2)
+    monkeypatch.setattr(sft, "BATCH_TOKENS", 50)
     monkeypatch.setattr(page, "DRAWS", 20)
     monkeypatch.setitem(model.SIZES, "nano", dict(layers=1, width=16, heads=2, kv_heads=1,
                                                   hidden=24, **model.TOY))
@@ -165,6 +185,7 @@ def test_the_recipe_in_short(short, tmp_path, monkeypatch):
     # a seed that was stopped keeps what it has measured
     (tmp_path / "work" / "seed-1" / "result.json").unlink()
     monkeypatch.setattr(pass_at_k.runs, "reinforced", None)
+    monkeypatch.setattr(pass_at_k.page, "save_figure", lambda *_: None)
     assert short("--seeds", "1") == 0
     assert json.loads((tmp_path / "work" / "seed-1" / "result.json").read_text()) == found
 
