@@ -14,9 +14,10 @@ samples to a problem, c count (2107.03374):
 sample equal numbers of tokens. `guessing` is the control: the answers of the base to the other
 problems, which need no thought about this one.
 
-The last task is beyond the base by construction: its corpus shows chains of one and of two
-operations, and the problems have six. Its policies have RL on six operations alone, RL with a
-curriculum from three to six, and RL on the chains of the corpus (the control).
+The last task is beyond the base by construction. No problem of its corpus has both sums and
+products. In the problems of RL they alternate over seven steps, and the answer is all results, so
+no guess hits it. One run has these problems alone. One has a curriculum of two to seven steps
+(--train-levels). The control has RL on the problems of the corpus.
 Left out on purpose: the choice of the best temperature and prompt for each k.
 """
 # ruff: noqa: E402
@@ -42,28 +43,32 @@ from recipes.pass_at_k_page import BASE, GUESS, draw, tables
 from tasks import Problem, chain, corpus, oracle
 
 FLAGS = "--size nano --reward accuracy --prompts 16 --lr 8e-4 --steps 1000000"
-STEPS, SLIP = 7, 0.04  # of the last task: of its longest chains, and the share of mistakes
-SHORT = 0.1            # the tokens of short RL, as a share of those of long RL
+STEPS = 7    # of the longest chains in the last task
+SHORT = 0.1  # the tokens of short RL, as a share of those of long RL
 
 
 class Compose(chain.Chain):
-    """Chains without false facts. Sums and differences are one kind of step, products the other.
-    At level 1 a chain has one kind. The corpus has no other problems, but by mistake it tells one
-    step in 25 as the other kind. At level n > 1 a chain has n steps, whose kinds alternate."""
+    """Chains without false facts. The answer is the digits of all results, so no guess hits it.
+    At level 1, the corpus, a chain has products alone, or none, or it has two steps of different
+    kinds. At level n > 1 it has n steps whose kinds alternate."""
 
     levels = range(1, STEPS + 1)
 
     def sample_problem(self, rng, held_out):
-        n, kinds = rng.randint(1, STEPS), rng.sample(("+-", "*"), 2)
-        ops = [kinds[0]] * n if self.level == 1 else (STEPS * kinds)[:self.level]
+        kinds, n = rng.sample(("+-", "*"), 2), self.level
+        if n == 1 and rng.random() < 2 / 3:
+            kinds, n = kinds[:1], rng.randint(1, STEPS)
+        ops = (STEPS * kinds)[:max(n, len(kinds))]
         text, steps = chain.sample_chain(rng, len(ops), len(ops), ops)
-        return Problem(text, str(steps[-1][3]), steps, noisy_facts=True)
+        return Problem(text, "".join(str(step[3]) for step in steps), steps, noisy_facts=True)
+
+    @staticmethod
+    def correct(problem, text: str) -> bool:
+        return verify.extract(text) == problem.answer
 
     def document(self, rng, problem, drill=False):
-        told = [(x, rng.choice("+-" if op == "*" else "*") if rng.random() < SLIP else op, *rest)
-                for x, op, *rest in problem.steps]
-        lines, value = chain.tell_chain(rng, told, error_scale=0)
-        return corpus.tagged("\n".join(lines), value)
+        lines, _ = chain.tell_chain(rng, problem.steps, error_scale=0)
+        return corpus.tagged("\n".join(lines), "".join(line[-1] for line in lines))
 
 
 # policy -> (share of the tokens, options that differ)
@@ -77,7 +82,7 @@ TASKS = {  # name -> (flags, task of the base, task of RL and of the problems, p
     "chain": ("--task chain --level 2 --base-steps 400", None, None, MAIN | CURED),
     "arithmetic": ("--task arithmetic --level 1 --base-steps 400", None, None, MAIN),
     "countdown": ("--task countdown --level 1 --base-steps 400", None, None, MAIN),
-    "beyond the base": ("--task chain --base-steps 300", Compose(1), Compose(STEPS), BEYOND),
+    "beyond the base": ("--task chain --base-steps 500", Compose(1), Compose(STEPS), BEYOND),
 }
 
 

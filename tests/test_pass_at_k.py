@@ -43,7 +43,7 @@ def test_working_is_true_if_each_equation_holds_and_leads_to_the_answer(problem,
 
 
 @pytest.mark.parametrize("task", [tasks.Arithmetic(1), tasks.Arithmetic(3), tasks.Countdown(1),
-                                  tasks.Gsm(2)])
+                                  tasks.Gsm(2), pass_at_k.Compose(1)])
 def test_the_working_of_a_right_document_is_true(task):
     rng = random.Random(0)
     for problem in task.sample(rng, 60):
@@ -127,35 +127,34 @@ def test_thirds_are_by_the_base_and_seed_by_seed():
 
 # --- the recipe
 
-def kinds(problem) -> str:
-    """The kinds of a chain's operations: s for a sum or a difference, p for a product."""
-    return "".join("p" if op == "*" else "s" for _, op, *_ in problem.steps)
+def kinds(text: str) -> str:
+    """The steps of a chain's question: p for a product, s for a sum or a difference."""
+    return "".join("p" if op == "*" else "s" for op in text if op in "+-*")
 
 
-def test_no_problem_of_the_corpus_has_both_kinds_of_steps():
-    rng, questions = random.Random(0), set()
+def test_the_corpus_has_both_kinds_in_chains_of_two_steps_alone():
+    rng, found = random.Random(0), set()
     _, base_task, target, _ = pass_at_k.TASKS["beyond the base"]
-    for _ in range(4):
-        for prompt, _ in sft.documents(Tokenizer.toy(), base_task, base_task.easier_task(), rng):
-            questions.add(Tokenizer.toy().decode(prompt))
-    assert all(("*" in text) != ("+" in text or "-" in text) for text in questions)
-    assert {text.count(" ") - 1 for text in questions} == set(range(1, 8))
-    # the problems alternate, and a level of the curriculum has one step more
+    for _ in range(5):
+        for prompt, response in sft.documents(Tokenizer.toy(), base_task, base_task.easier_task(),
+                                              rng):
+            text = Tokenizer.toy().decode(response)
+            found.add(kinds(Tokenizer.toy().decode(prompt)))
+            assert kinds(text) == kinds(Tokenizer.toy().decode(prompt))
+    assert found == {"sp", "ps"} | {n * kind for n in range(1, 8) for kind in "sp"}
+    # in the problems the kinds alternate, and a level of the curriculum has one step more
     levels = pass_at_k.BEYOND["RL, curriculum"][1]["train_levels"]
     for n, part in enumerate(tasks.mix_levels(target, levels).parts, 2):
-        kinds = {"".join("p" if op == "*" else "s" for _, op, *_ in problem.steps)
-                 for problem in part.sample(rng, 20)}
-        assert kinds == {"spspsps"[:n], "pspspsp"[:n]} and (n < 7 or part.level == target.level)
+        shown = {kinds(problem.question) for problem in part.sample(rng, 20)}
+        assert shown == {"spspsps"[:n], "pspspsp"[:n]} and (n < 7 or part.level == target.level)
 
 
-def test_a_document_tells_a_step_as_the_other_kind_by_mistake_alone(monkeypatch):
-    task, rng = pass_at_k.Compose(1), random.Random(0)
-    problems = task.sample(rng, 300)
-    false = [not oracle.true_working(p, task.document(rng, p)) for p in problems]
-    steps = np.mean([len(p.steps) for p in problems])
-    assert sum(false) / 300 == pytest.approx(1 - (1 - pass_at_k.SLIP) ** steps, abs=0.05)
-    monkeypatch.setattr(pass_at_k, "SLIP", 0)
-    assert all(oracle.true_working(p, task.document(rng, p)) for p in problems)
+def test_the_answer_of_a_composition_is_the_digits_of_all_results():
+    problem = pass_at_k.Compose(3).sample(random.Random(1), 1)[0]
+    digits = "".join(str(step[3]) for step in problem.steps)
+    assert pass_at_k.Compose.correct(problem, answer(digits)) and len(digits) == 3
+    for wrong in (digits[-1], digits[::-1] + "0", f"{digits}.0"):
+        assert not pass_at_k.Compose.correct(problem, answer(wrong))
 
 
 @pytest.fixture
