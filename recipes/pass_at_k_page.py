@@ -101,8 +101,8 @@ def tables(results: list[dict]) -> list[tuple]:
 def draw(results: list[dict], figure) -> None:
     """A panel for each task: true steps as lines, right answers dotted, the mean over seeds."""
     ks, names = ks_of(results), list(dict.fromkeys(p for task in results[0].values() for p in task))
-    for axes, (task, policies) in zip(figure.subplots(1, len(results[0]), sharey=True),
-                                      results[0].items(), strict=True):
+    panels = figure.subplots(1, len(results[0]), sharey=True, squeeze=False)[0]
+    for axes, (task, policies) in zip(panels, results[0].items(), strict=True):
         for policy in policies:
             for measure, style in zip(MEASURES, (":", "-"), strict=True):
                 if measure in policies[policy]:
