@@ -85,6 +85,17 @@ def stop_conditions(policy, tokenizer, *more: str) -> dict:
                 stop_table=tokenizer.stop_table(len(weight), weight.device, *more))
 
 
+def sample_each(policy, tokenizer, problems, n: int, seed: int, max_new_tokens: int, generate=None):
+    """Yields each problem with the texts of n responses to it. A few problems are sampled at once,
+    so that memory holds at most MAX_RESPONSES responses, or those to one problem."""
+    at_once = max(1, MAX_RESPONSES // n)
+    for first in range(0, len(problems), at_once):
+        some = problems[first:first + at_once]
+        _, texts = sample_responses(policy, tokenizer, some, n, seed=seed + first,
+                                    max_new_tokens=max_new_tokens, generate=generate)
+        yield from ((problem, texts[i * n:(i + 1) * n]) for i, problem in enumerate(some))
+
+
 def proportion(flags) -> dict:
     """The proportion of true flags, which are independent trials: its value, its 95% Wilson
     interval and the number of trials."""
@@ -138,14 +149,9 @@ def measure(policy, tokenizer, task, problems, seed: int, max_new_tokens: int, n
                 c for c, w in zip(correct, works, strict=True) if not w),
         }
 
-    # many samples per problem: pass@k, a few problems at a time
-    counts, at_once = [], max(1, MAX_RESPONSES // samples)
-    for first in range(0, len(problems[:n_pass]), at_once):
-        chunk = problems[:n_pass][first:first + at_once]
-        _, texts = sample_responses(policy, tokenizer, chunk, samples, seed=seed + 1 + first,
-                                    max_new_tokens=max_new_tokens, generate=generate)
-        counts += [sum(bool(task.correct(p, t)) for t in texts[i * samples:(i + 1) * samples])
-                   for i, p in enumerate(chunk)]
+    # many samples per problem: pass@k
+    counts = [sum(bool(task.correct(p, t)) for t in texts) for p, texts in sample_each(
+        policy, tokenizer, problems[:n_pass], samples, seed + 1, max_new_tokens, generate)]
     result["pass_at_k"] = {
         str(k): sum(verify.pass_at_k(samples, c, k) for c in counts) / len(counts)
         for k in (1, 4, 16, 64) if k <= samples}

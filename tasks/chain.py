@@ -48,13 +48,13 @@ def last_digit(x: int, op: str, y: int) -> int:
     return int(calculate(x, op, y)) % 10
 
 
-def sample_chain(rng, fewest: int, most: int, ops: str = "+-*"):
+def sample_chain(rng, fewest: int, most: int, ops="+-*"):
     """A random chain of `fewest` to `most` operations of `ops`: its text, and its steps (x, op, y,
-    last digit)."""
+    last digit). ops: a text, or a list with the text of each step's operations."""
     value = rng.randint(0, 9)
     text, steps = str(value), []
-    for _ in range(rng.randint(fewest, most)):
-        op = rng.choice(ops)
+    for i in range(rng.randint(fewest, most)):
+        op = rng.choice(ops if isinstance(ops, str) else ops[i])
         y = rng.choice((3, 7, 9)) if op == "*" else rng.randint(1, 9)
         text += f" {op}{y}"
         steps.append((value, op, y, last_digit(value, op, y)))

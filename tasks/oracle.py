@@ -1,4 +1,4 @@
-"""The quality of step labels and step scores (prm.py), measured against exact step truths.
+"""True working, and the quality of step labels and step scores (prm.py) against exact step truths.
 
 The chains of chain.py can be worked out, so it is known of each line whether it is true. Three
 questions are asked of a reward model. Does it score true steps above false ones (area under the ROC
@@ -6,12 +6,39 @@ curve)? Where does it see the first false step? Are its scores calibrated probab
 
     auc = P(score of a true step > score of a false step) + 1/2 P(the two are equal)
 
-The oracle measures labels and reward models. It never makes them.
+The oracle measures labels and reward models. It never makes them. `true_working` tells an answer
+that is worked out from a guess, for recipes/pass_at_k.py.
 Shapes: `solutions` are those of prm.py; `scores` holds a list for each solution, with one score for
 each step.
 """
 
+import re
+
+from grading.expression import calculate
 from tasks import chain
+
+EQUATION = re.compile(r"(-?[0-9]+)([-+*/])([0-9]+)=(-?[0-9]+)")  # of two numbers
+
+
+def true_working(problem, text: str) -> bool:
+    """Whether the working of a response is true and leads to the answer of the problem, in the
+    tasks chain, arithmetic, countdown and gsm. The answer that the response gives is not read.
+
+    Every equation must hold, the last result must be the problem's answer, and the result of each
+    step of the problem must be told. A later equation with the same left side replaces a false one
+    (the corpus corrects itself after "wait"). A chain needs exactly its steps, modulo 10."""
+    if problem.noisy_facts:
+        return chain.correct_with_working(problem, text)
+    thought = text.partition("</think>")[0].replace("<think>", " ")
+    equations = [EQUATION.fullmatch(piece) for piece in thought.split() if "=" in piece]
+    if not equations or None in equations:
+        return False
+    told = {}  # (x, op, y) -> its result as told last
+    for x, op, y, result in (equation.groups() for equation in equations):
+        told[int(x), op, int(y)] = int(result)
+    return (all((op != "/" or y) and calculate(x, op, y) == z for (x, op, y), z in told.items())
+            and int(equations[-1][4]) == int(problem.answer)
+            and {step[3] for step in problem.steps} <= set(told.values()))
 
 
 def auc(scores: list[float], truths: list[bool]) -> float | None:

@@ -1,0 +1,165 @@
+"""pass@k: does RL add anything to the base, or does it only sharpen what the base can do?
+
+    python -m recipes.pass_at_k                 three seeds
+
+The share of problems that a policy solves in k samples is pass@k. The estimator is unbiased: of n
+samples to a problem, c count (2107.03374):
+
+    pass@k = mean over problems of 1 - C(n - c, k) / C(n, k)
+
+2504.13837 counts right answers. There the base overtakes RL at large k, so RL adds nothing.
+2506.14245 counts right answers with a true chain of thought (CoT-pass@k), since a base that samples
+1,024 answers also guesses. There RL stays above. Here programs check every step
+(tasks/oracle.py), so both are exact. All policies of a task start from one base; the long runs
+sample equal numbers of tokens. `guessing` is the control: the answers of the base to the other
+problems, which need no thought about this one.
+
+The last task is beyond the base by construction. No problem of its corpus has both sums and
+products. In the problems of RL they alternate over seven steps, and the answer is all results, so
+no guess hits it. One run has these problems alone. One has a curriculum of two to seven steps
+(--train-levels). The control has RL on the problems of the corpus.
+Left out on purpose: the choice of the best temperature and prompt for each k.
+"""
+# ruff: noqa: E402
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import infra.openmp  # noqa: F401  (before torch)
+
+import json
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+import evaluate
+import verify
+from infra import arguments, run_dir
+from recipes import page, runs
+from recipes.pass_at_k_page import BASE, GUESS, draw, tables
+from tasks import Problem, chain, corpus, oracle
+
+FLAGS = "--size nano --reward accuracy --prompts 16 --lr 8e-4 --steps 1000000"
+STEPS = 7    # of the longest chains in the last task
+SHORT = 0.1  # the tokens of short RL, as a share of those of long RL
+
+
+class Compose(chain.Chain):
+    """Chains without false facts. The answer is the digits of all results, so no guess hits it.
+    At level 1, the corpus, a chain has products alone, or none, or it has two steps of different
+    kinds. At level n > 1 it has n steps whose kinds alternate."""
+
+    levels = range(1, STEPS + 1)
+
+    def sample_problem(self, rng, held_out):
+        kinds, n = rng.sample(("+-", "*"), 2), self.level
+        if n == 1 and rng.random() < 2 / 3:
+            kinds, n = kinds[:1], rng.randint(1, STEPS)
+        ops = (STEPS * kinds)[:max(n, len(kinds))]
+        text, steps = chain.sample_chain(rng, len(ops), len(ops), ops)
+        return Problem(text, "".join(str(step[3]) for step in steps), steps, noisy_facts=True)
+
+    @staticmethod
+    def correct(problem, text: str) -> bool:
+        return verify.extract(text) == problem.answer
+
+    def document(self, rng, problem, drill=False):
+        lines, _ = chain.tell_chain(rng, problem.steps, error_scale=0)
+        return corpus.tagged("\n".join(lines), "".join(line[-1] for line in lines))
+
+
+# policy -> (share of the tokens, options that differ)
+MAIN = {BASE: (0, {}), "short RL": (SHORT, {}), "long RL": (1, {})}
+CURED = {"long RL, KL-Cov": (1, dict(token_filter="kl-cov", cov_ratio=0.02, clip_low=1.0,
+                                     clip_high=1000.0)),
+         "long RL, pass@8": (1, dict(algo="passk", pass_at=8))}
+BEYOND = {BASE: (0, {}), "RL on the corpus": (1, dict(train_levels="1")), "RL": (1, {}),
+          "RL, curriculum": (1, dict(train_levels="2,3,4,5,6,7", problem_sampling="curriculum"))}
+TASKS = {  # name -> (flags, task of the base, task of RL and of the problems, policies)
+    "chain": ("--task chain --level 2 --base-steps 400", None, None, MAIN | CURED),
+    "arithmetic": ("--task arithmetic --level 1 --base-steps 400", None, None, MAIN),
+    "countdown": ("--task countdown --level 1 --base-steps 400", None, None, MAIN),
+    "beyond the base": ("--task chain --base-steps 500", Compose(1), Compose(STEPS), BEYOND),
+}
+
+
+# --- a seed
+
+def count(task, problems, samples: list[Counter]) -> dict:
+    """How many samples to each problem have the right answer, and how many of these true steps.
+    samples: {response: how often it was sampled} of each problem."""
+    right = [{text: times for text, times in texts.items() if task.correct(problem, text)}
+             for problem, texts in zip(problems, samples, strict=True)]
+    return {"n": samples[0].total(), "answers": [sum(texts.values()) for texts in right],
+            "steps": [sum(times for text, times in texts.items()
+                          if oracle.true_working(problem, text))
+                      for problem, texts in zip(problems, right, strict=True)]}
+
+
+def count_guesses(task, problems, samples: list[Counter]) -> dict:
+    """The same for the answers to all other problems: how many are right here, by chance."""
+    answers = [Counter() for _ in problems]
+    for own, texts in zip(answers, samples, strict=True):
+        for text, times in texts.items():
+            own[verify.extract(text)] += times
+    total = sum(answers, Counter())
+    right = [sum(times for answer, times in (total - own).items()
+                 if answer and task.correct(problem, f"<answer>{answer}</answer>"))
+             for problem, own in zip(problems, answers, strict=True)]
+    return {"n": total.total() - samples[0].total(), "answers": right}
+
+
+def work(args, seed: int, folder: Path) -> dict:
+    """{task: {policy: counts}} of a seed."""
+    result = {}
+    for name, (flags, base_task, target, policies) in TASKS.items():
+        base, task, tokenizer, options = runs.start(f"{FLAGS} {flags} {args.flags}", seed,
+                                                    args.work, base_task)
+        task = target or task
+        problems = task.held_out(args.problems)
+        for policy, (share, changes) in policies.items():
+            path = folder / name.replace(" ", "-") / f"{policy.replace(' ', '-')}.json"
+            if not path.exists():
+                model, history = base, []
+                if share:
+                    budget = max(1, int(share * args.tokens))
+                    model, history = runs.reinforced(
+                        path.with_suffix(".pt"), base, task, tokenizer,
+                        replace(options, token_budget=budget, **changes))
+                samples = [Counter(texts) for _, texts in evaluate.sample_each(
+                    model, tokenizer, problems, args.samples, 1000 * seed, options.max_new_tokens)]
+                found = {policy: count(task, problems, samples) | {
+                    "tokens": sum(line["tokens"] for line in history),
+                    "entropy": [line["entropy"] for line in history]}}
+                if policy == BASE:
+                    found[GUESS] = count_guesses(task, problems, samples)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                run_dir.write_json(path, found)
+            result.setdefault(name, {}).update(json.loads(path.read_text()))
+    return result
+
+
+def main(argv=None) -> int:
+    parser = arguments.Parser("recipes.pass_at_k", description=__doc__.split("\n\n")[0])
+    page.add_flags(parser, "pass_at_k")
+    add = parser.add_argument
+    add("--tokens", type=arguments.integer(1), default=400_000,
+        help="sampled by a long run (default: 400000)")
+    add("--problems", type=arguments.integer(3), default=24,
+        help="held-out problems of each task (default: 24)")
+    add("--samples", type=arguments.integer(2), default=1024,
+        help="samples to each problem (default: 1024)")
+
+    def run(args):
+        torch.set_num_threads(1)
+        results = page.run_seeds(lambda seed, folder: work(args, seed, folder), args)
+        page.write("pass_at_k", "pass@k: base against RL", tables(results),
+                   partial(draw, results), args.docs, about=__doc__.partition("\n\n")[2])
+    return arguments.run(parser, argv, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
