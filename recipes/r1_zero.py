@@ -2,15 +2,15 @@
 
     python -m recipes.r1_zero                   three seeds
 
-R1-Zero's responses grow for thousands of steps under a reward for right answers alone (2501.12948,
-figure 3). The paper says that the model "learns to allocate more thinking time" by itself, and that
-reflection and the search for other ways emerge. Here the task is a search (tasks/trial.py), and the
-base gives up after each failed try with the same probability h. A try succeeds with probability p:
+The responses of R1-Zero grow for thousands of steps, under a reward for right answers alone. Its
+paper (2501.12948, section 2.2.4) says that reflection and the search for other ways emerge. Here
+the task is a search (tasks/trial.py). The base gives up after each failed try with the same
+probability h, and a try succeeds with probability p. Of a search without mistakes:
 
-    tries = 1 / (1 - (1 - p) (1 - h))        accuracy = p * tries, of a search without mistakes
+    tries = 1 / (1 - (1 - p) (1 - h))        accuracy = p * tries
 
-RL lowers h step by step. The curve of R1-Zero then needs no new ability. Three runs start from the
-same base and differ in the reward only:
+RL lowers h step by step, so the curve needs no new ability. Three runs start from the same base
+and differ in the reward alone:
 
     truth     1 for a right answer, 0 for a wrong one
     random    1 for one response in two, whatever its text
@@ -34,9 +34,9 @@ import numpy as np
 import torch
 
 import evaluate
-from bench.stats import bootstrap, with_interval
 from infra import arguments
 from infra.metrics import means
+from infra.terminal import echo
 from recipes import page, runs
 from tasks.trial import Trial
 
@@ -44,14 +44,12 @@ FLAGS = ("--task trial --level 2 --size nano --prompts 16 --group-size 8 --minib
          "--aggregate token --lr 2e-4")
 ARMS = {"truth": "accuracy", "random": "random", "length": "accuracy"}  # name -> --reward
 COLOURS = dict(zip(ARMS, ("#0072B2", "#999999", "#D55E00"), strict=True))
-POINTS = 10        # of a curve, at equal distances, after the point of the base
-WINDOW = 10        # steps of the running mean of lengths
-SHOWN = 1500       # characters of a response on the page
+POINTS, WINDOW = 10, 10  # of a curve, after that of the base; steps of the running mean of lengths
+SHOWN = 1500             # characters of a response on the page
 MEASURES = {  # name -> (title, scale of the table)
     "accuracy": ("right answers, %", 100), "length": ("length, tokens", 1),
     "truncated": ("cut off at the limit, %", 100), "tries": ("tries", 1),
-    "backtracks": ("tries that are dropped", 1),
-    "repeated": ("tries that repeat an earlier one, %", 100),
+    "backtracks": ("dropped tries", 1), "repeated": ("tries that repeat an earlier one, %", 100),
     "checked": ("results that are computed again, %", 100),
     "changed": ("checks that change the result, %", 100),
     "true_facts": ("facts that are right, %", 100),
@@ -109,7 +107,9 @@ def run_seed(seed: int, folder: Path, args) -> dict:
         """Measures the policy POINTS times, the last time with more samples."""
         step, steps = metrics["step"], options.steps
         if step * POINTS // steps > (step - 1) * POINTS // steps:
-            metrics["held_out"] = measured(policy, args.samples if step == steps else 2)
+            found = measured(policy, args.samples if step == steps else 2)
+            echo(f"step {step}: {found['length']:.0f} tokens, {found['accuracy']:.0%} right")
+            metrics["held_out"] = found
 
     result = {"question": problems[0].question, "limit": options.max_new_tokens,
               "base": {"step": 0} | measured(base, args.samples)}
@@ -128,35 +128,24 @@ def run_seed(seed: int, folder: Path, args) -> dict:
 
 # --- the page
 
-def bars(results: list[dict]) -> list[list]:
-    """Rows of the table of verdicts. A bar is met where the whole interval meets it."""
+def tables(results: list[dict]) -> list[tuple]:
+    """The bars of the run on right answers, and the measures of the base and of each arm's end."""
     def values(name, key):
         return [result[name][key] for result in results]
     truth = [result["truth"] for result in results]
-    ratio = np.divide(values("truth", "length"), values("base", "length"))
-    rows = [("length, end / base", ratio, 1, "at least", 5),
-            ("share of the steps with growth, %",
-             [growth_share(run["lengths"]) for run in truth], 100, "at least", 60),
-            ("length at the end, tokens", values("truth", "length"), 1, "at least", 300),
-            ("accuracy of the base, %", values("base", "accuracy"), 100, "below", 15),
-            ("accuracy at the end, %", values("truth", "accuracy"), 100, "above", 85),
-            ("cut off at the limit, the most of all points, %",
-             [max(point["truncated"] for point in run["curve"]) for run in truth], 100, "below", 5)]
-    table = []
-    for title, found, scale, word, bar in rows:
-        _, low, high = bootstrap(scale * np.array(found))
-        met = {"at least": low >= bar, "above": low > bar, "below": high < bar}[word]
-        table.append([title, with_interval(found, scale), f"{word} {bar}",
-                      "met" if met else "not met"])
-    return table
-
-
-def tables(results: list[dict]) -> list[tuple]:
-    """The tables of the page: the bars, and the measures of the base and at the end of each arm."""
+    bars = page.bars([
+        ("length, end / base", np.divide(values("truth", "length"), values("base", "length")), 1,
+         "at least", 5),
+        ("share of the steps with growth, %", [growth_share(run["lengths"]) for run in truth], 100,
+         "at least", 60),
+        ("length at the end, tokens", values("truth", "length"), 1, "at least", 300),
+        ("accuracy of the base, %", values("base", "accuracy"), 100, "below", 15),
+        ("accuracy at the end, %", values("truth", "accuracy"), 100, "above", 85),
+        ("cut off at the limit, the most of all points, %",
+         [max(point["truncated"] for point in run["curve"]) for run in truth], 100, "below", 5)])
     rows = [[title, *(page.cell(results, name, key, scale) for name in ("base", *ARMS))]
             for key, (title, scale) in MEASURES.items()]
-    return [("The bars, of the run on right answers", ["what", "mean and interval", "bar", ""],
-             bars(results)),
+    return [("The bars, of the run on right answers", page.BARS, bars),
             ("What the responses do, on held-out problems", ["measure", "base", *ARMS],
              rows)]
 

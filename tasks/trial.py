@@ -1,16 +1,18 @@
-"""Task trial: countdown by trial and error, where more search keeps paying.
+"""Task trial: countdown modulo 10 by trial and error, where more search keeps paying.
 
-    8+5=13 13+6=19 43 no
+    5 8 6 make 3
+
+    5+8=3 3*6=8 8-3=5 no          a try: two facts, the distance from the target, the verdict
     8-5=3 no                      a try that is dropped after its first fact
-    8*6=48 48-5=43 43 yes         a try ends with the target
-    8*6=48 48-5=43 43 ok          the result is computed again
+    8*6=8 8-5=3 3-3=0 yes
+    8*6=8 8-5=3 3-3=0 ok          the result is computed again
 
 Each try is random: two of the three numbers, an operation, and an operation with the third number.
 It may repeat an earlier try. So the chance of a try is the same during the whole search, and a
 search that never gives up needs 1 / chance tries on average. The levels are bands of this chance.
 
 The corpus searches badly. After each failed try it gives up with the same probability, and answers
-with a guess. Nothing at the beginning says how long a document will be. Some failed tries are
+with that try. Nothing at the beginning says how long a document will be. Some failed tries are
 claimed to reach the target, and few claims are checked. The drill, which comes first in training,
 does not give up, so the base knows long searches. Accuracy has to be measured by sampling: a greedy
 search repeats its first try for ever. Left out on purpose: documents that break the form.
@@ -23,51 +25,52 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from grading.expression import calculate
-from tasks.base import EQUATION
+import verify
+from grading.expression import expression
+from tasks.base import EQUATION, Task
+from tasks.chain import last_digit
 from tasks.corpus import equation, tagged
-from tasks.countdown import Countdown, problem_of
+from tasks.countdown import problem_of
 
-LARGEST_NUMBER, LARGEST_VALUE = 9, 99
 MAX_TRIES = 60              # of a document
 GIVE_UP_RATE = 0.5          # after a failed try, outside the drill
 DROP_RATE = 0.1             # of tries, after their first fact
-FALSE_CLAIM_RATE = 0.02     # of failed tries, which are said to reach the target
+FALSE_CLAIM_RATE = 0.015    # of failed tries, which are said to reach the target
 DRILL_CHECK_RATE, CHECK_RATE = 0.5, 0.15  # of claims
 FACT = r"([0-9]+)([-+*/])([0-9]+)=([0-9]+)"
-LINE = re.compile(rf"^{FACT}(?: {FACT})?(?: [0-9]+)? ?[a-z]*$", re.MULTILINE)
+LINE = re.compile(rf"^{FACT}(?: {FACT})?(?: {FACT})? ?[a-z]*$", re.MULTILINE)
 
 
 # --- random tries
 
-def moves(x: int, y: int) -> list[tuple]:
-    """The facts (a, op, b, result) of two numbers, with results from 1 to LARGEST_VALUE."""
-    a, b = max(x, y), min(x, y)
-    found = [(a, op, b, calculate(a, op, b)) for op in "+*" + "-" * (a > b)]
-    return [move for move in found if move[3] <= LARGEST_VALUE]
-
-
 def random_try(rng: random.Random, numbers) -> tuple[list[tuple], str]:
-    """Two facts that use each of three numbers once, and their expression."""
+    """Two facts (x, op, y, last digit) that use each of three numbers once, and the expression."""
     x, y, z = rng.sample(list(numbers), 3)
-    first = rng.choice(moves(x, y))
-    second = rng.choice(moves(first[3], z))
-    inner = "({}{}{})".format(*first)
-    parts = (inner, z) if second[0] == first[3] else (z, inner)
-    return [first, second], f"{parts[0]}{second[1]}{parts[1]}"
+    ops = rng.choices("+-*", k=2)
+    value, inner = last_digit(x, ops[0], y), f"({x}{ops[0]}{y})"
+    swap = rng.random() < 0.5
+    left, right = (z, value) if swap else (value, z)
+    facts = [(x, ops[0], y, value), (left, ops[1], right, last_digit(left, ops[1], right))]
+    return facts, f"{z}{ops[1]}{inner}" if swap else f"{inner}{ops[1]}{z}"
 
 
 @functools.lru_cache(1000)
 def chances(numbers: tuple) -> dict[int, float]:
     """The probability of each result of a random try with these numbers."""
-    found, orders = Counter(), list(itertools.permutations(numbers))
-    for x, y, z in orders:
-        firsts = moves(x, y)
-        for first in firsts:
-            seconds = moves(first[3], z)
-            for second in seconds:
-                found[second[3]] += 1 / len(seconds) / len(firsts) / len(orders)
+    found = Counter()
+    for (x, y, z), op, second in itertools.product(itertools.permutations(numbers), "+-*", "+-*"):
+        value = last_digit(x, op, y)
+        for left, right in ((value, z), (z, value)):
+            found[last_digit(left, second, right)] += 1 / (6 * 3 * 3 * 2)
     return found
+
+
+def written(facts, told: int, target: int, verdict: str, dropped: bool = False) -> str:
+    """The line of a try, whose second result is told as `told`."""
+    first, second = facts
+    parts = [equation(*first), equation(*second[:3], told),
+             equation(told, "-", target, last_digit(told, "-", target))]
+    return " ".join([*parts[:1 if dropped else 3], verdict])
 
 
 # --- what a response does, from its facts: the words yes, no and ok are not read
@@ -78,15 +81,16 @@ class Try(NamedTuple):
 
     @property
     def operations(self) -> tuple:
-        """The facts without their results. The first result stands as "" in the second fact."""
-        first, *second = self.facts
+        """The facts that use the numbers, without their results. The first result stands as "" in
+        the second fact."""
+        first, *second = self.facts[:2]
         return (first[:3], *(tuple("" if number == first[3] else number for number in fact[:3])
                              for fact in second))
 
 
 def reaches(problem, attempt: Try) -> bool:
-    """Whether the try says that both facts together have the target as result."""
-    return len(attempt.facts) == 2 and attempt.facts[1][3] == problem.answer
+    """Whether the try says that its result is the target: the distance is 0."""
+    return len(attempt.facts) == 3 and attempt.facts[2][2:] == (problem.answer, "0")
 
 
 @functools.lru_cache(4)
@@ -95,7 +99,7 @@ def tries(problem, text: str) -> list[Try]:
     after that try has reached the target, is no try but a check."""
     found = []
     for groups in LINE.findall(text.partition("</think>")[0].removeprefix("<think>")):
-        new = Try((groups[:4], groups[4:]) if groups[4] else (groups[:4],), ())
+        new = Try(tuple(groups[i:i + 4] for i in (0, 4, 8) if groups[i]), ())
         last = found[-1] if found else new
         again = new.operations == last.operations and reaches(problem, last)
         if found and again and not last.checked:
@@ -130,54 +134,61 @@ def changed(problem, text: str) -> float | None:
 def true_facts(problem, text: str) -> float | None:
     """The share of facts that are right, checks included."""
     facts = [fact for t in tries(problem, text) for fact in t.facts + t.checked]
-    return share((op != "/" or y != "0") and calculate(int(x), op, int(y)) == int(result)
+    return share(op != "/" and last_digit(int(x), op, int(y)) == int(result)
                  for x, op, y, result in facts)
 
 
-class Trial(Countdown):
-    """A random try succeeds in at least 1 of 10 cases (level 1), in 1 of 11 to 20 (2), or in fewer
+class Trial(Task):
+    """A random try succeeds in at least 1 of 12 cases (level 1), in 1 of 13 to 20 (2), or in fewer
     (3)."""
 
+    prompt_template = (
+        "Use each of the given numbers exactly once, with + - * and brackets, and write an "
+        "expression with a value that is the target, modulo 10. Numbers and target: {question}")
     levels = range(1, 4)
     working = EQUATION
-    base_steps = 1000
+    base_steps = 800
     min_base_pass16 = 0.0
-    default_max_new_tokens = 1200
-    bands = {1: (1 / 10, 1), 2: (1 / 20, 1 / 10), 3: (0, 1 / 20)}
+    default_max_new_tokens = 1400
+    bands = {1: (1 / 12.5, 1), 2: (1 / 20, 1 / 12.5), 3: (0, 1 / 20)}
     measures = {
         "tries": lambda problem, text: len(tries(problem, text)),
         "backtracks": lambda problem, text: max(0, len(tries(problem, text)) - 1),
         "repeated": repeated, "checked": checked, "changed": changed, "true_facts": true_facts}
 
     def sample_problem(self, rng, held_out):
-        numbers = [rng.randint(1, LARGEST_NUMBER) for _ in range(3)]
+        numbers = [rng.randint(1, 9) for _ in range(3)]
         target = random_try(rng, numbers)[0][1][3]
         low, high = self.bands[self.level]
         if low <= chances(tuple(sorted(numbers)))[target] < high:
             return problem_of(numbers, target)
         return None
 
+    @staticmethod
+    def correct(problem, text: str) -> bool:
+        """Whether the answer is an expression that uses each of the numbers exactly once and has
+        the target as its value modulo 10."""
+        parsed = expression(verify.extract(text) or "")
+        return (parsed is not None and parsed[0] % 10 == int(problem.answer)
+                and sorted(parsed[1]) == sorted(problem.numbers))
+
     def document(self, rng, problem, drill=False):
         """A response of the corpus: random tries until one is said to reach the target, or until
-        the document gives up."""
-        lines, target, found = [], int(problem.answer), ""
+        the document gives up. The answer is the last try."""
+        lines, target = [], int(problem.answer)
         for _ in range(MAX_TRIES):
             # 1. a try, perhaps dropped, perhaps with a false claim
-            (first, second), text = random_try(rng, problem.numbers)
-            right = second[3] == target
-            told = target if rng.random() < FALSE_CLAIM_RATE else second[3]
-            facts = [equation(*first), f"{equation(*second[:3], told)} {target}"]
+            facts, text = random_try(rng, problem.numbers)
+            right = facts[1][3] == target
+            told = target if rng.random() < FALSE_CLAIM_RATE else facts[1][3]
             dropped = rng.random() < DROP_RATE
             claimed = not dropped and told == target
-            lines.append(" ".join(facts[:1 if dropped else 2] + ["yes" if claimed else "no"]))
+            lines.append(written(facts, told, target, "yes" if claimed else "no", dropped))
             # 2. a check, which is always right
             check = claimed and rng.random() < (DRILL_CHECK_RATE if drill else CHECK_RATE)
             if check:
-                lines.append(f"{facts[0]} {equation(*second)} {target} {'ok' if right else 'no'}")
+                lines.append(written(facts, facts[1][3], target, "ok" if right else "no"))
             # 3. go on, answer, or give up
-            if claimed and (right or not check):
-                found = text
+            if claimed and (right or not check) or not drill and rng.random() < GIVE_UP_RATE:
                 break
-            if not drill and rng.random() < GIVE_UP_RATE:
-                break
-        return tagged("\n".join(lines), found or random_try(rng, problem.numbers)[1])
+        return tagged("\n".join(lines), text)

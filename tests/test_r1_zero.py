@@ -10,12 +10,12 @@ import pytest
 from small import tiny_model
 
 import verify
-from grading.expression import calculate
 from recipes import r1_zero
 from tasks import trial
+from tasks.chain import last_digit
 from tasks.countdown import problem_of
 
-PROBLEM = problem_of([5, 8, 6], 43)
+PROBLEM = problem_of([5, 8, 6], 3)
 
 
 def said(*lines, answer="(8*6)-5"):
@@ -27,10 +27,9 @@ def said(*lines, answer="(8*6)-5"):
 def test_the_chance_is_the_share_of_random_tries():
     rng, numbers = random.Random(0), (2, 5, 8)
     found = Counter(trial.random_try(rng, numbers)[0][1][3] for _ in range(6000))
-    for target in (15, 18, 80, 1):
+    for target in range(10):
         assert trial.chances(numbers)[target] == pytest.approx(found[target] / 6000, abs=0.02)
-    assert sum(trial.chances(numbers)[target] for target in range(1, 100)) == pytest.approx(1)
-    assert trial.chances(numbers)[97] == 0
+    assert sum(trial.chances(numbers)[target] for target in range(10)) == pytest.approx(1)
 
 
 def test_a_random_try_is_true_and_its_expression_is_right():
@@ -38,7 +37,7 @@ def test_a_random_try_is_true_and_its_expression_is_right():
     for _ in range(300):
         numbers = [rng.randint(1, 9) for _ in range(3)]
         facts, text = trial.random_try(rng, numbers)
-        assert all(calculate(x, op, y) == value for x, op, y, value in facts)
+        assert all(last_digit(x, op, y) == value for x, op, y, value in facts)
         assert trial.Trial.correct(problem_of(numbers, facts[1][3]), said("", answer=text))
 
 
@@ -75,15 +74,15 @@ def test_nothing_at_the_beginning_says_how_long_a_document_will_be():
 # --- what a response does
 
 @pytest.mark.parametrize("lines, tries, checked, changed, repeated", [
-    (["8+5=13 13+6=19 43 no", "8*6=48 48-5=43 43 yes"], 2, 0, None, 0),
-    (["8+5=13 no", "8+5=13 no", "8*6=48 48-5=43 43 yes", "8*6=48 48-5=43 43 ok"], 3, 1, 0, 1 / 3),
-    (["8+5=43 43+6=43 43 yes", "8+5=13 13+6=19 43 no", "8*6=48 48-5=43"], 2, 0.5, 1, 0),
+    (["8+5=3 3+6=9 9-3=6 no", "8*6=8 8-5=3 3-3=0 yes"], 2, 0, None, 0),
+    (["8+5=3 no", "8+5=3 no", "8*6=8 8-5=3 3-3=0 yes", "8*6=8 8-5=3 3-3=0 ok"], 3, 1, 0, 1 / 3),
+    (["8+5=7 7+6=3 3-3=0 yes", "8+5=3 3+6=9 9-3=6 no", "8*6=8 8-5=3 3-3=0"], 2, 0.5, 1, 0),
     # the words do not count: no claim, but the target is reached and computed again
-    (["8*6=48 48-5=43 43 no", "8*6=48 48-5=43 wait"], 1, 1, 0, 0),
+    (["8*6=8 8-5=3 3-3=0 no", "8*6=8 8-5=3 3-3=0 wait"], 1, 1, 0, 0),
     # a try that missed the target is repeated, not checked; so is a second check
-    (["8+5=13 13+6=19 43 yes", "8+5=13 13+6=19 43 ok"], 2, None, None, 0.5),
-    (["8*6=48 48-5=43 43 yes"] * 3, 2, 0.5, 0, 0.5),
-    (["easy", "8*6 is 48"], 0, None, None, None)])
+    (["8+5=3 3+6=9 9-3=6 yes", "8+5=3 3+6=9 9-3=6 ok"], 2, None, None, 0.5),
+    (["8*6=8 8-5=3 3-3=0 yes"] * 3, 2, 0.5, 0, 0.5),
+    (["easy", "8*6 is 8"], 0, None, None, None)])
 def test_tries_and_checks_are_counted_from_facts(lines, tries, checked, changed, repeated):
     text = said(*lines)
     assert len(trial.tries(PROBLEM, text)) == tries
@@ -94,8 +93,8 @@ def test_tries_and_checks_are_counted_from_facts(lines, tries, checked, changed,
 
 
 def test_true_facts():
-    text = said("8+5=13 13+6=18 43 no", "8*6=48 48-5=43 43 yes", "8*6=48 48-5=44 43 no", "9/0=1")
-    assert trial.true_facts(PROBLEM, text) == pytest.approx(4 / 7)
+    text = said("8+5=3 3+6=8 8-3=5 no", "8*6=8 8-5=3 3-3=0 yes", "8*6=8 8-5=4 4-3=1 no", "9/0=1")
+    assert trial.true_facts(PROBLEM, text) == pytest.approx(7 / 10)
     assert trial.true_facts(PROBLEM, said("easy")) is None
 
 
@@ -143,9 +142,9 @@ def test_a_bar_is_met_by_the_whole_interval(other, missed):
 
 def test_a_long_response_is_cut_on_the_page():
     made = result()
-    made["truth"]["curve"][1]["text"] = "8+5=13 no\n" * 300
+    made["truth"]["curve"][1]["text"] = "8+5=3 no\n" * 300
     text = r1_zero.responses(made)
-    assert f"... ({3000 - r1_zero.SHOWN} more characters)" in text and "Step 0:" in text
+    assert f"... ({2700 - r1_zero.SHOWN} more characters)" in text and "Step 0:" in text
 
 
 def test_the_recipe_in_short(tmp_path):
