@@ -101,7 +101,8 @@ def test_true_facts():
 # --- the recipe
 
 def test_the_length_control_pays_for_the_length_alone():
-    task = r1_zero.PaidByLength(2, 10)
+    task = r1_zero.PaidByLength(2)
+    task.wanted = 10
     for length, total in ((10, 1.0), (5, 0.5), (15, 0.5), (20, 0.0), (40, 0.0)):
         for answer in ("(8*6)-5", "8+6+5"):
             scored = task.score(PROBLEM, said("", answer=answer), tokens=[0] * length)
