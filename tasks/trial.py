@@ -1,11 +1,11 @@
-"""Task trial: countdown modulo 10 by trial and error, where more search keeps paying.
+"""Task trial: countdown modulo 10, from left to right, where more search keeps paying.
 
     5 8 6 make 3
 
     5+8=3 3*6=8 8-3=5 no          a try: two facts, the distance from the target, the verdict
     8-5=3 no                      a try that is dropped after its first fact
-    8*6=8 8-5=3 3-3=0 yes
-    8*6=8 8-5=3 3-3=0 ok          the result is computed again
+    8*6=8 8-5=3 3-3=0 yes check
+    8*6=8 8-5=3 3-3=0 ok          the result is computed again; the answer is 8*6-5
 
 Each try is random: two of the three numbers, an operation, and an operation with the third number.
 It may repeat an earlier try. So the chance of a try is the same during the whole search, and a
@@ -26,7 +26,6 @@ from collections import Counter
 from typing import NamedTuple
 
 import verify
-from grading.expression import expression
 from tasks.base import EQUATION, Task
 from tasks.chain import last_digit
 from tasks.corpus import equation, tagged
@@ -37,31 +36,30 @@ GIVE_UP_RATE = 0.5          # after a failed try, outside the drill
 DROP_RATE = 0.1             # of tries, after their first fact
 FALSE_CLAIM_RATE = 0.015    # of failed tries, which are said to reach the target
 DRILL_CHECK_RATE, CHECK_RATE = 0.5, 0.15  # of claims
+OPERATIONS = "+-*"
+ANSWER = re.compile(r"([0-9])([-+*])([0-9])([-+*])([0-9])")
 FACT = r"([0-9]+)([-+*/])([0-9]+)=([0-9]+)"
-LINE = re.compile(rf"^{FACT}(?: {FACT})?(?: {FACT})? ?[a-z]*$", re.MULTILINE)
+LINE = re.compile(rf"^{FACT}(?: {FACT})?(?: {FACT})?[ a-z]*$", re.MULTILINE)
 
 
 # --- random tries
 
 def random_try(rng: random.Random, numbers) -> tuple[list[tuple], str]:
-    """Two facts (x, op, y, last digit) that use each of three numbers once, and the expression."""
+    """Two facts (x, op, y, last digit) that use each of three numbers once, and the answer."""
     x, y, z = rng.sample(list(numbers), 3)
-    ops = rng.choices("+-*", k=2)
-    value, inner = last_digit(x, ops[0], y), f"({x}{ops[0]}{y})"
-    swap = rng.random() < 0.5
-    left, right = (z, value) if swap else (value, z)
-    facts = [(x, ops[0], y, value), (left, ops[1], right, last_digit(left, ops[1], right))]
-    return facts, f"{z}{ops[1]}{inner}" if swap else f"{inner}{ops[1]}{z}"
+    first, second = rng.choices(OPERATIONS, k=2)
+    value = last_digit(x, first, y)
+    facts = [(x, first, y, value), (value, second, z, last_digit(value, second, z))]
+    return facts, f"{x}{first}{y}{second}{z}"
 
 
 @functools.lru_cache(1000)
 def chances(numbers: tuple) -> dict[int, float]:
     """The probability of each result of a random try with these numbers."""
-    found = Counter()
-    for (x, y, z), op, second in itertools.product(itertools.permutations(numbers), "+-*", "+-*"):
-        value = last_digit(x, op, y)
-        for left, right in ((value, z), (z, value)):
-            found[last_digit(left, second, right)] += 1 / (6 * 3 * 3 * 2)
+    found, orders = Counter(), list(itertools.permutations(numbers))
+    for (x, y, z), first, second in itertools.product(orders, OPERATIONS, OPERATIONS):
+        result = last_digit(last_digit(x, first, y), second, z)
+        found[result] += 1 / (len(orders) * len(OPERATIONS) ** 2)
     return found
 
 
@@ -73,7 +71,7 @@ def written(facts, told: int, target: int, verdict: str, dropped: bool = False) 
     return " ".join([*parts[:1 if dropped else 3], verdict])
 
 
-# --- what a response does, from its facts: the words yes, no and ok are not read
+# --- what a response does, from its facts: the words yes, check, ok and no are not read
 
 class Try(NamedTuple):
     facts: tuple    # (x, op, y, result) of each fact, as text
@@ -139,18 +137,18 @@ def true_facts(problem, text: str) -> float | None:
 
 
 class Trial(Task):
-    """A random try succeeds in at least 1 of 12 cases (level 1), in 1 of 13 to 20 (2), or in fewer
+    """A random try succeeds in at least 1 of 12 cases (level 1), in 1 of 13 to 28 (2), or in fewer
     (3)."""
 
     prompt_template = (
-        "Use each of the given numbers exactly once, with + - * and brackets, and write an "
-        "expression with a value that is the target, modulo 10. Numbers and target: {question}")
+        "Use each of the given numbers exactly once, with + - * and without brackets, so that the "
+        "value is the target, from left to right and modulo 10. Numbers and target: {question}")
     levels = range(1, 4)
     working = EQUATION
-    base_steps = 800
+    base_steps = 600
     min_base_pass16 = 0.0
-    default_max_new_tokens = 1400
-    bands = {1: (1 / 12.5, 1), 2: (1 / 20, 1 / 12.5), 3: (0, 1 / 20)}
+    default_max_new_tokens = 1500
+    bands = {1: (1 / 12.5, 1), 2: (1 / 28, 1 / 12.5), 3: (0, 1 / 28)}
     measures = {
         "tries": lambda problem, text: len(tries(problem, text)),
         "backtracks": lambda problem, text: max(0, len(tries(problem, text)) - 1),
@@ -166,11 +164,15 @@ class Trial(Task):
 
     @staticmethod
     def correct(problem, text: str) -> bool:
-        """Whether the answer is an expression that uses each of the numbers exactly once and has
-        the target as its value modulo 10."""
-        parsed = expression(verify.extract(text) or "")
-        return (parsed is not None and parsed[0] % 10 == int(problem.answer)
-                and sorted(parsed[1]) == sorted(problem.numbers))
+        """Whether the answer uses each of the numbers exactly once and has the target as its value,
+        computed from left to right, modulo 10."""
+        found = ANSWER.fullmatch(verify.extract(text) or "")
+        if not found:
+            return False
+        x, first, y, second, z = found.groups()
+        value = last_digit(last_digit(int(x), first, int(y)), second, int(z))
+        return value == int(problem.answer) and sorted(map(int, (x, y, z))) == sorted(
+            problem.numbers)
 
     def document(self, rng, problem, drill=False):
         """A response of the corpus: random tries until one is said to reach the target, or until
@@ -183,9 +185,10 @@ class Trial(Task):
             told = target if rng.random() < FALSE_CLAIM_RATE else facts[1][3]
             dropped = rng.random() < DROP_RATE
             claimed = not dropped and told == target
-            lines.append(written(facts, told, target, "yes" if claimed else "no", dropped))
-            # 2. a check, which is always right
             check = claimed and rng.random() < (DRILL_CHECK_RATE if drill else CHECK_RATE)
+            verdict = "yes check" if check else "yes" if claimed else "no"
+            lines.append(written(facts, told, target, verdict, dropped))
+            # 2. the check, which is always right
             if check:
                 lines.append(written(facts, facts[1][3], target, "ok" if right else "no"))
             # 3. go on, answer, or give up

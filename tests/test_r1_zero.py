@@ -18,7 +18,7 @@ from tasks.countdown import problem_of
 PROBLEM = problem_of([5, 8, 6], 3)
 
 
-def said(*lines, answer="(8*6)-5"):
+def said(*lines, answer="8*6-5"):
     return "<think>" + "\n".join(lines) + f"</think><answer>{answer}</answer>"
 
 
@@ -104,10 +104,10 @@ def test_the_length_control_pays_for_the_length_alone():
     task = r1_zero.PaidByLength(2)
     task.wanted = 10
     for length, total in ((10, 1.0), (5, 0.5), (15, 0.5), (20, 0.0), (40, 0.0)):
-        for answer in ("(8*6)-5", "8+6+5"):
+        for answer in ("8*6-5", "8+6+5"):
             scored = task.score(PROBLEM, said("", answer=answer), tokens=[0] * length)
             assert scored.total == pytest.approx(total)
-            assert scored.parts["correct"] == (answer == "(8*6)-5")
+            assert scored.parts["correct"] == (answer == "8*6-5")
 
 
 def test_the_share_of_growth_on_curves_with_a_known_one():
