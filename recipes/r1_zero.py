@@ -16,10 +16,11 @@ and differ in the reward alone:
     random    1 for one response in two, whatever its text
     length    1 - |length - L| / L, at least 0; L is the mean length at the end of `truth`
 
-The algorithm is PPO. Its critic finds the one token in 45 that gives up; GRPO, with one advantage
-for all tokens of a response, needs larger batches here. All measures are those of sampled responses
-to held-out problems. Dropped tries and checks are counted from the facts that a response computes,
-not from its words. Left out on purpose: greedy accuracy, since a greedy search repeats its tries.
+The algorithm is PPO with lambda 0.9, so most of the credit goes to the last tokens before the end,
+where a response gives up. GRPO gives all tokens the same advantage and needs larger batches here.
+All measures are those of sampled responses to held-out problems. Dropped tries and checks are
+counted from the facts that a response computes, not from its words. Left out on purpose: greedy
+accuracy, since a greedy search repeats its tries.
 """
 # ruff: noqa: E402
 
@@ -42,7 +43,7 @@ from recipes import page, runs
 from tasks.trial import Trial
 
 FLAGS = ("--task trial --size nano --algo ppo --gae-lambda 0.9 --prompts 32 --group-size 4 "
-         "--minibatches 2 --lr 7e-4")
+         "--minibatches 2 --lr 4e-4")
 ARMS = {"truth": "accuracy", "random": "random", "length": "accuracy"}  # name -> --reward
 COLOURS = dict(zip(ARMS, ("#0072B2", "#999999", "#D55E00"), strict=True))
 POINTS, WINDOW = 10, 10  # of a curve, after that of the base; steps of the running mean of lengths
