@@ -17,7 +17,7 @@ and differ in the reward alone:
     length    1 - |length - L| / L, at least 0; L is the mean length at the end of `truth`
 
 The algorithm is PPO with lambda 0.9, so most of the credit goes to the last tokens before the end,
-where a response gives up. GRPO gives all tokens the same advantage and needs larger batches here.
+where a response gives up. GRPO gives all tokens of a response the same advantage.
 All measures are those of sampled responses to held-out problems. Dropped tries and checks are
 counted from the facts that a response computes, not from its words. Left out on purpose: greedy
 accuracy, since a greedy search repeats its tries.
