@@ -118,8 +118,8 @@ class Options:
     task: str = option("task", "arithmetic", "problems to learn; try countdown",
                        sorted(tasks.TASKS))
     level: int = option("task", 2, "difficulty of the problems, from 1 to 5 (gsm, code, "
-                        "assistant, calculator, records, python: to 2; chain, wait, bilingual and "
-                        "mixture: to 3)")
+                        "assistant, calculator, records, python, diagrams: to 2; chain, wait, "
+                        "bilingual, trial and mixture: to 3)")
     train_levels: str = option("task", "", "levels of the training problems, such as 1,2,4; the "
                                "base model and the evaluation keep --level (default: --level)")
     problem_sampling: str = option(

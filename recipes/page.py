@@ -20,6 +20,7 @@ from infra.terminal import echo
 
 DOCS = Path(__file__).parents[1] / "docs"
 DIFFERENCES = ("row", "against", "difference, points", "")  # columns of `differences`
+BARS = ("what", "mean and interval", "bar", "")  # columns of `bars`
 
 
 def add_flags(parser, name: str, seeds: str = "0,1,2") -> None:
@@ -106,6 +107,18 @@ def differences(results: list[dict], pairs, key: str) -> list[list]:
         rows.append([name, other, with_interval(gaps),
                      "higher" if low > 0 else "lower" if high < 0 else "not shown"])
     return rows
+
+
+def bars(rows) -> list[list]:
+    """Rows of the table BARS, each of (what, values of the seeds, scale, word, bar). The word is
+    "at least", "above" or "below". A bar is met where the whole interval of the values meets it."""
+    table = []
+    for what, values, scale, word, bar in rows:
+        _, low, high = bootstrap(scale * np.array(values))
+        met = {"at least": low >= bar, "above": low > bar, "below": high < bar}[word]
+        table.append([what, with_interval(values, scale), f"{word} {bar}",
+                      "met" if met else "not met"])
+    return table
 
 
 def interpolate(curve, column: int, x: float) -> float:

@@ -26,12 +26,15 @@ def start(flags: str, seed: int, folder: Path, task=None):
     return base_model(options, task, tokenizer, folder), task, tokenizer, options
 
 
-def reinforced(path: Path, base, task, tokenizer, options) -> tuple[gpt.GPT, list[dict]]:
+def reinforced(path: Path, base, task, tokenizer, options, on_step=lambda policy, metrics: None
+               ) -> tuple[gpt.GPT, list[dict]]:
     """A copy of the base after train.reinforce with these options, and the metrics of its steps.
-    Both are kept in the file `path`, and read from it the next time."""
+    Both are kept in the file `path`, and read from it the next time. on_step(policy, metrics) may
+    add to the metrics of a step."""
     if not path.exists():
         models, optimizer = make_models(copy.deepcopy(base), tokenizer, options)
-        history = train.reinforce(task, models, optimizer, options)
+        history = train.reinforce(task, models, optimizer, options,
+                                  on_step=lambda metrics: on_step(models.sampler, metrics))
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors.save(path, gpt.to_state(models.policy) | {"history": history})
     saved = tensors.load(path)
