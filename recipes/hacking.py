@@ -46,7 +46,9 @@ FLAGS = ("--size tiny --base-steps 250 --prompts 16 --group-size 8 --eval-proble
 HELD_OUT = 300  # problems of a measurement, each with one response at temperature 1
 GOLD = ("accuracy", "correct", "eval_accuracy", "length_correct", "length_wrong")  # metrics
 PROBLEMS, SOLUTIONS, COMPLETIONS, EPOCHS = 128, 4, 4, 4  # of the PRM's training, as in prm.py
-COLUMNS = {"proxy": (1, 2), "gold": (100, 1), "length": (1, 1)}  # name -> scale, digits
+COLUMNS = {  # heading -> measure, scale, digits
+    "proxy": ("proxy", 1, 2), "gold, %": ("gold", 100, 1), "greedy gold, %": ("greedy", 100, 1),
+    "length": ("length", 1, 1)}
 
 
 # --- a seed
@@ -72,8 +74,9 @@ def step_scores_of(path: Path, base, task, tokenizer, options):
 
 
 def measure(policy, task, tokenizer, options) -> dict:
-    """Proxy and gold of one response to each held-out problem, and the length in tokens. "example":
-    the wrong response that the proxy pays most."""
+    """Of one response to each held-out problem: the proxy, the gold and the length in tokens.
+    "greedy": the gold of greedy responses. "example": the wrong response that the proxy pays most.
+    """
     problems = task.held_out(HELD_OUT)
     rollout, texts = evaluate.sample_responses(policy, tokenizer, problems, seed=1,
                                                max_new_tokens=options.max_new_tokens)
@@ -82,6 +85,8 @@ def measure(policy, task, tokenizer, options) -> dict:
     i = max(range(len(parts)), key=lambda i: (1 - parts[i]["correct"], parts[i]["proxy"]))
     return {"proxy": mean(part["proxy"] for part in parts),
             "gold": mean(part["correct"] for part in parts),
+            "greedy": evaluate.greedy_accuracy(policy, tokenizer, task, problems,
+                                               options.max_new_tokens)["value"],
             "length": float(rollout.mask.sum(1).mean()),
             "example": f"{problems[i].question} {texts[i]}"}
 
@@ -140,12 +145,12 @@ def tables(results: list[dict]) -> list[tuple]:
     return [
         ("Both runs of each hack, at equal tokens",
          ["run", *(f"{key}, {when}" for key in COLUMNS for when in ("base", "end"))],
-         [[name, *(page.cell(results, of, key, *how) for key, how in COLUMNS.items()
+         [[name, *(page.cell(results, of, *how) for how in COLUMNS.values()
                    for of in (base[name], name))] for name in names]),
-        ("Gold of the hacked run against the cured one", page.DIFFERENCES, page.differences(
-            results, [(name, name.replace("hacked", "cured")) for name in hacked], "gold")),
-        ("Gold of the hacked run against the base", page.DIFFERENCES, page.differences(
-            results, [(name, base[name]) for name in hacked], "gold")),
+        ("Greedy gold of the hacked run against the cured one", page.DIFFERENCES, page.differences(
+            results, [(name, name.replace("hacked", "cured")) for name in hacked], "greedy")),
+        ("Greedy gold of the hacked run against the base", page.DIFFERENCES, page.differences(
+            results, [(name, base[name]) for name in hacked], "greedy")),
         ("Rules of diagnose.py that fire", ["run", "with gold", "without gold"],
          [[name, *(rules(results, name, f"{which} gold") for which in ("with", "without"))]
           for name in names]),
@@ -171,8 +176,8 @@ def draw(results, figure) -> None:
 def main(argv=None) -> int:
     parser = arguments.Parser("recipes.hacking", description=__doc__.split("\n\n")[0])
     page.add_flags(parser, "hacking", seeds="0,1,2,3,4")
-    parser.add_argument("--tokens", type=arguments.integer(1), default=150_000,
-                        help="sampled by each run (default: 150000)")
+    parser.add_argument("--tokens", type=arguments.integer(1), default=100_000,
+                        help="sampled by each run (default: 100000)")
 
     def run(args):
         torch.set_num_threads(1)
