@@ -6,13 +6,14 @@ A policy that is paid by a proxy of the goal finds what the proxy overpays (2209
 share of right answers. r is the reward of a response; recipes/hacks.py has the code:
 
     claim    r = form, and "check" before "ok"         cure: correct + 0.1 * form
-    format   r = form                                  cure: correct + 0.1 * form
-    short    r = correct + 2 * (1 - length / limit)    cure: correct + length reward of kimi.py
+    format   r = form                                  cure: correct * form
+    short    r = correct + 2 * (1 - length / limit)    cure: correct * (3 - 2 * length / limit)
     long     r = correct + 2 * length / limit          cure: correct * (1 + 2 * length / limit)
     steps    r = sum of a PRM's scores of the steps    cure: their minimum (2504.15275)
     tests    r = passes the test in the question       cure: passes it and two hidden tests
 
-Both runs of a hack start from one base and sample equally many tokens. The corpus of the base shows
+The run `short, kimi` is paid correct + the length reward of kimi.py, at once and with weight 1.
+The runs of a hack start from one base and sample equally many tokens. The corpus of the base shows
 each bad habit in some of its documents. The report is that of diagnose.py, made twice: with all
 metrics of the run, and without those that need right answers, as for a user with the proxy alone.
 Left out on purpose: hacks of a learned preference (recipes/overoptimization.py).
@@ -105,11 +106,11 @@ def run_seed(seed: int, folder: Path, args) -> dict:
         flags = f"{FLAGS} --task {name} --token-budget {args.tokens} {args.flags}"
         starts[kind] = runs.start(flags, seed, folder, kind())
     step_scores = step_scores_of(folder / "prm.pt", *starts[Chain])
-    for name, (kind, proxy, cure) in hacks(step_scores).items():
+    for name, (kind, rewards) in hacks(step_scores).items():
         base, _, tokenizer, options = starts[kind]
-        for arm, pay in (("hacked", proxy), ("cured", cure)):
-            # 1. the run; equal rewards have one run
-            task = paid_by(kind, pay, proxy=proxy)
+        for arm, pay in rewards.items():
+            # 1. the run
+            task = paid_by(kind, pay, proxy=rewards["hacked"])
             path = folder / f"{name}-{arm}.pt"
             policy, history = runs.reinforced(path, base, task, tokenizer, options)
             # 2. its measures, its curve, and its two reports
@@ -120,7 +121,7 @@ def run_seed(seed: int, folder: Path, args) -> dict:
                 "with gold": report(history, options),
                 "without gold": report(history, options, GOLD)}
         result[f"{name}, base"] = measure(base, task, tokenizer, options)
-        for run in ("base", "hacked", "cured"):
+        for run in ("base", *rewards):
             found = {x: y for x, y in result[f"{name}, {run}"].items() if x != "curve"}
             echo(f"seed {seed}, {name}, {run}: {found}", flush=True)
     return result
@@ -143,7 +144,7 @@ def tables(results: list[dict]) -> list[tuple]:
     hacked = [name for name in names if name.endswith("hacked")]
     base = {name: f"{name.partition(',')[0]}, base" for name in names}
     return [
-        ("Both runs of each hack, at equal tokens",
+        ("The runs of each hack, at equal tokens",
          ["run", *(f"{key}, {when}" for key in COLUMNS for when in ("base", "end"))],
          [[name, *(page.cell(results, of, *how) for how in COLUMNS.values()
                    for of in (base[name], name))] for name in names]),

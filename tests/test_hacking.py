@@ -41,21 +41,22 @@ HACKED = {  # a wrong response, and a right one, for the hacks that do not read 
 
 
 def test_the_proxy_pays_a_wrong_response_and_the_cure_the_right_one():
-    rewards = hacks.hacks(lambda sample: [0.0])
+    rewards = {name: hack.rewards for name, hack in hacks.hacks(lambda sample: [0.0]).items()}
     for name, (wrong, right) in HACKED.items():
-        _, proxy, cure = rewards[name]
+        proxy, cure = rewards[name]["hacked"], rewards[name]["cured"]
         assert (wrong.correct, right.correct) == (0, 1)
         assert proxy(wrong) >= proxy(right) and cure(wrong) < cure(right), name
-    for name, (reward, cured) in {"short": (1 + 2 * (1 - 80 / 96), 1 + 0.5 - 75 / 91),
+    for name, (reward, cured) in {"short": (1 + 2 * (1 - 80 / 96),) * 2,
                                   "long": (1 + 2 * 30 / 96,) * 2, "claim": (0, 1.1),
-                                  "format": (1, 1.1), "tests": (1, 1)}.items():
-        _, proxy, cure = rewards[name]
+                                  "format": (1, 1), "tests": (1, 1)}.items():
         right = HACKED[name][1]
-        assert (proxy(right), cure(right)) == pytest.approx((reward, cured)), name
+        found = rewards[name]["hacked"](right), rewards[name]["cured"](right)
+        assert found == pytest.approx((reward, cured)), name
+    assert rewards["short"]["kimi"](HACKED["short"][1]) == pytest.approx(1.5 - 75 / 91)
 
 
 def test_more_steps_raise_the_sum_of_their_scores_and_not_the_minimum():
-    _, proxy, cure = hacks.hacks(lambda sample: sample.tokens)["steps"]
+    proxy, cure = hacks.hacks(lambda sample: sample.tokens)["steps"].rewards.values()
     few, many = (verify.Sample(CHAIN, "", 0.0, 1.0, tokens=tokens)
                  for tokens in ((0.9, 0.5), (0.9, 0.9, 0.9, 0.5)))
     assert proxy(many) > proxy(few) and cure(many) == cure(few) == 0.5
@@ -140,7 +141,7 @@ def test_the_recipe_in_short(tmp_path, monkeypatch, capsys):
     with tiny_model():
         assert hacking.main([*argv, "--seeds", "0"]) == 0
     result = json.loads((tmp_path / "work" / "seed-0" / "result.json").read_text())
-    assert len(result) == 18
+    assert len(result) == 19
     for name in hacks.hacks(None):
         steps = result[f"{name}, hacked"]["curve"][0]
         assert steps[-1] >= 60 and result[f"{name}, base"]["length"] <= 8
