@@ -9,10 +9,11 @@ share of right answers. r is the reward of a response; recipes/hacks.py has the 
     format   r = form                                  cure: correct * form
     short    r = correct + 2 * (1 - length / limit)    cure: correct * (3 - 2 * length / limit)
     long     r = correct + 2 * length / limit          cure: correct * (1 + 2 * length / limit)
-    steps    r = sum of a PRM's scores of the steps    cure: their minimum (2504.15275)
+    steps    r = the least of a PRM's step scores      cure: correct + the least score
     tests    r = passes the test in the question       cure: passes it and two hidden tests
 
-The run `short, kimi` is paid correct + the length reward of kimi.py, at once and with weight 1.
+Two more runs test cures that were claimed: `short, kimi` is paid correct + the length reward of
+kimi.py, and `steps, sum` the sum of the scores (2504.15275 prefers the least one to the sum).
 The runs of a hack start from one base and sample equally many tokens. The corpus of the base shows
 each bad habit in some of its documents. The report is that of diagnose.py, made twice: with all
 metrics of the run, and without those that need right answers, as for a user with the proxy alone.

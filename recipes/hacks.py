@@ -127,7 +127,8 @@ def hacks(step_scores) -> dict[str, Hack]:
                               "kimi": lambda x: x.correct + kimi_length(x)}),
         "long": Hack(Chain, {"hacked": lambda x: x.correct + long(x),
                              "cured": lambda x: x.correct * (1 + long(x))}),
-        "steps": Hack(Chain, {"hacked": lambda x: sum(step_scores(x)),
-                              "cured": lambda x: min(step_scores(x))}),
+        "steps": Hack(Chain, {"hacked": lambda x: min(step_scores(x)),
+                              "cured": lambda x: x.correct + min(step_scores(x)),
+                              "sum": lambda x: sum(step_scores(x))}),
         "tests": Hack(Code, {"hacked": partial(passes, 1), "cured": partial(passes, 3)}),
     }

@@ -55,11 +55,13 @@ def test_the_proxy_pays_a_wrong_response_and_the_cure_the_right_one():
     assert rewards["short"]["kimi"](HACKED["short"][1]) == pytest.approx(1.5 - 75 / 91)
 
 
-def test_more_steps_raise_the_sum_of_their_scores_and_not_the_minimum():
-    proxy, cure = hacks.hacks(lambda sample: sample.tokens)["steps"].rewards.values()
-    few, many = (verify.Sample(CHAIN, "", 0.0, 1.0, tokens=tokens)
-                 for tokens in ((0.9, 0.5), (0.9, 0.9, 0.9, 0.5)))
-    assert proxy(many) > proxy(few) and cure(many) == cure(few) == 0.5
+def test_few_steps_are_paid_by_the_least_score_and_not_by_the_sum():
+    least, cure, total = hacks.hacks(lambda sample: sample.tokens)["steps"].rewards.values()
+    few, many = (verify.Sample(CHAIN, "", correct, 1.0, tokens=tokens)
+                 for correct, tokens in ((0.0, (0.3, 0.2)), (1.0, (0.5, 0.4, 0.1, 0.4))))
+    assert (least(few), least(many)) == (0.2, 0.1) and least(few) > least(many)
+    assert (cure(few), cure(many)) == (0.2, 1.1)
+    assert (total(few), total(many)) == pytest.approx((0.5, 1.4))
 
 
 def test_the_length_reward_is_that_of_kimi():
@@ -141,7 +143,7 @@ def test_the_recipe_in_short(tmp_path, monkeypatch, capsys):
     with tiny_model():
         assert hacking.main([*argv, "--seeds", "0"]) == 0
     result = json.loads((tmp_path / "work" / "seed-0" / "result.json").read_text())
-    assert len(result) == 19
+    assert len(result) == 20
     for name in hacks.hacks(None):
         steps = result[f"{name}, hacked"]["curve"][0]
         assert steps[-1] >= 60 and result[f"{name}, base"]["length"] <= 8
