@@ -1,6 +1,6 @@
 """Reward hacking: six rewards with a hole, what a report says of each, and a cure for each.
 
-    python -m recipes.hacking                   five seeds, about 60 minutes of one core
+    python -m recipes.hacking                   five seeds, about 45 minutes of one core
 
 A policy that is paid by a proxy of the goal finds what the proxy overpays (2209.13085). Gold is the
 share of right answers. r is the reward of a response; recipes/hacks.py has the code:
@@ -178,14 +178,15 @@ def draw(results, figure) -> None:
 def main(argv=None) -> int:
     parser = arguments.Parser("recipes.hacking", description=__doc__.split("\n\n")[0])
     page.add_flags(parser, "hacking", seeds="0,1,2,3,4")
-    parser.add_argument("--tokens", type=arguments.integer(1), default=100_000,
-                        help="sampled by each run (default: 100000)")
+    parser.add_argument("--tokens", type=arguments.integer(1), default=50_000,
+                        help="sampled by each run (default: 50000)")
 
     def run(args):
         torch.set_num_threads(1)
         results = page.run_seeds(lambda seed, folder: run_seed(seed, folder, args), args)
         page.write("hacking", "Reward hacking and its cures", tables(results),
-                   partial(draw, results), args.docs, about=__doc__.partition("\n\n")[2])
+                   partial(draw, results), args.docs, about=__doc__.partition("\n\n")[2],
+                   image="reward-hacking")  # docs/img/hacking.png is a figure of docs/tasks.md
     return arguments.run(parser, argv, run)
 
 

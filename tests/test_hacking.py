@@ -132,9 +132,9 @@ def test_the_recipe_in_short(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(hacking, name, value)
     monkeypatch.setitem(model.SIZES, "nano", dict(layers=1, width=16, heads=2, kv_heads=1,
                                                   hidden=24, **model.TOY))
-    flags = ("--size nano --base-steps 1 --prompts 2 --group-size 4 --max-new-tokens 8 "
+    flags = ("--size nano --base-steps 1 --prompts 1 --group-size 2 --max-new-tokens 6 "
              "--minibatches 1 --eval-problems 1")
-    argv = ["--tokens", "60", "--flags", flags, "--work", str(tmp_path / "work"), "--docs",
+    argv = ["--tokens", "2", "--flags", flags, "--work", str(tmp_path / "work"), "--docs",
             str(tmp_path / "docs")]
     # a base that can do nothing writes no step ends
     monkeypatch.setattr(hacking.prm, "label_steps", lambda *args: [
@@ -145,11 +145,11 @@ def test_the_recipe_in_short(tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "work" / "seed-0" / "result.json").read_text())
     assert len(result) == 20
     for name in hacks.hacks(None):
-        steps = result[f"{name}, hacked"]["curve"][0]
-        assert steps[-1] >= 60 and result[f"{name}, base"]["length"] <= 8
+        assert result[f"{name}, hacked"]["curve"][0][-1] >= 2
+        assert result[f"{name}, base"]["length"] <= 6
     text = (tmp_path / "docs" / "recipes" / "hacking.md").read_text()
     assert text.count("\n| claim, hacked |") == 5 and text.count("\n| claim, cured |") == 2
-    assert (tmp_path / "docs" / "img" / "hacking.png").exists()
+    assert (tmp_path / "docs" / "img" / "reward-hacking.png").exists()
     # seed 0 is read, not made again
     monkeypatch.setattr(hacking, "run_seed", lambda *_: result)
     monkeypatch.setattr(page, "save_figure", lambda *_: None)
