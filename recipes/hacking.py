@@ -165,14 +165,15 @@ def draw(results, figure) -> None:
     gold of both runs."""
     names = [name.partition(",")[0] for name in results[0] if name.endswith("base")]
     for name, axis in zip(names, figure.subplots(2, 3, sharey=True).flat, strict=True):
-        for label, arm, column in (("proxy, hacked", "hacked", 1), ("gold, hacked", "hacked", 2),
-                                   ("gold, cured", "cured", 2)):
+        for label, arm, column in (("proxy of the hacked run, of its maximum", "hacked", 1),
+                                   ("gold of the hacked run", "hacked", 2),
+                                   ("gold of the cured run", "cured", 2)):
             curves = [result[f"{name}, {arm}"]["curve"] for result in results]
             x = np.linspace(0, min(curve[0][-1] for curve in curves), 100)
             y = np.mean([np.interp(x, curve[0], curve[column]) for curve in curves], axis=0)
             axis.plot(x / 1000, 100 * y / (y.max() or 1.0 if column == 1 else 1), label=label)
         axis.set(title=name, xlabel="thousand sampled tokens", ylabel="%")
-    axis.legend()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def main(argv=None) -> int:

@@ -96,9 +96,10 @@ def kimi_length(sample) -> float:
 
 
 def passes(n: int, sample) -> float:
-    """1.0 for a program that passes the first n unit tests, else 0.0."""
+    """1.0 for a program that passes the first n unit tests, else 0.0. A right one passes all."""
     answer = verify.extract(sample.text)
-    return float(answer is not None and code.passes_tests(answer, sample.problem.tests[:n]))
+    return float(bool(sample.correct) or answer is not None and code.passes_tests(
+        answer, sample.problem.tests[:n]))
 
 
 # --- the hacks
