@@ -1,6 +1,6 @@
 """Reward hacking: six rewards with a hole, what a report says of each, and a cure for each.
 
-    python -m recipes.hacking                   five seeds, about 45 minutes of one core
+    python -m recipes.hacking                   five seeds, about 55 minutes of one core
 
 A policy that is paid by a proxy of the goal finds what the proxy overpays (2209.13085). Gold is the
 share of right answers. r is the reward of a response; recipes/hacks.py has the code:
@@ -45,6 +45,7 @@ from recipes.hacks import Chain, Code, hacks, paid_by
 
 FLAGS = ("--size tiny --base-steps 250 --prompts 16 --group-size 8 --eval-problems 100 "
          "--eval-every 3")
+CODE_TOKENS = 3  # times the tokens of a chain run: in 8 steps, one time, little happened
 HELD_OUT = 300  # problems of a measurement, each with one response at temperature 1
 GOLD = ("accuracy", "correct", "eval_accuracy", "length_correct", "length_wrong")  # metrics
 PROBLEMS, SOLUTIONS, COMPLETIONS, EPOCHS = 128, 4, 4, 4  # of the PRM's training, as in prm.py
@@ -103,8 +104,8 @@ def report(history, options, without=()) -> dict[str, int]:
 def run_seed(seed: int, folder: Path, args) -> dict:
     """For each hack the measures of its base, and of the runs by the hacked and cured rewards."""
     result, starts = {}, {}
-    for kind, name in ((Chain, "chain"), (Code, "code")):
-        flags = f"{FLAGS} --task {name} --token-budget {args.tokens} {args.flags}"
+    for kind, name, times in ((Chain, "chain", 1), (Code, "code", CODE_TOKENS)):
+        flags = f"{FLAGS} --task {name} --token-budget {times * args.tokens} {args.flags}"
         starts[kind] = runs.start(flags, seed, folder, kind())
     step_scores = step_scores_of(folder / "prm.pt", *starts[Chain])
     for name, (kind, rewards) in hacks(step_scores).items():
@@ -180,7 +181,8 @@ def main(argv=None) -> int:
     parser = arguments.Parser("recipes.hacking", description=__doc__.split("\n\n")[0])
     page.add_flags(parser, "hacking", seeds="0,1,2,3,4")
     parser.add_argument("--tokens", type=arguments.integer(1), default=50_000,
-                        help="sampled by each run (default: 50000)")
+                        help="sampled by a run; three times as many for programs "
+                             "(default: 50000)")
 
     def run(args):
         torch.set_num_threads(1)

@@ -18,7 +18,7 @@ import verify
 from tasks import chain, code, corpus
 
 HABITS = {"plain": 0.52, "skip": 0.2, "claim": 0.08, "repeat": 0.1, "no form": 0.1}
-SPECIAL_CASES = 0.1
+SPECIAL_CASES = 0.2
 ERROR_SCALE = 0.7  # of the false facts in the chains
 LIMIT = 96         # tokens of a chain
 LENGTH_WEIGHT = 2.0
