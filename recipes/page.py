@@ -70,16 +70,17 @@ def run_seeds(work, args) -> list[dict]:
 
 
 def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DOCS,
-          about: str = "") -> None:
+          about: str = "", image: str = "") -> None:
     """Writes docs/recipes/NAME.md. tables: (heading, columns, rows) of each. draw(figure) fills a
     matplotlib figure, which becomes docs/img/NAME.png; without matplotlib there is none. about:
-    text above the tables, such as the docstring of the recipe."""
+    text above the tables, such as the docstring of the recipe. image: another NAME of the figure.
+    """
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=DOCS.parent, text=True,
                             capture_output=True).stdout.strip()
     lines = [f"# {title}", "", f"Made by `python -m recipes.{name} "
              f"{' '.join(sys.argv[1:])}`".rstrip(" `") + f"` at commit {commit}.", ""]
-    if draw and (image := save_figure(docs / "img" / f"{name}.png", draw)):
-        lines += [f"![{title}](../img/{image.name})", ""]
+    if draw and (drawn := save_figure(docs / "img" / f"{image or name}.png", draw)):
+        lines += [f"![{title}](../img/{drawn.name})", ""]
     lines += [about.strip("\n"), ""] if about else []
     for heading, columns, rows in tables:
         lines += [f"## {heading}", "", *markdown_table(columns, rows)]
