@@ -10,12 +10,14 @@ import argparse
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bench.stats import bootstrap, markdown_table, with_interval
-from infra import run_dir
+from infra import arguments, run_dir
 from infra.terminal import echo
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -62,10 +64,36 @@ def run_seeds(work, args) -> list[dict]:
     results = []
     for seed in args.seeds:
         folder = open_seed(args, seed)
-        if not (folder / "result.json").exists():
-            run_dir.write_json(folder / "result.json", work(seed, folder))
-        results.append(json.loads((folder / "result.json").read_text()))
+        results.append(kept(folder / "result.json", partial(work, seed, folder)))
     return results
+
+
+def main(name: str, title: str, about: str, work, tables, draw, argv, numbers=(),
+         seeds="0,1,2,3,4") -> int:
+    """The command line of a recipe: runs work(seed, folder, args) for each seed, and writes the
+    page with tables(results) and draw(results, figure). about: the recipe's docstring. numbers:
+    (flag, default, help) of its own flags, whole numbers above 0. Returns the exit code."""
+    parser = arguments.Parser(f"recipes.{name}", description=about.split("\n\n")[0])
+    add_flags(parser, name, seeds)
+    for flag, default, text in numbers:
+        parser.add_argument(flag, type=arguments.integer(1), default=default,
+                            help=f"{text} (default: {default})")
+
+    def run(args):
+        torch.set_num_threads(1)
+        results = run_seeds(partial(work, args=args), args)
+        write(name, title, tables(results), partial(draw, results), args.docs,
+              about.partition("\n\n")[2])
+    return arguments.run(parser, argv, run)
+
+
+def kept(path: Path, make):
+    """The result of make(), which JSON can hold. It is kept in the file `path`, and read from it
+    the next time."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run_dir.write_json(path, make())
+    return json.loads(path.read_text())
 
 
 def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DOCS,
@@ -111,6 +139,16 @@ def differences(results: list[dict], pairs, key: str) -> list[list]:
 def interpolate(curve, column: int, x: float) -> float:
     """The last number of a curve's points where the one in `column` is x."""
     return float(np.interp(x, [point[column] for point in curve], [point[-1] for point in curve]))
+
+
+def first_at(curve: list[dict], key: str, target: float) -> dict:
+    """The numbers of a curve where `key` first reaches the target: on the line between the points
+    around it. The curve, a list of dicts with equal keys, reaches it."""
+    last = next(i for i, point in enumerate(curve) if point[key] >= target)
+    before, after = curve[max(0, last - 1)], curve[last]
+    rise = after[key] - before[key]
+    share = (target - before[key]) / rise if rise > 0 else 1.0
+    return {name: before[name] + share * (after[name] - before[name]) for name in after}
 
 
 def draw_curves(lines: dict, labels, figure) -> None:
