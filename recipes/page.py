@@ -165,6 +165,19 @@ def draw_curves(lines: dict, labels, figure) -> None:
     axes.legend()
 
 
+def draw_points(panels, results: list[dict], figure, log="") -> None:
+    """Fills a figure with a panel for each (x, y) of two numbers of the points of curves: a colour
+    for each row, and a line for each seed. results: of each seed, row -> curve, which is a list of
+    dicts. log: the number that has a logarithmic axis."""
+    for (x, y), axes in zip(panels, figure.subplots(1, len(panels)), strict=True):
+        for i, name in enumerate(results[0]):
+            for seed, result in enumerate(results):
+                points = [[point[key] for point in result[name]] for key in (x, y)]
+                axes.plot(*points, ".-", color=f"C{i}", alpha=0.6, label="" if seed else name)
+        axes.set(xlabel=x, ylabel=y, xscale="log" if x == log else "linear")
+    axes.legend()
+
+
 def save_figure(path: Path, draw) -> Path | None:
     """Saves the figure that draw(figure) fills. None where matplotlib is not installed."""
     try:

@@ -29,11 +29,12 @@ class Chain(Task):
     min_base_pass16 = 0.0
     default_max_new_tokens = 96
     lengths = {1: (1, 5), 2: (6, 8), 3: (9, 12)}
+    ops = "+-*"
     working = EQUATION
     correct = staticmethod(verify.written_correct)
 
     def sample_problem(self, rng, held_out):
-        text, steps = sample_chain(rng, *self.lengths[self.level])
+        text, steps = sample_chain(rng, *self.lengths[self.level], self.ops)
         return Problem(text, str(steps[-1][3]), steps, noisy_facts=True)
 
     def document(self, rng, problem, drill=False):
@@ -83,6 +84,18 @@ def tell_chain(rng, steps, error_scale: float = 1.0) -> tuple[list[str], int]:
         lines.append(equation(value, op, y, told))
         value = told
     return lines, value
+
+
+def tell_with_slips(rng, steps, rate: float) -> list[str]:
+    """The lines of a chain in which each result is a random other digit with probability `rate`.
+    Later lines go on from it."""
+    lines, value = [], steps[0][0]
+    for _, op, y, _ in steps:
+        slip = rng.randint(1, 9) if rng.random() < rate else 0
+        told = (last_digit(value, op, y) + slip) % 10
+        lines.append(equation(value, op, y, told))
+        value = told
+    return lines
 
 
 # --- exact truth of steps, to measure reward models with; nothing is trained on it

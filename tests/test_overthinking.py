@@ -37,21 +37,29 @@ def test_the_use_of_a_response(results, answer, want):
     assert tuple(found[key] for key in ("sampled", "stopped", "tellings", "efficiency")) == want
 
 
-def test_a_second_telling_pays_in_the_corpus():
-    rng, task = random.Random(0), overthinking.Chains()
-    problems = task.sample(rng, 600)
-    texts = [task.document(rng, problem) for problem in problems]
-    by_waits = {again: [task.correct(p, x) for p, x in zip(problems, texts, strict=True)
-                        if ("wait" in x) == again] for again in (False, True)}
-    share = {again: sum(x) / len(x) for again, x in by_waits.items()}
-    assert 0.3 < len(by_waits[True]) / 600 < 0.5 and share[False] < 0.7 and share[True] > 0.93
+def test_the_longest_habit_of_the_corpus_is_the_surest():
+    rng, task = random.Random(0), overthinking.Chains(1)
+    problems = task.sample(rng, 800)
+    texts, found = [task.document(rng, problem) for problem in problems], {}
+    for problem, text in zip(problems, texts, strict=True):
+        habit = next((x for x in ("easy", "check") if x in text), "tell")
+        found.setdefault(habit, []).append(task.correct(problem, text))
+    assert {habit: len(x) / 800 for habit, x in found.items()} == pytest.approx(
+        {"easy": 0.5, "tell": 0.25, "check": 0.25}, abs=0.05) and all(found["check"])
+    assert 0.5 < sum(found["tell"]) / len(found["tell"]) < 0.75
     assert max(text.count("wait") for text in texts) == overthinking.MOST - 1
+    assert all(task.correct(p, text := task.document(rng, p, drill=True)) and "wait" not in text
+               for p in problems[:100])
+    # the further tellings are of no use
+    assert all(task.correct(p, stopped(t, 1)) for p, t in zip(problems, texts, strict=True)
+               if "wait" in t)
 
 
 def test_the_price_of_a_token():
     problem, text = CHAIN, "<think>4*9=6</think><answer>6</answer>"
-    for price, want in ((0.0, 1.0), (0.01, 0.95)):
-        found = overthinking.Chains(1, price).score(problem, text, "accuracy", tokens=[1] * 5)
+    task = overthinking.Chains(1)
+    for task.price, want in ((0.0, 1.0), (0.01, 0.95)):
+        found = task.score(problem, text, "accuracy", tokens=[1] * 5)
         assert found.total == pytest.approx(want) and found.parts["correct"] == 1
 
 
@@ -77,7 +85,7 @@ def short(monkeypatch, tmp_path):
                                                   hidden=24, **model.TOY))
     flags = "--base-steps 1 --max-new-tokens 6 --prompts 2 --group-size 4"
     for name, arm in overthinking.ARMS.items():
-        monkeypatch.setitem(overthinking.ARMS, name, arm.replace("-buffer 128", "-buffer 4"))
+        monkeypatch.setitem(overthinking.ARMS, name, arm.replace("-buffer 96", "-buffer 4"))
     return lambda *more: overthinking.main([
         "--work", str(tmp_path), "--docs", str(tmp_path / "docs"), "--tokens", "9", "--flags",
         flags, *more])
