@@ -16,7 +16,7 @@ once. The arms train the same base with the same optimizer, on other answers:
     SFT, own       right answers of the base, sampled once
     SFT, corpus    right answers with working, one line for each step
     SFT, foreign   the same in a style that the base has never read: 9*9 is 1
-    ..., slow      controls: a fifth of the learning rate
+    ..., slow      controls: a lower learning rate
 
 Forgetting is the greedy accuracy that the other tasks lose. Arms are compared at equal accuracy on
 the new task, by interpolation along their curves. Left out on purpose: DPO, a KL penalty, replay.
@@ -48,13 +48,14 @@ from tasks.base import Problem, several
 
 FLAGS = ("--task bilingual --level 1 --size nano --base-steps 600 --max-new-tokens 64 --steps 24 "
          "--reward accuracy --prompts 16 --group-size 8 --lr 3e-4")
-SFT, SLOW = "--algo raft", "--algo raft --lr 6e-5"
+SFT, FOREIGN = "--algo raft", "--algo raft --lr 1e-3 --steps 60"  # a new style takes longer
 ARMS = {  # name -> (flags, the answers to learn from; "": those that it samples)
-    "GRPO": ("--algo grpo", ""), "RAFT": ("--algo raft", ""), "SFT, own": (SFT, "own"),
-    "SFT, corpus": (SFT, "corpus"), "SFT, foreign": (SFT, "foreign"),
-    "SFT, corpus, slow": (SLOW, "corpus"), "SFT, foreign, slow": (SLOW, "foreign")}
+    "GRPO": ("--algo grpo", ""), "RAFT": (SFT, ""), "SFT, own": (SFT, "own"),
+    "SFT, corpus": (SFT, "corpus"), "SFT, foreign": (FOREIGN, "foreign"),
+    "SFT, corpus, slow": (f"{SFT} --lr 6e-5", "corpus"),
+    "SFT, foreign, slow": (f"{SFT} --lr 3e-4 --steps 120", "foreign")}
 GROUPS = {"all": list(ARMS), "RL": ["GRPO", "RAFT"], "SFT": [x for x in ARMS if "SFT" in x]}
-POINTS = 1, 2, 3, 4, 6, 9, 13, 18         # steps after which a policy is measured; and the last
+POINTS = 1, 2, 3, 4, 6, 9, 13, 18, 30, 60  # steps after which a policy is measured; and the last
 PROBLEMS, KL_PROMPTS = 150, 100            # of each task, at each point (held-out sums: 72)
 PREDICTORS = "forward KL", "reverse KL", "distance"  # the last: of weights, Euclidean
 
@@ -131,15 +132,14 @@ def answers(base, tokenizer, limit: int, rng, count: int) -> dict:
 
 def run_seed(seed: int, folder: Path, args) -> dict:
     """The curve of each arm: a list of measurements, each with its step."""
-    flags = f"{FLAGS} {args.flags}"
-    base, _, tokenizer, options = runs.start(flags, seed, folder, several(PARTS))
+    base, _, tokenizer, options = runs.start(f"{FLAGS} {args.flags}", seed, folder, several(PARTS))
     measure = ruler(base, tokenizer, options.max_new_tokens)
     pairs = answers(base, tokenizer, options.max_new_tokens, random.Random(seed), args.answers)
     first = measure(base) | {"step": 0, "forgotten": 0.0}
 
     def curve(more: str, source: str) -> list[dict]:
         policy, points = copy.deepcopy(base), [first]
-        own, *_ = runs.read(f"{flags} {more}", seed)
+        own, *_ = runs.read(f"{FLAGS} {more} {args.flags}", seed)
 
         def on_step(metrics):
             if metrics["step"] in (*POINTS, own.steps):

@@ -2,11 +2,12 @@
 
     python -m recipes.overthinking                 five seeds, about an hour of one core
 
-The base has three habits. It guesses the last digit of a chain of sums; it tells the chain,
-with slips; or it says "check", tells it without slips, and tells it again, up to three times. RL
-finds the surest habit, which is also the longest, though its repetitions are of no use. Two numbers
-show the waste: the accuracy of responses that stop after the first telling, and the outcome
-efficiency of 2412.21187. Of the T tokens of a response, T* end at the first right telling:
+The base has three habits. It guesses the last digit of a chain of sums; it tells the chain once,
+and often answers with another digit; or it says "wait", tells it again, up to three times, and
+answers with the result. RL finds the surest habit, which is also the longest, and its repetitions
+are of no use: they never change a result. Two numbers show the waste: the accuracy of responses
+that stop after the first telling, and the outcome efficiency of 2412.21187. Of the T tokens of a
+response, T* end at the first right telling:
 
     efficiency = mean over responses of T* / T if the answer is right, else 0
 
@@ -39,8 +40,8 @@ from statistics import mean
 
 import evaluate
 from recipes import page, runs
-from tasks.chain import WAIT, tell_with_slips
-from tasks.corpus import NO_WORKING, tagged
+from tasks.chain import WAIT
+from tasks.corpus import NO_WORKING, equation, tagged
 from tasks.wait import Wait
 
 FLAGS = ("--task wait --level 1 --size nano --base-steps 600 --reward accuracy "
@@ -56,31 +57,28 @@ ARMS = {  # name -> flags
     "random half": f"{HALF} shortest --keep-at-random"}
 CONTROLS = (("kimi", "kimi, 0"), ("shortest", "random half"), ("efficient", "random half"))
 PRICE = 0.003                        # of a token, in the arm `per token`
-CHECK = "check"                      # begins a careful document
-HABITS = {"guess": (0.5, 0.05), "tell": (0.25, 0.45), CHECK: (0.25, 0.5)}  # of corpus, drill
-SLIPS, AGAIN, MOST = 0.15, 0.6, 4    # in "tell", per line; in "check": one more telling, the most
+HABITS = {"guess": (0.5, 0.05), "once": (0.25, 0.6), "again": (0.25, 0.35)}  # of corpus, drill
+WRONG, MOST = 0.5, 4                 # documents of "once" with a random answer; most tellings
 POINTS, MARGIN = 6, 0.02             # of a curve, besides the base; accuracies that count as equal
 PROBLEMS, SAMPLES = 200, 4           # of a point; responses to each problem at the end
 LEVELS = {"1-2 sums": range(1, 3), "3-4 sums": range(3, 5), "5-6 sums": range(5, 7)}
 
 
 class Chains(Wait):
-    """Chains of 1 to 6 sums. The drill has no slips, and repeats less. price: of a token."""
+    """Chains of 1 to 6 sums. The drill is right, and mostly tells a chain once. price: of a token.
+    """
 
     lengths, ops, price = {1: (1, 6)}, "+", 0.0
 
     def document(self, rng, problem, drill=False):
-        def tell(slips):
-            return "\n".join(tell_with_slips(rng, problem.steps, 0 if drill else slips))
         [habit] = rng.choices(list(HABITS), [x[drill] for x in HABITS.values()])
         if habit == "guess":
             return tagged(NO_WORKING, problem.answer)
-        if habit == "tell":
-            return tagged(told := tell(SLIPS), told[-1])
-        tellings = [f"{CHECK}\n{tell(0)}"]
-        while len(tellings) < MOST and rng.random() < (AGAIN / 2 if drill else AGAIN):
-            tellings.append(tell(0))
-        return tagged(f"\n{WAIT}\n".join(tellings), tellings[-1][-1])
+        lines, answer = [equation(*step) for step in problem.steps], problem.answer
+        if habit == "once" and not drill and rng.random() < WRONG:
+            answer = rng.randrange(10)
+        count = 1 if habit == "once" else rng.randint(2, MOST)
+        return tagged(f"\n{WAIT}\n".join(["\n".join(lines)] * count), answer)
 
     def score(self, problem, text, reward="correct", uniform=0.0, tokens=(), group=()):
         found = super().score(problem, text, reward, uniform, tokens, group)
@@ -128,8 +126,8 @@ def measure(policy, task, tokenizer, limit: int, samples: int = 1) -> dict:
 
 def run_seed(seed: int, folder: Path, args) -> dict:
     """The curve of each arm: a list of measurements, each with the tokens sampled before it."""
-    flags = f"{FLAGS} --token-budget {args.tokens} {args.flags}"
-    base, task, tokenizer, options = runs.start(flags, seed, folder, Chains(1))
+    flags = f"--token-budget {args.tokens} {args.flags}"
+    base, task, tokenizer, options = runs.start(f"{FLAGS} {flags}", seed, folder, Chains(1))
     settings = task, tokenizer, options.max_new_tokens
     first = measure(base, *settings) | {"tokens": 0}
 
@@ -143,7 +141,7 @@ def run_seed(seed: int, folder: Path, args) -> dict:
                 samples = SAMPLES if tokens >= args.tokens else 1
                 points.append(measure(policy, *settings, samples) | {"tokens": tokens})
         task.price = PRICE * (name == "per token")
-        own, *_ = runs.read(f"{flags} {ARMS[name]}", seed)
+        own, *_ = runs.read(f"{FLAGS} {ARMS[name]} {flags}", seed)
         runs.reinforce(policy, task, tokenizer, own, on_step)
         return points
     return {name: page.kept(folder / f"{name}.json", partial(curve, name)) for name in ARMS}

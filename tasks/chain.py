@@ -86,18 +86,6 @@ def tell_chain(rng, steps, error_scale: float = 1.0) -> tuple[list[str], int]:
     return lines, value
 
 
-def tell_with_slips(rng, steps, rate: float) -> list[str]:
-    """The lines of a chain in which each result is a random other digit with probability `rate`.
-    Later lines go on from it."""
-    lines, value = [], steps[0][0]
-    for _, op, y, _ in steps:
-        slip = rng.randint(1, 9) if rng.random() < rate else 0
-        told = (last_digit(value, op, y) + slip) % 10
-        lines.append(equation(value, op, y, told))
-        value = told
-    return lines
-
-
 # --- exact truth of steps, to measure reward models with; nothing is trained on it
 
 def steps_true(problem, text: str) -> list[bool] | None:

@@ -42,14 +42,13 @@ def test_the_longest_habit_of_the_corpus_is_the_surest():
     problems = task.sample(rng, 800)
     texts, found = [task.document(rng, problem) for problem in problems], {}
     for problem, text in zip(problems, texts, strict=True):
-        habit = next((x for x in ("easy", "check") if x in text), "tell")
+        habit = next((x for x in ("easy", "wait") if x in text), "once")
         found.setdefault(habit, []).append(task.correct(problem, text))
     assert {habit: len(x) / 800 for habit, x in found.items()} == pytest.approx(
-        {"easy": 0.5, "tell": 0.25, "check": 0.25}, abs=0.05) and all(found["check"])
-    assert 0.5 < sum(found["tell"]) / len(found["tell"]) < 0.75
+        {"easy": 0.5, "once": 0.25, "wait": 0.25}, abs=0.05) and all(found["wait"])
+    assert 0.4 < sum(found["once"]) / len(found["once"]) < 0.7  # half are random digits
     assert max(text.count("wait") for text in texts) == overthinking.MOST - 1
-    assert all(task.correct(p, text := task.document(rng, p, drill=True)) and "wait" not in text
-               for p in problems[:100])
+    assert all(task.correct(p, task.document(rng, p, drill=True)) for p in problems[:100])
     # the further tellings are of no use
     assert all(task.correct(p, stopped(t, 1)) for p, t in zip(problems, texts, strict=True)
                if "wait" in t)
