@@ -3,7 +3,7 @@
     python -m recipes.overthinking                 five seeds, about an hour of one core
 
 The base has three habits. It guesses the last digit of a chain of sums; it tells the chain once,
-and often answers with another digit; or it says "wait", tells it again, up to three times, and
+and mostly answers with another digit; or it says "wait", tells it again, up to three times, and
 answers with the result. RL finds the surest habit, which is also the longest, and its repetitions
 are of no use: they never change a result. Two numbers show the waste: the accuracy of responses
 that stop after the first telling, and the outcome efficiency of 2412.21187. Of the T tokens of a
@@ -58,7 +58,7 @@ ARMS = {  # name -> flags
 CONTROLS = (("kimi", "kimi, 0"), ("shortest", "random half"), ("efficient", "random half"))
 PRICE = 0.003                        # of a token, in the arm `per token`
 HABITS = {"guess": (0.5, 0.05), "once": (0.25, 0.6), "again": (0.25, 0.35)}  # of corpus, drill
-WRONG, MOST = 0.5, 4                 # documents of "once" with a random answer; most tellings
+WRONG, MOST = 0.9, 4                 # documents of "once" with a random answer; most tellings
 POINTS, MARGIN = 6, 0.02             # of a curve, besides the base; accuracies that count as equal
 PROBLEMS, SAMPLES = 200, 4           # of a point; responses to each problem at the end
 LEVELS = {"1-2 sums": range(1, 3), "3-4 sums": range(3, 5), "5-6 sums": range(5, 7)}

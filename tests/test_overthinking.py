@@ -46,7 +46,7 @@ def test_the_longest_habit_of_the_corpus_is_the_surest():
         found.setdefault(habit, []).append(task.correct(problem, text))
     assert {habit: len(x) / 800 for habit, x in found.items()} == pytest.approx(
         {"easy": 0.5, "once": 0.25, "wait": 0.25}, abs=0.05) and all(found["wait"])
-    assert 0.4 < sum(found["once"]) / len(found["once"]) < 0.7  # half are random digits
+    assert 0.1 < sum(found["once"]) / len(found["once"]) < 0.3  # most are random digits
     assert max(text.count("wait") for text in texts) == overthinking.MOST - 1
     assert all(task.correct(p, task.document(rng, p, drill=True)) for p in problems[:100])
     # the further tellings are of no use
