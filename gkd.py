@@ -36,6 +36,15 @@ def vocabulary_logp(model, pairs):
     return model.logits(model.hidden_states(tokens, mask)).log_softmax(-1)
 
 
+@torch.no_grad()
+def response_kl(policy, other, pairs) -> float:
+    """KL(policy || other) of whole responses, in nats, estimated from (prompt ids, response ids)
+    pairs that the policy sampled: the sum over tokens of the KL over the vocabulary, and the mean
+    over responses. Its variance is less than that of the mean log-ratio."""
+    logp, other_logp = (vocabulary_logp(model, pairs) for model in (policy, other))
+    return float(reverse_kl(logp, other_logp).sum()) / len(pairs)
+
+
 def backward(student, teacher, views) -> float:
     """Adds the gradient of the loss to the student's, and returns the loss. views: for each
     response (student's pair, teacher's pair), whose prompts may differ."""

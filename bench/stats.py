@@ -96,6 +96,18 @@ def bootstrap(values, draws: int = 10_000) -> tuple[float, float, float]:
     return float(values.mean()), float(low), float(high)
 
 
+def spearman(xs, ys) -> float:
+    """The rank correlation of two lists, from -1 to 1. Equal values share the mean of their ranks.
+    0.0 where all values of a list are equal."""
+    ranks = []
+    for values in (np.array(xs, dtype=float), np.array(ys, dtype=float)):
+        less = values[:, None] > values
+        equal = values[:, None] == values
+        ranks.append(less.sum(1) + equal.sum(1) / 2)
+    constant = any(np.ptp(r) == 0 for r in ranks)
+    return 0.0 if constant else float(np.corrcoef(*ranks)[0, 1])
+
+
 def with_interval(values, scale=100, digits=1) -> str:
     """Mean and interval as text, such as '95.3 [94.5, 96.1]'; scale 100 gives percent."""
     numbers = (scale * x for x in bootstrap(values))

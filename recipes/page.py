@@ -10,12 +10,14 @@ import argparse
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bench.stats import bootstrap, markdown_table, with_interval
-from infra import run_dir
+from infra import arguments, run_dir
 from infra.terminal import echo
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -63,10 +65,36 @@ def run_seeds(work, args) -> list[dict]:
     results = []
     for seed in args.seeds:
         folder = open_seed(args, seed)
-        if not (folder / "result.json").exists():
-            run_dir.write_json(folder / "result.json", work(seed, folder))
-        results.append(json.loads((folder / "result.json").read_text()))
+        results.append(kept(folder / "result.json", partial(work, seed, folder)))
     return results
+
+
+def main(name: str, title: str, about: str, work, tables, draw, argv, numbers=(),
+         seeds="0,1,2,3,4") -> int:
+    """The command line of a recipe: runs work(seed, folder, args) for each seed, and writes the
+    page with tables(results) and draw(results, figure). about: the recipe's docstring. numbers:
+    (flag, default, help) of its own flags, whole numbers above 0. Returns the exit code."""
+    parser = arguments.Parser(f"recipes.{name}", description=about.split("\n\n")[0])
+    add_flags(parser, name, seeds)
+    for flag, default, text in numbers:
+        parser.add_argument(flag, type=arguments.integer(1), default=default,
+                            help=f"{text} (default: {default})")
+
+    def run(args):
+        torch.set_num_threads(1)
+        results = run_seeds(partial(work, args=args), args)
+        write(name, title, tables(results), partial(draw, results), args.docs,
+              about.partition("\n\n")[2])
+    return arguments.run(parser, argv, run)
+
+
+def kept(path: Path, make):
+    """The result of make(), which JSON can hold. It is kept in the file `path`, and read from it
+    the next time."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run_dir.write_json(path, make())
+    return json.loads(path.read_text())
 
 
 def write(name: str, title: str, tables: list[tuple], draw=None, docs: Path = DOCS,
@@ -127,6 +155,16 @@ def interpolate(curve, column: int, x: float) -> float:
     return float(np.interp(x, [point[column] for point in curve], [point[-1] for point in curve]))
 
 
+def first_at(curve: list[dict], key: str, target: float) -> dict:
+    """The numbers of a curve where `key` first reaches the target: on the line between the points
+    around it. The curve, a list of dicts with equal keys, reaches it."""
+    last = next(i for i, point in enumerate(curve) if point[key] >= target)
+    before, after = curve[max(0, last - 1)], curve[last]
+    rise = after[key] - before[key]
+    share = (target - before[key]) / rise if rise > 0 else 1.0
+    return {name: before[name] + share * (after[name] - before[name]) for name in after}
+
+
 def draw_curves(lines: dict, labels, figure) -> None:
     """Fills a figure with a panel for each label. Panel i shows a share, in percent, against number
     i of each point: the mean over seeds, and each seed as a thin line. lines: name -> a curve for
@@ -138,6 +176,19 @@ def draw_curves(lines: dict, labels, figure) -> None:
             [line] = axes.plot(xs, ys.mean(0), label=name)
             axes.plot(xs, ys.T, color=line.get_color(), alpha=0.3, linewidth=0.8)
         axes.set(xlabel=labels[i], ylabel="greedy accuracy, %")
+    axes.legend()
+
+
+def draw_points(panels, results: list[dict], figure, log="") -> None:
+    """Fills a figure with a panel for each (x, y) of two numbers of the points of curves: a colour
+    for each row, and a line for each seed. results: of each seed, row -> curve, which is a list of
+    dicts. log: the number that has a logarithmic axis."""
+    for (x, y), axes in zip(panels, figure.subplots(1, len(panels)), strict=True):
+        for i, name in enumerate(results[0]):
+            for seed, result in enumerate(results):
+                points = [[point[key] for point in result[name]] for key in (x, y)]
+                axes.plot(*points, ".-", color=f"C{i}", alpha=0.6, label="" if seed else name)
+        axes.set(xlabel=x, ylabel=y, xscale="log" if x == log else "linear")
     axes.legend()
 
 

@@ -17,7 +17,7 @@ import hashlib
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import verify
 from tasks import corpus
@@ -196,3 +196,27 @@ def mix_levels(task: Task, levels: str) -> Task:
     mixed = MixedLevels(task.level)
     mixed.parts = parts  # for tasks/curriculum.py
     return mixed
+
+
+def several(parts: dict[str, Task]) -> Task:
+    """A task that draws its problems from several tasks in equal shares. parts: name -> task; the
+    name becomes the category of its problems, so accuracy is reported for each part. An answer is
+    checked, and a document written, by the task that the problem is from."""
+    class Several(Task):
+        words = " ".join(part.words for part in parts.values())
+        default_max_new_tokens = max(part.max_new_tokens for part in parts.values())
+
+        def sample_problem(self, rng, held_out):
+            name = rng.choice(list(parts))
+            problem = parts[name].sample_problem(rng, held_out)
+            return problem and replace(problem, category=name)
+
+        def easier_task(self):
+            return several({name: part.easier_task() for name, part in parts.items()})
+
+        def correct(self, problem, text):
+            return parts[problem.category].correct(problem, text)
+
+        def document(self, rng, problem, drill=False):
+            return parts[problem.category].document(rng, problem, drill)
+    return Several(1)

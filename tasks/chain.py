@@ -29,11 +29,12 @@ class Chain(Task):
     min_base_pass16 = 0.0
     default_max_new_tokens = 96
     lengths = {1: (1, 5), 2: (6, 8), 3: (9, 12)}
+    ops = "+-*"
     working = EQUATION
     correct = staticmethod(verify.written_correct)
 
     def sample_problem(self, rng, held_out):
-        text, steps = sample_chain(rng, *self.lengths[self.level])
+        text, steps = sample_chain(rng, *self.lengths[self.level], self.ops)
         return Problem(text, str(steps[-1][3]), steps, noisy_facts=True)
 
     def document(self, rng, problem, drill=False):
