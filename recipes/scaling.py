@@ -189,8 +189,8 @@ def main(argv=None) -> int:
     def run(args):
         torch.set_num_threads(1)
         results = page.run_seeds(partial(work, args), args)
-        page.write("scaling", "ScaleRL's curve: what the first half of a run predicts", tables(results),
-                   partial(draw, results, args.tokens), args.docs,
+        page.write("scaling", "ScaleRL's curve: what the first half of a run predicts",
+                   tables(results), partial(draw, results, args.tokens), args.docs,
                    about=__doc__.partition("\n\n")[2])
     return arguments.run(parser, argv, run)
 

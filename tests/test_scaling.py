@@ -92,10 +92,10 @@ def short(monkeypatch, tmp_path):
     for size in ("nano", "wide"):
         monkeypatch.setitem(model.SIZES, size, dict(layers=1, width=16, heads=2, kv_heads=1,
                                                     hidden=24, **model.TOY))
-    flags = "--base-steps 1 --max-new-tokens 6 --prompts 1 --minibatches 1 --reward random"
+    flags = "--base-steps 1 --max-new-tokens 2 --prompts 1 --minibatches 1 --reward random"
     with tiny_model():
         yield lambda *more: scaling.main(["--work", str(tmp_path), "--docs", str(tmp_path / "docs"),
-                                          "--tokens", "300", "--flags", flags, *more])
+                                          "--tokens", "80", "--flags", flags, *more])
 
 
 def test_the_recipe_writes_its_page(short, tmp_path, capsys):
@@ -103,7 +103,8 @@ def test_the_recipe_writes_its_page(short, tmp_path, capsys):
     result = json.loads((tmp_path / "seed-3" / "result.json").read_text())
     assert set(result) == {*scaling.SETTINGS, *scaling.PREDICTIONS}
     for name in scaling.SETTINGS:
-        assert len(result[name]["points"]) > 4 and (tmp_path / "seed-3" / f"{name}.pt").exists()
+        assert len(result[name]["points"]) in (5, 6)
+        assert (tmp_path / "seed-3" / f"{name}.pt").exists()
     text = (tmp_path / "docs" / "recipes" / "scaling.md").read_text()
     assert text.count("\n| tiny, 8 problems |") == 5 and text.count("\n| sigmoid |") == 3
     assert short("--seeds", "3", "--tokens", "0") == 2 and "--tokens" in capsys.readouterr().err
