@@ -1,22 +1,22 @@
 """Scaling of RL: does a curve through the first half of a run predict the second half?
 
-ScaleRL (2510.13786) describes the pass rate R of a run after the compute C by a sigmoid in log C:
+ScaleRL (2510.13786) describes the accuracy R of a run after the compute C by a sigmoid in log C:
 
     R(C) = R_0 + (A - R_0) / (1 + (C_mid / C)^B)
 
-R_0 is the pass rate of the base, A the asymptote, C_mid the compute at half of the gain, and B the
+R_0 is the accuracy of the base, A the asymptote, C_mid the compute at half of the gain, and B the
 steepness. The paper claims that the curve, fitted early, predicts the rest of a run; that larger
 models and larger batches have a higher A; and that larger batches learn more slowly at first.
 
-Here C is sampled tokens. R is the mean accuracy of a step's responses at temperature 1. Its
-problems are new in every step, so R is an estimate on unseen problems. The fit is least squares
+Here C is sampled tokens, and R the greedy accuracy on held-out problems. The fit is least squares
 over the points up to half of the tokens. It is compared with two predictions that need no curve:
 
     last value    the mean of the last points of the first half goes on
     line          a straight line in log C, fitted to the same points and cut off at 0 and 1
 
 and with a bound: the same sigmoid fitted to all points, which has seen the answer. Left out on
-purpose: GPU hours as C, a constant learning rate (it falls linearly here), runs of other lengths.
+purpose: GPU hours as C, several samples of each problem for R, a constant learning rate (it falls
+linearly here), runs of other lengths.
 """
 # ruff: noqa: E402
 
@@ -33,26 +33,26 @@ import numpy as np
 import torch
 
 import evaluate
-from infra import arguments
+from infra import arguments, run_dir
 from recipes import page, runs
 
-FLAGS = "--task arithmetic --algo grpo --reward accuracy --group-size 8 --steps 100000"
-SETTINGS = {  # name -> further flags
-    "nano": "--size nano --prompts 16",
-    "tiny": "--size tiny --prompts 16",
-    "wide": "--size wide --prompts 16",
-    "tiny, 8 problems": "--size tiny --prompts 8",
-    "tiny, 32 problems": "--size tiny --prompts 32",
+PROBLEMS = 200     # held-out ones, for each point
+FLAGS = ("--task arithmetic --algo grpo --reward accuracy --group-size 8 --steps 100000 "
+         f"--eval-problems {PROBLEMS}")
+SETTINGS = {  # name -> further flags; a point every 128 responses
+    "nano": "--size nano --prompts 8 --eval-every 2",
+    "tiny": "--size tiny --prompts 8 --eval-every 2",
+    "wide": "--size wide --prompts 8 --eval-every 2",
+    "tiny, 4 problems": "--size tiny --prompts 4 --eval-every 4",
+    "tiny, 16 problems": "--size tiny --prompts 16 --eval-every 1",
 }
 PANELS = {"size of the model": ("nano", "tiny", "wide"),
-          "problems per step": ("tiny, 8 problems", "tiny", "tiny, 32 problems")}
-PAIRS = (("nano", "tiny"), ("wide", "tiny"), ("tiny, 8 problems", "tiny"),
-         ("tiny, 32 problems", "tiny"))
-POINTS = 20        # of a run, at equal distances in tokens; half of them are fitted
-LAST = 3           # points of the first half whose mean is the last value
-BASE_PROBLEMS = 1000                          # for R_0
-STEEPNESS = np.geomspace(0.25, 8, 80)         # B that are tried
-MIDPOINTS = np.geomspace(0.02, 20, 160)       # C_mid that are tried, over the last C of the fit
+          "problems per step": ("tiny, 4 problems", "tiny", "tiny, 16 problems")}
+PAIRS = (("nano", "tiny"), ("wide", "tiny"), ("tiny, 4 problems", "tiny"),
+         ("tiny, 16 problems", "tiny"))
+LAST = 3           # points of a half whose mean is its last value
+STEEPNESS = np.geomspace(0.25, 8, 80)     # B that are tried
+MIDPOINTS = np.geomspace(0.02, 20, 160)   # C_mid that are tried, in units of the last C of the fit
 PREDICTIONS = ("sigmoid", "last value", "line", "sigmoid of all points")
 
 
@@ -64,7 +64,7 @@ def sigmoid(c, r0: float, a: float, b: float, c_mid: float):
 
 
 def fit(c, r, r0: float) -> tuple[float, float, float]:
-    """(A, B, C_mid) of the least-squares fit to the pass rates r at compute c, both (n,). Of each B
+    """(A, B, C_mid) of the least-squares fit to the accuracies r at compute c, both (n,). Of each B
     and C_mid of a grid, A is the solution of a linear problem, between r0 and 1."""
     b, c_mid = np.meshgrid(STEEPNESS, MIDPOINTS * c.max(), indexing="ij")
     shapes = 1 / (1 + (c_mid[..., None] / c) ** b[..., None])                # (B, C_mid, n)
@@ -74,21 +74,21 @@ def fit(c, r, r0: float) -> tuple[float, float, float]:
     return float(r0 + gains[best]), float(b[best]), float(c_mid[best])
 
 
-def points_of(history: list[dict], tokens: int) -> list[list]:
-    """(C, R) for each of POINTS equal parts of a run of so many tokens: the means over the steps
-    that begin in it. C is the tokens that were sampled before a step, and its own half."""
-    ends = np.cumsum([step["tokens"] for step in history])
-    sizes = np.diff(ends, prepend=0)
-    parts = ((ends - sizes) * POINTS // tokens).astype(int)
-    return [[float((ends - sizes / 2)[parts == part].mean()),
-             mean(history[i]["accuracy"] for i in np.flatnonzero(parts == part))]
-            for part in range(POINTS) if (parts == part).any()]
+def points_of(history: list[dict]) -> list[list]:
+    """(C, R) of each evaluation of a run: the tokens that were sampled before it, the accuracy."""
+    tokens = np.cumsum([step["tokens"] for step in history])
+    return [[int(c), step["eval_accuracy"]] for c, step in zip(tokens, history, strict=True)
+            if "eval_accuracy" in step]
 
 
 def predictions(points, tokens: int, r0: float) -> dict:
-    """The predictions at each point of the second half, and the fit of the first half."""
+    """The predictions at each point of the second half, and the fit of the first half. Raises
+    UserError for fewer than 3 points in the first half."""
     c, r = np.array(points).T
     first = c <= tokens / 2
+    if first.sum() < 3:
+        raise run_dir.UserError(f"--tokens {tokens} gives {first.sum()} points to fit; a curve "
+                                "needs at least 3")
     a, b, c_mid = fit(c[first], r[first], r0)
     line = np.polyfit(np.log(c[first]), r[first], 1)
     later = c[~first]
@@ -105,8 +105,8 @@ def predictions(points, tokens: int, r0: float) -> dict:
 def assess(points, tokens: int, r0: float) -> dict:
     """The numbers of a run: its fit, and of each prediction the root mean square error over the
     second half ("error of ...") and the signed error at the end ("bias of ...")."""
-    found, later = predictions(points, tokens, r0), np.array([r for c, r in points
-                                                              if c > tokens / 2])
+    found = predictions(points, tokens, r0)
+    later = np.array([r for c, r in points if c > tokens / 2])
     for name in PREDICTIONS:
         gaps = found.pop(name) - later
         found |= {f"error of {name}": float((gaps**2).mean() ** 0.5),
@@ -121,11 +121,10 @@ def work(args, seed: int, folder: Path) -> dict:
         start = runs.start(f"{FLAGS} {flags} --token-budget {args.tokens} {args.flags}", seed,
                            args.work)
         base, task, tokenizer, options = start
-        _, texts = evaluate.sample_responses(base, tokenizer, task.held_out(BASE_PROBLEMS),
-                                             max_new_tokens=options.max_new_tokens)
-        r0 = mean(map(task.correct, task.held_out(BASE_PROBLEMS), texts))
+        r0 = evaluate.greedy_accuracy(base, tokenizer, task, task.held_out(PROBLEMS),
+                                      options.max_new_tokens)["value"]
         _, history = runs.reinforced(folder / f"{name}.pt", *start)
-        points = points_of(history, args.tokens)
+        points = points_of(history)
         result[name] = {"R0": r0, "points": points} | assess(points, args.tokens, r0)
     for name in PREDICTIONS:
         result[name] = {"error": mean(result[x][f"error of {name}"] for x in SETTINGS)}
@@ -176,15 +175,15 @@ def draw(results: list[dict], tokens: int, figure) -> None:
                 axes.plot(xs[where] / 1000, 100 * fitted[where], style, color=line.get_color())
         axes.axvline(tokens / 2000, color="grey", linewidth=0.8)
         axes.set(title=title, xlabel="thousand sampled tokens", xscale="log",
-                 ylabel="pass rate at temperature 1, %")
+                 ylabel="greedy accuracy, %")
         axes.legend()
 
 
 def main(argv=None) -> int:
     parser = arguments.Parser("recipes.scaling", description=__doc__.split("\n\n")[0])
     page.add_flags(parser, "scaling")
-    parser.add_argument("--tokens", type=arguments.integer(1), default=300_000,
-                        help="sampled by a run (default: 300000)")
+    parser.add_argument("--tokens", type=arguments.integer(1), default=150_000,
+                        help="sampled by a run (default: 150000)")
 
     def run(args):
         torch.set_num_threads(1)

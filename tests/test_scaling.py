@@ -50,11 +50,10 @@ def test_the_asymptote_is_a_pass_rate_and_not_below_the_base(r, a):
     assert scaling.fit(C, r, 0.1)[0] == pytest.approx(a)
 
 
-def test_a_point_is_the_mean_of_the_steps_that_begin_in_its_part(monkeypatch):
-    monkeypatch.setattr(scaling, "POINTS", 2)
-    history = [{"tokens": tokens, "accuracy": r} for tokens, r in ((30, 0.1), (30, 0.3), (40, 0.8))]
-    # the steps begin at 0, 30 and 60 of 100 tokens; their middles are 15, 45 and 80
-    assert scaling.points_of(history, 100) == [[30, pytest.approx(0.2)], [80, 0.8]]
+def test_a_point_is_an_evaluation_after_the_tokens_before_it():
+    history = [{"tokens": 30}, {"tokens": 30, "eval_accuracy": 0.3},
+               {"tokens": 40, "eval_accuracy": 0.8}]
+    assert scaling.points_of(history) == [[60, 0.3], [100, 0.8]]
 
 
 def test_the_predictions_see_the_first_half_alone():
@@ -86,13 +85,14 @@ def test_the_errors_are_those_of_a_loop():
 @pytest.fixture
 def short(monkeypatch, tmp_path):
     """The recipe in a second: its function from flags to the exit code."""
-    monkeypatch.setattr(scaling, "BASE_PROBLEMS", 4)
+    monkeypatch.setattr(scaling, "PROBLEMS", 4)
     monkeypatch.setattr("infra.base_model.DOCUMENTS", 2)
     monkeypatch.setattr(page, "save_figure", lambda path, draw: draw(Figure()))
     for size in ("nano", "wide"):
         monkeypatch.setitem(model.SIZES, size, dict(layers=1, width=16, heads=2, kv_heads=1,
                                                     hidden=24, **model.TOY))
-    flags = "--base-steps 1 --max-new-tokens 2 --prompts 1 --minibatches 1 --reward random"
+    flags = "--base-steps 1 --max-new-tokens 2 --prompts 1 --minibatches 1 --reward random "
+    flags += "--eval-problems 2 --eval-every 1"
     with tiny_model():
         yield lambda *more: scaling.main(["--work", str(tmp_path), "--docs", str(tmp_path / "docs"),
                                           "--tokens", "80", "--flags", flags, *more])
@@ -103,8 +103,9 @@ def test_the_recipe_writes_its_page(short, tmp_path, capsys):
     result = json.loads((tmp_path / "seed-3" / "result.json").read_text())
     assert set(result) == {*scaling.SETTINGS, *scaling.PREDICTIONS}
     for name in scaling.SETTINGS:
-        assert len(result[name]["points"]) in (5, 6)
+        assert len(result[name]["points"]) >= 5
         assert (tmp_path / "seed-3" / f"{name}.pt").exists()
     text = (tmp_path / "docs" / "recipes" / "scaling.md").read_text()
-    assert text.count("\n| tiny, 8 problems |") == 5 and text.count("\n| sigmoid |") == 3
-    assert short("--seeds", "3", "--tokens", "0") == 2 and "--tokens" in capsys.readouterr().err
+    assert text.count("\n| tiny, 4 problems |") == 5 and text.count("\n| sigmoid |") == 3
+    assert short("--seeds", "4", "--tokens", "1") == 2
+    assert "points to fit" in capsys.readouterr().err
