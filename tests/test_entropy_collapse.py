@@ -15,7 +15,7 @@ from recipes import page
 
 def test_an_arm_differs_from_grpo_in_its_cure_alone():
     fields = {"bonus": ["entropy_coef"], "schedule": ["entropy_coef", "entropy_schedule"],
-              "target": ["entropy_target"], "clip-higher": ["clip_high"],
+              "target": ["entropy_coef", "entropy_target"], "clip-higher": ["clip_high"],
               "clip-cov": ["token_filter"], "kl-cov": ["token_filter"],
               "top fifth": ["token_filter"]}
     options = {name: cli.parse(f"{recipe.FLAGS} {flags}".split())[0]

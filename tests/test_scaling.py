@@ -95,7 +95,7 @@ def short(monkeypatch, tmp_path):
     flags += "--eval-problems 2 --eval-every 1"
     with tiny_model():
         yield lambda *more: scaling.main(["--work", str(tmp_path), "--docs", str(tmp_path / "docs"),
-                                          "--tokens", "80", "--flags", flags, *more])
+                                          "--tokens", "120", "--flags", flags, *more])
 
 
 def test_the_recipe_writes_its_page(short, tmp_path, capsys):
