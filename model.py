@@ -43,6 +43,7 @@ TOY = dict(qk_norm=True, rope_theta=100.0)
 SIZES = {  # the choices of --size
     "nano": dict(layers=3, width=64, heads=4, kv_heads=2, hidden=176, **TOY),  # a quarter of tiny
     "tiny": dict(layers=3, width=128, heads=4, kv_heads=2, hidden=352, **TOY),
+    "wide": dict(layers=3, width=192, heads=6, kv_heads=2, hidden=528, **TOY),  # twice tiny
     "small": dict(layers=8, width=384, heads=6, kv_heads=2, hidden=1024, **TOY),
     "medium": dict(layers=12, width=384, heads=6, kv_heads=2, hidden=1024, **TOY),  # 19 million
 }
