@@ -5,14 +5,15 @@
     5+8=3 3*6=8 8-3=5 no          a try: two facts, the distance from the target, the verdict
     8-5=3 no                      a try that is dropped after its first fact
     8*6=8 8-5=3 3-3=0 yes check
-    8*6=8 8-5=3 3-3=0 ok          the result is computed again; the answer is 8*6-5
+    8*6=8 8-5=3 3-3=0 ok          the result is computed again; the answer is yes
 
-Each try is random: two of the three numbers, an operation, and an operation with the third number.
-It may repeat an earlier try. So the chance of a try is the same during the whole search, and a
-search that never gives up needs 1 / chance tries on average. The levels are bands of this chance.
+Each try is random: two of the numbers, an operation, and an operation with a further one. A number
+may be used twice, and a try may repeat an earlier one. So the chance of a try is the same during
+the whole search, and a search that never gives up needs 1 / chance tries on average. The levels are
+bands of this chance.
 
 The corpus searches badly. After each failed try it gives up with the same probability, and answers
-with that try. Nothing at the beginning says how long a document will be. Some failed tries are
+no. Nothing at the beginning says how long a document will be. Some failed tries are
 claimed to reach the target, and few claims are checked. The drill, which comes first in training,
 does not give up, so the base knows long searches. Accuracy has to be measured by sampling: a greedy
 search repeats its first try for ever. Left out on purpose: documents that break the form.
@@ -37,26 +38,24 @@ DROP_RATE = 0.1             # of tries, after their first fact
 FALSE_CLAIM_RATE = 0.015    # of failed tries, which are said to reach the target
 DRILL_CHECK_RATE, CHECK_RATE = 0.5, 0.15  # of claims
 OPERATIONS = "+-*"
-ANSWER = re.compile(r"([0-9])([-+*])([0-9])([-+*])([0-9])")
 FACT = r"([0-9]+)([-+*/])([0-9]+)=([0-9]+)"
 LINE = re.compile(rf"^{FACT}(?: {FACT})?(?: {FACT})?[ a-z]*$", re.MULTILINE)
 
 
 # --- random tries
 
-def random_try(rng: random.Random, numbers) -> tuple[list[tuple], str]:
-    """Two facts (x, op, y, last digit) that use each of three numbers once, and the answer."""
-    x, y, z = rng.sample(list(numbers), 3)
+def random_try(rng: random.Random, numbers) -> list[tuple]:
+    """Two facts (x, op, y, last digit) of the given numbers."""
+    x, y, z = rng.choices(numbers, k=3)
     first, second = rng.choices(OPERATIONS, k=2)
     value = last_digit(x, first, y)
-    facts = [(x, first, y, value), (value, second, z, last_digit(value, second, z))]
-    return facts, f"{x}{first}{y}{second}{z}"
+    return [(x, first, y, value), (value, second, z, last_digit(value, second, z))]
 
 
 @functools.lru_cache(1000)
 def chances(numbers: tuple) -> dict[int, float]:
     """The probability of each result of a random try with these numbers."""
-    found, orders = Counter(), list(itertools.permutations(numbers))
+    found, orders = Counter(), list(itertools.product(numbers, repeat=3))
     for (x, y, z), first, second in itertools.product(orders, OPERATIONS, OPERATIONS):
         result = last_digit(last_digit(x, first, y), second, z)
         found[result] += 1 / (len(orders) * len(OPERATIONS) ** 2)
@@ -141,8 +140,8 @@ class Trial(Task):
     (3)."""
 
     prompt_template = (
-        "Use each of the given numbers exactly once, with + - * and without brackets, so that the "
-        "value is the target, from left to right and modulo 10. Numbers and target: {question}")
+        "Combine three of the given numbers by + - *, from left to right and modulo 10, so that "
+        "the value is the target. Numbers and target: {question}")
     levels = range(1, 4)
     working = EQUATION
     base_steps = 600
@@ -156,7 +155,7 @@ class Trial(Task):
 
     def sample_problem(self, rng, held_out):
         numbers = [rng.randint(1, 9) for _ in range(3)]
-        target = random_try(rng, numbers)[0][1][3]
+        target = random_try(rng, numbers)[1][3]
         low, high = self.bands[self.level]
         if low <= chances(tuple(sorted(numbers)))[target] < high:
             return problem_of(numbers, target)
@@ -164,23 +163,25 @@ class Trial(Task):
 
     @staticmethod
     def correct(problem, text: str) -> bool:
-        """Whether the answer uses each of the numbers exactly once and has the target as its value,
-        computed from left to right, modulo 10."""
-        found = ANSWER.fullmatch(verify.extract(text) or "")
-        if not found:
+        """Whether the answer is yes, and the last try of the thinking has the given numbers, and
+        the target as its true value, from left to right and modulo 10."""
+        found = tries(problem, text)
+        if verify.extract(text) != "yes" or not found or not reaches(problem, found[-1]):
             return False
-        x, first, y, second, z = found.groups()
+        (x, first, y, _), (_, second, z, _), _ = found[-1].facts
+        numbers = {int(x), int(y), int(z)}
+        if "/" in (first, second) or not numbers <= set(problem.numbers):
+            return False
         value = last_digit(last_digit(int(x), first, int(y)), second, int(z))
-        return value == int(problem.answer) and sorted(map(int, (x, y, z))) == sorted(
-            problem.numbers)
+        return value == int(problem.answer)
 
     def document(self, rng, problem, drill=False):
         """A response of the corpus: random tries until one is said to reach the target, or until
-        the document gives up. The answer is the last try."""
-        lines, target = [], int(problem.answer)
+        the document gives up. The answer is yes or no."""
+        lines, target, answer = [], int(problem.answer), "no"
         for _ in range(MAX_TRIES):
             # 1. a try, perhaps dropped, perhaps with a false claim
-            facts, text = random_try(rng, problem.numbers)
+            facts = random_try(rng, problem.numbers)
             right = facts[1][3] == target
             told = target if rng.random() < FALSE_CLAIM_RATE else facts[1][3]
             dropped = rng.random() < DROP_RATE
@@ -191,7 +192,10 @@ class Trial(Task):
             # 2. the check, which is always right
             if check:
                 lines.append(written(facts, facts[1][3], target, "ok" if right else "no"))
-            # 3. go on, answer, or give up
-            if claimed and (right or not check) or not drill and rng.random() < GIVE_UP_RATE:
+            # 3. answer, give up, or go on
+            if claimed and (right or not check):
+                answer = "yes"
                 break
-        return tagged("\n".join(lines), text)
+            if not drill and rng.random() < GIVE_UP_RATE:
+                break
+        return tagged("\n".join(lines), answer)

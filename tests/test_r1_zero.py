@@ -18,7 +18,7 @@ from tasks.countdown import problem_of
 PROBLEM = problem_of([5, 8, 6], 3)
 
 
-def said(*lines, answer="8*6-5"):
+def said(*lines, answer="yes"):
     return "<think>" + "\n".join(lines) + f"</think><answer>{answer}</answer>"
 
 
@@ -26,7 +26,7 @@ def said(*lines, answer="8*6-5"):
 
 def test_the_chance_is_the_share_of_random_tries():
     rng, numbers = random.Random(0), (2, 5, 8)
-    found = Counter(trial.random_try(rng, numbers)[0][1][3] for _ in range(6000))
+    found = Counter(trial.random_try(rng, numbers)[1][3] for _ in range(6000))
     for target in range(10):
         assert trial.chances(numbers)[target] == pytest.approx(found[target] / 6000, abs=0.02)
     assert sum(trial.chances(numbers)[target] for target in range(10)) == pytest.approx(1)
@@ -36,9 +36,11 @@ def test_a_random_try_is_true_and_its_expression_is_right():
     rng = random.Random(0)
     for _ in range(300):
         numbers = [rng.randint(1, 9) for _ in range(3)]
-        facts, text = trial.random_try(rng, numbers)
+        facts = trial.random_try(rng, numbers)
         assert all(last_digit(x, op, y) == value for x, op, y, value in facts)
-        assert trial.Trial.correct(problem_of(numbers, facts[1][3]), said("", answer=text))
+        target = facts[1][3]
+        line = trial.written(facts, target, target, "yes")
+        assert trial.Trial.correct(problem_of(numbers, target), said(line))
 
 
 @pytest.mark.parametrize("level", trial.Trial.levels)
@@ -104,10 +106,11 @@ def test_the_length_control_pays_for_the_length_alone():
     task = r1_zero.PaidByLength(2)
     task.wanted = 10
     for length, total in ((10, 1.0), (5, 0.5), (15, 0.5), (20, 0.0), (40, 0.0)):
-        for answer in ("8*6-5", "8+6+5"):
-            scored = task.score(PROBLEM, said("", answer=answer), tokens=[0] * length)
+        for answer in ("yes", "no"):
+            text = said("8*6=8 8-5=3 3-3=0 yes", answer=answer)
+            scored = task.score(PROBLEM, text, tokens=[0] * length)
             assert scored.total == pytest.approx(total)
-            assert scored.parts["correct"] == (answer == "8*6-5")
+            assert scored.parts["correct"] == (answer == "yes")
 
 
 def test_the_share_of_growth_on_curves_with_a_known_one():
