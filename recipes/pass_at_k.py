@@ -14,10 +14,11 @@ samples to a problem, c count (2107.03374):
 sample equal numbers of tokens. `guessing` is the control: the answers of the base to the other
 problems, which need no thought about this one.
 
-The last task is beyond the base by construction. No problem of its corpus has both sums and
-products. In the problems of RL they alternate over seven steps, and the answer is all results, so
-no guess hits it. One run has these problems alone. One has a curriculum of two to seven steps
-(--train-levels). The control has RL on the problems of the corpus.
+The last task is beyond the base by construction. Its corpus has chains of one kind of step (sums
+and differences, or products), and chains of both kinds with two steps. In its problems the kinds
+alternate over seven steps, and the answer is all results, so no guess hits it. One run has these
+problems alone. One has a curriculum of two to seven steps (--train-levels). The control has RL on
+the problems of the corpus. These three sample twice the tokens of a long run.
 Left out on purpose: the choice of the best temperature and prompt for each k.
 """
 # ruff: noqa: E402
@@ -76,8 +77,8 @@ MAIN = {BASE: (0, {}), "short RL": (SHORT, {}), "long RL": (1, {})}
 CURED = {"long RL, KL-Cov": (1, dict(token_filter="kl-cov", cov_ratio=0.02, clip_low=1.0,
                                      clip_high=1000.0)),
          "long RL, pass@8": (1, dict(algo="passk", pass_at=8))}
-BEYOND = {BASE: (0, {}), "RL on the corpus": (1, dict(train_levels="1")), "RL": (1, {}),
-          "RL, curriculum": (1, dict(train_levels="2,3,4,5,6,7", problem_sampling="curriculum"))}
+BEYOND = {BASE: (0, {}), "RL on the corpus": (2, dict(train_levels="1")), "RL": (2, {}),
+          "RL, curriculum": (2, dict(train_levels="2,3,4,5,6,7", problem_sampling="curriculum"))}
 TASKS = {  # name -> (flags, task of the base, task of RL and of the problems, policies)
     "chain": ("--task chain --level 2 --base-steps 400", None, None, MAIN | CURED),
     "arithmetic": ("--task arithmetic --level 1 --base-steps 400", None, None, MAIN),

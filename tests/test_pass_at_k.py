@@ -178,8 +178,8 @@ def test_the_recipe_in_short(short, tmp_path, monkeypatch):
     assert list(found) == list(pass_at_k.TASKS)
     for name, (*_, policies) in pass_at_k.TASKS.items():
         assert set(found[name]) == {*policies, page.GUESS}
-        runs = {x: found[name][x]["tokens"] for x in policies if policies[x][0] == 1}
-        assert all(20 <= tokens < 20 + 96 for tokens in runs.values()), runs
+        for policy, (share, _) in policies.items():  # the last step may go beyond the budget
+            assert 20 * share <= found[name][policy]["tokens"] < 20 * share + 96 + (not share)
     text = (tmp_path / "docs" / "recipes" / "pass_at_k.md").read_text()
     assert text.count("| right answers with true steps |") == 2 * 9 - 2
     assert (tmp_path / "docs" / "img" / "pass_at_k.png").exists()
