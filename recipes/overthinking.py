@@ -191,7 +191,7 @@ def main(argv=None) -> int:
     panels = ("tokens", "length"), ("tokens", "sampled"), ("length", "sampled")
     return page.main("overthinking", "Overthinking", __doc__, run_seed, tables,
                      partial(page.draw_points, panels), argv,
-                     [("--tokens", 200_000, "sampled by each run")])
+                     [("--tokens", 300_000, "sampled by each run")])
 
 
 if __name__ == "__main__":
