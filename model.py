@@ -32,7 +32,7 @@ from engine.attention import Causal
 from engine.logprob import MAX_LOGITS, ChosenLogp
 from engine.packing import Packed, scatter_to_mask
 from engine.products import cast
-from vision import PatchEncoder
+from engine.vision import PatchEncoder
 
 # Denormal numbers (below 1e-38) become 0: sharp attention has many, and products with them take up
 # to three times as long on some CPUs. The setting holds for this thread and its later children.
@@ -65,7 +65,7 @@ class Config:
     qkv_bias: bool = False     # biases of queries, keys and values (Qwen2.5)
     qk_norm: bool = False      # RMSNorm of each query and key before RoPE (Qwen3)
     rope_scaling: tuple = ()   # arguments of inv_freq's scaling, or () for none
-    image: bool = False        # ids from vocab_size on are patches of images (vision.py)
+    image: bool = False        # ids from vocab_size on are patches of images (engine/vision.py)
 
     def __post_init__(self):
         self.head_dim = self.head_dim or self.width // self.heads

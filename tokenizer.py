@@ -21,7 +21,7 @@ import numpy as np
 import tiktoken
 import torch
 
-import vision
+from engine import vision
 from infra import bpe, files
 from tasks import TASKS, gsm
 
@@ -154,8 +154,7 @@ class Tokenizer:
         return bos + self.encode(before + question + after)
 
     def encode_problem(self, problem) -> list[int]:
-        """Ids of a problem: those of its image, if any (vision.py), and the prompt of its question.
-        """
+        """Ids of a problem: those of its image (engine/vision.py), if any, and its prompt."""
         patches = vision.patch_codes(problem.image) if problem.image else []
         return [self.n_vocab + code for code in patches] + self.encode_prompt(problem.question)
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SEEDS = {"r1_zero": 3, "spurious": 5, "pass_at_k": 3, "entropy_collapse": 5, "hacking": 3,
+SEEDS = {"r1_zero": 3, "spurious": 5, "pass_at_k": 3, "entropy_collapse": 5, "hacking": 5,
          "overthinking": 5, "forgetting": 5, "scaling": 3}  # recipe -> number of seeds
 
 

@@ -8,7 +8,7 @@ from itertools import zip_longest
 import torch
 import torch.nn.functional as F
 
-import vision
+from engine import vision
 from engine.rng import row_seeds, splitmix64
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.attention import Causal
-from vision import N_PATCHES
+from engine.vision import N_PATCHES
 
 
 class Watched(Causal):

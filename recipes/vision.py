@@ -10,7 +10,8 @@ Does the policy look at all? Each policy also answers when the images are exchan
 problems of a kind (shuffled), and when they are white (blank). `RL, blank` is trained on white
 images: it can learn the best guess of each kind, and nothing else.
 
-vision.py has the encoder and its papers. Left out on purpose: photographs, pretrained encoders.
+engine/vision.py has the encoder and its papers. Left out on purpose: photographs, pretrained
+encoders.
 """
 # ruff: noqa: E402
 

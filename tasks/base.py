@@ -62,7 +62,7 @@ class Problem:
     category: str = ""         # accuracy is also reported by category; "": the task has only one
     key: str = ""              # problems with equal keys are the same problem; "": the question
     level: int = 0             # of a problem of --train-levels, for its success rate; else 0
-    image: tuple = ()          # a drawing: the lines that vision.patch_codes reads
+    image: tuple = ()          # a drawing: the lines that engine/vision.py reads
     tool: Tool | None = None   # the response may call it (turns.py)
 
     @property

@@ -16,7 +16,7 @@ from tasks.corpus import tagged
 
 GUESS_RATE = 0.65    # share of the documents that do not look
 MISTAKE_RATE = 0.1   # share of the documents that look and see one thing wrongly
-GRID, CELL = 5, 6    # cells of a drawing and pixels of a cell, along one side: patches of vision.py
+GRID, CELL = 5, 6    # cells of a drawing and pixels of a cell, along one side, as the patches
 SIZE = GRID * CELL
 NAMES = "ABCDE"      # of the bars
 MOVES = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}

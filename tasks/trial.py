@@ -24,6 +24,7 @@ import itertools
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import NamedTuple
 
 import verify
@@ -158,7 +159,7 @@ class Trial(Task):
         target = random_try(rng, numbers)[1][3]
         low, high = self.bands[self.level]
         if low <= chances(tuple(sorted(numbers)))[target] < high:
-            return problem_of(numbers, target)
+            return replace(problem_of(numbers, target), noisy_facts=True)  # false claims
         return None
 
     @staticmethod

@@ -20,7 +20,7 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
     "infra.tree infra.html_page infra.read_run infra.charts infra.text_report",
     "diagnose", "verify", "infra.verdicts",
     "tasks.*",
-    "vision",
+    "engine.vision",
     "tokenizer",
     "engine.attention engine.packing engine.products engine.logprob engine.watch",
     "model",

@@ -1,5 +1,5 @@
-"""vision.py: ids of patches, their embeddings, images in both samplers and in the loss; and the
-drawings of task diagrams."""
+"""engine/vision.py: ids of patches, their embeddings, images in both samplers and in the loss; the
+drawings of task diagrams; and recipes/vision.py."""
 
 import json
 import random
@@ -12,8 +12,7 @@ import sample
 import tasks
 import tokenizer
 import train
-import vision
-from engine import sampler, watch
+from engine import sampler, vision, watch
 from infra import hf_config
 from recipes import vision as recipe
 
