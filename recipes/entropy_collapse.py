@@ -32,11 +32,9 @@ from functools import partial
 from statistics import mean
 
 import numpy as np
-import torch
 
 import entropy
 import evaluate
-from infra import arguments
 from recipes import page, runs
 
 FLAGS = ("--task countdown --base-seed 1 --max-new-tokens 128 --algo grpo --reward accuracy "
@@ -90,7 +88,7 @@ def measure(policy, task, tokenizer, options) -> dict:
             **{f"pass@{k}": value for k, value in found["pass_at_k"].items()}}
 
 
-def work(args, seed: int, folder: Path) -> dict:
+def work(seed: int, folder: Path, args) -> dict:
     """The measures and curves of all arms of a seed."""
     result = {}
     for name, flags in ARMS.items():
@@ -153,17 +151,9 @@ def draw(results: list[dict], figure) -> None:
 
 
 def main(argv=None) -> int:
-    parser = arguments.Parser("recipes.entropy_collapse", description=__doc__.split("\n\n")[0])
-    page.add_flags(parser, "entropy_collapse", "0,1,2,3,4")
-    parser.add_argument("--tokens", type=arguments.integer(1), default=200_000,
-                        help="sampled by an arm (default: 200000)")
-
-    def run(args):
-        torch.set_num_threads(1)
-        results = page.run_seeds(partial(work, args), args)
-        page.write("entropy_collapse", "Entropy collapse and its cures", tables(results),
-                   partial(draw, results), args.docs, about=__doc__.partition("\n\n")[2])
-    return arguments.run(parser, argv, run)
+    numbers = [("--tokens", 200_000, "sampled by an arm")]
+    return page.main("entropy_collapse", "Entropy collapse and its cures", __doc__, work, tables,
+                     draw, argv, numbers)
 
 
 if __name__ == "__main__":

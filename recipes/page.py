@@ -73,11 +73,12 @@ def main(name: str, title: str, about: str, work, tables, draw, argv, numbers=()
          seeds="0,1,2,3,4") -> int:
     """The command line of a recipe: runs work(seed, folder, args) for each seed, and writes the
     page with tables(results) and draw(results, figure). about: the recipe's docstring. numbers:
-    (flag, default, help) of its own flags, whole numbers above 0. Returns the exit code."""
+    (flag, default, help, least value) of its own flags, whole numbers; without a least value it is
+    1. Returns the exit code."""
     parser = arguments.Parser(f"recipes.{name}", description=about.split("\n\n")[0])
     add_flags(parser, name, seeds)
-    for flag, default, text in numbers:
-        parser.add_argument(flag, type=arguments.integer(1), default=default,
+    for flag, default, text, *least in numbers:
+        parser.add_argument(flag, type=arguments.integer(*least or [1]), default=default,
                             help=f"{text} (default: {default})")
 
     def run(args):

@@ -32,13 +32,10 @@ import infra.openmp  # noqa: F401  (before torch)
 import json
 from collections import Counter
 from dataclasses import replace
-from functools import partial
-
-import torch
 
 import evaluate
 import verify
-from infra import arguments, run_dir
+from infra import run_dir
 from recipes import page, runs
 from recipes.pass_at_k_page import BASE, GUESS, draw, tables
 from tasks import Problem, chain, corpus, oracle
@@ -113,7 +110,7 @@ def count_guesses(task, problems, samples: list[Counter]) -> dict:
     return {"n": total.total() - samples[0].total(), "answers": right}
 
 
-def work(args, seed: int, folder: Path) -> dict:
+def work(seed: int, folder: Path, args) -> dict:
     """{task: {policy: counts}} of a seed."""
     result = {}
     for name, (flags, base_task, target, policies) in TASKS.items():
@@ -144,22 +141,11 @@ def work(args, seed: int, folder: Path) -> dict:
 
 
 def main(argv=None) -> int:
-    parser = arguments.Parser("recipes.pass_at_k", description=__doc__.split("\n\n")[0])
-    page.add_flags(parser, "pass_at_k")
-    add = parser.add_argument
-    add("--tokens", type=arguments.integer(1), default=400_000,
-        help="sampled by a long run (default: 400000)")
-    add("--problems", type=arguments.integer(3), default=24,
-        help="held-out problems of each task (default: 24)")
-    add("--samples", type=arguments.integer(2), default=1024,
-        help="samples to each problem (default: 1024)")
-
-    def run(args):
-        torch.set_num_threads(1)
-        results = page.run_seeds(lambda seed, folder: work(args, seed, folder), args)
-        page.write("pass_at_k", "pass@k: base against RL", tables(results),
-                   partial(draw, results), args.docs, about=__doc__.partition("\n\n")[2])
-    return arguments.run(parser, argv, run)
+    numbers = [("--tokens", 400_000, "sampled by a long run"),
+               ("--problems", 24, "held-out problems of each task", 3),
+               ("--samples", 1024, "samples to each problem", 2)]
+    return page.main("pass_at_k", "pass@k: base against RL", __doc__, work, tables, draw, argv,
+                     numbers, seeds="0,1,2")
 
 
 if __name__ == "__main__":

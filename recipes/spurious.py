@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import infra.openmp  # noqa: F401  (before torch)
 
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from statistics import mean
 
@@ -38,7 +37,6 @@ import torch
 import evaluate
 import sft
 import verify
-from infra import arguments
 from recipes import page, runs
 from tasks import Arithmetic, corpus, is_held_out
 
@@ -121,7 +119,7 @@ def measure(policy, tokenizer, limit: int) -> dict:
     return answers(policy, tokenizer, others, limit) | {f"leaked {k}": known[k] for k in SHARES}
 
 
-def work(args, seed: int, folder: Path) -> dict:
+def work(seed: int, folder: Path, args) -> dict:
     """The measures of each base, and of each run with their changes from the base."""
     result = {}
     for name, kind in BASES.items():
@@ -185,15 +183,7 @@ def draw(results: list[dict], figure) -> None:
 
 
 def main(argv=None) -> int:
-    parser = arguments.Parser("recipes.spurious", description=__doc__.split("\n\n")[0])
-    page.add_flags(parser, "spurious", "0,1,2,3,4")
-
-    def run(args):
-        torch.set_num_threads(1)
-        results = page.run_seeds(partial(work, args), args)
-        page.write("spurious", "Spurious rewards", tables(results), partial(draw, results),
-                   args.docs, about=__doc__.partition("\n\n")[2])
-    return arguments.run(parser, argv, run)
+    return page.main("spurious", "Spurious rewards", __doc__, work, tables, draw, argv)
 
 
 if __name__ == "__main__":

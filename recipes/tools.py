@@ -31,7 +31,6 @@ import numpy as np
 import torch
 
 import evaluate
-from infra import arguments
 from recipes import page, runs
 from tasks import Tool
 from tasks.tools import EASY, HARD
@@ -123,7 +122,7 @@ def measure(policy, tokenizer, task, options, n: int) -> dict:
                                     for row in rows]}
 
 
-def work(args, seed: int, folder: Path) -> dict:
+def work(seed: int, folder: Path, args) -> dict:
     """result["TASK, ARM"]: the measures of each policy; "TASK, ARM, base" those of the base."""
     result = {}
     for name, level in TASKS.items():
@@ -179,19 +178,10 @@ def draw(results: list[dict], figure) -> None:
 
 
 def main(argv=None) -> int:
-    parser = arguments.Parser("recipes.tools", description=__doc__.split("\n\n")[0])
-    page.add_flags(parser, "tools")
-    parser.add_argument("--steps", type=arguments.integer(1), default=20,
-                        help="steps of each run (default: 20)")
-    parser.add_argument("--held-out", type=arguments.integer(4), default=HELD_OUT,
-                        help=f"held-out problems (default: {HELD_OUT})")
-
-    def run(args):
-        torch.set_num_threads(1)
-        results = page.run_seeds(partial(work, args), args)
-        page.write("tools", "Tools, in several turns", tables(results), partial(draw, results),
-                   args.docs, about=__doc__.partition("\n\n")[2])
-    return arguments.run(parser, argv, run)
+    numbers = [("--steps", 20, "steps of each run"),
+               ("--held-out", HELD_OUT, "held-out problems")]
+    return page.main("tools", "Tools, in several turns", __doc__, work, tables, draw, argv,
+                     numbers, seeds="0,1,2")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ import copy
 import json
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ import evaluate
 import sft
 import train
 import verify
-from infra import arguments, run_dir
+from infra import run_dir
 from infra.models import make_models
 from recipes import page, runs
 
@@ -146,7 +145,7 @@ def learn(arm: str, base, task, tokenizer, options):
     return policy, [[line["reward"], line["accuracy"]] for line in history]
 
 
-def work(args, seed: int, folder: Path) -> dict:
+def work(seed: int, folder: Path, args) -> dict:
     """result["TASK, ARM"]: measures and curve. "TASK, base": the measures of the base."""
     result = {}
     for name, level in TASKS.items():
@@ -196,19 +195,9 @@ def draw(results: list[dict], figure) -> None:
 
 
 def main(argv=None) -> int:
-    parser = arguments.Parser("recipes.ttrl", description=__doc__.split("\n\n")[0])
-    page.add_flags(parser, "ttrl")
-    parser.add_argument("--steps", type=arguments.integer(1), default=20,
-                        help="steps of each run (default: 20)")
-    parser.add_argument("--held-out", type=arguments.integer(4), default=HELD_OUT,
-                        help=f"held-out problems (default: {HELD_OUT})")
-
-    def run(args):
-        torch.set_num_threads(1)
-        results = page.run_seeds(partial(work, args), args)
-        page.write("ttrl", "No labels", tables(results), partial(draw, results), args.docs,
-                   about=__doc__.partition("\n\n")[2])
-    return arguments.run(parser, argv, run)
+    numbers = [("--steps", 20, "steps of each run"),
+               ("--held-out", HELD_OUT, "held-out problems")]
+    return page.main("ttrl", "No labels", __doc__, work, tables, draw, argv, numbers, seeds="0,1,2")
 
 
 if __name__ == "__main__":

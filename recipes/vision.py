@@ -22,14 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import infra.openmp  # noqa: F401  (before torch)
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
-import torch
 
 import evaluate
 from engine.watch import attention_to_patches
-from infra import arguments
 from recipes import page, runs
 from tasks.diagrams import CELL, GRID, SIZE, Diagrams
 
@@ -90,7 +87,7 @@ def examples(policy, tokenizer, problems, options) -> list[dict]:
             for i, (p, text, end) in enumerate(zip(chosen, texts, ends, strict=True))]
 
 
-def work(args, seed: int, folder: Path) -> dict:
+def work(seed: int, folder: Path, args) -> dict:
     """The measures of each policy and of each way to show the images; "examples" of the policy."""
     flags = f"{FLAGS} --steps {args.steps} {args.flags}"
     base, task, tokenizer, options = runs.start(flags, seed, folder)
@@ -147,19 +144,9 @@ def draw(results: list[dict], figure) -> None:
 
 
 def main(argv=None) -> int:
-    parser = arguments.Parser("recipes.vision", description=__doc__.split("\n\n")[0])
-    page.add_flags(parser, "vision")
-    parser.add_argument("--steps", type=arguments.integer(1), default=30,
-                        help="steps of each run (default: 30)")
-    parser.add_argument("--held-out", type=arguments.integer(8), default=HELD_OUT,
-                        help=f"held-out problems (default: {HELD_OUT})")
-
-    def run(args):
-        torch.set_num_threads(1)
-        results = page.run_seeds(partial(work, args), args)
-        page.write("vision", "Images", tables(results), partial(draw, results), args.docs,
-                   about=__doc__.partition("\n\n")[2])
-    return arguments.run(parser, argv, run)
+    numbers = [("--steps", 30, "steps of each run"),
+               ("--held-out", HELD_OUT, "held-out problems")]
+    return page.main("vision", "Images", __doc__, work, tables, draw, argv, numbers, seeds="0,1,2")
 
 
 if __name__ == "__main__":
