@@ -9,15 +9,17 @@ import pytest
 import torch
 
 import model
+from infra import base_model
 
 TINY = dict(layers=2, width=64, heads=4, kv_heads=2, hidden=96, **model.TOY)
 
 
 @contextlib.contextmanager
 def tiny_model():
-    """--size tiny is TINY here. A finished run keeps its size."""
+    """--size tiny is TINY here, and few documents name a base. A finished run keeps its size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.SIZES, "tiny", TINY)
+        patch.setattr(base_model, "DOCUMENTS", 20)
         yield
 
 
