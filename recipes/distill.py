@@ -112,9 +112,8 @@ def rl(run: Run, right_until=0.0) -> None:
     """Row `rl`. Row `right, rl` has SFT on right answers before it."""
     fine_tune(run, right_until)
     options = replace(run.options, token_budget=max(1, run.budget - run.tokens))
-    models, optimizer = make_models(run.student, run.tokenizer, options)
-    train.reinforce(run.task, models, optimizer, options,
-                    on_step=lambda metrics: run.add(metrics["tokens"]))
+    runs.reinforce(run.student, run.task, run.tokenizer, options,
+                   lambda metrics: run.add(metrics["tokens"]))
 
 
 def on_policy(run: Run, own_teacher=False) -> None:

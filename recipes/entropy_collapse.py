@@ -90,15 +90,14 @@ def measure(policy, task, tokenizer, options) -> dict:
 
 def work(seed: int, folder: Path, args) -> dict:
     """The measures and curves of all arms of a seed."""
-    result = {}
+    base, *start = runs.start(f"{FLAGS} {args.flags}", seed, args.work)
+    result = {"base": measure(base, *start)}
     for name, flags in ARMS.items():
-        start = runs.start(f"{FLAGS} {flags} --token-budget {args.tokens} {args.flags}", seed,
-                           args.work)
-        if not result:
-            result["base"] = measure(*start)
-        policy, history = runs.reinforced(folder / f"{name}.pt", *start)
+        options, *of_task = runs.read(f"{FLAGS} {flags} --token-budget {args.tokens} {args.flags}",
+                                      seed)
+        policy, history = runs.reinforced(folder / f"{name}.pt", base, *of_task, options)
         points = curve(history)
-        result[name] = measure(policy, *start[1:]) | law(points) | {
+        result[name] = measure(policy, *start) | law(points) | {
             "curve": points, "tokens": points[-1][0], "R at the end": points[-1][1],
             "entropy": points[-1][2]}
     return result

@@ -29,16 +29,15 @@ import infra.openmp  # noqa: F401  (before torch)
 
 import random
 from dataclasses import asdict
-from functools import lru_cache, partial
+from functools import lru_cache
 from statistics import mean, median
 
 import numpy as np
-import torch
 
 import diagnose
 import evaluate
 import prm
-from infra import arguments, tensors
+from infra import tensors
 from infra.terminal import echo, quote
 from recipes import page, runs
 from recipes.hacks import Chain, Code, hacks, paid_by
@@ -178,19 +177,10 @@ def draw(results, figure) -> None:
 
 
 def main(argv=None) -> int:
-    parser = arguments.Parser("recipes.hacking", description=__doc__.split("\n\n")[0])
-    page.add_flags(parser, "hacking", seeds="0,1,2,3,4")
-    parser.add_argument("--tokens", type=arguments.integer(1), default=50_000,
-                        help="sampled by a run; three times as many for programs "
-                             "(default: 50000)")
-
-    def run(args):
-        torch.set_num_threads(1)
-        results = page.run_seeds(lambda seed, folder: run_seed(seed, folder, args), args)
-        page.write("hacking", "Reward hacking and its cures", tables(results),
-                   partial(draw, results), args.docs, about=__doc__.partition("\n\n")[2],
-                   image="reward-hacking")  # docs/img/hacking.png is a figure of docs/tasks.md
-    return arguments.run(parser, argv, run)
+    numbers = [("--tokens", 50_000, "sampled by a run; three times as many for programs")]
+    return page.main("hacking", "Reward hacking and its cures", __doc__, run_seed, tables, draw,
+                     argv, numbers,
+                     image="reward-hacking")  # docs/img/hacking.png is a figure of docs/tasks.md
 
 
 if __name__ == "__main__":

@@ -70,11 +70,11 @@ def run_seeds(work, args) -> list[dict]:
 
 
 def main(name: str, title: str, about: str, work, tables, draw, argv, numbers=(),
-         seeds="0,1,2,3,4") -> int:
+         seeds="0,1,2,3,4", image="") -> int:
     """The command line of a recipe: runs work(seed, folder, args) for each seed, and writes the
     page with tables(results) and draw(results, figure). about: the recipe's docstring. numbers:
     (flag, default, help, least value) of its own flags, whole numbers; without a least value it is
-    1. Returns the exit code."""
+    1. image: see `write`. Returns the exit code."""
     parser = arguments.Parser(f"recipes.{name}", description=about.split("\n\n")[0])
     add_flags(parser, name, seeds)
     for flag, default, text, *least in numbers:
@@ -85,7 +85,7 @@ def main(name: str, title: str, about: str, work, tables, draw, argv, numbers=()
         torch.set_num_threads(1)
         results = run_seeds(partial(work, args=args), args)
         write(name, title, tables(results), partial(draw, results), args.docs,
-              about.partition("\n\n")[2])
+              about.partition("\n\n")[2], image)
     return arguments.run(parser, argv, run)
 
 
@@ -174,10 +174,20 @@ def draw_curves(lines: dict, labels, figure) -> None:
         for name, curves in lines.items():
             xs = np.linspace(0, min(curve[-1][i] for curve in curves), 100)
             ys = 100 * np.array([[interpolate(curve, i, x) for x in xs] for curve in curves])
-            [line] = axes.plot(xs, ys.mean(0), label=name)
-            axes.plot(xs, ys.T, color=line.get_color(), alpha=0.3, linewidth=0.8)
+            draw_seeds(axes, name, xs, ys)
         axes.set(xlabel=labels[i], ylabel="greedy accuracy, %")
     axes.legend()
+
+
+def draw_steps(axes, label: str, curves) -> None:
+    """Draws curves with a number for each step of a run, a list for each seed."""
+    draw_seeds(axes, label, range(1, len(curves[0]) + 1), np.array(curves))
+
+
+def draw_seeds(axes, label: str, xs, ys: np.ndarray) -> None:
+    """Draws ys (seeds, n) against xs (n,): their mean, and each seed as a thin line."""
+    [line] = axes.plot(xs, ys.mean(0), label=label)
+    axes.plot(xs, ys.T, color=line.get_color(), alpha=0.3, linewidth=0.8)
 
 
 def draw_points(panels, results: list[dict], figure, log="") -> None:

@@ -29,13 +29,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import infra.openmp  # noqa: F401  (before torch)
 
-import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import evaluate
 import verify
-from infra import run_dir
 from recipes import page, runs
 from recipes.pass_at_k_page import BASE, GUESS, draw, tables
 from tasks import Problem, chain, corpus, oracle
@@ -116,28 +115,31 @@ def work(seed: int, folder: Path, args) -> dict:
     for name, (flags, base_task, target, policies) in TASKS.items():
         base, task, tokenizer, options = runs.start(f"{FLAGS} {flags} {args.flags}", seed,
                                                     args.work, base_task)
-        task = target or task
-        problems = task.held_out(args.problems)
-        for policy, (share, changes) in policies.items():
+        start = base, target or task, tokenizer, options
+        result[name] = {}
+        for policy, arm in policies.items():
             path = folder / name.replace(" ", "-") / f"{policy.replace(' ', '-')}.json"
-            if not path.exists():
-                model, history = base, []
-                if share:
-                    budget = max(1, int(share * args.tokens))
-                    model, history = runs.reinforced(
-                        path.with_suffix(".pt"), base, task, tokenizer,
-                        replace(options, token_budget=budget, **changes))
-                samples = [Counter(texts) for _, texts in evaluate.sample_each(
-                    model, tokenizer, problems, args.samples, 1000 * seed, options.max_new_tokens)]
-                found = {policy: count(task, problems, samples) | {
-                    "tokens": sum(line["tokens"] for line in history),
-                    "entropy": [line["entropy"] for line in history]}}
-                if policy == BASE:
-                    found[GUESS] = count_guesses(task, problems, samples)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                run_dir.write_json(path, found)
-            result.setdefault(name, {}).update(json.loads(path.read_text()))
+            result[name] |= page.kept(path, partial(counts_of, policy, arm, start, seed, path,
+                                                    args))
     return result
+
+
+def counts_of(policy: str, arm: tuple, start: tuple, seed: int, path: Path, args) -> dict:
+    """{policy: its counts, tokens and entropies}, and for the base also the counts of guesses. arm:
+    an item of TASKS' policies. start: base, task, tokenizer and options. The run is kept beside
+    `path`."""
+    (share, changes), (model, task, tokenizer, options), history = arm, start, []
+    problems = task.held_out(args.problems)
+    if share:
+        budget = max(1, int(share * args.tokens))
+        model, history = runs.reinforced(path.with_suffix(".pt"), model, task, tokenizer, replace(
+            options, token_budget=budget, **changes))
+    samples = [Counter(texts) for _, texts in evaluate.sample_each(
+        model, tokenizer, problems, args.samples, 1000 * seed, options.max_new_tokens)]
+    found = {policy: count(task, problems, samples) | {
+        "tokens": sum(line["tokens"] for line in history),
+        "entropy": [line["entropy"] for line in history]}}
+    return found | ({GUESS: count_guesses(task, problems, samples)} if policy == BASE else {})
 
 
 def main(argv=None) -> int:

@@ -43,19 +43,19 @@ def reinforced(path: Path, base, task, tokenizer, options, on_step=lambda policy
     Both are kept in the file `path`, and read from it the next time. on_step(policy, metrics) may
     add to the metrics of a step."""
     if not path.exists():
-        models, optimizer = make_models(copy.deepcopy(base), tokenizer, options)
-        history = train.reinforce(task, models, optimizer, options,
-                                  on_step=lambda metrics: on_step(models.sampler, metrics))
+        policy = copy.deepcopy(base)
+        history = reinforce(policy, task, tokenizer, options,
+                            lambda metrics: on_step(policy, metrics))
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors.save(path, gpt.to_state(models.policy) | {"history": history})
+        tensors.save(path, gpt.to_state(policy) | {"history": history})
     saved = tensors.load(path)
     return gpt.from_state(saved), saved["history"]
 
 
-def reinforce(policy, task, tokenizer, options, on_step=lambda metrics: None) -> None:
-    """RL of the policy in place. on_step gets the metrics of each step, after it."""
+def reinforce(policy, task, tokenizer, options, on_step=lambda metrics: None) -> list[dict]:
+    """RL of the policy in place. Returns the metrics of each step, which on_step gets after it."""
     models, optimizer = make_models(policy, tokenizer, options)
-    train.reinforce(task, models, optimizer, options, on_step=on_step)
+    return train.reinforce(task, models, optimizer, options, on_step=on_step)
 
 
 def supervise(policy, pairs, tokenizer, options, on_step=lambda metrics: None) -> None:

@@ -4,7 +4,7 @@
 
 The problems are too hard for the head of so small a model, or their facts stand in no prompt. The
 base has read responses with calls, but mostly it guesses (tasks/tools.py). GRPO pays for the answer
-alone, in turns (turns.py): tokens of the tool are in no loss. Rows of the table:
+alone, in turns (engine/turns.py): tokens of the tool are in no loss. Rows of the table:
 
     no tool         the same problems without a tool, before and after RL
     tool            with the tool, before and after RL
@@ -27,7 +27,6 @@ import random
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 
 import evaluate
@@ -135,7 +134,7 @@ def work(seed: int, folder: Path, args) -> dict:
             if arm in OF_ALL_TASKS:
                 result[f"{name}, {arm}, base"] = measure(base, tokenizer, changed, options,
                                                          args.held_out)
-            *_, of_arm = runs.start(f"{flags} {more}", seed, folder)
+            of_arm, *_ = runs.read(f"{flags} {more}", seed)
             policy, history = runs.reinforced(folder / f"{name} {arm}.pt", base, changed, tokenizer,
                                               of_arm)
             result[f"{name}, {arm}"] = measure(policy, tokenizer, changed, options,
@@ -168,11 +167,8 @@ def draw(results: list[dict], figure) -> None:
                  (100, 1), strict=True)
     for i, (axes, label, factor) in enumerate(panels):
         for arm in ARMS:
-            curves = factor * np.array([[point[i] for point in x[f"calculator, {arm}"]["curve"]]
-                                        for x in results])                    # (seeds, steps)
-            steps = range(1, curves.shape[1] + 1)
-            [line] = axes.plot(steps, curves.mean(0), label=arm)
-            axes.plot(steps, curves.T, color=line.get_color(), alpha=0.3, linewidth=0.8)
+            page.draw_steps(axes, arm, [[factor * point[i] for point in
+                                         x[f"calculator, {arm}"]["curve"]] for x in results])
         axes.set(xlabel="step", ylabel=label)
     axes.legend()
 

@@ -23,19 +23,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import infra.openmp  # noqa: F401  (before torch)
 
 import copy
-import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 import evaluate
 import sft
-import train
 import verify
-from infra import run_dir
-from infra.models import make_models
 from recipes import page, runs
 
 FLAGS = "--algo grpo --prompts 16 --group-size 16 --lr 4e-4"
@@ -133,16 +130,16 @@ def measure(policy, tokenizer, task, options, n: int, believed=None) -> dict:
     return found | {"majority of each": majority.tolist()}
 
 
-def learn(arm: str, base, task, tokenizer, options):
-    """The policy of an arm, and a point of its curve for each step: (reward, accuracy)."""
-    policy = copy.deepcopy(base)
+def learn(arm: str, base, task, tokenizer, options, n: int, believed) -> dict:
+    """The measures of an arm, and for each step the point (reward, accuracy) of its curve."""
+    policy, of_run = copy.deepcopy(base), task
     if ARMS[arm]:
-        task = rewarded(task, ARMS[arm], policy, tokenizer)
+        of_run = rewarded(task, ARMS[arm], policy, tokenizer)
     if arm == "random":
         options = replace(options, reward="random")
-    models, optimizer = make_models(policy, tokenizer, options)
-    history = train.reinforce(task, models, optimizer, options)
-    return policy, [[line["reward"], line["accuracy"]] for line in history]
+    history = runs.reinforce(policy, of_run, tokenizer, options)
+    return measure(policy, tokenizer, task, options, n, believed) | {
+        "curve": [[line["reward"], line["accuracy"]] for line in history]}
 
 
 def work(seed: int, folder: Path, args) -> dict:
@@ -151,16 +148,12 @@ def work(seed: int, folder: Path, args) -> dict:
     for name, level in TASKS.items():
         flags = f"{FLAGS} --task {name} {level} --reward accuracy --steps {args.steps} {args.flags}"
         base, task, tokenizer, options = runs.start(flags, seed, folder)
-        base_result = measure(base, tokenizer, task, options, args.held_out)
-        result[f"{name}, base"] = base_result
+        before = measure(base, tokenizer, task, options, args.held_out)
+        result[f"{name}, base"] = before
         for arm in ARMS:
-            path = folder / f"{name} {arm}.json"
-            if not path.exists():
-                policy, curve = learn(arm, base, task, tokenizer, options)
-                run_dir.write_json(path, measure(policy, tokenizer, task, options, args.held_out,
-                                                 base_result["majority of each"])
-                                   | {"curve": curve})
-            result[f"{name}, {arm}"] = json.loads(path.read_text())
+            result[f"{name}, {arm}"] = page.kept(folder / f"{name} {arm}.json", partial(
+                learn, arm, base, task, tokenizer, options, args.held_out,
+                before["majority of each"]))
     return result
 
 
@@ -185,11 +178,8 @@ def draw(results: list[dict], figure) -> None:
     """The accuracy in training, of each task."""
     for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
         for arm in ARMS:
-            curves = 100 * np.array([[accuracy for _, accuracy in x[f"{task}, {arm}"]["curve"]]
-                                     for x in results])                       # (seeds, steps)
-            steps = range(1, curves.shape[1] + 1)
-            [line] = axes.plot(steps, curves.mean(0), label=arm)
-            axes.plot(steps, curves.T, color=line.get_color(), alpha=0.3, linewidth=0.8)
+            page.draw_steps(axes, arm, [[100 * accuracy for _, accuracy in
+                                         x[f"{task}, {arm}"]["curve"]] for x in results])
         axes.set(xlabel="step", ylabel="accuracy in training, %", title=f"task {task}")
     axes.legend()
 

@@ -127,10 +127,8 @@ def draw(results: list[dict], figure) -> None:
     axes, *others = figure.subplots(1, 1 + len(results[0]["examples"]),
                                     width_ratios=[2, *[1] * len(results[0]["examples"])])
     for name in ("RL", "RL, blank"):
-        curves = 100 * np.array([x[f"{name} curve"] for x in results])        # (seeds, steps)
-        [line] = axes.plot(range(1, curves.shape[1] + 1), curves.mean(0), label=name)
-        axes.plot(range(1, curves.shape[1] + 1), curves.T, color=line.get_color(), alpha=0.3,
-                  linewidth=0.8)
+        page.draw_steps(axes, name, [[100 * share for share in x[f"{name} curve"]]
+                                     for x in results])
     axes.set(xlabel="step", ylabel="accuracy in training, %")
     axes.legend()
     for panel, x in zip(others, results[0]["examples"], strict=True):

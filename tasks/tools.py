@@ -5,8 +5,9 @@
                                       <call>coins ann</call><result>7</result>
     total of i*i, i below 9, i%2==1   <call>sum(i*i for i in range(9) if i%2==1)</call>...
 
-turns.py samples such responses. The base knows the tool, but mostly guesses. Some of its calls are
-malformed or wrong, and a tool may be busy at the first call; then the base gives up or tries again.
+engine/turns.py samples such responses. The base knows the tool, but mostly guesses. Some of its
+calls are malformed or wrong, and a tool may be busy at the first call. After an error the base
+gives up or tries again.
 Left out on purpose: tools that change a state, a choice between several tools.
 """
 
@@ -15,8 +16,8 @@ from functools import lru_cache
 
 from grading import sandbox
 from grading.expression import expression
-from tasks.base import Problem, Task, Tool
-from tasks.corpus import near_miss
+from tasks.base import ERROR, Problem, Task, Tool
+from tasks.corpus import NO_WORKING, near_miss, tagged
 
 GUESS_RATE = 0.6     # share of the documents without a call
 SLIP_RATE = 0.25     # of the calls in documents: malformed, or with another digit
@@ -39,11 +40,11 @@ class WithTool:
         """A response of the base model's corpus. The drill calls correctly, never gives up, and
         answers without a call only where the answer is known by heart."""
         if rng.random() < GUESS_RATE and (not drill or problem.category == EASY):
-            return response("easy", self.guess(rng, problem))
+            return tagged(NO_WORKING, self.guess(rng, problem))
         text, turn, results = "", 0, []
         for call in problem.steps:
-            written, result = call, "error"
-            while result.startswith("error"):
+            result = ERROR
+            while result.startswith(ERROR):
                 # 1. the call and its result
                 wrong = not drill and rng.random() < SLIP_RATE
                 written = self.slip(rng, call) if wrong else call
@@ -51,11 +52,11 @@ class WithTool:
                 text += f"<call>{written}</call><result>{result}</result>"
                 turn += 1
                 # 2. after an error: give up, or write the call again
-                if result.startswith("error") and (turn >= problem.tool.max_calls or not drill
-                                                   and rng.random() < GIVE_UP_RATE):
-                    return response(text, self.guess(rng, problem))
+                if result.startswith(ERROR) and (turn >= problem.tool.max_calls or not drill
+                                                 and rng.random() < GIVE_UP_RATE):
+                    return tagged(text, self.guess(rng, problem))
             results.append(result)
-        return response(text, self.conclude(results))
+        return tagged(text, self.conclude(results))
 
     def slip(self, rng, call: str) -> str:
         """A call with a mistake: its end is missing, or a character is another one of the call."""
@@ -167,7 +168,7 @@ class Python(WithTool, Task):
 
     def result(self, problem, call, turn):
         """As the sandbox says, but without it: the corpus has thousands of calls."""
-        return problem.answer if call == problem.steps[0] else "error: exception"
+        return problem.answer if call == problem.steps[0] else f"{ERROR}exception"
 
 
 # --- the tools
@@ -205,12 +206,6 @@ def busy_at_first(key: str, answer):
             raise ValueError("busy")
         return answer(call, turn)
     return answer_or_busy
-
-
-# --- parts of documents
-
-def response(thought: str, answer: str) -> str:
-    return f"<think>{thought}</think><answer>{answer}</answer>"
 
 
 def evaluate_term(term: str, i: int) -> int:

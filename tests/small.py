@@ -13,6 +13,8 @@ from infra import base_model
 
 TINY = dict(layers=2, width=64, heads=4, kv_heads=2, hidden=96, **model.TOY)
 
+NANO = dict(layers=1, width=16, heads=2, kv_heads=1, hidden=24, **model.TOY)  # of short recipes
+
 
 @contextlib.contextmanager
 def tiny_model():

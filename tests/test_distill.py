@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small import tiny_model
+from small import NANO, tiny_model
 
 import gkd
 import model
@@ -126,8 +126,7 @@ def short(monkeypatch, tmp_path):
         monkeypatch.setattr(distill, name, value)
     monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(
         lambda problem, text: sum(text.encode()) % 2 == 0))
-    monkeypatch.setitem(model.SIZES, "nano", dict(layers=1, width=16, heads=2, kv_heads=1,
-                                                  hidden=24, **model.TOY))
+    monkeypatch.setitem(model.SIZES, "nano", NANO)
     flags = "--base-steps 1 --steps 1 --max-new-tokens 6 --prompts 2 --group-size 4"
     with tiny_model():
         yield lambda *more: distill.main(["--work", str(tmp_path), "--docs", str(tmp_path / "docs"),

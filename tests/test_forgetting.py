@@ -9,6 +9,7 @@ import random
 
 import pytest
 import torch
+from small import NANO
 
 import gkd
 import model
@@ -112,8 +113,7 @@ def test_the_recipe_in_short(tmp_path, monkeypatch):
         monkeypatch.setattr(forgetting, name, value)
     monkeypatch.setattr(forgetting.PARTS[forgetting.NEW], "correct",
                         lambda problem, text: sum(text.encode()) % 2 == 0)
-    monkeypatch.setitem(model.SIZES, "nano", dict(layers=1, width=16, heads=2, kv_heads=1,
-                                                  hidden=24, **model.TOY))
+    monkeypatch.setitem(model.SIZES, "nano", NANO)
     flags = "--base-steps 1 --steps 2 --max-new-tokens 6 --prompts 2 --group-size 4"
     argv = ["--work", str(tmp_path), "--docs", str(tmp_path / "docs"), "--answers", "8", "--flags",
             flags, "--seeds", "0"]

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from small import tiny_model
+from small import NANO, tiny_model
 
 import kimi
 import model
@@ -130,8 +130,7 @@ def test_the_report_without_gold_does_not_read_right_answers():
 def test_the_recipe_in_short(tmp_path, monkeypatch, capsys):
     for name, value in dict(HELD_OUT=3, PROBLEMS=2, SOLUTIONS=2, COMPLETIONS=1, EPOCHS=1).items():
         monkeypatch.setattr(hacking, name, value)
-    monkeypatch.setitem(model.SIZES, "nano", dict(layers=1, width=16, heads=2, kv_heads=1,
-                                                  hidden=24, **model.TOY))
+    monkeypatch.setitem(model.SIZES, "nano", NANO)
     flags = ("--size nano --base-steps 1 --prompts 1 --group-size 2 --max-new-tokens 6 "
              "--minibatches 1 --eval-problems 1")
     argv = ["--tokens", "2", "--flags", flags, "--work", str(tmp_path / "work"), "--docs",
@@ -151,7 +150,7 @@ def test_the_recipe_in_short(tmp_path, monkeypatch, capsys):
     assert text.count("\n| claim, hacked |") == 5 and text.count("\n| claim, cured |") == 2
     assert (tmp_path / "docs" / "img" / "reward-hacking.png").exists()
     # seed 0 is read, not made again
-    monkeypatch.setattr(hacking, "run_seed", lambda *_: result)
+    monkeypatch.setattr(hacking, "run_seed", lambda *_, **__: result)
     monkeypatch.setattr(page, "save_figure", lambda *_: None)
     assert hacking.main([*argv, "--seeds", "0,1"]) == 0
     assert hacking.main([*argv, "--tokens", "0"]) == 2 and "--tokens" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
+from small import NANO
 
 import model
 from recipes import overthinking, page
@@ -80,8 +81,7 @@ def short(monkeypatch, tmp_path):
         monkeypatch.setattr(overthinking, name, value)
     monkeypatch.setattr(overthinking.Chains, "correct", staticmethod(
         lambda problem, text: sum(text.encode()) % 2 == 0))
-    monkeypatch.setitem(model.SIZES, "nano", dict(layers=1, width=16, heads=2, kv_heads=1,
-                                                  hidden=24, **model.TOY))
+    monkeypatch.setitem(model.SIZES, "nano", NANO)
     flags = "--base-steps 1 --max-new-tokens 6 --prompts 2 --group-size 4"
     for name, arm in overthinking.ARMS.items():
         monkeypatch.setitem(overthinking.ARMS, name, arm.replace("-buffer 96", "-buffer 4"))

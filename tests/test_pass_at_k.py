@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from small import TINY
+from small import NANO, TINY
 
 import evaluate
 import model
@@ -164,8 +164,7 @@ def short(monkeypatch, tmp_path):
     monkeypatch.setattr(pass_at_k, "TASKS", {name: pass_at_k.TASKS[name] for name in (
         "chain", "beyond the base")})  # the fewest with all policies
     monkeypatch.setattr(page, "DRAWS", 20)
-    monkeypatch.setitem(model.SIZES, "nano", dict(layers=1, width=16, heads=2, kv_heads=1,
-                                                  hidden=24, **model.TOY))
+    monkeypatch.setitem(model.SIZES, "nano", NANO)
     flags = "--base-steps 1 --prompts 2 --group-size 8 --minibatches 1 --max-new-tokens 6"
     argv = ["--tokens", "20", "--problems", "3", "--samples", "4", "--flags", flags, "--work",
             str(tmp_path / "work"), "--docs", str(tmp_path / "docs")]

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from small import tiny_model
+from small import NANO, tiny_model
 
 import model
 from recipes import page, scaling
@@ -89,8 +89,7 @@ def short(monkeypatch, tmp_path):
     monkeypatch.setattr("infra.base_model.DOCUMENTS", 2)
     monkeypatch.setattr(page, "save_figure", lambda path, draw: draw(Figure()))
     for size in ("nano", "wide"):
-        monkeypatch.setitem(model.SIZES, size, dict(layers=1, width=16, heads=2, kv_heads=1,
-                                                    hidden=24, **model.TOY))
+        monkeypatch.setitem(model.SIZES, size, NANO)
     flags = "--base-steps 1 --max-new-tokens 2 --prompts 1 --minibatches 1 --reward random "
     flags += "--eval-problems 2 --eval-every 1"
     with tiny_model():

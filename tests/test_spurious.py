@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
+from small import NANO
 
 import model
 import tasks
@@ -15,8 +16,6 @@ from infra import base_model
 from recipes import spurious
 from tasks import is_held_out
 from tokenizer import Tokenizer
-
-NANO = dict(layers=1, width=16, heads=2, kv_heads=1, hidden=24, **model.TOY)
 
 
 def documents(kind, n=400):
