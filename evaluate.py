@@ -19,9 +19,8 @@ import torch.nn.functional as F
 
 import model as gpt
 import tasks
-import turns
 import verify
-from engine import sampler
+from engine import sampler, turns
 from engine.request import concat_rollouts
 from engine.rng import row_seeds
 from infra import distributed, run_dir

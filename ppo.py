@@ -61,7 +61,7 @@ class Batch:
     nll: torch.Tensor | None = None          # (N, T) weight of -logp, see vapo.py
     pair: torch.Tensor | None = None         # (N,) number of the pair, in dpo.py alone
     loss_mask: torch.Tensor | None = None    # (N, T) 1.0 where a token has a weight; None: mask
-    failed: torch.Tensor | None = None       # (N, T) 1.0 in turns whose call failed, see turns.py
+    failed: torch.Tensor | None = None       # (N, T) 1.0 in turns whose tool call failed
 
     def rows(self, index: torch.Tensor) -> "Batch":
         """The given rows, without the columns after the last token that has mask 1."""

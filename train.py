@@ -32,10 +32,9 @@ import grpo
 import model as gpt
 import ppo
 import tasks
-import turns
 import verify
 from config import ALGORITHMS, SAMPLERS, Options
-from engine import dedup
+from engine import dedup, turns
 from infra import distributed, memory, partial
 from infra import metrics as log
 from infra import run_dir as runs

@@ -84,7 +84,7 @@ def assemble(request: Request, out: dict, pad: int, *more: str) -> dict:
     source = source.clamp(0, out["tokens"].shape[1] - 1)
     tokens = torch.where(mask, out["tokens"].gather(1, source), padded)
     numbers = {name: out[name].gather(1, source) * mask for name in ("logp", "entropy", *more)}
-    if "chosen" in out:  # turns.py: some tokens are the environment's
+    if "chosen" in out:  # engine/turns.py: some tokens are the environment's
         mask &= out["chosen"].gather(1, source)
     group = torch.arange(len(request.texts), device=device)
     return dict(tokens=tokens, **numbers, mask=mask.float(),

@@ -17,9 +17,9 @@ import grpo
 import model as gpt
 import ppo
 import report
-import turns
 import verify
 from config import SAMPLERS
+from engine import turns
 from infra import checkpoint, distributed, load, partial, recorder, run_dir, tensors
 from infra.forward import policy_logp
 from infra.progress import Progress

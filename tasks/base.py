@@ -9,7 +9,8 @@ A new task is one file in this folder with a subclass of Task; tasks/__init__.py
 tasks/countdown.py is a short example with its own verifier. Reinforcement learning sees the
 question and the verdict of `correct`. Only the corpus of the base model uses the solution in a
 Problem. A problem with the answer "" is an open request: no program can check it, and a reward
-model pays for it (tasks/assistant.py). A problem with a `tool` is answered in turns (turns.py).
+model pays for it (tasks/assistant.py). A problem with a `tool` is answered in turns
+(engine/turns.py).
 """
 
 import functools
@@ -30,9 +31,9 @@ SEEN, NEW = "seen template", "new template"  # categories of the word problems i
 
 @dataclass(frozen=True)
 class Tool:
-    """What a problem offers to the policy (turns.py). answer(call, turn) returns the text of the
-    result, where turn counts the calls of the response from 0. An exception becomes an error that
-    the policy reads."""
+    """What a problem offers to the policy (engine/turns.py). answer(call, turn) returns the text of
+    the result, where turn counts the calls of the response from 0. An exception becomes an error
+    that the policy reads."""
 
     answer: Callable[[str, int], str]
     max_calls: int = 4  # of a response; a later call is answered by an error
@@ -63,7 +64,7 @@ class Problem:
     key: str = ""              # problems with equal keys are the same problem; "": the question
     level: int = 0             # of a problem of --train-levels, for its success rate; else 0
     image: tuple = ()          # a drawing: the lines that engine/vision.py reads
-    tool: Tool | None = None   # the response may call it (turns.py)
+    tool: Tool | None = None   # the response may call it (engine/turns.py)
 
     @property
     def identity(self) -> str:

@@ -25,7 +25,6 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
     "engine.attention engine.packing engine.products engine.logprob engine.watch",
     "model",
     "sample engine.*",
-    "turns",
     "infra.run_dir infra.hf_config infra.checkpoint infra.forward",
     "ppo", "entropy", "grpo", "dapo", ALGORITHMS,
     "evaluate sft gkd prm reward_model infra.judges infra.completer infra.rewards "

@@ -1,5 +1,5 @@
-"""turns.py: without a call it draws as sample.py does; results stand in the response with mask 0,
-and neither the cache nor other rows change what a row draws."""
+"""engine/turns.py: without a call it draws as sample.py does; results stand in the response with
+mask 0, and neither the cache nor other rows change what a row draws."""
 
 import random
 import time
@@ -14,7 +14,7 @@ import ppo
 import sample
 import tasks
 import tokenizer
-import turns
+from engine import turns
 from engine.rng import row_seeds
 from infra import cli
 from infra.files import UserError

@@ -14,8 +14,7 @@ They count towards max_new_tokens.
 A row's draws depend on its seed, its prompt, the position and its own results. So a row without a
 call has the tokens of sample.generate. Papers: ReTool 2504.11536; Search-R1 2503.09516, which masks
 the tokens of the environment. Left out on purpose: rows that go on while others wait for an answer,
-shared
-prefixes, state that a tool keeps between two calls.
+shared prefixes, state that a tool keeps between two calls.
 Shapes: N = prompts * group_size rows, T tokens, D width.
 """
 
