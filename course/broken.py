@@ -5,8 +5,8 @@
 
 course/answers/causes.json says which run has which cause. A mistake is a patch of one function in
 this process, so config.json does not show it. The model is small (--size nano) and a run takes
-about half a minute of one core. A run's folder keeps what report.py reads: config.json,
-metrics.jsonl and samples.jsonl. `seal` makes the digests with which grade.py marks the answers of
+about half a minute of one core. A run's folder keeps what report.py reads (FILES).
+`seal` makes the digests with which grade.py marks the answers of
 students: a digest hides a cause from readers, but not from those who try all names.
 Left out on purpose: checkpoints, and the runs of bench/broken.py, whose causes the docs explain.
 """
@@ -33,7 +33,7 @@ SETTINGS = ["--size", "nano", "--level", "1", "--base-steps", "800", "--steps", 
             "--eval-every", "10", "--eval-problems", "100", "--eval-samples", "4",
             "--prompts", "16", "--group-size", "8", "--record-mb", "0.75"]
 HEALTHY = "healthy"  # the run without a mistake
-FILES = ("config.json", "metrics.jsonl", "samples.jsonl")
+FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "summary.json")
 
 
 # --- mistakes: each function patches the program, and returns further flags
