@@ -21,10 +21,11 @@ RELATIVE, ABSOLUTE = 2e-5, 2e-6  # tolerance of a number
 def encode(x):
     """A JSON value for an output: a tensor, number, text, None, or lists and dicts of these."""
     if hasattr(x, "detach"):  # a tensor
-        x = x.detach()
-        kind = "float" if x.is_floating_point() else "bool" if str(x.dtype) == "torch.bool" else "int"
-        return {"tensor": kind, "shape": list(x.shape), "values": x.flatten().tolist()} \
-            if x.dim() else x.item()
+        if not x.dim():
+            return x.item()
+        kind = "bool" if str(x.dtype) == "torch.bool" else "int"
+        kind = "float" if x.is_floating_point() else kind
+        return {"tensor": kind, "shape": list(x.shape), "values": x.detach().flatten().tolist()}
     if isinstance(x, dict):
         return {"dict": {str(key): encode(x[key]) for key in sorted(x, key=str)}}
     if isinstance(x, (list, tuple)):
