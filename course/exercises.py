@@ -16,7 +16,7 @@ class Exercise:
     function: str        # "decode", or "KVCache.__call__" for a method
     points: int
     uses: tuple = ()     # other exercises that the function calls; mend these first
-    table: str = ""      # a dict of lambdas: they are removed, and the function that calls them stays
+    table: str = ""      # a dict of lambdas that students write; the function itself stays
 
     @property
     def module(self) -> str:
@@ -54,8 +54,8 @@ EXERCISES = [
     Exercise(4, "ppo.py", "kl", 3, table="KL"),
     Exercise(4, "ppo.py", "token_weights", 3, table="AGGREGATIONS"),
     Exercise(4, "grpo.py", "sequence_log_ratio", 2),
+    Exercise(4, "ppo.py", "token_rewards", 3, uses=("kl",)),
     # 5 PPO and its critic
-    Exercise(5, "ppo.py", "token_rewards", 3, uses=("kl",)),
     Exercise(5, "ppo.py", "gae", 4),
     Exercise(5, "ppo.py", "whiten", 2),
     Exercise(5, "ppo.py", "value_loss", 2),

@@ -1,0 +1,135 @@
+"""Common mistakes of part 1: (message, old text, new text, ...) for each function."""
+
+MUTANTS = {
+    "inverse_cdf": [
+        ("u equal to an entry draws the token of that entry. Return the first index whose entry "
+         "exceeds u, not one that reaches it: a token of probability 0 must never be drawn",
+         "threshold, right=True)[:, 0]", "threshold)[:, 0]"),
+        ("the last entry is 1 only up to rounding. Compare with u times the last entry; otherwise "
+         "a large u gives an index behind the vocabulary",
+         "u[:, None] * cumulative[:, -1:]", "u[:, None]"),
+        ("with slot, the result is an index into all rows side by side, not into the row slot[i]",
+         " - slot * cumulative.shape[1]", ""),
+        ("with slot, sequence i must use row slot[i] of cumulative, not row i",
+         "    if slot is None:\n", "    if slot is not None:\n"
+         "        slot = torch.arange(len(slot)).clamp(max=len(cumulative) - 1)\n"
+         "    if slot is None:\n"),
+        ("you count from the end: the result is the number of entries above u, and not the index "
+         "of the first one",
+         "right=True)[:, 0]", "right=True)[:, 0].neg() + cumulative.shape[1]"),
+    ],
+    "sample_tokens": [
+        ("you multiply the logits by the temperature. A temperature below 1 makes the distribution "
+         "sharper: divide",
+         "logits = logits / temperature", "logits = logits * temperature"),
+        ("tokens are drawn at the temperature, but the log-probs are those at temperature 1. Both "
+         "must be of the same distribution",
+         "logits = logits.float()", "logits = raw = logits.float()",
+         "return token, logp.gather", "return token, raw.log_softmax(-1).gather",
+         "return token, logp[slot, token]", "return token, raw.log_softmax(-1)[slot, token]"),
+        ("your entropy is the negative log-prob of the drawn token. The entropy is the mean of it "
+         "over the whole distribution",
+         "if slot is None:\n        return token,",
+         "if slot is None:\n        entropy = -logp.gather(-1, token[:, None])[:, 0]\n"
+         "        return token,", "entropy[slot]", "-logp[slot, token]"),
+        ("your entropy is negative: entropy = -sum p log p", "-(probs * logp)", "(probs * logp)"),
+        ("your entropy is in bits; the natural logarithm gives nats", "-(probs * logp).sum(-1)",
+         "-(probs * logp).sum(-1) / 0.6931471805599453"),
+        ("you sample at temperature 0 too: temperature 0 is greedy, the most likely token",
+         "if temperature == 0:", "if False:"),
+        ("top_k and top_p have no effect on your distribution: call keep_top",
+         "if top_k or top_p < 1:", "if False:"),
+        ("you return the probabilities of the tokens, not their logarithms",
+         "return token, logp.gather", "return token, probs.gather",
+         "return token, logp[slot, token]", "return token, probs[slot, token]"),
+        ("with slot, the log-probs must be of row slot[i], and greedy decoding too",
+         "token if slot is None else token[slot]", "token if slot is None else "
+         "token[torch.arange(len(slot)).clamp(max=len(token) - 1)]"),
+    ],
+    "rotate": [
+        ("you negate the first half of x, but the first half of sin is negative already: the two "
+         "signs cancel and the pair turns into a reflection",
+         "x.roll(d // 2, -1)", "torch.cat((-x[..., d // 2:], x[..., :d // 2]), -1)"),
+        ("you pair neighbours, as the paper does. Here x[i] is paired with x[i + d/2]",
+         "x.roll(d // 2, -1)", "x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)"),
+        ("the pairs turn in the wrong direction: use sin as it is, with the negative half first",
+         "x.roll(d // 2, -1), sin)", "x.roll(d // 2, -1), -sin)"),
+        ("you shift x by one, but the partner of x[i] is d/2 places away",
+         "x.roll(d // 2, -1)", "x.roll(1, -1)"),
+    ],
+    "KVCache.next_tokens": [
+        ("the positions start at 0 in each call: they must go on after the tokens that a row "
+         "already holds (self.lengths)", "self.lengths[:, None] + columns[:t]",
+         "columns[:t].expand(len(self.lengths), t)"),
+        ("a new token does not see itself: the mask must include its own position",
+         "columns <= self.positions", "columns < self.positions"),
+        ("the new tokens see later new tokens: the mask must be causal among them too",
+         "columns <= self.positions[:, None, :, None]",
+         "(columns <= self.positions[:, None, -1:, None]).expand(-1, -1, t, -1)"),
+        ("the new tokens see only what the cache held before; they must also see themselves and "
+         "the new ones before them",
+         "columns <= self.positions[:, None, :, None]",
+         "(columns < self.lengths[:, None, None, None]).expand(-1, -1, t, -1)"),
+        ("your positions are those after the new tokens: the first new token stands at position "
+         "self.lengths", "columns[:t] ", "columns[:t] + 1 "),
+        ("returns None: the model calls the object that next_tokens returns, so return self",
+         "return self", "return None"),
+        ("the mask has the opposite meaning: True is for a visible column",
+         "columns <= self.positions", "columns > self.positions"),
+    ],
+    "KVCache.__call__": [
+        ("new keys and values are always written to the first columns: write them at "
+         "self.positions", "self.positions[:, None, :, None].expand_as(k)",
+         "torch.arange(t)[None, None, :, None].expand_as(k)"),
+        ("all layers write to layer 0: each layer has its own keys and values",
+         "self.keys[layer], self.values[layer]", "self.keys[0], self.values[0]"),
+        ("query head h uses key/value head h % K. It must use head h // (H / K): neighbours share",
+         "y = attend(q.reshape(n, kv_heads, share * t, d)",
+         "q = q.view(n, share, kv_heads, t, d).transpose(1, 2)\n"
+         "    y = attend(q.reshape(n, kv_heads, share * t, d)",
+         "y.reshape(n, -1, t, d)", "y.view(n, kv_heads, share, t, d).transpose(1, 2)"
+         ".reshape(n, -1, t, d)"),
+        ("hidden columns take part: add the bias of self.visible to the scores",
+         "keys, values, bias, d, t)", "keys, values, None, d, t)"),
+        ("the result has heads and tokens mixed up: before the flatten, the order must be rows, "
+         "tokens, heads", "y.reshape(n, -1, t, d).transpose(1, 2).flatten(0, 1)",
+         "y.reshape(n * t, -1, d)"),
+        ("the scores are not divided by sqrt(d)", "attend(q.reshape(n, kv_heads, share * t, d)",
+         "attend(d**0.5 * q.reshape(n, kv_heads, share * t, d)"),
+        ("keys are written, values are not", "    values.scatter_(2, index, v)\n", ""),
+        ("the new tokens attend to the cache before they are written into it: write first",
+         "keys, values, d = self.keys[layer], self.values[layer], q.shape[-1]",
+         "keys, values, d = self.keys[layer], self.values[layer], q.shape[-1]\n"
+         "    old_keys, old_values = keys.clone(), values.clone()",
+         "keys, values, bias, d, t)", "old_keys, old_values, bias, d, t)"),
+    ],
+    "decode": [
+        ("the first token of a short prompt comes from the last column, which is padding: take "
+         "the hidden state at lengths - 1", "hidden[torch.arange(n, device=device), lengths - 1]",
+         "hidden[:, -1]"),
+        ("after the prefill, cache.lengths counts the padding of short prompts: set it to the "
+         "prompts' own lengths", "cache.lengths = lengths", "cache.lengths = lengths * 0 + width"),
+        ("cache.lengths does not grow: each new token overwrites the one before it",
+         "cache.lengths = cache.lengths + 1", "cache.lengths = cache.lengths"),
+        ("every step draws with the same uniform number: it depends on the step",
+         "request.offsets[of_row] + step)", "request.offsets[of_row])"),
+        ("the position of a draw must count the tokens of the fixed prefix (request.offsets)",
+         "request.offsets[of_row] + step)", "step)"),
+        ("the stop token is left out of the response: a row that stops now has still drawn it",
+         '        out["drawn"] += active\n', "",
+         "        if step + 1 == steps or", '        out["drawn"] += active\n'
+         "        if step + 1 == steps or"),
+        ("rows that have stopped go on writing: keep 0 there", "torch.where(active, x, 0)", "x"),
+        ("truncated is the opposite: True for the rows that have NOT stopped",
+         '{"truncated": active}', '{"truncated": ~active}'),
+        ("the responses are in the wrong order: row i belongs to prompt i // group_size, not "
+         "i % P", "torch.arange(n, device=device) // request.group_size ",
+         "torch.arange(n, device=device) % len(request.texts) "),
+        ("a stop string does not end a row: follow request.stop_table, and keep the state of each "
+         "row from step to step",
+         "if request.stop_table is not None:", "if False:"),
+        ("no row stops at a stop token", "active & ~torch.isin(token, stop_ids)", "active"),
+        ("all rows end when the first one stops: go on while any row is active",
+         "or not active.any()", "or not active.all()"),
+    ],
+}

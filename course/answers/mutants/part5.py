@@ -1,0 +1,90 @@
+"""Common mistakes of part 5: (message, old text, new text, ...) for each function."""
+
+KEPT_VALUE = "next_value = torch.where(inside, values[:, t], next_value)"
+ADVANTAGE = "delta + gamma * gae_lambda * next_advantage,"
+
+MUTANTS = {
+    "gae": [
+        ("values[:, t] is of the state BEFORE token t: delta = r[t] + gamma V[t+1] - V[t]. You use "
+         "the value of the state after for both", "gamma * next_value - values[:, t]",
+         "gamma * next_value - next_value"),
+        ("delta lacks the value of the next state: r[t] + gamma V[t+1] - V[t]",
+         " + gamma * next_value", ""),
+        ("delta lacks -V[t]: the advantage is what is gained over the critic's estimate",
+         " - values[:, t]", ""),
+        ("gamma is missing before V[t+1]", "gamma * next_value", "next_value"),
+        ("gamma is missing before the next advantage: its factor is gamma * lambda",
+         "gamma * gae_lambda * next_advantage", "gae_lambda * next_advantage"),
+        ("lambda is missing: the factor of the next advantage is gamma * lambda",
+         "gamma * gae_lambda * next_advantage", "gamma * next_advantage"),
+        ("the next advantage is not added: these are the deltas, GAE with lambda 0",
+         ADVANTAGE, "delta,"),
+        ("the value after the last token is 0: the response is over. You use the value of a column "
+         "behind it", KEPT_VALUE, "next_value = values[:, t]"),
+        ("the tokens outside the mask take part: skip them, in the advantages too",
+         "inside = mask[:, t] > 0", "inside = mask[:, t] > -1",
+         "torch.where(inside, next_advantage, 0.0)",
+         "torch.where(mask[:, t] > 0, next_advantage, 0.0)"),
+        ("a gap in the mask cuts your sum off: skip its tokens, the next one with mask 1 follows",
+         "                                 next_advantage)", "                                 "
+         "0.0 * next_advantage)"),
+        ("advantages outside the mask must be 0", "torch.where(inside, next_advantage, 0.0)",
+         "next_advantage"),
+        ("these are the returns: subtract the values", "    return advantages",
+         "    return advantages + values * mask"),
+        ("the loop runs from the first token to the last. A[t] needs A[t+1]: begin at the end",
+         "reversed(range(rewards.shape[1]))", "range(rewards.shape[1])"),
+        ("gae_lambda may be a number per row, (N,); you use the first one for all rows",
+         "    advantages =", "    gae_lambda = torch.as_tensor(gae_lambda).flatten()[0]\n"
+         "    advantages ="),
+    ],
+    "whiten": [
+        ("the standard deviation divides by n: divide by n - 1", "(n - 1).clamp(min=1)", "n"),
+        ("mean and standard deviation are over all columns: only tokens with mask 1 count",
+         "n = mask.sum()", "outside, mask = mask, torch.ones_like(mask)\n    n = mask.sum()",
+         "return centred / (", "return outside * centred / ("),
+        ("the result is not 0 outside the mask", "/ n) * mask", "/ n)", "(centred**2)",
+         "(centred**2 * mask)"),
+        ("the mean is not subtracted", "(x - (x * mask).sum() / n)", "x"),
+        ("you divide by the variance: divide by its square root", "+ eps**2).sqrt()", "+ eps)"),
+        ("each row is whitened for itself: take mean and deviation over the whole batch",
+         "n = mask.sum()", "n = mask.sum(1, keepdim=True)", "(x * mask).sum()",
+         "(x * mask).sum(1, keepdim=True)", "(centred**2).sum()",
+         "(centred**2).sum(1, keepdim=True)"),
+        ("the mean is subtracted, but nothing is divided by the standard deviation",
+         "return centred / ((centred**2).sum() / (n - 1).clamp(min=1) + eps**2).sqrt()",
+         "return centred"),
+        ("a single token gives NaN: n - 1 is 0 there", "(n - 1).clamp(min=1)", "(n - 1)"),
+        ("equal values give NaN: add eps to the standard deviation", " + eps**2", ""),
+    ],
+    "value_loss": [
+        ("the factor 1/2 is missing", "return loss / 2", "return loss"),
+        ("the smaller of the two errors counts for you: the larger one does", "torch.maximum",
+         "torch.minimum"),
+        ("only the clipped error counts for you: take the larger of the two",
+         "torch.maximum(loss, (near - returns) ** 2)", "(near - returns) ** 2"),
+        ("clip has no effect", "if clip:", "if False:"),
+        ("you clip the values to [-clip, clip]: the bounds are around old_values",
+         "old_values + (values - old_values).clamp", "values.clamp"),
+        ("this is the absolute error: square it", "(values - returns) ** 2",
+         "(values - returns).abs()", "(near - returns) ** 2", "(near - returns).abs()"),
+        ("you return the mean over the tokens. Return the loss of each token: the weights average "
+         "later", "return loss / 2", "return loss.mean() / 2"),
+    ],
+    "explained_variance": [
+        ("the result is 1 minus the share that is left", "float(1 - (", "float(("),
+        ("you use the mean squared error. A critic that is too high by a constant explains all the "
+         "variance: use the variance of the error",
+         "(returns[inside] - values[inside]).var(correction=0)",
+         "(returns[inside] - values[inside]).square().mean()"),
+        ("tokens outside the mask take part", "inside = mask > 0", "inside = mask > -1"),
+        ("equal returns give NaN or an error: the result is 0 there", "if not variance:",
+         "if False:"),
+        ("you divide by the variance of the values: divide by that of the returns",
+         "variance = returns[inside]", "variance = values[inside]"),
+        ("this is the variance of the values over that of the returns: the error counts",
+         "float(1 - (returns[inside] - values[inside])", "float((values[inside])"),
+        ("you compare standard deviations: compare variances", "/ variance)", "/ variance) ** 0.5",
+         "float(1 - (", "1 - float(("),
+    ],
+}

@@ -1,0 +1,112 @@
+"""The process in which a student's code runs: functions in, outputs out. It knows no answers.
+
+    python child.py FOLDER PART.py       asked by grade.py, through the standard input and output
+
+A line of the input is JSON {"module", "function"}. The file PART.py has the inputs of each function
+in CHECKS. Each output is a message: its length as 8 hexadecimal digits, then JSON. What the
+student's code prints goes nowhere.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+MEMORY = 4 * 2**30  # bytes
+MAX_MESSAGE = 2**21  # bytes
+
+
+def load(path):
+    """The module in a file, whatever its name."""
+    spec = importlib.util.spec_from_file_location(f"_check_{Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def open_channel():
+    """Takes the standard output for messages, and points all that others write to nowhere."""
+    channel, questions = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0), "r")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nowhere, standard)
+
+    def send(**message):
+        text = json.dumps(message).encode()
+        if len(text) > MAX_MESSAGE:
+            text = json.dumps({"output": {"other": "a huge output"}}).encode()
+        channel.write(b"%08x" % len(text) + text)
+        channel.flush()
+    return questions, send
+
+
+def limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+
+def failure(error: BaseException, folder: str) -> dict:
+    """The error of a student's function: type, text, and the last line of the student's files."""
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(folder)]
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{os.path.relpath(error.filename, folder)} line {error.lineno}"
+    else:
+        place = f"{os.path.relpath(lines[-1].filename, folder)} line {lines[-1].lineno}" \
+            if lines else ""
+    return {"error": type(error).__name__, "text": str(error)[:300], "place": place}
+
+
+def tensors(args) -> dict:
+    """Encoded copies of the tensors among the arguments of a call, by their number."""
+    return {i: outputs.encode(x) for i, x in enumerate(args) if hasattr(x, "detach")}
+
+
+def run(case, folder: str = "/") -> dict:
+    """The message for one input: (text, callable, arguments)."""
+    text, call, *args = case
+    before = tensors(args)
+    try:
+        output = outputs.encode(call(*args))
+    except BaseException as error:
+        return {"input": text, "output": outputs.encode_error(error), **failure(error, folder)}
+    changed = [i for i, x in tensors(args).items() if x != before[i]]
+    return {"input": text, "output": output, "changed": changed}
+
+
+def resolve(module: str, function: str):
+    """The function or method of a module."""
+    found = importlib.import_module(module)
+    for name in function.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def main() -> None:
+    folder, part = sys.argv[1:]
+    questions, send = open_channel()
+    limit_memory()
+    sys.path[0] = folder  # in place of this file's folder
+    import torch
+    torch.set_num_threads(1)
+    checks = load(part).CHECKS
+    send(ready=True)
+    for line in questions:
+        asked = json.loads(line)
+        try:
+            for case in checks[asked["function"]](resolve(**asked)):
+                send(begins=case[0])
+                send(**run(case, folder))
+        except BaseException as error:  # the student's module cannot be imported
+            send(**failure(error, folder), fatal=True)
+        send(done=True)
+
+
+outputs = load(Path(__file__).with_name("outputs.py"))
+if __name__ == "__main__":
+    main()
