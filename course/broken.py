@@ -70,7 +70,7 @@ def kl_sign() -> list[str]:
     """The KL to the reference is rewarded."""
     grpo.policy_loss = lambda logp, batch, options, *more: ppo.policy_loss(
         logp, batch, replace(options, kl_coef=-options.kl_coef), *more)
-    return ["--kl-coef", "0.1"]
+    return ["--kl-coef", "1"]
 
 
 def verifier_reads_anywhere() -> list[str]:
