@@ -48,7 +48,8 @@ def informative(correct, group):
 
 def prompts_to_sample(prompts: int, sampled: int, kept: int) -> int:
     """The number of prompts to sample next, if the batch needs `prompts` groups, and `kept` groups
-    of the `sampled` ones so far were informative. The same rate is expected of the next ones."""
+    of the `sampled` ones so far were informative. The same rate is expected of the next ones. The
+    number is rounded up, and is at most `prompts` (also if `kept` is 0) and at least 0."""
     return max(0, min(prompts, math.ceil((prompts - kept) * sampled / max(1, kept))))
 
 

@@ -64,7 +64,8 @@ class KVCache:
         self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
 
     def next_tokens(self, t: int) -> "KVCache":
-        """Computes positions and mask of a forward pass over t new tokens per row."""
+        """Sets the positions (N, t) of t new tokens per row, and `visible` (N, 1, t, S): the
+        columns that each of them attends to, its own included. Returns the cache."""
         columns = torch.arange(self.keys.shape[3], device=self.lengths.device)
         self.positions = self.lengths[:, None] + columns[:t]                  # (N, t)
         self.visible = columns <= self.positions[:, None, :, None]            # (N, 1, t, S)

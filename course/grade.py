@@ -34,6 +34,7 @@ from exercises import DIAGNOSIS, EXERCISES, PARTS
 COURSE = Path(__file__).resolve().parent
 START_SECONDS = 120  # for importing PyTorch
 WIDTH = 96
+TEXTS = ("input", "error", "text", "place", "fatal", "changed")  # fields of a message
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Child:
             [sys.executable, "-B", str(checks / "child.py"), str(folder),
              str(checks / f"part{part}.py")], cwd=folder, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=os.name == "posix")
-        self.messages = queue.Queue()
+        self.messages = queue.Queue(maxsize=100)
         threading.Thread(target=self.read, daemon=True).start()
         self.alive = "ready" in self.next(time.monotonic() + START_SECONDS)
 
@@ -81,6 +82,8 @@ class Child:
 
     def ask(self, exercise, seconds: float) -> list[dict]:
         """The messages about a function, one per input. The last one may have "ended"."""
+        if not self.alive:
+            return [{"ended": "start"}]
         question = json.dumps({"module": exercise.module, "function": exercise.function})
         try:
             self.process.stdin.write(question.encode() + b"\n")
@@ -98,7 +101,7 @@ class Child:
             if "begins" in message:
                 begins = message["begins"]
             else:
-                found.append(message)
+                found.append(checked(message))
 
     def close(self) -> None:
         """Ends the process and all that it has started."""
@@ -112,6 +115,12 @@ class Child:
         self.process.wait()
 
 
+def checked(message: dict) -> dict:
+    """The fields of a message that are known; the student's code may have sent any JSON."""
+    texts = {name: str(message[name])[:500] for name in TEXTS if message.get(name)}
+    return {"output": message.get("output"), "input": "", "text": "", "place": ""} | texts
+
+
 # --- from outputs to a message
 
 def judge(exercise, messages: list[dict], stored: dict) -> str:
@@ -120,19 +129,20 @@ def judge(exercise, messages: list[dict], stored: dict) -> str:
     if trouble := unfinished(exercise, messages):
         return trouble
     if len(messages) != len(stored["cases"]):
-        return "the grader's files are of different versions: fetch course/checks again"
+        return (f"{len(messages)} outputs for {len(stored['cases'])} inputs. Is all of course/ of "
+                "one version?")
     try:
         found = [outputs.hashed(f"{exercise.name} {i}", message["output"])
                  for i, message in enumerate(messages)]
-    except (ValueError, KeyError, TypeError):
+    except Exception:  # no output of checks/child.py
         return "returns something that is neither tensors nor numbers nor texts"
     wrong = {i: difference for i, output in enumerate(found) if (
         difference := outputs.first_difference(output, stored["cases"][i])) is not None}
     if not wrong:
-        changed = next((m for m in messages if m.get("changed")), None)
-        return changed and (f"the result is right, but argument {changed['changed'][0] + 1} is "
-                            f"changed in place ({changed['input']}): the caller still needs it") \
-            or ""
+        for m in (m for m in messages if "changed" in m):
+            return (f"the result is right, but argument {m['changed']} is changed in place, and "
+                    f"the caller still needs it. Input: {m['input']}")
+        return ""
     return known_mistake(found, wrong, stored) or describe(messages, found, wrong, stored)
 
 
@@ -140,11 +150,13 @@ def unfinished(exercise, messages: list[dict]) -> str:
     """Why there are no outputs to compare; "" if there are."""
     for m in messages:
         where = f" on the input: {m['input']}" if m.get("input") else ""
+        if m.get("ended") == "start":
+            return "Python does not start in this folder. Does `import torch` work there?"
         if m.get("ended") == "time":
             return f"did not end within {m['seconds']:g} s{where}. Does a loop never end?"
         if m.get("ended"):
             return f"the process ended{where}. Does the code call exit, or run out of memory?"
-        text = str(m.get("text", ""))
+        text = m["text"]
         if m.get("error") == "NotImplementedError" and text.startswith("part "):
             if text.endswith(f": {exercise.name}"):
                 return "not written yet"
@@ -154,7 +166,7 @@ def unfinished(exercise, messages: list[dict]) -> str:
         if m.get("error") in ("SystemExit", "KeyboardInterrupt"):
             return f"raises {m['error']}{where}. A function must return or raise an Exception"
         if m.get("fatal"):
-            return f"cannot be imported: {m['place']}: {m['error']}: {text}"
+            return f"cannot be imported: {m['place'] or exercise.file}: {m.get('error')}: {text}"
     return "" if messages else "no outputs"
 
 

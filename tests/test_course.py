@@ -1,90 +1,332 @@
-"""docs/course.md: a function whose body is blank fails the tests that grade it. A right solution
-that is written in another way passes them.
-"""
+"""course/: the copy for students, and the grader's points, messages and defences."""
 
-import re
-import subprocess
+import ast
+import json
+import random
 import sys
+from fractions import Fraction as F
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from solutions import SOLUTIONS
+import torch
 
 ROOT = Path(__file__).parents[1]
-# Collects each file of tests once. For each exercise it runs them with a blank body until the first
-# test fails. Those that name the function are also run with the solution of tests/solutions.py.
-# The code of a function is replaced in place, so that it counts wherever it has been imported.
-SCRIPT = """
-import functools, importlib, inspect, sys, pytest
-from _pytest.runner import runtestprotocol
-sys.path.insert(0, "tests")
-from solutions import SOLUTIONS
+sys.path[:0] = [str(ROOT / "course"), str(ROOT / "course" / "answers")]
 
-source_of = functools.cache(inspect.getsource)  # the cases of a test share its function
+import blank  # noqa: E402
+import grade  # noqa: E402
+import variants  # noqa: E402
+from checks import outputs  # noqa: E402
+from exercises import DIAGNOSIS, EXERCISES, PARTS  # noqa: E402
 
-def blank(*given, **named):
-    raise NotImplementedError("this is the exercise")
-
-def fails(function, body, tests):
-    code, function.__code__ = function.__code__, body.__code__
-    failed = any(report.failed for test in tests
-                 for report in runtestprotocol(test, nextitem=None, log=False))
-    function.__code__ = code
-    return int(failed)
-
-class Grader:
-    def __init__(self, exercises):
-        self.exercises = exercises
-
-    def pytest_runtestloop(self, session):
-        for module, name in self.exercises:
-            function = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-            function = inspect.unwrap(function)  # without the decorator torch.inference_mode
-            last_name = name.split(".")[-1]
-            named = [test for test in session.items if last_name in source_of(test.function)]
-            tests = named + [test for test in session.items if test not in named]
-            print("blank", f"{module}.{name}", fails(function, blank, tests))
-            for solution in SOLUTIONS.get(module, ()):
-                if solution.__name__ == name:
-                    failed = fails(function, solution, named)
-                    print("solved", f"{module}.{name}", failed, len(named))
-        return True
-
-exercises = {}
-for row in sys.argv[1:]:
-    *exercise, graded_by = row.split()
-    exercises.setdefault(graded_by, []).append(exercise)
-for graded_by, found in exercises.items():
-    pytest.main(["-qs", "--no-header", "-p", "no:cacheprovider", "-n0", "-m", "not exact",
-                 graded_by], plugins=[Grader(found)])
-"""
+STORED = json.loads((ROOT / "course/checks/fingerprints.json").read_text("utf-8"))
+EXERCISE = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.name)
 
 
-def exercises() -> list[tuple[str, str, str]]:
-    """Module, function and test file of each function in the table."""
-    page = (ROOT / "docs" / "course.md").read_text()
-    rows = re.findall(r"^\| `([\w/]+)\.py` \| (.*?) \| `(tests/\w+\.py)` \|$", page, re.M)
-    return [(path.replace("/", "."), name, graded_by) for path, names, graded_by in rows
-            for name in re.findall(r"`([\w.]+)`", names)]
+def judged(exercise, function) -> str:
+    return grade.judge(exercise, variants.messages_of(exercise, function), STORED[exercise.name])
 
+
+# --- the exercises, and what the grader says of right and wrong functions
+
+def test_the_table():
+    assert 20 <= len(EXERCISES) <= 35
+    assert sum(e.points for e in EXERCISES) + DIAGNOSIS == 100
+    before = set()
+    for e in EXERCISES:  # what a function calls is written before it
+        assert set(e.uses) <= before, e.name
+        before.add(e.function)
+    assert [e.part for e in EXERCISES] == sorted(e.part for e in EXERCISES)
+
+
+@EXERCISE
+def test_right_functions_get_the_points(exercise):
+    """The true one, and others: loops, other operation orders, other names."""
+    others = variants.solutions(exercise)
+    assert others
+    for function in [variants.compiled(exercise, variants.true_source(exercise)), *others]:
+        assert judged(exercise, function) == "", function
+
+
+@EXERCISE
+def test_each_common_mistake_gets_its_message(exercise):
+    mutants = variants.mutants(exercise)
+    assert len(mutants) >= 4
+    assert [m for m, _ in mutants] == [m["message"] for m in STORED[exercise.name]["mutants"]]
+    for message, function in mutants:
+        assert judged(exercise, function) == message
+
+
+def test_many_messages():
+    messages = [m["message"] for stored in STORED.values() for m in stored["mutants"]]
+    assert len(set(messages)) >= 200
+
+
+def wrong_in_another_way(old: str, new: str, function: str) -> str:
+    [exercise] = [e for e in EXERCISES if e.function == function]
+    return judged(exercise, variants.mutated(exercise, [old, new]))
+
+
+def test_an_unknown_mistake_is_placed():
+    said = wrong_in_another_way("return advantages", "return advantages + mask / 7", "gae")
+    assert said == ("wrong on 7 of 7 inputs; the first one: lambda 1, gamma 1, a full row. The "
+                    "first wrong number is at [0, 0]")
+    assert "It returns float (1, 5, 1); asked for: float (1, 5)" in wrong_in_another_way(
+        "return advantages", "return advantages[..., None]", "gae")
+    assert "The result is nan at [0, 0]" in wrong_in_another_way(
+        "return advantages", "return advantages * float('nan')", "gae")
+    assert "It raises ZeroDivisionError" in wrong_in_another_way(
+        "return advantages", "return 1 / 0", "gae")
+    assert "It returns no tensor" in wrong_in_another_way(
+        "return advantages", "return None", "gae")
+
+
+def test_two_mistakes_at_once_get_a_guess():
+    [exercise] = [e for e in EXERCISES if e.function == "kl"]
+    k1, k2 = "lambda log_ratio: -log_ratio,", "log_ratio * log_ratio / 2"
+    function = variants.mutated(exercise, [k1, k1.replace("-", ""), k2, k2[:-4]])
+    assert judged(exercise, function).startswith("Perhaps: k")
+
+
+def test_a_changed_argument_is_wrong():
+    said = wrong_in_another_way("return loss / 2", "values.zero_()\n    return loss / 2",
+                                "value_loss")
+    assert said == ("the result is right, but argument 1 is changed in place, and the caller still "
+                    "needs it. Input: no clip")
+
+
+# --- outputs and fingerprints
+
+@pytest.mark.parametrize("value", [0.0, 0.5, -3.0, 0.0123449999, 12.345, 0.01, 1000.0, 4.8e8])
+def test_rounding_errors_pass_and_real_differences_do_not(value):
+    stored = outputs.prints("s", value)
+
+    def fits(x):
+        return outputs.first_difference(outputs.hashed("s", x), stored) is None
+    for error in (0.0, 1e-6, -1e-6):
+        assert fits(value * (1 + error) + error)
+    assert not fits(value * 1.01 + 0.001)
+    assert not fits(-value - 1) and not fits(float("nan")) and not fits(None)
+
+
+def test_other_outputs():
+    same = [(F(5), 5), (5, 5.0), (torch.tensor(2.5), 2.5), ((1, "a"), [1, "a"]),
+            (torch.ones(2), torch.ones(2).double()), ({"b": 1, "a": 2}, {"a": 2, "b": 1})]
+    other = [(F(1, 3), 1 / 3), ("5", 5), (True, 1), (None, "None"), ([1, 2], [2, 1]), ([], None),
+             (torch.ones(2), torch.ones(2).long()), (torch.ones(2), torch.ones(2, 1)),
+             (torch.ones(2), [1.0, 1.0]), ([[1], [2]], [[1, 2]]), (object(), None)]
+    for pairs, want in ((same, True), (other, False)):
+        for a, b in pairs:
+            a, b = (json.loads(json.dumps(outputs.encode(x))) for x in (a, b))
+            found = outputs.first_difference(outputs.hashed("s", a), outputs.prints("s", b))
+            assert (found is None) == want, (a, b)
+
+
+def test_many_numbers_share_a_fingerprint():
+    """So a fingerprint does not tell the number."""
+    wanted = outputs.prints("s", 0.7345)["prints"]
+    found = [n for n in range(10**5, 4 * 10**5)
+             if outputs.fingerprint("s 0", f"{n / 10**5:.5f}") == wanted]
+    assert len(found) > 1
+
+
+# --- the copy for students
 
 @pytest.fixture(scope="module")
-def graded():
-    """The output of SCRIPT."""
-    wanted = exercises()
-    assert len(wanted) > 20
-    return subprocess.run([sys.executable, "-c", SCRIPT, *map(" ".join, wanted)], cwd=ROOT,
-                          capture_output=True, text=True).stdout
+def copy(tmp_path_factory):
+    """The repository with parts 4 and 6 blank."""
+    out = tmp_path_factory.mktemp("student") / "copy"
+    assert blank.main(["--part", "4", "6", "--out", str(out)]) == 0
+    return out
 
 
-def test_a_blank_body_fails_its_tests(graded):
-    found = dict(re.findall(r"^blank (\S+) (\d+)$", graded, re.M))
-    assert found == {f"{module}.{name}": "1" for module, name, _ in exercises()}
+def test_a_blank_copy(copy):
+    for e in EXERCISES:
+        true, text = ((folder / e.file).read_text("utf-8") for folder in (ROOT, copy))
+        function = blank.find(ast.parse(text), e.function)
+        assert ast.get_docstring(function) == ast.get_docstring(
+            blank.find(ast.parse(true), e.function))
+        raised = f'raise NotImplementedError("part {e.part}: {e.name}")'
+        assert (raised in text) == (e.part in (4, 6) and not e.table)
+        if e.table:
+            values = blank.find(ast.parse(text), e.table).value.values
+            assert {ast.unparse(value) for value in values} == {"..."}
+        assert {line for line in text.splitlines() if "raise NotImpl" not in line
+                and ": ...," not in line} <= set(true.splitlines())
 
 
-def test_a_right_solution_that_is_written_otherwise_passes(graded):
-    """In the textbook's float32, and with messages of its own."""
-    found = re.findall(r"^solved (\S+) (\d+) (\d+)$", graded, re.M)
-    assert sorted(name for name, *_ in found) == sorted(
-        f"{module}.{f.__name__}" for module, functions in SOLUTIONS.items() for f in functions)
-    assert not [name for name, failed, tests in found if failed != "0" or tests == "0"]
+def test_solutions_and_the_lecturers_files_stay_behind(copy):
+    names = {path.relative_to(copy).as_posix() for path in copy.rglob("*")}
+    assert not [name for name in names if name.startswith((".git/", "course/answers",
+                                                           "tests/test_course"))]
+    assert {"train.py", "course/grade.py", "course/checks/part4.py"} <= names
+    assert "handout" in (copy / "course/README.md").read_text("utf-8")
+    for part, files in blank.ORACLES.items():
+        for name, helpers in files.items():
+            for helper in helpers:
+                assert f"def {helper}(" in (ROOT / name).read_text("utf-8")
+                assert (helper in (copy / name).read_text("utf-8")) == (part not in (4, 6))
+
+
+def test_the_other_parts_are_whole(copy):
+    results = grade.grade(copy, [4, 7])
+    assert {r.message for r in results if r.part == 4} == {"not written yet"}
+    assert all(r.points == r.max_points and not r.message for r in results if r.part == 7)
+
+
+def test_all_parts_and_solutions(tmp_path, capsys):
+    assert blank.main(["--all", "--out", str(tmp_path / "a")]) == 0
+    text = (tmp_path / "a" / "sample.py").read_text("utf-8")
+    assert text.count("raise NotImplementedError") == 3
+    assert "@torch.inference_mode()\ndef decode(" in text
+    assert blank.main(["--all", "--solutions", "--out", str(tmp_path / "b")]) == 0
+    for name in ("sample.py", "course/answers/variants.py", "tests/test_course.py"):
+        assert (tmp_path / "b" / name).read_bytes() == (ROOT / name).read_bytes()
+    with pytest.raises(SystemExit):
+        blank.main(["--all", "--out", str(tmp_path / "a")])
+    assert "is not empty" in capsys.readouterr().err
+
+
+# --- students' code that is worse than wrong
+
+@pytest.fixture
+def attack(copy):
+    """Grades part 6 after changes of dapo.py: bodies of its functions, and code before them."""
+    true = (copy / "dapo.py").read_text("utf-8")
+
+    def graded(before="", seconds=60.0, **bodies):
+        text = true + before + "".join(f"\n\ndef {name}(*args):\n    {body}\n"
+                                       for name, body in bodies.items())
+        (copy / "dapo.py").write_text(text, "utf-8")
+        results = grade.grade_part(6, copy, seconds, STORED)
+        return {r.name.split()[1]: (r.points, r.message) for r in results}
+    yield graded
+    (copy / "dapo.py").write_text(true, "utf-8")
+
+
+RIGHT = "return max(0, min(args[0], -(-(args[0] - args[2]) * args[1] // max(1, args[2]))))"
+
+
+def test_a_loop_without_end(attack):
+    found = attack(seconds=2.0, informative="import time; time.sleep(10**6)")
+    points, message = found["informative"]
+    assert points == 0 and message.startswith("did not end within 2 s")
+
+
+def test_exits_and_floods(attack):
+    found = attack(informative="import sys; sys.exit(0)",
+                   overlong_penalty="import os; os._exit(0)",
+                   prompts_to_sample=f"print('x' * 10**7); {RIGHT}")
+    assert found["informative"][0] == 0 and "raises SystemExit" in found["informative"][1]
+    points, message = found["overlong_penalty"]
+    assert points == 0 and message.startswith("the process ended on the input: limit 100, buffer 2")
+    assert found["prompts_to_sample"] == (2, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory limit is one of Linux")
+def test_a_memory_limit(attack):
+    found = attack(informative="return torch.ones(2 * 10**9)",
+                   overlong_penalty="return bytearray(10**10)", prompts_to_sample=RIGHT)
+    assert "can't allocate memory" in found["informative"][1]
+    assert "MemoryError" in found["overlong_penalty"][1]
+    assert found["prompts_to_sample"] == (2, "")
+
+
+FORGED = [b'{"output": 1, "input": {}, "error": [], "place": 5}', b"[1]", b"7",
+          b'{"output": {"list": 5}}', b'{"output": {"tensor": "float"}}', b"[" * 5000]
+
+
+def test_forged_messages_give_no_points(attack):
+    """Code that writes to all open files what it likes."""
+    texts = [b"%08x" % len(text) + text for text in FORGED]
+    body = f"""import os
+    for text in {texts!r}:
+        for file in range(3, 9):
+            try:
+                os.write(file, text)
+            except OSError:
+                pass"""
+    found = attack(informative=body, overlong_penalty="import os; os.write(3, b'zz'); os.write(4, "
+                   "b'zzzzzzzz')", prompts_to_sample=RIGHT)
+    assert found["informative"][0] == found["overlong_penalty"][0] == 0
+    assert found["prompts_to_sample"] == (2, "")
+
+
+def test_patches_of_the_libraries_and_of_the_child(attack):
+    patches = """
+import sys, json
+child = sys.modules["__main__"]
+child.run = lambda case, folder: {"input": "", "output": None, "changed": ""}
+child.outputs.first_difference = lambda *_: None
+torch.equal = torch.allclose = lambda *_, **__: True
+torch.Tensor.__eq__ = lambda *_: True
+"""
+    found = attack(before=patches, informative="return 1", overlong_penalty="return 1",
+                   prompts_to_sample=RIGHT)
+    assert all(points == 0 for points, _ in found.values())
+
+
+def test_files_that_cannot_be_imported(attack):
+    found = attack(before="\n\ndef broken(:\n")
+    assert all("SyntaxError" in message and "dapo.py line " in message
+               for _, message in found.values())
+
+
+# --- the grader's output
+
+def test_the_command_and_its_json(copy, tmp_path, capsys):
+    file = tmp_path / "results.json"
+    assert grade.main(["6", "--folder", str(copy), "--json", str(file)]) == 1
+    written, printed = json.loads(file.read_text("utf-8")), capsys.readouterr().out
+    tests = [t for t in written["tests"] if t["name"].startswith("dapo")]
+    assert written["score"] == 0 and len(tests) == 3
+    assert tests[0] == {"name": "dapo.py informative", "number": "6", "score": 0, "max_score": 2,
+                        "output": "not written yet", "status": "failed"}
+    assert "  0/2  dapo.py informative\n       not written yet\n" in printed
+    with pytest.raises(SystemExit):
+        grade.main(["8"])
+
+
+def test_a_wrong_exercise_names_the_wrong_one_that_it_calls():
+    results = [grade.Result(4, "grpo.py group_std", 0, 2, "wrong on 1 of 2 inputs"),
+               grade.Result(4, "grpo.py group_advantages", 0, 3, "wrong on 1 of 2 inputs")]
+    grade.name_causes(results)
+    assert results[0].message == "wrong on 1 of 2 inputs"
+    assert results[1].message == ("wrong on 1 of 2 inputs. It calls grpo.py group_std, which is "
+                                  "not right yet: mend that first")
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Two broken runs, whose causes are a and b."""
+    (tmp_path / "broken").mkdir()
+    sealed = {"salt": "s"} | {run: sha256(f"s {run} {cause}".encode()).hexdigest()
+                              for run, cause in (("run-01", "a"), ("run-02", "b"))}
+    (tmp_path / "broken" / "sealed.json").write_text(json.dumps(sealed))
+    (tmp_path / "broken" / "causes.json").write_text(json.dumps(dict.fromkeys("abc", "why")))
+    monkeypatch.setattr(grade, "COURSE", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("answers, points, message", [
+    ('["run-01"]', 0, "no JSON object"),
+    ("{", 0, "no JSON object"),
+    ('{"run-01": "a"}', 1, "no answer yet"),
+    ('{"run-01": "a", "run-02": "b"}', 2, ""),
+    ('{"run-01": "a", "run-02": "c"}', 1, "not this cause"),
+    ('{"run-01": "a", "run-02": "d"}', 1, "'d' is none of the causes: a, b, c"),
+    (None, 0, "no answers.json yet"),
+])
+def test_the_diagnosis(runs, answers, points, message):
+    if answers is not None:
+        (runs / "answers.json").write_text(answers)
+    results = grade.grade_diagnosis(runs)
+    assert [r.max_points for r in results] == [1, 1] and sum(r.points for r in results) == points
+    assert message in results[1].message and bool(message) == bool(results[1].message)
+
+
+def test_the_parts():
+    assert PARTS == list(range(1, 8))
+    rng = random.Random(0)
+    assert len({rng.choice(EXERCISES).name for _ in range(500)}) == len(EXERCISES)

@@ -12,7 +12,7 @@ from pathlib import Path
 import config
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("", "tasks", "grading", "engine", "infra", "recipes", "bench")
+FOLDERS = ("", "tasks", "grading", "engine", "infra", "recipes", "bench", "course")
 ALGORITHMS = " ".join(sorted({module.__name__ for module, _ in config.ALGORITHMS.values()}))
 LAYERS = [  # from the bottom up; a module imports lower layers and its own, without a cycle
     "grading.* engine.kernels engine.rng infra.tensors infra.bpe infra.distributed "
@@ -32,7 +32,7 @@ LAYERS = [  # from the bottom up; a module imports lower layers and its own, wit
     "config infra.cli infra.conflicts infra.exit_code infra.memory infra.models infra.base_model "
     "infra.metrics infra.partial infra.recorder infra.progress report",
     "train search",
-    "recipes.* bench.*",
+    "recipes.* bench.* course.*",
 ]
 FORBIDDEN = {  # module -> what it must not import, whatever its layer
     "verify": "torch*", **dict.fromkeys(ALGORITHMS.split(), "tokenizer* verify* tasks* infra*")}

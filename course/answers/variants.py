@@ -16,7 +16,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "course")]
 
 from blank import find  # noqa: E402
 from checks.child import load, run  # noqa: E402
-from exercises import EXERCISES, PARTS  # noqa: E402
+from exercises import EXERCISES, PARTS  # noqa: E402, F401
+from grade import checked  # noqa: E402
 
 CHECKS = {part: load(ROOT / f"course/checks/part{part}.py").CHECKS for part in PARTS}
 
@@ -68,9 +69,4 @@ def solutions(exercise) -> list:
 
 def messages_of(exercise, function) -> list[dict]:
     """What the student's process would send about the function."""
-    return [run(case) for case in CHECKS[exercise.part][exercise.function](function)]
-
-
-def exercise_named(function: str):
-    [found] = [e for e in EXERCISES if e.function == function]
-    return found
+    return [checked(run(case)) for case in CHECKS[exercise.part][exercise.function](function)]

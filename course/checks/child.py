@@ -70,12 +70,13 @@ def tensors(args) -> dict:
 def run(case, folder: str = "/") -> dict:
     """The message for one input: (text, callable, arguments)."""
     text, call, *args = case
+    args = [x.clone() if hasattr(x, "clone") else x for x in args]  # inputs share tensors
     before = tensors(args)
     try:
         output = outputs.encode(call(*args))
     except BaseException as error:
         return {"input": text, "output": outputs.encode_error(error), **failure(error, folder)}
-    changed = [i for i, x in tensors(args).items() if x != before[i]]
+    changed = next((i + 1 for i, x in tensors(args).items() if x != before[i]), "")
     return {"input": text, "output": output, "changed": changed}
 
 
@@ -91,10 +92,10 @@ def main() -> None:
     folder, part = sys.argv[1:]
     questions, send = open_channel()
     limit_memory()
-    sys.path[0] = folder  # in place of this file's folder
     import torch
     torch.set_num_threads(1)
     checks = load(part).CHECKS
+    sys.path[0] = folder  # in place of this file's folder
     send(ready=True)
     for line in questions:
         asked = json.loads(line)

@@ -114,7 +114,9 @@ def decode(f):
                                stop_table, prefixes, 0, 1.0)
         heard = []
         made = f(tiny_gpt(), request, heard.append if len(request.seeds) == 1 else None)
-        return made | {"heard": heard}
+        inside = torch.arange(steps) < made["drawn"][:, None]  # behind it a row may hold anything
+        numbers = {name: made[name] * inside for name in ("tokens", "logp", "entropy")}
+        return made | numbers | {"heard": heard}
     yield "one prompt, greedy", call, [[1, 2, 3]], 1, 6, 0
     yield "one prompt, temperature 1", call, [[1, 2, 3]]
     yield "one prompt, temperature 0.7", call, [[4, 1]], 1, 6, 0.7

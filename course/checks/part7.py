@@ -103,7 +103,6 @@ def prune(f):
     yield "equal texts", call, "cbca", [[0.9], [0.5], [0.8], [0.1]], on, 2, False
     yield "fewer texts than beams", call, "ccca", [[0.9], [0.5], [0.8], [0.1]], on, 2, False
     yield "subtrees", call, "abcd", [[0.9], [0.8], [0.2], [0.3]], on, 2, True
-    yield "equal scores", call, "abcd", [[0.5]] * 4, on, 2, False
     yield "all beams have ended", call, "abcd", scores, [True] * 4, 2, False
 
 

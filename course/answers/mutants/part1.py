@@ -119,7 +119,6 @@ MUTANTS = {
          '        out["drawn"] += active\n', "",
          "        if step + 1 == steps or", '        out["drawn"] += active\n'
          "        if step + 1 == steps or"),
-        ("rows that have stopped go on writing: keep 0 there", "torch.where(active, x, 0)", "x"),
         ("truncated is the opposite: True for the rows that have NOT stopped",
          '{"truncated": active}', '{"truncated": ~active}'),
         ("the responses are in the wrong order: row i belongs to prompt i // group_size, not "
