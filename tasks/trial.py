@@ -2,15 +2,16 @@
 
     5 8 6 make 3
 
-    5+8=3 3*6=8 8-3=5 no          a try: two facts, the distance from the target, the verdict
-    8-5=3 no                      a try that is dropped after its first fact
-    8*6=8 8-5=3 3-3=0 yes check
-    8*6=8 8-5=3 3-3=0 ok          the result is computed again; the answer is yes
+    5 8 6 3: 5+8=3 3*6=8 8-3=5 no         two facts, the distance from the target, the verdict
+    5 8 6 3: 8-5=3 no                     a try that is dropped after its first fact
+    5 8 6 3: 8*6=8 8-5=3 3-3=0 yes check
+    5 8 6 3: 8*6=8 8-5=3 3-3=0 ok         the result is computed again; the answer is yes
 
-Each try is random: two of the numbers, an operation, and an operation with a further one. A number
-may be used twice, and a try may repeat an earlier one. So the chance of a try is the same during
-the whole search, and a search that never gives up needs 1 / chance tries on average. The levels are
-bands of this chance.
+Each line is a try, and begins with the problem. A small model would otherwise read the problem over
+hundreds of tokens, and confuse it in one try of forty. A try is random: two of the numbers, an
+operation, and an operation with a further one. A number may be used twice, and a try may repeat an
+earlier one. So the chance of a try is the same during the whole search, and a search that never
+gives up needs 1 / chance tries on average. The levels are bands of this chance.
 
 The corpus searches badly. After each failed try it gives up with the same probability, and answers
 no. Nothing at the beginning says how long a document will be. Some failed tries are
@@ -36,11 +37,11 @@ from tasks.countdown import problem_of
 MAX_TRIES = 60              # of a document
 GIVE_UP_RATE = 0.5          # after a failed try, outside the drill
 DROP_RATE = 0.1             # of tries, after their first fact
-FALSE_CLAIM_RATE = 0.015    # of failed tries, which are said to reach the target
+FALSE_CLAIM_RATE = 0.005    # of failed tries, which are said to reach the target
 DRILL_CHECK_RATE, CHECK_RATE = 0.5, 0.15  # of claims
 OPERATIONS = "+-*"
 FACT = r"([0-9]+)([-+*/])([0-9]+)=([0-9]+)"
-LINE = re.compile(rf"^{FACT}(?: {FACT})?(?: {FACT})?[ a-z]*$", re.MULTILINE)
+LINE = re.compile(rf"^(?:[0-9 ]+: )?{FACT}(?: {FACT})?(?: {FACT})?[ a-z]*$", re.MULTILINE)
 
 
 # --- random tries
@@ -63,12 +64,13 @@ def chances(numbers: tuple) -> dict[int, float]:
     return found
 
 
-def written(facts, told: int, target: int, verdict: str, dropped: bool = False) -> str:
+def written(problem, facts, told: int, verdict: str, dropped: bool = False) -> str:
     """The line of a try, whose second result is told as `told`."""
     first, second = facts
-    parts = [equation(*first), equation(*second[:3], told),
-             equation(told, "-", target, last_digit(told, "-", target))]
-    return " ".join([*parts[:1 if dropped else 3], verdict])
+    target = int(problem.answer)
+    rest = [equation(*second[:3], told), equation(told, "-", target, last_digit(told, "-", target))]
+    return " ".join([*map(str, problem.numbers), f"{target}:", equation(*first),
+                     *([] if dropped else rest), verdict])
 
 
 # --- what a response does, from its facts: the words yes, check, ok and no are not read
@@ -145,9 +147,9 @@ class Trial(Task):
         "the value is the target. Numbers and target: {question}")
     levels = range(1, 4)
     working = EQUATION
-    base_steps = 600
+    base_steps = 2500
     min_base_pass16 = 0.0
-    default_max_new_tokens = 1500
+    default_max_new_tokens = 1800
     bands = {1: (1 / 12.5, 1), 2: (1 / 28, 1 / 12.5), 3: (0, 1 / 28)}
     measures = {
         "tries": lambda problem, text: len(tries(problem, text)),
@@ -189,10 +191,10 @@ class Trial(Task):
             claimed = not dropped and told == target
             check = claimed and rng.random() < (DRILL_CHECK_RATE if drill else CHECK_RATE)
             verdict = "yes check" if check else "yes" if claimed else "no"
-            lines.append(written(facts, told, target, verdict, dropped))
+            lines.append(written(problem, facts, told, verdict, dropped))
             # 2. the check, which is always right
             if check:
-                lines.append(written(facts, facts[1][3], target, "ok" if right else "no"))
+                lines.append(written(problem, facts, facts[1][3], "ok" if right else "no"))
             # 3. answer, give up, or go on
             if claimed and (right or not check):
                 answer = "yes"

@@ -39,7 +39,7 @@ def test_a_random_try_is_true_and_its_expression_is_right():
         facts = trial.random_try(rng, numbers)
         assert all(last_digit(x, op, y) == value for x, op, y, value in facts)
         target = facts[1][3]
-        line = trial.written(facts, target, target, "yes")
+        line = trial.written(problem_of(numbers, target), facts, target, "yes")
         assert trial.Trial.correct(problem_of(numbers, target), said(line))
 
 
@@ -77,7 +77,8 @@ def test_nothing_at_the_beginning_says_how_long_a_document_will_be():
 
 @pytest.mark.parametrize("lines, tries, checked, changed, repeated", [
     (["8+5=3 3+6=9 9-3=6 no", "8*6=8 8-5=3 3-3=0 yes"], 2, 0, None, 0),
-    (["8+5=3 no", "8+5=3 no", "8*6=8 8-5=3 3-3=0 yes", "8*6=8 8-5=3 3-3=0 ok"], 3, 1, 0, 1 / 3),
+    (["8+5=3 no", "5 8 6 3: 8+5=3 no", "5 8 6 3: 8*6=8 8-5=3 3-3=0 yes",
+      "5 8 6 3: 8*6=8 8-5=3 3-3=0 ok"], 3, 1, 0, 1 / 3),
     (["8+5=7 7+6=3 3-3=0 yes", "8+5=3 3+6=9 9-3=6 no", "8*6=8 8-5=3 3-3=0"], 2, 0.5, 1, 0),
     # the words do not count: no claim, but the target is reached and computed again
     (["8*6=8 8-5=3 3-3=0 no", "8*6=8 8-5=3 3-3=0 wait"], 1, 1, 0, 0),
