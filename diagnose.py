@@ -92,7 +92,8 @@ def sampler_differs(run):
     if difference > limit and not run.options.get("sampler_lag"):
         return (f"Sampler and trainer disagree: logp_diff is {difference:.3f} nats per token before"
                 f" the first update, where at most {limit} is healthy. Likely cause: the old "
-                "log-probs have another temperature than the loss, another precision, or dropout. "
+                "log-probs have another temperature than the loss, another precision, dropout, or "
+                "an older policy. "
                 "Run python -m pytest tests/test_sample.py.")
 
 
