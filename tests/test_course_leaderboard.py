@@ -17,15 +17,17 @@ from tasks.base import is_held_out
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs: of level 1 and of level 2 of a task, that learned nothing."""
+    """Two runs, of level 1 and of level 2 of a task. They have the same policy, which learned
+    nothing."""
     folder = tmp_path_factory.mktemp("board")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.SIZES, "tiny", NANO)
         patch.setattr(base_model, "DOCUMENTS", 20)
-        for level in ("1", "2"):
-            flags = ["--base-steps", "1", "--steps", "1", "--prompts", "2", "--group-size", "2",
-                     "--max-new-tokens", "4", "--eval-problems", "2", "--eval-samples", "1"]
-            assert train.main([*flags, "--level", level, "--out", str(folder / level)]) == 0
+        flags = ["--base-steps", "1", "--steps", "1", "--prompts", "2", "--group-size", "2",
+                 "--max-new-tokens", "4", "--eval-problems", "2", "--eval-samples", "1"]
+        assert train.main([*flags, "--level", "1", "--out", str(folder / "1")]) == 0
+    path = shutil.copytree(folder / "1", folder / "2") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"level": 2}))
     return folder
 
 
