@@ -32,10 +32,10 @@ def runs(tmp_path_factory):
 
 
 class Small(tasks.Task):
-    """Twenty problems, of which train.py measures with all that are held out."""
+    """A few problems. train.py measures with all of those that are held out."""
 
     def sample_problem(self, rng, held_out):
-        n = rng.randrange(20)
+        n = rng.randrange(200)
         return tasks.Problem(f"{n}=?", str(n))
 
 
@@ -65,7 +65,7 @@ def test_a_task_without_fresh_problems_is_refused(tmp_path):
                             for n in range(60)))
     with pytest.raises(ValueError, match="file"):
         leaderboard.fresh_problems(tasks.TASKS["file"](2, str(path)), 0, 5)
-    with pytest.raises(ValueError, match="only [0-9]+ held-out"):
+    with pytest.raises(ValueError, match="only 0 held-out"):
         leaderboard.fresh_problems(Small(1), 0, 5)
 
 
