@@ -143,7 +143,7 @@ def judge(exercise, messages: list[dict], stored: dict) -> str:
             return (f"the result is right, but argument {m['changed']} is changed in place, and "
                     f"the caller still needs it. Input: {m['input']}")
         return ""
-    return known_mistake(found, wrong, stored) or describe(messages, found, wrong, stored)
+    return describe(messages, found, wrong, stored)
 
 
 def unfinished(exercise, messages: list[dict]) -> str:
@@ -170,38 +170,50 @@ def unfinished(exercise, messages: list[dict]) -> str:
     return "" if messages else "no outputs"
 
 
-def known_mistake(found, wrong: dict, stored: dict) -> str:
-    """The message of the mistake whose outputs fit on all inputs. If there is none, of the one that
-    fits on most of the wrong inputs, with the word "Perhaps"."""
-    best, most = "", 0
+def known_mistakes(found, wrong: dict, stored: dict) -> tuple[list[str], set]:
+    """The messages of at most three common mistakes that explain wrong outputs, and the inputs that
+    they leave unexplained. A mistake explains an input if the output fits it. Then the outputs must
+    be wrong wherever the mistake is, and fit everywhere unless they have several numbers: a single
+    number may fit by chance."""
+    explained = {}
     for mutant in stored["mutants"]:
-        cases = zip(mutant["cases"], stored["cases"], strict=True)
-        expected = [own or right for own, right in cases]
-        fits = [i for i, output in enumerate(found)
-                if outputs.first_difference(output, expected[i]) is None]
-        if len(fits) == len(found):
-            return mutant["message"]
-        # a chance match says nothing: only outputs of several numbers count
-        count = sum(i in wrong and len(found[i][1]) > 2 for i in fits)
-        if count > most:
-            best, most = f"Perhaps: {mutant['message']}", count
-    return best if most * 2 >= len(wrong) else ""
+        own = {i: case for i, case in enumerate(mutant["cases"]) if case}
+        fits = {i for i, case in own.items() if not outputs.first_difference(found[i], case)}
+        large = {i for i in fits if len(found[i][1]) > 5}
+        if own.keys() <= wrong.keys():
+            explained[mutant["message"]] = fits if fits == own.keys() else large
+    messages, left = [], set(wrong)
+    while left and explained and len(messages) < 3:
+        message = max(explained, key=lambda name: len(explained[name] & left))
+        if not explained[message] & left:
+            break
+        messages.append(message)
+        left -= explained.pop(message)
+    return messages, left
 
 
 def describe(messages, found, wrong: dict, stored: dict) -> str:
-    """Where the first wrong output is wrong, without the right one."""
+    """What is wrong, without the right output: common mistakes, or the place of the first wrong
+    number."""
+    known, left = known_mistakes(found, wrong, stored)
+    if known:
+        said = ". Also: ".join(known)
+        rest = f". That does not explain the input: {messages[min(left)]['input']}" if left else ""
+        return f"Perhaps: {said}{rest}" if left or len(known) > 1 else said
     i, (where, leaf) = min(wrong.items())
-    m = messages[i]
-    several = f"wrong on {len(wrong)} of {len(found)} inputs; the first one: {m['input']}. "
+    m, form, wanted = messages[i], found[i][0], stored["cases"][i]["form"]
+    examples = " / ".join(messages[j]["input"] for j in sorted(wrong)[:3])
+    said = f"wrong on {len(wrong)} of {len(found)} inputs: {examples}. The first one "
     if "error" in m:
         place = f" in {m['place']}" if m["place"] else ""
-        return f"{several}It raises {m['error']}{place}: {m['text']}"
-    form, wanted = found[i][0], stored["cases"][i]["form"]
+        other = ", where another exception is asked for" if wanted == form else ""
+        return f"{said}raises {m['error']}{place}: {m['text']}{other}"
     if form != wanted:
-        return f"{several}It returns {form or 'no tensor'}; asked for: {wanted or 'no tensor'}"
+        returned = form or ("a result" if wanted == "an exception" else "no tensor")
+        return f"{said}returns {returned}; asked for: {wanted or 'no tensor'}"
     if isinstance(leaf, float) and not math.isfinite(leaf):
-        return f"{several}The result is {leaf}" + (f" at {where}" if where else "")
-    return several + (f"The first wrong number is at {where}" if where else "")
+        return f"{said}gives {leaf}" + (f" at {where}" if where else "")
+    return said + (f"is wrong at {where}" if where else "gives a wrong result")
 
 
 # --- all exercises

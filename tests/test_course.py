@@ -70,23 +70,33 @@ def wrong_in_another_way(old: str, new: str, function: str) -> str:
 
 def test_an_unknown_mistake_is_placed():
     said = wrong_in_another_way("return advantages", "return advantages + mask / 7", "gae")
-    assert said == ("wrong on 7 of 7 inputs; the first one: lambda 1, gamma 1, a full row. The "
-                    "first wrong number is at [0, 0]")
-    assert "It returns float (1, 5, 1); asked for: float (1, 5)" in wrong_in_another_way(
+    assert said == ("wrong on 7 of 7 inputs: lambda 1, gamma 1, a full row / lambda 0, gamma 1, a "
+                    "full row / lambda 0.9, gamma 0.8, a full row. The first one is wrong at "
+                    "[0, 0]")
+    assert "The first one returns float (1, 5, 1); asked for: float (1, 5)" in wrong_in_another_way(
         "return advantages", "return advantages[..., None]", "gae")
-    assert "The result is nan at [0, 0]" in wrong_in_another_way(
+    assert "The first one gives nan at [0, 0]" in wrong_in_another_way(
         "return advantages", "return advantages * float('nan')", "gae")
-    assert "It raises ZeroDivisionError" in wrong_in_another_way(
+    assert "The first one raises ZeroDivisionError" in wrong_in_another_way(
         "return advantages", "return 1 / 0", "gae")
-    assert "It returns no tensor" in wrong_in_another_way(
+    assert "The first one returns no tensor" in wrong_in_another_way(
         "return advantages", "return None", "gae")
 
 
-def test_two_mistakes_at_once_get_a_guess():
+def test_two_mistakes_at_once_are_both_named():
     [exercise] = [e for e in EXERCISES if e.function == "kl"]
-    k1, k2 = "lambda log_ratio: -log_ratio,", "log_ratio * log_ratio / 2"
-    function = variants.mutated(exercise, [k1, k1.replace("-", ""), k2, k2[:-4]])
-    assert judged(exercise, function).startswith("Perhaps: k")
+    k1, k2, k3 = "lambda log_ratio: -log_ratio,", "log_ratio * log_ratio / 2", "torch.expm1"
+    edits = [k1, k1.replace("-", ""), k2, k2[:-4]]
+    messages = ["Perhaps: k1 has the wrong sign", ". Also: k2 is half of the squared"]
+    for more, rest in (([], False), ([k3, "torch.sinh"], True)):
+        said = judged(exercise, variants.mutated(exercise, edits + more))
+        assert all(message in said for message in messages)
+        assert ("That does not explain the input: k3 (values and gradient)" in said) == rest
+
+
+def test_another_exception_is_wrong():
+    assert wrong_in_another_way("raise ValueError(", "raise TypeError(", "pass_at_k").endswith(
+        ", where another exception is asked for")
 
 
 def test_a_changed_argument_is_wrong():

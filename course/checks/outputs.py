@@ -64,7 +64,8 @@ def leaves(x, where: str = "") -> tuple[str, list[tuple[str, object]]]:
     elif kind == "list":
         items = [(f"{where}[{i}]", value) for i, value in enumerate(content)]
     elif kind in ("fraction", "raises", "other"):
-        return "", [(where, Fraction(content) if kind == "fraction" else f"{kind} {content}")]
+        leaf = Fraction(content) if kind == "fraction" else f"{kind} {content}"
+        return "an exception" if kind == "raises" else "", [(where, leaf)]
     else:
         raise ValueError("no output")
     parts = [leaves(value, place) for place, value in items]

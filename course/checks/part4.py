@@ -29,15 +29,15 @@ def group_advantages(f):
 
 
 def value_and_gradient(f):
-    """A call of f(logp, ...) -> (per-token loss, gradient of its weighted sum with logp)."""
+    """A call of f(logp, ...) that also gives the gradient of the weighted sum of the results."""
     def call(logp, *args):
         x = logp.clone().requires_grad_()
-        loss = f(x, *args)
+        result = f(x, *args)
         gradient = torch.zeros(x.shape)
-        if loss.requires_grad:
-            total = loss.flatten() @ torch.arange(1.0, 1 + loss.numel())
+        if result.requires_grad:
+            total = result.flatten() @ torch.arange(1.0, 1 + result.numel())
             gradient = torch.autograd.grad(total, x)[0]
-        return loss, gradient
+        return {"result": result, "gradient": gradient}
     return call
 
 
