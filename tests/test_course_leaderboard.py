@@ -99,10 +99,10 @@ def test_more_parameters_than_the_summary_says_are_counted(runs, solved, tmp_pat
 def test_the_order_and_the_ranks():
     def entry(run, accuracy, tokens, *over):
         return leaderboard.Entry(run, accuracy, [0.0, 1.0], tokens, 1.0, 10, over)
-    board = leaderboard.table([entry("low", 0.1, 5), entry("wasteful", 0.5, 900),
+    board = leaderboard.table([entry("low", 0.1, 5), entry("dear", 0.5, 900),
                                entry("first", 0.5, 100), entry("over", 0.9, 1, "seconds")])
     cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in board.splitlines()[2:]]
-    assert cells == [["–", "over"], ["1", "first"], ["2", "wasteful"], ["3", "low"]]
+    assert cells == [["–", "over"], ["1", "first"], ["2", "dear"], ["3", "low"]]
 
 
 def test_runs_that_cannot_be_compared_are_refused(runs, solved, tmp_path, capsys):
