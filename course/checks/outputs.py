@@ -69,8 +69,9 @@ def leaves(x, where: str = "") -> tuple[str, list[tuple[str, object]]]:
     else:
         raise ValueError("no output")
     parts = [leaves(value, place) for place, value in items]
-    form = ", ".join(form or "-" for form, _ in parts) if any(form for form, _ in parts) else ""
-    return form, [(where, f"{kind} of {len(items)}"), *(leaf for _, more in parts for leaf in more)]
+    forms = [f"{place} {form}" for (place, _), (form, _) in zip(items, parts, strict=True) if form]
+    return ", ".join(forms), [(where, f"{kind} of {len(items)}"),
+                              *(leaf for _, more in parts for leaf in more)]
 
 
 def position(i: int, shape: list[int]) -> str:
