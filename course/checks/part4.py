@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-FOUR = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.1, 0.2, 0.6, 1.1])
+FOUR = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.1, 0.2, 0.6, 0.7])
 GROUPS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
 MIXED = torch.tensor([1, 0, 2, 1, 0, 1, 2, 1])
 
