@@ -99,9 +99,11 @@ def without_oracles(text: str, oracles: list[str]) -> str:
 
 def tracked_files() -> list[str]:
     """The repository's files, as git knows them; without git all files but caches."""
-    git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if git.returncode == 0 and git.stdout:
-        return [name for name in git.stdout.split("\0") if name and (ROOT / name).is_file()]
+    if shutil.which("git"):
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True,
+                                encoding="utf-8").stdout
+        if listed:
+            return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
     names = [path.relative_to(ROOT) for path in sorted(ROOT.rglob("*")) if path.is_file()]
     return [name.as_posix() for name in names
             if not any(fnmatch(piece, cache) for piece in name.parts for cache in CACHES)]

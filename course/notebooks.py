@@ -121,17 +121,15 @@ def execute(made: dict, path: Path, short: bool, seconds: int = 1800) -> dict:
     import nbformat
 
     with tempfile.TemporaryDirectory() as work:
-        os.environ |= {WORK: work, SHORT: "1" if short else ""}
+        environment = os.environ | {WORK: work, SHORT: "1" if short else ""}
         node = nbformat.from_dict(made | {"cells": [
             cell | {"source": "".join(cell["source"])} for cell in made["cells"]]})
         client = nbclient.NotebookClient(node, timeout=seconds, kernel_name="python3",
                                          resources={"metadata": {"path": str(path.parent)}})
-        done = client.execute()
-    cells = []
-    for cell, new in zip(made["cells"], done["cells"], strict=True):
-        outputs = [{k: v for k, v in output.items()} for output in new.get("outputs", ())]
-        cells.append(cell | ({"outputs": outputs} if cell["cell_type"] == "code" else {}))
-    return made | {"cells": cells}
+        done = client.execute(env=environment)
+    return made | {"cells": [
+        cell | ({"outputs": new["outputs"]} if cell["cell_type"] == "code" else {})
+        for cell, new in zip(made["cells"], done["cells"], strict=True)]}
 
 
 def main(argv=None) -> int:

@@ -123,7 +123,7 @@ def test_an_sft_step(constant):
     logp = numbers(6, N, T).requires_grad_()
     loss, _ = cs336.run_sft_microbatch_train_step(logp, MASK, 2, constant)
     want = -sum(logp[i, t].item() for i in range(N) for t in range(T) if MASK[i, t])
-    assert float(loss) == pytest.approx(want / constant / N / 2, abs=1e-6)
+    assert loss.item() == pytest.approx(want / constant / N / 2, abs=1e-6)
     assert torch.allclose(logp.grad, -MASK.float() / (constant * N * 2))
 
 

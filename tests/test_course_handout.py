@@ -67,18 +67,25 @@ def test_the_causes_are_those_of_the_grader():
     assert shown == causes
 
 
-@pytest.mark.parametrize("name", ["handout.md", "README.md"])
+@pytest.mark.parametrize("name", ["README.md", "answers/questions.md", "handout.md"])
 def test_links_and_flags(name):
-    text = (COURSE / name).read_text()
+    text, folder = (COURSE / name).read_text(), (COURSE / name).parent
     for link in re.findall(r"\]\(([^)]+)\)", without_code(text)):
         path, _, anchor = link.partition("#")
-        target = (COURSE / path).resolve() if path else COURSE / name
+        target = (folder / path).resolve() if path else COURSE / name
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
     known = {"--" + f.name.replace("_", "-") for f in fields(Options)}
     for flags in TRAIN.findall(text):
         for flag in re.findall(r"--[a-z][a-z-]*", flags):
             assert flag in known or flag.replace("--no-", "--") in known, flag
+
+
+def test_each_question_has_an_answer():
+    answers = re.split(r"^## Part ", (COURSE / "answers" / "questions.md").read_text(), flags=re.M)
+    found = {int(text[0]): re.findall(r"^(\d)\. ", text, re.M) for text in answers[1:]}
+    assert found == {part: re.findall(r"^(\d)\. ", text.partition("### Questions")[2], re.M)
+                     for part, text in PARTS.items()}
 
 
 def numbers(cells) -> list[float]:

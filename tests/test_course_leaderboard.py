@@ -17,23 +17,25 @@ from tasks.base import is_held_out
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs: of level 1 and of level 2 of a task, that learned nothing."""
+    """Two runs, of level 1 and of level 2 of a task. They have the same policy, which learned
+    nothing."""
     folder = tmp_path_factory.mktemp("board")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.SIZES, "tiny", NANO)
         patch.setattr(base_model, "DOCUMENTS", 20)
-        for level in ("1", "2"):
-            flags = ["--base-steps", "1", "--steps", "1", "--prompts", "2", "--group-size", "2",
-                     "--max-new-tokens", "4", "--eval-problems", "2", "--eval-samples", "1"]
-            assert train.main([*flags, "--level", level, "--out", str(folder / level)]) == 0
+        flags = ["--base-steps", "1", "--steps", "1", "--prompts", "2", "--group-size", "2",
+                 "--max-new-tokens", "4", "--eval-problems", "2", "--eval-samples", "1"]
+        assert train.main([*flags, "--level", "1", "--out", str(folder / "1")]) == 0
+    path = shutil.copytree(folder / "1", folder / "2") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"level": 2}))
     return folder
 
 
 class Small(tasks.Task):
-    """Twenty problems, of which train.py measures with all that are held out."""
+    """A few problems. train.py measures with all of those that are held out."""
 
     def sample_problem(self, rng, held_out):
-        n = rng.randrange(20)
+        n = rng.randrange(200)
         return tasks.Problem(f"{n}=?", str(n))
 
 
@@ -63,7 +65,7 @@ def test_a_task_without_fresh_problems_is_refused(tmp_path):
                             for n in range(60)))
     with pytest.raises(ValueError, match="file"):
         leaderboard.fresh_problems(tasks.TASKS["file"](2, str(path)), 0, 5)
-    with pytest.raises(ValueError, match="only [0-9]+ held-out"):
+    with pytest.raises(ValueError, match="only 0 held-out"):
         leaderboard.fresh_problems(Small(1), 0, 5)
 
 
@@ -97,10 +99,10 @@ def test_more_parameters_than_the_summary_says_are_counted(runs, solved, tmp_pat
 def test_the_order_and_the_ranks():
     def entry(run, accuracy, tokens, *over):
         return leaderboard.Entry(run, accuracy, [0.0, 1.0], tokens, 1.0, 10, over)
-    board = leaderboard.table([entry("low", 0.1, 5), entry("wasteful", 0.5, 900),
+    board = leaderboard.table([entry("low", 0.1, 5), entry("dear", 0.5, 900),
                                entry("first", 0.5, 100), entry("over", 0.9, 1, "seconds")])
     cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in board.splitlines()[2:]]
-    assert cells == [["–", "over"], ["1", "first"], ["2", "wasteful"], ["3", "low"]]
+    assert cells == [["–", "over"], ["1", "first"], ["2", "dear"], ["3", "low"]]
 
 
 def test_runs_that_cannot_be_compared_are_refused(runs, solved, tmp_path, capsys):

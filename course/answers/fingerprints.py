@@ -15,20 +15,23 @@ from checks import outputs
 FILE = ROOT / "course" / "checks" / "fingerprints.json"
 
 
-def prints_of(exercise, function) -> list[dict]:
-    return [outputs.prints(f"{exercise.name} {i}", message["output"])
+def outputs_of(exercise, function) -> list[tuple]:
+    """The salt and the output of each input."""
+    return [(f"{exercise.name} {i}", message["output"])
             for i, message in enumerate(messages_of(exercise, function))]
 
 
 def fingerprints_of(exercise) -> dict:
     """{"cases": one per input, "mutants": the same of each mistake, None where it is right}."""
-    right = prints_of(exercise, compiled(exercise, true_source(exercise)))
-    found = []
-    for message, function in mutants(exercise):
-        cases = zip(prints_of(exercise, function), right, strict=True)
-        found.append({"message": message,
-                      "cases": [None if own == other else own for own, other in cases]})
-    return {"cases": right, "mutants": found}
+    true = compiled(exercise, true_source(exercise))
+    right = [outputs.prints(*output) for output in outputs_of(exercise, true)]
+
+    def cases(function):
+        return [outputs.prints(*output)
+                if outputs.first_difference(outputs.hashed(*output), case) else None
+                for output, case in zip(outputs_of(exercise, function), right, strict=True)]
+    return {"cases": right, "mutants": [{"message": message, "cases": cases(function)}
+                                        for message, function in mutants(exercise)]}
 
 
 def as_text(found: dict) -> str:

@@ -46,9 +46,9 @@ def open_channel():
 def limit_memory() -> None:
     try:
         import resource
-    except ImportError:  # Windows
-        return
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    except (ImportError, ValueError, OSError):  # Windows; a system whose own limit is lower
+        pass
 
 
 def failure(error: BaseException, folder: str) -> dict:

@@ -61,7 +61,7 @@ def tiny_cache(capacity: int, lengths: list[int]):
 def next_tokens(f):
     def positions_and_mask(capacity, lengths, t):
         made = f(tiny_cache(capacity, lengths), t)
-        return made.positions, made.visible
+        return {"positions": made.positions, "visible": made.visible}
     yield "an empty cache, three new tokens", positions_and_mask, 4, [0, 0], 3
     yield "rows with 2 and 0 tokens, one new token", positions_and_mask, 4, [2, 0], 1
     yield "rows with 1 and 3 tokens, two new tokens", positions_and_mask, 6, [1, 3], 2
@@ -78,8 +78,8 @@ def attention_of_cache(f):
         cache.positions = torch.tensor(positions)
         cache.visible = torch.tensor(visible, dtype=torch.bool)[:, None]
         out = f(cache, layer, *qkv)
-        written = [x.sum((2, 4)) for x in (cache.keys, cache.values)]        # (layers, N, S)
-        return out, *written
+        return {"attention": out, "cache.keys": cache.keys.sum((2, 4)),      # (layers, N, S)
+                "cache.values": cache.values.sum((2, 4))}
 
     def new(t):
         return [numbers(seed, 2 * t, heads, 2) for seed, heads in ((1, 4), (2, 2), (3, 2))]

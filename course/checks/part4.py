@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-FOUR = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.1, 0.2, 0.6, 1.1])
+FOUR = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.1, 0.2, 0.6, 0.7])
 GROUPS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
 MIXED = torch.tensor([1, 0, 2, 1, 0, 1, 2, 1])
 
@@ -29,15 +29,15 @@ def group_advantages(f):
 
 
 def value_and_gradient(f):
-    """A call of f(logp, ...) -> (per-token loss, gradient of its weighted sum with logp)."""
+    """A call of f(logp, ...) that also gives the gradient of the weighted sum of the results."""
     def call(logp, *args):
         x = logp.clone().requires_grad_()
-        loss = f(x, *args)
+        result = f(x, *args)
         gradient = torch.zeros(x.shape)
-        if loss.requires_grad:
-            total = loss.flatten() @ torch.arange(1.0, 1 + loss.numel())
+        if result.requires_grad:
+            total = result.flatten() @ torch.arange(1.0, 1 + result.numel())
             gradient = torch.autograd.grad(total, x)[0]
-        return loss, gradient
+        return {"result": result, "gradient": gradient}
     return call
 
 

@@ -45,7 +45,7 @@ def prm_loss(f):
         gradient = torch.zeros(1)
         if loss.requires_grad:
             gradient = torch.autograd.grad(loss.sum(), scorer.head.weight)[0][0]
-        return loss, gradient
+        return {"loss": loss, "gradient": gradient}
     one, two = ([1, 2], [5, 1, 4]), ([3], [2, 6])
     yield "one step, label 1 (value and gradient)", call, 0.5, [one], [[2]], [[1.0]]
     yield "one step, label 0", call, 0.5, [one], [[2]], [[0.0]]
@@ -72,13 +72,17 @@ def questions(n: int) -> list:
     return [SimpleNamespace(question=f"question {i}", answer="?") for i in range(n)]
 
 
+def vars_of(result) -> dict:
+    return {"text": result.text, "tokens": result.tokens, "samples": list(result.samples)}
+
+
 def vote(f):
     def call(*samples):
         """Each problem has a list of (text, tokens)."""
         def complete(asked, n, seed, *more, **how):
             return [list(samples[int(q.split()[1])])[:n] for q in asked]
         found = f(SimpleNamespace(complete=complete), questions(len(samples)), len(samples[0]), 0)
-        return [(result.text, result.tokens, list(result.samples)) for result in found]
+        return [vars_of(result) for result in found]
     a, b, c = response("5", "a"), response("6", "b"), response("5", "c")
     yield "two of three agree", call, [(b, 3), (a, 4), (c, 5)]
     yield "a tie", call, [(b, 3), (a, 4), (response("6", "d"), 2), (c, 5)]
@@ -94,7 +98,8 @@ def prune(f):
         from search import SearchResult
         result, ended = SearchResult("", 0, list(samples), [list(s) for s in scores]), list(ended)
         f(result, ended, beams, subtrees)
-        return list(result.samples), [list(s) for s in result.scores], list(ended)
+        return {"samples": list(result.samples), "scores": [list(s) for s in result.scores],
+                "ended": list(ended)}
     scores = [[0.9, 0.2], [0.5, 0.6], [0.7, 0.8], [0.3, 0.9]]
     on = [False] * 4
     yield "the best of four beams, two of them ended", call, "abcd", scores, [True, False, True,
@@ -137,7 +142,7 @@ class Writer:
 def decode_with_budget(f):
     def call(count, insertions, max_thinking):
         found = f(Writer(), questions(count), insertions, max_thinking, 0)
-        return [(result.text, result.tokens, list(result.samples)) for result in found]
+        return [vars_of(result) for result in found]
     yield "no insertion", call, 1, [], 0
     yield "one insertion", call, 1, [" wait"], 0
     yield "two insertions", call, 1, [" wait", " wait"], 0

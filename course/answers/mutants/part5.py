@@ -27,7 +27,7 @@ MUTANTS = {
          "torch.where(mask[:, t] > 0, next_advantage, 0.0)"),
         ("a gap in the mask cuts your sum off: skip its tokens, the next one with mask 1 follows",
          "                                 next_advantage)", "                                 "
-         "0.0 * next_advantage)"),
+         "0.0 * next_advantage)", "values[:, t], next_value)", "values[:, t], 0.0 * next_value)"),
         ("advantages outside the mask must be 0", "torch.where(inside, next_advantage, 0.0)",
          "next_advantage"),
         ("these are the returns: subtract the values", "    return advantages",
