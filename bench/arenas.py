@@ -101,7 +101,6 @@ ARENAS = {
                      "--minibatches 2 --reward sign",
          "dapo": "--algo dapo --minibatches 2 --reward sign",
          "kl-cov": "--algo grpo --token-filter kl-cov",
-         "entropy bonus": "--algo grpo --entropy-coef 0.01",
          }),
 }
 
