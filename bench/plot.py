@@ -176,11 +176,12 @@ def wait(out: Path) -> None:
 
 def comparison_curve(axes, runs, name: str, colour, label: str, style: str) -> None:
     """The mean over seeds of a metric against sampled tokens, with its 95% interval."""
-    grid, interpolated = np.linspace(0.05, 1, 40), []
-    for run in runs:
-        points = [(t, y) for t, y in zip(column(run, "tokens"), column(run, name), strict=True)
-                  if y is not None]
-        interpolated.append(np.interp(grid * points[-1][0], *zip(*points, strict=True)))
+    curves = [[(t, y) for t, y in zip(column(run, "tokens"), column(run, name), strict=True)
+               if y is not None] for run in runs]
+    # all begin where each has been measured once
+    grid = np.linspace(max(points[0][0] / points[-1][0] for points in curves), 1, 40)
+    interpolated = [np.interp(grid * points[-1][0], *zip(*points, strict=True))
+                    for points in curves]
     middle, low, high = zip(*(bootstrap(values, 2000) for values in np.transpose(interpolated)),
                             strict=True)
     x = grid * mean(column(run, "tokens")[-1] for run in runs) / 1e3

@@ -92,10 +92,10 @@ def default_table(rows) -> list[str]:
 
 
 def verdict(rows) -> list[tuple[str, bool]]:
-    """(sentence, whether it holds) of each condition of a good arena."""
-    first, second = (ranking(part) for part in sets_of(rows))
+    """(sentence, whether it holds) of each condition of a good arena that the runs can show."""
+    orders = [ranking(part) for part in sets_of(rows) if part]
     conditions = []
-    for name, order in (("seeds 0 to 4", first), ("seeds 5 to 9", second)):
+    for name, order in zip(("seeds 0 to 4", "seeds 5 to 9"), orders, strict=False):
         (best, best_mean, best_low, _), (worst, worst_mean, _, worst_high) = order[0], order[-1]
         gap = best_mean - worst_mean
         conditions.append((f"{name}: `{best}` leads `{worst}` by {100 * gap:.1f} points ("
@@ -103,8 +103,11 @@ def verdict(rows) -> list[tuple[str, bool]]:
                            gap >= MIN_GAP and best_low > worst_high))
         conditions.append((f"{name}: no algorithm is above {MAX_ACCURACY:.0%}",
                            best_mean <= MAX_ACCURACY))
-    same = first[0][0] == second[0][0] and first[-1][0] == second[-1][0]
-    return [*conditions, ("both sets have the same best and the same worst algorithm", same)]
+    if len(orders) == 2:
+        first, second = ((order[0][0], order[-1][0]) for order in orders)
+        conditions.append(("both sets have the same best and the same worst algorithm",
+                           first == second))
+    return conditions
 
 
 def tuning_table(rows) -> list[str]:
@@ -127,7 +130,6 @@ def lines(arena: str, flags: str, rows) -> list[str]:
     if arena == "default":
         return out + default_table(rows)
     out += arena_table(arena, rows)
-    if all(sets_of(rows)):
-        out += [f"- {sentence}: {'yes' if holds else 'no'}." for sentence, holds in verdict(rows)]
-        out.append("")
+    out += [f"- {sentence}: {'yes' if holds else 'no'}." for sentence, holds in verdict(rows)]
+    out.append("")
     return out + tuning_table(rows)
