@@ -602,7 +602,7 @@ TABLE = tokenizer.stop_table([bytes([97 + i]) for i in range(30)], ["ab", "c"])
 @pytest.mark.parametrize("kv_heads, how", [
     (4, {}), (1, {"max_rows": 6}), (2, {}), (2, {"temperature": 0.0}),
     (2, {"temperature": 0.7, "top_p": 0.9}), (2, {"top_k": 3}), (2, {"stop_table": TABLE}),
-    (2, {"max_rows": 6})], ids=str)
+    (2, {"max_rows": 6})], ids=lambda x: "-".join(x) if isinstance(x, dict) else str(x))
 def test_a_recorded_step_does_what_it_recorded(how, prompts, kv_heads, monkeypatch):
     """Of other rows, places and columns than it was recorded with: rows part, end and come in."""
     for group_size in (1, 8):
