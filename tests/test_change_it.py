@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clon
 PAGE = (ROOT / "docs" / "change-it.md").read_text()
 SECTIONS = re.split(r"^## \d+\. (.+)\n", PAGE, flags=re.M)[1:]
 CHANGES = dict(zip(SECTIONS[::2], SECTIONS[1::2], strict=True))  # title -> text
-SMALL = ("--base-steps 5 --steps 2 --prompts 4 --group-size 4 --minibatches 2 --eval-problems 20 "
+SMALL = ("--base-steps 2 --steps 2 --prompts 4 --group-size 4 --minibatches 2 --eval-problems 20 "
          "--eval-samples 4 --max-new-tokens 24 --kl-coef 0.1 --entropy-coef 0.05 --lr 0.01 "
          "--device cpu").split()
 # The tests of a change and a run, in a tree. Its verifier decides by the text alone, so that a base
@@ -43,11 +43,13 @@ SCRIPT = """
 import os, sys
 import pytest, torch
 log = os.open(out + ".log", os.O_WRONLY | os.O_CREAT)
-os.dup2(log, 1), os.dup2(log, 2), os.chdir(tree), sys.path.insert(0, tree)
+os.dup2(log, 1), os.dup2(log, 2), os.chdir(tree)
+sys.path[:0] = [tree, tree + "/tests"]
 torch.set_num_threads(1)
-if tests and pytest.main(["-qx", "-n", "0", *tests]):
+if tests and pytest.main(["-qx", "-n", "0", "--assert=plain", *tests]):
     sys.exit("the tests failed")
-import tasks, train
+import model, small, tasks, train
+model.SIZES["tiny"] = small.TINY
 tasks.Arithmetic.correct = staticmethod(lambda problem, text: sum(text.encode()) % 2 == 0)
 sys.exit(train.main(flags))
 """

@@ -14,7 +14,7 @@ from infra import tensors
 
 PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
 RUNS = {
-    "grpo": ["--kl-coef", "0.05", "--entropy-coef", "0.01", "--partial-rollouts", "8"],
+    "grpo": ["--kl-coef", "0.05", "--entropy-coef", "0.01", "--partial-rollouts", "5"],
     "dapo": ["--algo", "dapo", "--overlong", "soft"],
     "dpo": ["--algo", "dpo", "--reward", "correct"],
     "ppo": ["--algo", "ppo", "--critic-warmup", "1"],

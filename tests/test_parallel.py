@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -35,37 +36,29 @@ SMALL = ("--base-steps 3 --prompts 4 --group-size 4 --minibatches 1 --eval-probl
          "--micro-tokens 70").split()  # eight micro-batches: each process has some
 
 
-def launch(n, *arguments, **environment):
-    """Starts train.py by torchrun in n processes."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n),
-         "--master-port", str(29500 + os.getpid() % 1000), ROOT / "train.py", *SMALL, *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, text=True, cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start_processes(n, folder, *arguments):
+    """Starts train.py in n processes: forks of one that has imported torch already. Each writes its
+    output and its errors to a file in the folder, which is named by its rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = dict(root=str(ROOT), n=n, port=port, arguments=[*SMALL, *map(str, arguments)])
+    processes = [SERVER.Process(target=exec, args=(
+        SCRIPT, given | {"rank": rank, "output": str(Path(folder, str(rank)))}))
+        for rank in range(n)]
+    for process in processes:
+        process.start()
+    return processes
 
 
 def run_processes(n, *arguments):
-    """Trains in n processes. They are forks of one that has imported torch already. Returns exit
-    code, output and errors, of all processes together."""
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        outputs = [Path(folder, str(rank)) for rank in range(n)]
-        given = dict(root=str(ROOT), n=n, port=port, arguments=[*SMALL, *map(str, arguments)])
-        processes = [SERVER.Process(target=exec, args=(
-            SCRIPT, given | {"rank": rank, "output": str(outputs[rank])})) for rank in range(n)]
-        for process in processes:
-            process.start()
+    """Trains in n processes. Returns exit code, output and errors, of all processes together."""
+    with tempfile.TemporaryDirectory() as folder:
+        processes = start_processes(n, folder, *arguments)
         for process in processes:
             process.join(180)
-        text = "".join(output.read_text() for output in outputs)
+        text = "".join(Path(folder, str(rank)).read_text() for rank in range(n))
         return max(abs(process.exitcode) for process in processes), text, text
-
-
-def finished(process):
-    out, error = process.communicate(timeout=180)
-    return process.returncode, out, error
 
 
 def learned(run):
@@ -88,7 +81,12 @@ def alone(tmp_path_factory):
 
 def run_with_torchrun(n, *arguments):
     """As run_processes, by the command of the README."""
-    return finished(launch(n, *arguments))
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n),
+         "--master-port", str(29500 + os.getpid() % 1000), ROOT / "train.py", *SMALL, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, cwd=ROOT, timeout=180,
+        capture_output=True)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("start, n, how", [
@@ -154,16 +152,17 @@ def test_an_error_is_printed_once(alone):
     assert code and error.count("--lr must be") == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the other process in /proc")
-def test_a_process_that_dies_ends_the_run(alone):
+def test_a_process_that_dies_ends_the_run(alone, tmp_path):
     run = alone / "dies"
-    process = launch(2, "--steps", "400", "--eval-every", "2", "--out", run)
+    first, second = start_processes(2, tmp_path, "--steps", "400", "--eval-every", "2", "--out",
+                                    run)
     while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text()) < 2000:
-        assert process.poll() is None, process.communicate()
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(max(map(int, children)), 9)  # the second process
-    code, _, error = finished(process)
-    assert code and error.count("train.py: another process has died") == 1
+        assert first.exitcode is second.exitcode is None, (tmp_path / "0").read_text()
+        time.sleep(0.05)
+    second.kill()
+    first.join(180)
+    error = (tmp_path / "0").read_text()
+    assert first.exitcode == 1 and error.count("train.py: another process has died") == 1
     saved = torch.load(run / "checkpoint.pt")
     assert saved["state"]["step"] >= 1
 

@@ -366,11 +366,12 @@ def test_step_rewards_stand_at_the_last_token_of_each_step(monkeypatch):
 def test_ppo_runs_with_a_process_reward(run, tmp_path, capsys):
     assert prm.main(["--run", str(run), *COMMAND]) == 0
     out = tmp_path / "process"
-    flags_ = ["--task", "chain", "--algo", "ppo", "--reward", "process", "--judge", str(run),
-              "--base-steps", "3", "--steps", "2", "--critic-warmup", "1", "--prompts", "8",
-              "--eval-problems", "4", "--eval-samples", "2", "--max-new-tokens", "32", "--out",
-              str(out), "--device", "cpu"]
-    assert train.main(flags_) == 0
+    flags = ["--task", "chain", "--algo", "ppo", "--reward", "process", "--judge", str(run),
+             "--base-steps", "3", "--steps", "2", "--critic-warmup", "1", "--prompts", "4",
+             "--group-size", "2", "--eval-problems", "4", "--eval-samples", "2",
+             "--max-new-tokens", "16", "--out", str(out), "--device", "cpu"]
+    with tiny_model():
+        assert train.main(flags) == 0
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert all(line["reward"] > 0 and math.isfinite(line["explained_variance"]) for line in lines)
 

@@ -115,14 +115,19 @@ def outside(tmp_path, monkeypatch):
 
 # --- answers
 
-@pytest.mark.parametrize("text", [
+VALUES = [
     "None", "True", "0", "-7", "10**4000", "1.5", "-0.0", "float('inf')", "-float('inf')", "1e300",
     "''", r"'é\n\ud800\x00'", "b'a\\xff'", "1+2j", "[]", "(1,)", "[(1, [2, {3}])]", "set()",
-    "frozenset({1})", "{'a': {1: None}, (1, 2): []}", "{2: 1, 1: 2}"])
-def test_values_pass_through_the_sandbox_unchanged(text):
-    x = eval(text)
-    echoed, made = outcomes("def f(*a): return a[0] if a else " + text, [(x,), ()])
-    assert repr(echoed.value) == repr(made.value) == repr(x) and type(made.value) is type(x)
+    "frozenset({1})", "{'a': {1: None}, (1, 2): []}", "{2: 1, 1: 2}"]
+
+
+def test_values_pass_through_the_sandbox_unchanged():
+    values = [eval(text) for text in VALUES]
+    echoed = outcomes("def f(x): return x", [(x,) for x in values])
+    made = outcomes(f"def f(i): return [{', '.join(VALUES)}][i]",
+                    [(i,) for i in range(len(values))])
+    for x, one, other in zip(values, echoed, made, strict=True):
+        assert repr(one.value) == repr(other.value) == repr(x) and type(other.value) is type(x)
 
 
 SAME = [(1, 1), (0.0, -0.0), (float("nan"), float("nan")), ({1, 2}, {2, 1}),
@@ -559,8 +564,8 @@ def test_checks_from_many_threads_leave_nothing(outside):
                 ("import os\ndef f(x): os.closerange(0, 99)", False),
                 ("def f(x): return 'x' * 10**7", False)]
     verdicts = check_many([partial(sandbox.passes, program, "f", [((1,), 2)])
-                                   for program, _ in programs * 15], 4)
-    assert verdicts == [right for _, right in programs * 15]
+                                   for program, _ in programs * 5], 4)
+    assert verdicts == [right for _, right in programs * 5]
 
 
 def test_results_keep_their_order_and_errors_are_raised():

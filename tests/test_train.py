@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import types
 from dataclasses import fields, replace
 from pathlib import Path
@@ -32,9 +31,10 @@ import verify
 from infra import base_model, cli, forward, metrics, models, tensors
 
 ROOT = Path(__file__).parents[1]
+# --reward random: a base which can do nothing has a gradient
 SMALL = ["--base-steps", "3", "--steps", "6", "--prompts", "2", "--group-size", "4", "--eval-every",
-         "2", "--eval-problems", "4", "--eval-samples", "4", "--max-new-tokens", "16", "--device",
-         "cpu", "--reward", "random"]  # so that a base which can do nothing has a gradient
+         "2", "--eval-problems", "4", "--eval-samples", "4", "--max-new-tokens", "10", "--device",
+         "cpu", "--minibatches", "2", "--reward", "random"]
 # A run with the model TINY in a process that kills itself where `function` of `module` is called
 # for the n-th time: before or after the call.
 KILLED = """
@@ -96,6 +96,20 @@ def stopped_at_step_3(monkeypatch):
             raise KeyboardInterrupt
     with monkeypatch.context() as patch:
         patch.setattr(train.runs, "append", interrupted)
+        yield
+
+
+@contextlib.contextmanager
+def copied_after_step_2(monkeypatch, copy):
+    """The run's folder is copied when the checkpoint of step 2 has been written."""
+    save = train.runs.save_run
+
+    def save_and_copy(path, models, optimizer, state):
+        save(path, models, optimizer, state)
+        if state["step"] == 2:
+            shutil.copytree(path, copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(train.runs, "save_run", save_and_copy)
         yield
 
 
@@ -173,8 +187,8 @@ def test_same_seed_same_run_to_the_last_bit_and_another_seed_another(
         finished, own_base, tmp_path):
     assert run(tmp_path / "again") == 0
     same_run(finished, tmp_path / "again")
-    assert run(tmp_path / "other", "--seed", "1") == 0
-    assert logged(finished) != logged(tmp_path / "other")
+    assert run(tmp_path / "other", "--seed", "1", "--steps", "2") == 0
+    assert logged(finished)[0] != logged(tmp_path / "other")[0]
 
 
 @pytest.mark.parametrize("steps, where", [
@@ -312,7 +326,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkey
 
 def test_the_control_rewards_run_and_pay_for_what_they_say(tmp_path):
     for kind in ("format", "random"):
-        assert run(tmp_path / kind, "--reward", kind) == 0
+        assert run(tmp_path / kind, "--reward", kind, "--steps", "3") == 0
     assert all(line["reward"] == line["format"] for line in logged(tmp_path / "format"))
     paid = [line["reward"] for line in logged(tmp_path / "random")]
     assert 0.2 < sum(paid) / len(paid) < 0.8
@@ -392,8 +406,9 @@ ALGORITHMS = {
               "0.001", "--epochs", "2"],
     "passk": ["--pass-at", "2"],
     "dpo": ["--sample-from", "reference", "--ref-update-interval", "2", "--nll-coef", "0.5"],
-    "kimi": ["--length-warmup", "2", "--partial-rollouts", "4", "--old-segments", "drop",
-             "--train-levels", "1,3", "--problem-sampling", "prioritized"],
+    "kimi": ["--length-warmup", "2", "--max-new-tokens", "16", "--partial-rollouts", "4",
+             "--old-segments", "drop", "--train-levels", "1,3", "--problem-sampling",
+             "prioritized"],
     "dapo": ["--train-levels", "1,3", "--steps", "6"],
     "dapo mask": ["--overlong", "mask", "--token-filter", "clip-cov", "--entropy-coef", "0.01",
                   "--entropy-schedule", "linear"],
@@ -413,7 +428,8 @@ def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, mo
             "stop": list(range(0, 590, 3))})
     flags = ["--algo", name.split()[0], "--reward", "correct", "--steps", "4",
              *ALGORITHMS[name]]
-    assert run(tmp_path / "whole", *flags) == 0
+    with copied_after_step_2(monkeypatch, tmp_path / "cut"):
+        assert run(tmp_path / "whole", *flags) == 0
     lines = logged(tmp_path / "whole")
     assert any(line["grad_norm"] > 0 for line in lines if "loss" in line)
     if name == "dapo":
@@ -424,8 +440,6 @@ def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, mo
         assert lines[1]["open_responses"] > 0  # in the checkpoint of step 2
     if name.startswith(("ppo", "vapo")):
         assert all("explained_variance" in line and line["grad_norm_critic"] > 0 for line in lines)
-    with stopped_at_step_3(monkeypatch):
-        assert run(tmp_path / "cut", *flags) == 130
     assert run(tmp_path / "cut", *flags, "--resume") == 0
     same_run(tmp_path / "whole", tmp_path / "cut")
 
@@ -570,16 +584,14 @@ def test_a_run_without_checkpoints_that_was_stopped_begins_again(finished, tmp_p
     same_run(finished, out)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e39])
 def test_a_reward_that_is_no_finite_number_is_named_and_the_run_goes_on_later(
-        value, finished, tmp_path, monkeypatch, capsys):
-    """1e39 is infinite in float32."""
+        finished, tmp_path, monkeypatch, capsys):
     out, score, calls = tmp_path / "nan", tasks.Task.score, []
 
     def spoiled(task, problem, text, *more):
         calls.append(problem.question)
         reward = score(task, problem, text, *more)
-        return reward if len(calls) != 30 else replace(reward, total=value)
+        return reward if len(calls) != 30 else replace(reward, total=float("nan"))
     with monkeypatch.context() as patch:
         patch.setattr(tasks.Task, "score", spoiled)
         assert run(out) == 2
@@ -588,6 +600,17 @@ def test_a_reward_that_is_no_finite_number_is_named_and_the_run_goes_on_later(
     assert "finite" in said and "--lr" not in said
     assert run(out, "--resume") == 0
     same_run(finished, out)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e39])
+def test_a_batch_with_a_reward_that_is_no_finite_number_is_refused(value):
+    """1e39 is infinite in float32."""
+    rollout = SimpleNamespace(**dict.fromkeys(("mask", "logp", "group", "truncated", "entropy")),
+                              tokens=torch.ones(2, 3))
+    rewards = [verify.Reward(total, {"correct": 0.0}) for total in (1.0, value)]
+    samples = [(tasks.Problem(f"{i}+1=?", "1"), "", reward) for i, reward in enumerate(rewards)]
+    with pytest.raises(verify.RewardError, match="returned (nan|-?inf) .*'1\\+1=\\?'"):
+        train.build_batch(rollout, samples, train.Models(None), config.Options())
 
 
 def test_a_reward_function_that_returns_nan_is_named(tmp_path, monkeypatch, capsys):
@@ -683,12 +706,17 @@ def test_a_comment_a_task_or_a_reward_of_your_own_needs_no_new_base(tmp_path):
             copied = tmp_path / path.relative_to(ROOT)
             copied.parent.mkdir(exist_ok=True)
             shutil.copy(path, copied)
-    ask = ("from infra import base_model, cli; options, _ = cli.parse([]); "
-           "print(base_model.base_name(options, *cli.validate(options)))")
+    ask = """
+import sys
+sys.path.insert(0, tree)
+from pathlib import Path
+from infra import base_model, cli
+options, _ = cli.parse([])
+Path(tree, "name").write_text(base_model.base_name(options, *cli.validate(options)))"""
 
     def name():
-        return subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, check=True, text=True,
-                              capture_output=True).stdout
+        assert forked.run(ask, tree=str(tmp_path)) == 0
+        return (tmp_path / "name").read_text()
     before = name()
     for path in tmp_path.rglob("*.py"):
         path.write_text(path.read_text() + "\n# a comment\n")
@@ -696,7 +724,7 @@ def test_a_comment_a_task_or_a_reward_of_your_own_needs_no_new_base(tmp_path):
         file.write("class Mine(Arithmetic):\n    pass\n\n\nTASKS['mine'] = Mine\n")
     with open(tmp_path / "verify.py", "a") as file:
         file.write("def mine(problem, text):\n    return Reward(len(text), {'correct': 0.0})\n")
-    assert name() == before == base_name() + "\n"
+    assert name() == before == base_name()
 
 
 @pytest.mark.parametrize("drill", [True, False])

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -618,7 +619,14 @@ def test_verdicts_on_a_file(tmp_path, capsys):
     assert capsys.readouterr().out.split("\n")[:-1] == ["right", "right", "wrong", "cannot tell"]
 
 
-def test_stats_runs_the_bench(capfd):
+def test_stats_runs_the_bench(capfd, monkeypatch):
+    """In this process, which has imported torch already."""
+    def run(command):
+        monkeypatch.setattr(sys, "argv", list(map(str, command[1:])))
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        return SimpleNamespace(returncode=end.value.code)
+    monkeypatch.setattr("infra.verdicts.subprocess.run", run)
     assert verify.main(["--stats", "--help"]) == 0
     assert "--data" in capfd.readouterr().out
 
