@@ -1,0 +1,225 @@
+"""Judges for what has no checker: a model reads a response and says why it is good or bad.
+
+    python -m recipes.judge             three seeds
+
+Each judge is a copy of a base that was trained on judgements (recipes/judge_model.py). It writes
+its reasons, and then a verdict. The parts of the recipe:
+
+    1. verifier   learns from verified samples of short chains and is used on longer chains; the
+                  control gives its verdict without reasons (2408.15240)
+    2. biases     annotators like long answers, sure ones and the first one; how much of that comes
+                  out of the judge (2306.05685); the control is a judge of fair annotators
+    3. calls      which of two answers is better: pairwise, pointwise or by a rubric (2507.17746)
+    4. RL         GRPO on the judge's reward; gold against judge. Cures: KL, an ensemble, a judge
+                  that is trained again on the policy's own answers, a rubric that is renewed by
+                  what references meet and the policy does not (2510.07284). Control: gold
+
+All runs of part 4 start from one base and take as many samples. Left out on purpose: judges that
+are larger than the policy, and references in the prompt of a judge.
+"""
+# ruff: noqa: E402
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import infra.openmp  # noqa: F401  (before torch)
+
+import copy
+import random
+import shutil
+from dataclasses import replace
+from functools import partial
+from statistics import mean
+
+import sft
+import train
+from infra import run_dir
+from infra.models import make_models
+from infra.terminal import echo, quote
+from recipes import page, runs
+from recipes.judge_measures import SAMPLES, judged, kept_model, sample, verifiers
+from recipes.judge_model import RATE, Gold, Panel, train_judge, writing_lessons
+from recipes.overoptimization import summary
+from tasks import writing
+
+WRITING = ("--task writing --level 2 --size nano --reward format --algo grpo --prompts 16 "
+           "--group-size 8 --minibatches 2 --lr 1e-3 --no-checkpoints")
+RUBRIC = {"greets": 1, "three": 2, "detailed": 3}  # that RL begins with, without the gold's others
+NEW_WEIGHT, WORSE = 2, -0.25                      # of `renew_rubric`
+AGAIN_STEPS, KL_COEF, HELD_OUT = 40, 0.1, 100
+JUDGES = {"biased": writing.BIASED, "fair": writing.FAIR, "biased 2": writing.BIASED,
+          "biased 3": writing.BIASED}
+
+
+# --- the judges, and what changes in a run
+
+def writing_judges(seed: int, folder: Path, args, base, tokenizer, task, options) -> dict:
+    """The judges of JUDGES, each of its own annotators, on responses of the base."""
+    samples = sample(base, tokenizer, task.sample(random.Random(f"judged {seed}"), args.problems),
+                     4, seed, options.max_new_tokens)
+    return {name: kept_model(folder / f"judge {name}.pt", partial(
+        train_judge, base, tokenizer, writing_lessons(samples, biases), args.judge_steps,
+        100 * seed + i)) for i, (name, biases) in enumerate(JUDGES.items())}
+
+
+def train_again(panel, policy, task, seed: int) -> None:
+    """Each judge learns from fair verdicts on the policy's own answers."""
+    problems = task.sample(random.Random(f"again {seed}"), 64)
+    samples = sample(policy, panel.tokenizer, problems, 4, seed, task.max_new_tokens)
+    draw = writing_lessons(samples, writing.FAIR, kinds=(RATE,))
+    panel.judges = [train_judge(judge, panel.tokenizer, draw, AGAIN_STEPS, seed, **sft.FINE_TUNING)
+                    for judge in panel.judges]
+
+
+def renew_rubric(panel, policy, task, seed: int) -> None:
+    """Drops the criteria that references meet less often than the policy, by more than WORSE, and
+    adds the two of CRITERIA that references meet more often than the policy, by most. The first
+    judge says what is met."""
+    rng = random.Random(f"renew {seed}")
+    problems = task.sample(rng, 64)
+    own = [texts[0] for _, texts in sample(policy, panel.tokenizer, problems, 1, seed,
+                                           task.max_new_tokens)]
+    references = [task.document(rng, problem, drill=True) for problem in problems]
+    gap = {}
+    for name in writing.CRITERIA:
+        met = [mean(score for score, _ in panel.verdicts(panel.judges[0], name, problems, texts))
+               for texts in (references, own)]
+        gap[name] = met[0] - met[1]
+    kept = {name: weight for name, weight in panel.rubric.items() if gap[name] > WORSE}
+    missing = sorted((name for name in gap if name not in kept and gap[name] > 0), key=gap.get)
+    panel.rubric = kept | dict.fromkeys(missing[-2:], NEW_WEIGHT) or panel.rubric
+
+
+ARMS = {  # name -> judges, and what else differs: rubric, kl_coef, change of the panel in the run
+    "gold": {"judges": ()},
+    "judge of fair annotators": {"judges": ("fair",)},
+    "judge": {"judges": ("biased",)},
+    "judge, KL": {"judges": ("biased",), "kl_coef": KL_COEF},
+    "judge, ensemble": {"judges": ("biased", "biased 2", "biased 3")},
+    "judge, trained again": {"judges": ("biased",), "change": train_again},
+    "rubric": {"judges": ("biased",), "rubric": RUBRIC},
+    "rubric, renewed": {"judges": ("biased",), "rubric": RUBRIC, "change": renew_rubric},
+}
+
+
+def learn(folder: Path, base, task, tokenizer, options, judges, rubric=None, kl_coef=0.0,
+          change=None) -> dict:
+    """The curves and the measures of a run. `folder` gets its page, with the judge's words."""
+    # 1. the panel, and the folder of the run
+    panel = Panel(judges, tokenizer, rubric) if judges else Gold()
+    shutil.rmtree(folder, ignore_errors=True)
+    options = replace(options, out=str(folder), kl_coef=kl_coef, reward="preference")
+    run_dir.open_run(options, 0, resume=False)
+    # 2. RL; the panel changes after a third and after two thirds of the steps
+    models, optimizer = make_models(copy.deepcopy(base), tokenizer, options)
+
+    def on_step(metrics):
+        if change and metrics["step"] in (options.steps // 3, 2 * options.steps // 3):
+            change(panel, models.policy, task, 1000 * options.seed + metrics["step"])
+    history = train.reinforce(task, models._replace(reward_model=panel), optimizer, options,
+                              run_dir=folder, on_step=on_step)
+    # 3. measures of one response to each held-out problem
+    problems = task.held_out(HELD_OUT)
+    texts = [texts[0] for _, texts in sample(models.policy, tokenizer, problems, 1, 1,
+                                             options.max_new_tokens)]
+    golds = list(map(writing.gold_reward, problems, texts))
+    paid = panel.pay(problems, texts)
+    i = max(range(len(texts)), key=lambda i: paid[i][0] - golds[i])
+    return {"kl": [line["kl"] * line["length"] for line in history],
+            "proxy": [line["reward"] for line in history],
+            "gold": [line["gold"] for line in history],
+            "length": [line["length"] for line in history],
+            "held-out gold": mean(golds), "held-out reward": mean(score for score, _ in paid),
+            "facts": mean(text.count("it ") for text in texts),
+            "sure": mean("surely" in text for text in texts), "rubric": panel.rubric,
+            "example": [problems[i].question, texts[i], golds[i], *paid[i]]}
+
+
+def work(seed: int, folder: Path, args) -> dict:
+    """The results of the four parts."""
+    flags = f"{WRITING} --steps {args.steps} {args.flags}"
+    base, task, tokenizer, options = runs.start(flags, seed, folder)
+    judges = writing_judges(seed, folder, args, base, tokenizer, task, options)
+    result = {"verifier": page.kept(folder / "verifiers.json", partial(
+                  verifiers, seed, folder, args)),
+              "judge": page.kept(folder / "biases and calls.json", partial(
+                  judged, {name: (judges[name], JUDGES[name]) for name in ("biased", "fair")},
+                  tokenizer, task, RUBRIC, args.held_out)), "runs": {}}
+    for name, arm in ARMS.items():
+        arm = arm | {"judges": [judges[judge] for judge in arm["judges"]]}
+        result["runs"][name] = page.kept(folder / f"{name}.json", partial(
+            learn, folder / name, base, task, tokenizer, options, **arm))
+        echo(f"seed {seed}, {name}: gold {result['runs'][name]['held-out gold']:.2f}", flush=True)
+    return result
+
+
+# --- the page
+
+def part(results: list[dict], name: str) -> list[dict]:
+    return [result[name] for result in results]
+
+
+def tables(results: list[dict]) -> list[tuple]:
+    """The tables of the page."""
+    verifier, judge, arms = (part(results, name) for name in ("verifier", "judge", "runs"))
+    runs_of = {name: [summary(run) | run for run in part(arms, name)] for name in arms[0]}
+    by_name = [{name: rows[i] for name, rows in runs_of.items()} for i in range(len(results))]
+    columns = {"reward, base": "proxy, base", "reward, end": "proxy, end", "gold, base":
+               "gold, base", "gold, peak": "gold, peak", "gold, end": "gold, end",
+               "held-out gold": "held-out gold", "KL": "kl, end", "facts": "facts", "sure": "sure"}
+    example = results[0]["runs"]
+    return [
+        ("1. A verifier learns from short chains", ["verifier", "verdicts right, %", "AUC, %",
+         f"best of {SAMPLES}, %", "a random one, %"],
+         [[name, *(page.cell(verifier, name, key)
+                   for key in ("accuracy", "auc", "best", "sampled"))] for name in verifier[0]]),
+        ("2. How often the liked one of two equal answers wins", ["bias", "mean probability, %",
+         "pairs above 1/2, %"],
+         [[name, *(page.cell(judge, name, key) for key in ("mean", "above"))]
+          for name in judge[0] if "mean" in judge[0][name]]),
+        ("3. Pairs of answers in which judge and gold agree", ["method", "calls", "agree, %",
+         "winner changes with the order, %"],
+         [[name, judge[0][name]["calls"], *(page.cell(judge, name, key)
+                                            for key in ("accuracy", "changed"))]
+          for name in judge[0] if "calls" in judge[0][name]]),
+        ("4. RL: reward and gold in %, KL in nats per response, facts per response",
+         ["run", *columns],
+         [[name, *(page.cell(by_name, name, key, 1 if key in ("kl, end", "facts") else 100)
+                   for key in columns.values())] for name in runs_of]),
+        ("Held-out gold, compared", page.DIFFERENCES, page.differences(
+            by_name, [(name, "rubric" if "rubric" in name else "judge") for name in runs_of
+                      if name not in ("judge", "rubric")], "held-out gold")),
+        ("The judge's words on the response that is overpaid most, first seed",
+         ["run", "request", "response", "gold", "reward", "words"],
+         [[name, question, f"`{quote(text, 160)}`", f"{gold:.2f}", f"{reward:.2f}",
+           f"`{quote(words, 160)}`"]
+          for name, (question, text, gold, reward, words) in (
+              (name, run["example"]) for name, run in example.items()) if words])]
+
+
+def draw(results: list[dict], figure) -> None:
+    """Reward and gold of two runs, and the gold of all runs."""
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, name in zip(panels, ("judge", "rubric"), strict=False):
+        for key, label in (("proxy", "the judge's reward"), ("gold", "gold")):
+            page.draw_steps(axes, label, [run[key] for run in part(part(results, "runs"), name)])
+        axes.set(title=name)
+    for name in results[0]["runs"]:
+        page.draw_steps(panels[2], name, [run["gold"] for run in part(part(results, "runs"), name)])
+    panels[2].set(title="gold of all runs")
+    for axes in panels:
+        axes.set(xlabel="step")
+        axes.legend()
+
+
+def main(argv=None) -> int:
+    numbers = [("--steps", 24, "steps of each run of part 4", 3),
+               ("--judge-steps", 300, "training steps of a judge"),
+               ("--problems", 400, "problems whose responses a judge learns from", 20),
+               ("--held-out", 60, "held-out problems of parts 1 to 3")]
+    return page.main("judge", "Judges", __doc__, work, tables, draw, argv, numbers, seeds="0,1,2")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

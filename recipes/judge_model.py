@@ -1,0 +1,181 @@
+"""A judge that writes: it reads a question and a response, gives its reasons, and then a verdict.
+
+    score = P(yes | question, response, reasons)      reasons sampled from the judge
+
+It is a policy like any other, so sft.train trains it, by next-token prediction (generative
+verifiers, 2408.15240). Several samples of the reasons are votes: their scores are averaged. A
+rubric has a weight for each criterion, each is judged alone, and a panel of judges is as strict as
+its strictest member (2507.17746, 2310.02743):
+
+    reward = min over judges of sum over criteria of weight * score / sum of weights
+
+The control is a direct verifier, which gives the verdict alone. Left out on purpose: reasons that
+the judge finds itself; programs write those that it learns from.
+"""
+
+import copy
+import random
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+import evaluate
+import sft
+import verify
+from tasks import Problem, writing
+from tasks.corpus import equation
+
+MAX_WORDS = 128  # tokens of a judgement
+RATE = "rate"    # the criterion "is it good?", which the annotators' verdicts teach
+
+
+# --- what the judge reads
+
+def prompt(kind: str, question: str, *texts: str) -> str:
+    """The text that a judge reads. kind: what it is asked."""
+    return "\n".join([kind, question, *map(plain, texts)])
+
+
+def plain(text: str) -> str:
+    """A response with line ends in the place of its tags."""
+    return "\n".join(filter(None, verify.TAGS.split(text)[::2]))
+
+
+# --- what it learns: (prompt, words); the last line of the words is the verdict
+
+def chain_lesson(problem, text: str, right: bool, reasons: bool = True) -> tuple[str, str] | None:
+    """A verified sample of task chain. The reasons are the true lines of the chain, each with "ok"
+    or, at the first line that differs, "no". None where reasons and verdict disagree."""
+    true = [*(equation(*step) for step in problem.steps), problem.answer]
+    lines, words = plain(text).split("\n"), []
+    for said, line in zip(lines, true, strict=False):
+        words.append(f"{line} {'ok' if said == line else 'no'}")
+        if said != line:
+            break
+    if right != (lines == true):
+        return None
+    verdict = "yes" if right else "no"
+    return prompt("check", problem.question, text), "\n".join([*words * reasons, verdict])
+
+
+def reasons_for(problem, text: str) -> list[str]:
+    """The notes of a careful reader of a response of task writing, one on each line."""
+    return [" ".join(note) for note in writing.notes(problem, text)]
+
+
+def writing_lesson(rng, problem, texts, biases, kind: str) -> tuple[str, str]:
+    """A judgement of a response, or of two: "compare", RATE or a criterion. Annotators with these
+    biases say which response is better, and whether one is good. Criteria are facts."""
+    if kind == "compare":
+        a, b = texts
+        first = rng.random() < writing.preference(problem, a, b, biases)
+        words = [*reasons_for(problem, a), "second", *reasons_for(problem, b)]
+        verdict = "first" if first else "second"
+    else:
+        a, b = texts[0], None
+        words = reasons_for(problem, a)
+        good = (rng.random() < writing.approval(problem, a, biases) if kind == RATE
+                else writing.meets(problem, a, kind))
+        verdict = "yes" if good else "no"
+    return prompt(kind, problem.question, *filter(None, [a, b])), "\n".join([*words, verdict])
+
+
+def writing_lessons(samples, biases, kinds=None):
+    """The function draw(rng) -> lesson, of samples (problem, [texts]). A third of the lessons are
+    ratings, a third comparisons, a third criteria."""
+    def draw(rng):
+        problem, texts = rng.choice(samples)
+        kind = rng.choice(kinds or (RATE, "compare", rng.choice(list(writing.CRITERIA))))
+        return writing_lesson(rng, problem, rng.sample(texts, 2), biases, kind)
+    return draw
+
+
+def train_judge(model, tokenizer, draw, steps: int, seed: int, **how):
+    """A copy of the model after SFT on the lessons (prompt, words) of draw(rng). how: learning
+    rates of sft.train."""
+    rng, judge = random.Random(f"judge {seed}"), copy.deepcopy(model).requires_grad_(True)
+
+    def batch(done):
+        pairs, size = [], 0
+        while size < sft.BATCH_TOKENS:
+            read, words = draw(rng)
+            pair = tokenizer.encode_prompt(read), tokenizer.encode(words) + [tokenizer.eos_id]
+            pairs.append(pair)
+            size += sum(map(len, pair))
+        return pairs
+    sft.train(judge, batch, steps, **how)
+    return judge.requires_grad_(False)
+
+
+# --- what it says
+
+def ask(judge, tokenizer, prompts, seed: int = 0, votes: int = 1, yes: str = "yes", no: str = "no"
+        ) -> dict[str, tuple[float, str]]:
+    """prompt -> (score, words of the first vote). The score is the mean over votes of the
+    probability of the verdict `yes`; a vote without a verdict counts 0."""
+    asked = [Problem(text, "") for text in dict.fromkeys(prompts)]
+    rollout, words = evaluate.sample_responses(judge, tokenizer, asked, votes, seed=seed,
+                                               max_new_tokens=MAX_WORDS)
+    # the verdict is the token before the end of text
+    columns = torch.arange(rollout.mask.shape[1])
+    verdict = (rollout.mask * columns).argmax(1, keepdim=True) - 1            # (N, 1)
+    probability = rollout.logp.gather(1, verdict)[:, 0].exp().tolist()        # (N,)
+    scores = []
+    for p, said, cut in zip(probability, words, rollout.truncated.tolist(), strict=True):
+        last = "" if cut else said.rpartition("\n")[2]
+        scores.append(p if last == yes else 1 - p if last == no else 0.0)
+    return {problem.question: (sum(scores[i:i + votes]) / votes, words[i])
+            for i, problem in zip(range(0, len(scores), votes), asked, strict=True)}
+
+
+compare = partial(ask, yes="first", no="second")  # -> the probability that the first is better
+
+
+class Panel:
+    """Judges with a rubric (criterion -> weight). It stands in the place of a reward model in
+    train.py. Judges and rubric may be changed between two steps."""
+
+    def __init__(self, judges, tokenizer, rubric=None, votes: int = 1):
+        self.judges, self.tokenizer, self.rubric = list(judges), tokenizer, rubric or {RATE: 1}
+        self.votes, self.calls = votes, 0
+
+    def verdicts(self, judge, criterion: str, problems, texts) -> list[tuple[float, str]]:
+        """(score, words) of each response, by one judge and one criterion."""
+        prompts = [prompt(criterion, problem.question, text)
+                   for problem, text in zip(problems, texts, strict=True)]
+        self.calls += 1  # another seed for each call
+        said = ask(judge, self.tokenizer, prompts, self.calls, self.votes)
+        return [said[each] for each in prompts]
+
+    def weigh(self, judge, problems, texts) -> list[tuple[float, str]]:
+        """(reward, words) of each response, by one judge: the weighted mean over the rubric."""
+        criteria, total = list(self.rubric), sum(self.rubric.values())
+        columns = [self.verdicts(judge, name, problems, texts) for name in criteria]
+        return [(sum(self.rubric[name] * score for name, (score, _) in zip(criteria, row,
+                                                                           strict=True)) / total,
+                 "\n".join(f"{name}: {words}" for name, (_, words) in zip(criteria, row,
+                                                                          strict=True)))
+                for row in zip(*columns, strict=True)]
+
+    def pay(self, problems, texts) -> list[tuple[float, str]]:
+        """(reward, words) of each response, by its strictest judge."""
+        return [min(row) for row in zip(*(self.weigh(judge, problems, texts)
+                                          for judge in self.judges), strict=True)]
+
+    def set_rewards(self, batch, samples, rollout, tokenizer) -> None:
+        """Pays the responses of a ppo.Batch, and puts the words into their verify.Reward."""
+        problems, texts, rewards = zip(*samples, strict=True)
+        for i, (value, words) in enumerate(self.pay(problems, texts)):
+            batch.rewards[i] = value
+            samples[i] = problems[i], texts[i], replace(rewards[i], total=value, words=words)
+
+
+class Gold(Panel):
+    """The control: pays the gold itself."""
+
+    def __init__(self):
+        super().__init__([], None)
+
+    def pay(self, problems, texts):
+        return [(writing.gold_reward(*row), "") for row in zip(problems, texts, strict=True)]
