@@ -16,8 +16,9 @@ from statistics import mean
 
 import evaluate
 import model as gpt
+import verify
 from infra import tensors
-from recipes import runs
+from recipes import hacks, runs
 from recipes.judge_model import Panel, ask, chain_lesson, compare, prompt, train_judge
 from tasks import Chain, oracle, writing
 
@@ -56,14 +57,27 @@ def verifiers(seed: int, folder: Path, args) -> dict:
         judges[name] = kept_model(folder / f"verifier {name}.pt", partial(
             train_judge, base, tokenizer, partial(balanced, lessons), args.judge_steps, seed))
     # 2. measures on held-out problems
+    tested = {where: draw_samples(problems=Chain(level).held_out(args.held_out))
+              for where, level in LEVELS.items()}
+    tested["bad habits"] = told_badly(args.held_out)
     result = {}
-    for where, level in LEVELS.items():
-        tested = draw_samples(problems=Chain(level).held_out(args.held_out))
-        for name, judge in judges.items():
-            for votes in (1, VOTES) if name == "with reasons" else (1,):
-                row = f"{name}, {where}" + f", {votes} votes" * (votes > 1)
-                result[row] = measure_verifier(judge, tokenizer, tested, votes)
+    for where, rows in tested.items():
+        result[f"with reasons, {where}"] = measure_verifier(
+            judges["with reasons"], tokenizer, rows, 1)
+        result[f"with reasons, {where}, {VOTES} votes"] = measure_verifier(
+            judges["with reasons"], tokenizer, rows, VOTES)
+        result[f"verdict alone, {where}"] = measure_verifier(
+            judges["verdict alone"], tokenizer, rows, 1)
     return result
+
+
+def told_badly(n: int) -> list[tuple]:
+    """(problem, documents) of n held-out problems of recipes/hacks.py: chains without working, with
+    a claim of a check, or with a line that is said again and again."""
+    task, rng = hacks.Chain(), random.Random("bad habits")
+    return [(problem, [text for _ in range(SAMPLES)
+                       if verify.well_formed(text := task.document(rng, problem))])
+            for problem in task.held_out(n)]
 
 
 def balanced(lessons: dict[bool, list], rng):
