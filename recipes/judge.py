@@ -5,8 +5,8 @@
 Each judge is a copy of a base that was trained on judgements (recipes/judge_model.py). It writes
 its reasons, and then a verdict. The parts of the recipe:
 
-    1. verifier   learns from verified samples of short chains and is used on longer chains; the
-                  control gives its verdict without reasons (2408.15240)
+    1. verifier   learns from verified samples of short chains, and is used on longer chains and on
+                  those of another writer; the control gives no reasons (2408.15240)
     2. biases     annotators like long answers, sure ones and the first one; how much of that comes
                   out of the judge (2306.05685); the control is a judge of fair annotators
     3. calls      which of two answers is better: pairwise, pointwise or by a rubric (2507.17746)
@@ -14,7 +14,7 @@ its reasons, and then a verdict. The parts of the recipe:
                   that is trained again on the policy's own answers, a rubric that is renewed by
                   what references meet and the policy does not (2510.07284). Control: gold
 
-All runs of part 4 start from one base and take as many samples. Left out on purpose: judges that
+All runs of part 4 start from one base and sample as many tokens. Left out on purpose: judges that
 are larger than the policy, and references in the prompt of a judge.
 """
 # ruff: noqa: E402
@@ -32,6 +32,8 @@ from dataclasses import replace
 from functools import partial
 from statistics import mean
 
+import numpy as np
+
 import sft
 import train
 from infra import run_dir
@@ -45,9 +47,10 @@ from tasks import writing
 
 WRITING = ("--task writing --level 2 --size nano --reward format --algo grpo --prompts 16 "
            "--group-size 8 --minibatches 2 --lr 1e-3 --no-checkpoints")
-RUBRIC = {"greets": 1, "three": 2, "detailed": 3}  # that RL begins with, without the gold's others
-NEW_WEIGHT, WORSE = 2, -0.25                      # of `renew_rubric`
-AGAIN_STEPS, KL_COEF, HELD_OUT = 40, 0.1, 100
+RUBRIC = {"greets": 1, "three": 2, "detailed": 3}  # lacks half of the gold; "detailed" is none of it
+NEW_WEIGHT, WORSE = 2, -0.25                       # of `renew_rubric`
+AGAIN_STEPS = 40                                   # of `train_again`
+KL_COEF, HELD_OUT = 0.1, 100                       # held-out requests of a run
 JUDGES = {"biased": writing.BIASED, "fair": writing.FAIR, "biased 2": writing.BIASED,
           "biased 3": writing.BIASED}
 
@@ -55,19 +58,25 @@ JUDGES = {"biased": writing.BIASED, "fair": writing.FAIR, "biased 2": writing.BI
 # --- the judges, and what changes in a run
 
 def writing_judges(seed: int, folder: Path, args, base, tokenizer, task, options) -> dict:
-    """The judges of JUDGES, each of its own annotators, on responses of the base."""
+    """The judges of JUDGES. All learn from responses of the base: first, as one, to note what is in
+    a response and whether it meets a criterion, and then what their own annotators prefer."""
     samples = sample(base, tokenizer, task.sample(random.Random(f"judged {seed}"), args.problems),
                      4, seed, options.max_new_tokens)
+    criteria = list(writing.CRITERIA)
+    reader = kept_model(folder / "reader.pt", partial(
+        train_judge, base, tokenizer, writing_lessons(samples, writing.FAIR, criteria),
+        args.judge_steps, seed))
+    kinds = [*criteria, *len(criteria) * [RATE, "compare"]]  # a third each
     return {name: kept_model(folder / f"judge {name}.pt", partial(
-        train_judge, base, tokenizer, writing_lessons(samples, biases), args.judge_steps,
-        100 * seed + i)) for i, (name, biases) in enumerate(JUDGES.items())}
+        train_judge, reader, tokenizer, writing_lessons(samples, biases, kinds),
+        args.judge_steps // 4, 100 * seed + i)) for i, (name, biases) in enumerate(JUDGES.items())}
 
 
 def train_again(panel, policy, task, seed: int) -> None:
     """Each judge learns from fair verdicts on the policy's own answers."""
     problems = task.sample(random.Random(f"again {seed}"), 64)
     samples = sample(policy, panel.tokenizer, problems, 4, seed, task.max_new_tokens)
-    draw = writing_lessons(samples, writing.FAIR, kinds=(RATE,))
+    draw = writing_lessons(samples, writing.FAIR, [RATE])
     panel.judges = [train_judge(judge, panel.tokenizer, draw, AGAIN_STEPS, seed, **sft.FINE_TUNING)
                     for judge in panel.judges]
 
@@ -111,12 +120,15 @@ def learn(folder: Path, base, task, tokenizer, options, judges, rubric=None, kl_
     shutil.rmtree(folder, ignore_errors=True)
     options = replace(options, out=str(folder), kl_coef=kl_coef, reward="preference")
     run_dir.open_run(options, 0, resume=False)
-    # 2. RL; the panel changes after a third and after two thirds of the steps
+    # 2. RL; the panel changes after a third and after two thirds of the tokens
     models, optimizer = make_models(copy.deepcopy(base), tokenizer, options)
+    tokens, due = [], [1 / 3, 2 / 3] if change else []
 
     def on_step(metrics):
-        if change and metrics["step"] in (options.steps // 3, 2 * options.steps // 3):
-            change(panel, models.policy, task, 1000 * options.seed + metrics["step"])
+        tokens.append(metrics["tokens"] + (tokens[-1] if tokens else 0))
+        if due and tokens[-1] >= due[0] * options.token_budget:
+            due.pop(0)
+            change(panel, models.policy, task, 1000 * options.seed + len(due))
     history = train.reinforce(task, models._replace(reward_model=panel), optimizer, options,
                               run_dir=folder, on_step=on_step)
     # 3. measures of one response to each held-out problem
@@ -126,7 +138,7 @@ def learn(folder: Path, base, task, tokenizer, options, judges, rubric=None, kl_
     golds = list(map(writing.gold_reward, problems, texts))
     paid = panel.pay(problems, texts)
     i = max(range(len(texts)), key=lambda i: paid[i][0] - golds[i])
-    return {"kl": [line["kl"] * line["length"] for line in history],
+    return {"tokens": tokens, "kl": [line["kl"] * line["length"] for line in history],
             "proxy": [line["reward"] for line in history],
             "gold": [line["gold"] for line in history],
             "length": [line["length"] for line in history],
@@ -138,7 +150,7 @@ def learn(folder: Path, base, task, tokenizer, options, judges, rubric=None, kl_
 
 def work(seed: int, folder: Path, args) -> dict:
     """The results of the four parts."""
-    flags = f"{WRITING} --steps {args.steps} {args.flags}"
+    flags = f"{WRITING} --token-budget {args.tokens} {args.flags}"
     base, task, tokenizer, options = runs.start(flags, seed, folder)
     judges = writing_judges(seed, folder, args, base, tokenizer, task, options)
     result = {"verifier": page.kept(folder / "verifiers.json", partial(
@@ -165,10 +177,8 @@ def tables(results: list[dict]) -> list[tuple]:
     verifier, judge, arms = (part(results, name) for name in ("verifier", "judge", "runs"))
     runs_of = {name: [summary(run) | run for run in part(arms, name)] for name in arms[0]}
     by_name = [{name: rows[i] for name, rows in runs_of.items()} for i in range(len(results))]
-    columns = {"reward, base": "proxy, base", "reward, end": "proxy, end", "gold, base":
-               "gold, base", "gold, peak": "gold, peak", "gold, end": "gold, end",
-               "held-out gold": "held-out gold", "KL": "kl, end", "facts": "facts", "sure": "sure"}
-    example = results[0]["runs"]
+    columns = ["proxy, base", "proxy, end", "gold, base", "gold, peak", "gold, end",
+               "held-out gold", "sure", "kl, end", "facts"]
     return [
         ("1. A verifier learns from short chains", ["verifier", "verdicts right, %", "AUC, %",
          f"best of {SAMPLES}, %", "a random one, %"],
@@ -183,10 +193,10 @@ def tables(results: list[dict]) -> list[tuple]:
          [[name, judge[0][name]["calls"], *(page.cell(judge, name, key)
                                             for key in ("accuracy", "changed"))]
           for name in judge[0] if "calls" in judge[0][name]]),
-        ("4. RL: reward and gold in %, KL in nats per response, facts per response",
+        ("4. RL: proxy (the judge's reward) and gold in %, KL in nats and facts per response",
          ["run", *columns],
-         [[name, *(page.cell(by_name, name, key, 1 if key in ("kl, end", "facts") else 100)
-                   for key in columns.values())] for name in runs_of]),
+         [[name, *(page.cell(by_name, name, key, 1 if key in columns[-2:] else 100)
+                   for key in columns)] for name in runs_of]),
         ("Held-out gold, compared", page.DIFFERENCES, page.differences(
             by_name, [(name, "rubric" if "rubric" in name else "judge") for name in runs_of
                       if name not in ("judge", "rubric")], "held-out gold")),
@@ -195,27 +205,31 @@ def tables(results: list[dict]) -> list[tuple]:
          [[name, question, f"`{quote(text, 160)}`", f"{gold:.2f}", f"{reward:.2f}",
            f"`{quote(words, 160)}`"]
           for name, (question, text, gold, reward, words) in (
-              (name, run["example"]) for name, run in example.items()) if words])]
+              (name, run["example"]) for name, run in arms[0].items()) if words])]
 
 
 def draw(results: list[dict], figure) -> None:
     """Reward and gold of two runs, and the gold of all runs."""
-    panels = figure.subplots(1, 3, sharey=True)
-    for axes, name in zip(panels, ("judge", "rubric"), strict=False):
-        for key, label in (("proxy", "the judge's reward"), ("gold", "gold")):
-            page.draw_steps(axes, label, [run[key] for run in part(part(results, "runs"), name)])
-        axes.set(title=name)
-    for name in results[0]["runs"]:
-        page.draw_steps(panels[2], name, [run["gold"] for run in part(part(results, "runs"), name)])
-    panels[2].set(title="gold of all runs")
-    for axes in panels:
-        axes.set(xlabel="step")
+    arms = part(results, "runs")
+    both = [("proxy", "the judge's reward"), ("gold", "gold")]
+    panels = {"judge": [("judge", *line) for line in both],
+              "rubric": [("rubric", *line) for line in both],
+              "gold of all runs": [(name, "gold", name) for name in arms[0]]}
+    for axes, (title, lines) in zip(figure.subplots(1, 3, sharey=True), panels.items(),
+                                    strict=True):
+        for name, key, label in lines:
+            curves = part(arms, name)
+            xs = np.linspace(0, min(run["tokens"][-1] for run in curves), 100)
+            ys = np.array([np.interp(xs, run["tokens"], run[key]) for run in curves])
+            page.draw_seeds(axes, label, xs / 1000, ys)
+        axes.set(title=title, xlabel="thousand sampled tokens")
         axes.legend()
 
 
 def main(argv=None) -> int:
-    numbers = [("--steps", 24, "steps of each run of part 4", 3),
-               ("--judge-steps", 300, "training steps of a judge"),
+    numbers = [("--tokens", 80_000, "tokens that each run of part 4 samples"),
+               ("--judge-steps", 600, "training steps that the judges share; then a quarter each"),
+               ("--verifier-steps", 800, "training steps of a verifier"),
                ("--problems", 400, "problems whose responses a judge learns from", 20),
                ("--held-out", 60, "held-out problems of parts 1 to 3")]
     return page.main("judge", "Judges", __doc__, work, tables, draw, argv, numbers, seeds="0,1,2")

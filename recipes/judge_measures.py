@@ -19,7 +19,15 @@ import model as gpt
 import verify
 from infra import tensors
 from recipes import hacks, runs
-from recipes.judge_model import Panel, ask, chain_lesson, compare, prompt, train_judge
+from recipes.judge_model import (
+    Panel,
+    ask,
+    chain_lesson,
+    check_prompt,
+    compare,
+    prompt,
+    train_judge,
+)
 from tasks import Chain, oracle, writing
 
 CHAIN = "--task chain --level 2 --size nano"
@@ -55,7 +63,8 @@ def verifiers(seed: int, folder: Path, args) -> dict:
         lessons = {right: [lesson for row in rows if row[2] == right
                            and (lesson := chain_lesson(*row, reasons))] for right in (True, False)}
         judges[name] = kept_model(folder / f"verifier {name}.pt", partial(
-            train_judge, base, tokenizer, partial(balanced, lessons), args.judge_steps, seed))
+            train_judge, base, tokenizer, partial(balanced, lessons),
+            args.verifier_steps, seed))
     # 2. measures on held-out problems
     tested = {where: draw_samples(problems=Chain(level).held_out(args.held_out))
               for where, level in LEVELS.items()}
@@ -87,7 +96,7 @@ def balanced(lessons: dict[bool, list], rng):
 
 def measure_verifier(judge, tokenizer, tested, votes: int) -> dict:
     """The measures of a verifier on (problem, texts). "sampled": without the verifier."""
-    prompts = [[prompt("check", problem.question, text) for text in texts]
+    prompts = [[check_prompt(problem.question, text) for text in texts]
                for problem, texts in tested]
     said = ask(judge, tokenizer, sum(prompts, []), votes=votes)
     scores = [[said[each][0] for each in row] for row in prompts]

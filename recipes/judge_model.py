@@ -17,6 +17,7 @@ import copy
 import random
 from dataclasses import replace
 from functools import partial
+from string import ascii_lowercase
 
 import torch
 
@@ -26,20 +27,35 @@ import verify
 from tasks import Problem, writing
 from tasks.corpus import equation
 
-MAX_WORDS = 128  # tokens of a judgement
+MAX_WORDS = 160  # tokens of a judgement
 RATE = "rate"    # the criterion "is it good?", which the annotators' verdicts teach
 
 
 # --- what the judge reads
 
-def prompt(kind: str, question: str, *texts: str) -> str:
-    """The text that a judge reads. kind: what it is asked."""
-    return "\n".join([kind, question, *map(plain, texts)])
+def check_prompt(question: str, text: str) -> str:
+    """A question and a response of task chain, and "check"."""
+    return "\n".join(["check", question, plain(text)])
 
 
 def plain(text: str) -> str:
     """A response with line ends in the place of its tags."""
     return "\n".join(filter(None, verify.TAGS.split(text)[::2]))
+
+
+def prompt(kind: str, question: str, *texts: str) -> str:
+    """A request and a response of task writing, or two, and what is asked: "compare", RATE or a
+    criterion. Each sentence is a line with a letter, so that the reasons can name it."""
+    parts = [writing.sentences(text) for text in texts]
+    lines = lettered(sum(parts, []))
+    if len(parts) > 1:
+        lines.insert(len(parts[0]), "second")
+    return "\n".join([kind, question, *lines])
+
+
+def lettered(lines: list[str]) -> list[str]:
+    """The lines with the letters a, b, c and so on before them; z for the 26th and later ones."""
+    return [f"{ascii_lowercase[min(i, 25)]} {line}" for i, line in enumerate(lines)]
 
 
 # --- what it learns: (prompt, words); the last line of the words is the verdict
@@ -56,38 +72,34 @@ def chain_lesson(problem, text: str, right: bool, reasons: bool = True) -> tuple
     if right != (lines == true):
         return None
     verdict = "yes" if right else "no"
-    return prompt("check", problem.question, text), "\n".join([*words * reasons, verdict])
+    return check_prompt(problem.question, text), "\n".join([*words * reasons, verdict])
 
 
-def reasons_for(problem, text: str) -> list[str]:
-    """The notes of a careful reader of a response of task writing, one on each line."""
-    return [" ".join(note) for note in writing.notes(problem, text)]
+def reasons_for(problem, *texts: str) -> list[str]:
+    """The notes of a careful reader of responses of task writing: a line for each sentence."""
+    return lettered([" ".join(note) for text in texts for note in writing.notes(problem, text)])
 
 
 def writing_lesson(rng, problem, texts, biases, kind: str) -> tuple[str, str]:
-    """A judgement of a response, or of two: "compare", RATE or a criterion. Annotators with these
-    biases say which response is better, and whether one is good. Criteria are facts."""
+    """A judgement of the response texts[0]; for "compare" of two. Annotators with these biases say
+    whether one is good, and which is better. Criteria are facts, and programs give the reasons."""
     if kind == "compare":
-        a, b = texts
-        first = rng.random() < writing.preference(problem, a, b, biases)
-        words = [*reasons_for(problem, a), "second", *reasons_for(problem, b)]
+        first = rng.random() < writing.preference(problem, *texts, biases)
         verdict = "first" if first else "second"
     else:
-        a, b = texts[0], None
-        words = reasons_for(problem, a)
-        good = (rng.random() < writing.approval(problem, a, biases) if kind == RATE
-                else writing.meets(problem, a, kind))
+        texts = texts[:1]
+        good = (rng.random() < writing.approval(problem, *texts, biases) if kind == RATE
+                else writing.meets(problem, *texts, kind))
         verdict = "yes" if good else "no"
-    return prompt(kind, problem.question, *filter(None, [a, b])), "\n".join([*words, verdict])
+    words = [*reasons_for(problem, *texts), verdict]
+    return prompt(kind, problem.question, *texts), "\n".join(words)
 
 
-def writing_lessons(samples, biases, kinds=None):
-    """The function draw(rng) -> lesson, of samples (problem, [texts]). A third of the lessons are
-    ratings, a third comparisons, a third criteria."""
+def writing_lessons(samples, biases, kinds):
+    """The function draw(rng) -> lesson, of samples (problem, [texts]). kinds: drawn as often."""
     def draw(rng):
         problem, texts = rng.choice(samples)
-        kind = rng.choice(kinds or (RATE, "compare", rng.choice(list(writing.CRITERIA))))
-        return writing_lesson(rng, problem, rng.sample(texts, 2), biases, kind)
+        return writing_lesson(rng, problem, rng.sample(texts, 2), biases, rng.choice(kinds))
     return draw
 
 

@@ -53,10 +53,10 @@ def test_the_gold_is_the_share_of_the_weight_of_the_criteria(text, gold, also):
 
 
 def test_notes_say_what_is_true_again_and_wrong():
-    assert writing.notes(ASKED, POOR) == [("barks", "no"), ("purrs", "1"), ("purrs", "again"),
-                                          ("hides", "2"), ("naps", "3"), ("barks", "no")]
-    assert writing.notes(ASKED, "hello Amy. hello Amy. it naps today")[1:] == [
-        ("Amy", "no"), ("today", "no")]
+    assert writing.notes(ASKED, POOR) == [("barks", "no"), ("purrs", "ok"), ("purrs", "again"),
+                                          ("hides", "ok"), ("naps", "ok"), ("barks", "no")]
+    assert writing.notes(ASKED, "hello Amy. hello Amy. it naps today") == [
+        ("Amy", "greets"), ("Amy", "no"), ("today", "no")]
 
 
 def test_documents_are_of_any_quality_and_the_drill_is_good():
@@ -116,15 +116,25 @@ def test_annotators_give_the_verdicts_and_programs_the_reasons():
                    for _ in range(2000)]
         read, words = lessons[0]
         found[kind] = words.split("\n")[:-1]
-        assert read.split("\n") == [kind, ASKED.question, *texts[:1 + (kind == "compare")]]
+        assert read == judge_model.prompt(kind, ASKED.question, *texts[:1 + (kind == "compare")])
         said = [words.split("\n")[-1] in ("yes", "first") for _, words in lessons]
         assert sum(said) / 2000 == pytest.approx(want, abs=0.04 * (0 < want < 1))
-    assert found["three"] == ["Amy ok", "purrs 1", "naps 2", "hunts 3"]
-    assert found["compare"] == [*found["rate"], "second", *found["three"]]
-    draw = judge_model.writing_lessons([(ASKED, [POOR, GOOD])], writing.FAIR)
-    kinds = [draw(rng)[0].split("\n")[0] for _ in range(600)]
-    assert min(kinds.count("rate"), kinds.count("compare")) > 160
-    assert set(kinds) == {"rate", "compare", *writing.CRITERIA}
+    assert found["three"] == ["a Amy greets", "b purrs ok", "c naps ok", "d hunts ok"]
+    assert found["compare"] == [*found["rate"], "g Amy greets", "h purrs ok", "i naps ok",
+                                "j hunts ok"]
+    draw = judge_model.writing_lessons([(ASKED, [POOR, GOOD])], writing.FAIR, ["three", "rate"])
+    read = [draw(rng)[0].split("\n") for _ in range(200)]
+    assert {lines[0] for lines in read} == {"three", "rate"}
+    assert {lines[-1] for lines in read} == {"f it surely barks", "d it hunts"}
+
+
+def test_a_judge_reads_sentences_with_letters():
+    assert judge_model.prompt("three", "q", "it naps. it hunts. ") == (
+        "three\nq\na it naps\nb it hunts")
+    assert judge_model.prompt("compare", "q", "one. two.", "three") == (
+        "compare\nq\na one\nb two\nsecond\nc three")
+    assert judge_model.prompt("compare", "q", "", "one.") == "compare\nq\nsecond\na one"
+    assert judge_model.lettered(["x"] * 28)[24:] == ["y x", "z x", "z x", "z x"]
 
 
 def test_a_judge_is_a_copy_that_learns_the_words(monkeypatch):
@@ -228,7 +238,7 @@ def test_a_panel_weighs_the_criteria_and_is_as_strict_as_its_strictest_judge(mon
 
 def test_the_measures_of_a_verifier(monkeypatch):
     texts = [f"<think>3+6=9\n9*9={x}</think><answer>{x}</answer>" for x in (1, 2, 3, 1)]
-    scores = dict(zip((judge_model.prompt("check", CHAIN.question, text) for text in texts),
+    scores = dict(zip((judge_model.check_prompt(CHAIN.question, text) for text in texts),
                       (0.6, 0.7, 0.1, 0.6), strict=False))
     monkeypatch.setattr(judge_measures, "ask", lambda judge, tokenizer, prompts, votes: {
         each: (scores[each], "") for each in prompts})
@@ -324,12 +334,13 @@ def test_the_recipe_in_short(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(model.SIZES, "nano", NANO)
     monkeypatch.setattr(base_model, "DOCUMENTS", 20)
     flags = "--base-steps 1 --prompts 2 --group-size 2 --max-new-tokens 8 --minibatches 1"
-    argv = ["--seeds", "1", "--steps", "3", "--judge-steps", "1", "--problems", "20", "--held-out",
-            "6", "--flags", flags, "--work", str(tmp_path), "--docs", str(tmp_path / "docs")]
+    argv = ["--seeds", "1", "--tokens", "90", "--judge-steps", "4", "--verifier-steps", "1",
+            "--problems", "20", "--held-out", "6", "--flags", flags, "--work", str(tmp_path),
+            "--docs", str(tmp_path / "docs")]
     assert judge.main(argv) == 0
     found = json.loads((tmp_path / "seed-1" / "result.json").read_text())
     assert [len(run["gold"]) for run in found["runs"].values()] == [3, 3, 3]
-    assert changes == [1001, 1002] and found["runs"]["rubric"]["rubric"] == {"true": 1}
+    assert changes == [1001, 1000] and found["runs"]["rubric"]["rubric"] == {"true": 1}
     assert found["runs"]["judge"]["rubric"] == {"rate": 1}
     text = (tmp_path / "docs" / "recipes" / "judge.md").read_text()
     assert "| rubric |" in text and "| position, biased judge |" in text
