@@ -47,7 +47,7 @@ from tasks import writing
 
 WRITING = ("--task writing --level 2 --size nano --reward format --algo grpo --prompts 16 "
            "--group-size 8 --minibatches 2 --lr 1e-3 --no-checkpoints")
-RUBRIC = {"greets": 1, "three": 2, "detailed": 3}  # lacks half of the gold; "detailed" is none of it
+RUBRIC = {"greets": 1, "three": 2, "detailed": 3}  # it lacks three criteria of the gold
 NEW_WEIGHT, WORSE = 2, -0.25                       # of `renew_rubric`
 AGAIN_STEPS = 40                                   # of `train_again`
 KL_COEF, HELD_OUT = 0.1, 100                       # held-out requests of a run
