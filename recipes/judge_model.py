@@ -162,13 +162,12 @@ class Panel:
 
     def weigh(self, judge, problems, texts) -> list[tuple[float, str]]:
         """(reward, words) of each response, by one judge: the weighted mean over the rubric."""
-        criteria, total = list(self.rubric), sum(self.rubric.values())
-        columns = [self.verdicts(judge, name, problems, texts) for name in criteria]
-        return [(sum(self.rubric[name] * score for name, (score, _) in zip(criteria, row,
-                                                                           strict=True)) / total,
-                 "\n".join(f"{name}: {words}" for name, (_, words) in zip(criteria, row,
-                                                                          strict=True)))
-                for row in zip(*columns, strict=True)]
+        said = {name: self.verdicts(judge, name, problems, texts) for name in self.rubric}
+        total, found = sum(self.rubric.values()), []
+        for i in range(len(texts)):
+            score = sum(weight * said[name][i][0] for name, weight in self.rubric.items()) / total
+            found.append((score, "\n".join(f"{name}: {said[name][i][1]}" for name in said)))
+        return found
 
     def pay(self, problems, texts) -> list[tuple[float, str]]:
         """(reward, words) of each response, by its strictest judge."""
