@@ -48,7 +48,7 @@ from tasks import writing
 WRITING = ("--task writing --level 2 --size nano --reward format --algo grpo --prompts 16 "
            "--group-size 8 --minibatches 2 --lr 1e-3 --no-checkpoints")
 RUBRIC = {"greets": 1, "three": 2, "detailed": 3}  # it lacks three criteria of the gold
-NEW_WEIGHT, WORSE = 2, -0.25                       # of `renew_rubric`
+NEW_WEIGHT, WORSE = 2, -0.1                        # of `renew_rubric`
 AGAIN_STEPS = 40                                   # of `train_again`
 KL_COEF, HELD_OUT = 0.1, 100                       # held-out requests of a run
 JUDGES = {"biased": writing.BIASED, "fair": writing.FAIR, "biased 2": writing.BIASED,
@@ -58,18 +58,19 @@ JUDGES = {"biased": writing.BIASED, "fair": writing.FAIR, "biased 2": writing.BI
 # --- the judges, and what changes in a run
 
 def writing_judges(seed: int, folder: Path, args, base, tokenizer, task, options) -> dict:
-    """The judges of JUDGES. All learn from responses of the base: first, as one, to note what is in
-    a response and whether it meets a criterion, and then what their own annotators prefer."""
+    """The judges of JUDGES. All learn from responses of the base: first, as one, from fair
+    annotators, to note what is in a response, and then from their own annotators."""
     samples = sample(base, tokenizer, task.sample(random.Random(f"judged {seed}"), args.problems),
                      4, seed, options.max_new_tokens)
     criteria = list(writing.CRITERIA)
-    reader = kept_model(folder / "reader.pt", partial(
-        train_judge, base, tokenizer, writing_lessons(samples, writing.FAIR, criteria),
-        args.judge_steps, seed))
     kinds = [*criteria, *len(criteria) * [RATE, "compare"]]  # a third each
+    reader = kept_model(folder / "reader.pt", partial(
+        train_judge, base, tokenizer, writing_lessons(samples, writing.FAIR, kinds),
+        args.judge_steps, seed))
+    steps = args.judge_steps // 4
     return {name: kept_model(folder / f"judge {name}.pt", partial(
-        train_judge, reader, tokenizer, writing_lessons(samples, biases, kinds),
-        args.judge_steps // 4, 100 * seed + i)) for i, (name, biases) in enumerate(JUDGES.items())}
+        train_judge, reader, tokenizer, writing_lessons(samples, biases, kinds), steps,
+        100 * seed + i)) for i, (name, biases) in enumerate(JUDGES.items())}
 
 
 def train_again(panel, policy, task, seed: int) -> None:
@@ -228,7 +229,7 @@ def draw(results: list[dict], figure) -> None:
 
 def main(argv=None) -> int:
     numbers = [("--tokens", 80_000, "tokens that each run of part 4 samples"),
-               ("--judge-steps", 600, "training steps that the judges share; then a quarter each"),
+               ("--judge-steps", 800, "training steps that the judges share; then a quarter each"),
                ("--verifier-steps", 800, "training steps of a verifier"),
                ("--problems", 400, "problems whose responses a judge learns from", 20),
                ("--held-out", 60, "held-out problems of parts 1 to 3")]

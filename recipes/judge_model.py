@@ -161,12 +161,14 @@ class Panel:
         return [said[each] for each in prompts]
 
     def weigh(self, judge, problems, texts) -> list[tuple[float, str]]:
-        """(reward, words) of each response, by one judge: the weighted mean over the rubric."""
+        """(reward, words) of each response, by one judge: the weighted mean over the rubric. The
+        words show P(yes) too, because a verdict is sampled: it may be the less likely one."""
         said = {name: self.verdicts(judge, name, problems, texts) for name in self.rubric}
         total, found = sum(self.rubric.values()), []
         for i in range(len(texts)):
             score = sum(weight * said[name][i][0] for name, weight in self.rubric.items()) / total
-            found.append((score, "\n".join(f"{name}: {said[name][i][1]}" for name in said)))
+            words = [f"{name}: {said[name][i][1]}, P(yes) {said[name][i][0]:.2f}" for name in said]
+            found.append((score, "\n".join(words)))
         return found
 
     def pay(self, problems, texts) -> list[tuple[float, str]]:

@@ -227,9 +227,10 @@ def test_a_panel_weighs_the_criteria_and_is_as_strict_as_its_strictest_judge(mon
     problem, text, reward = samples[1]
     assert (problem, text, reward.parts) == (ASKED, POOR, {"gold": 0.5})
     assert reward.total == pytest.approx(0.45)
-    assert reward.words == "three: one says so\ngreets: one says so"
+    assert reward.words == ("three: one says so, P(yes) 0.30\n"
+                            "greets: one says so, P(yes) 0.90")
     assert judge_model.Panel(["two"], None, {"three": 1, "greets": 1}).pay([ASKED], [GOOD]) == [
-        (0.25, "three: two says so\ngreets: two says so")]
+        (0.25, "three: two says so, P(yes) 0.50\ngreets: two says so, P(yes) 0.00")]
     assert judge_model.Panel([], None).rubric == {"rate": 1}
     assert judge_model.Gold().pay([ASKED, ASKED], [GOOD, POOR]) == [(1.0, ""), (0.2, "")]
 
