@@ -46,6 +46,7 @@ class Reward:
     total: float
     parts: dict  # name -> value; each is logged. "correct" and "format" are 1.0 or 0.0
     no_verdict: bool = False  # the verifier cannot tell; such a response counts as wrong
+    words: str = ""  # of a judge: its reasons and its verdict, for the page of a run
 
 
 @dataclass(frozen=True)

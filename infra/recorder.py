@@ -215,8 +215,9 @@ def in_detail(line: dict, group: Group, after=None) -> dict:
 
 
 def response_of(attempt, row: int, batch_row: int | None, tokenizer) -> dict:
-    """Text, reward, advantage, length and ending of a response. The reward is the one that the
-    advantage was computed from; a response that is not in the batch has the advantage 0."""
+    """Text, reward, advantage, length and ending of a response, and the words of a judge. The
+    reward is the one that the advantage was computed from; a response that is not in the batch has
+    the advantage 0."""
     (_, text, reward), rollout, batch = attempt.samples[row], attempt.rollout, attempt.batch
     total, parts, advantage = reward.total, reward.parts, 0.0
     if batch_row is not None:
@@ -230,7 +231,8 @@ def response_of(attempt, row: int, batch_row: int | None, tokenizer) -> dict:
     truncated = bool(rollout.truncated[row])
     ending = ("limit" if truncated else "end of text" if ids[-1] in tokenizer.stop_ids
               else "stop string")
-    return {"text": text, "reward": round(total, 4), "parts": parts,
+    words = {"words": reward.words} if reward.words else {}
+    return {"text": text, "reward": round(total, 4), "parts": parts, **words,
             "advantage": round(advantage, 3) + 0.0, "length": len(ids), "truncated": truncated,
             "ending": ending}
 

@@ -141,3 +141,5 @@ def show_group(groups: list[dict]) -> None:
         ending = ["cut off"] if response.get("truncated") else []
         echo("  " + ", ".join(facts + ending))
         echo(textwrap.indent(visible(response["text"]), "    | ", lambda line: True))
+        if response.get("words"):
+            echo(textwrap.indent(f"judge: {visible(response['words'])}", "      "))

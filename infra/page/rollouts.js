@@ -172,7 +172,9 @@ function card(response, show, painted) {
       `${response.length} ${response.ids || response.ending ? "tokens" : "characters"}`,
       response.ending].filter(Boolean).join(" · ") }),
     body ? body.element
-      : el("div", { class: "text", tabindex: "0" }, visible(response.text)));
+      : el("div", { class: "text", tabindex: "0" }, visible(response.text)),
+    response.words ? [el("p", { class: "muted facts-line", text: "the judge" }),
+      el("div", { class: "text", tabindex: "0" }, visible(response.words))] : null);
 }
 
 // The advantage as a bar from the middle: blue to the right, orange to the left.
