@@ -6,9 +6,10 @@
 
 Signature, decorators and docstring of a function stay. Its body becomes `raise
 NotImplementedError`. The lambdas of a table become `...`. Left out of the students' copy: the
-lecturer's files (LECTURER), and tests that hold a slow version of a removed function (ORACLES).
-Left in on purpose: engine/, whose samplers, kernels and packed log-probs compute the same in other
-and longer ways, because training needs them.
+lecturer's files (LECTURER), tests that hold a slow version of a removed function (ORACLES), and
+lines of docs/ that quote removed code.
+Left in on purpose: engine/, whose samplers (turns.py is the nearest), kernels and packed log-probs
+compute the same in other ways, because training and recipes need them.
 """
 
 import argparse
@@ -30,6 +31,7 @@ ORACLES = {  # part -> test files, and the helpers in them that are solutions of
         "tests/test_grpo.py": ["advantages_loop"]},
     5: {"tests/test_ppo.py": ["gae_loop"]},
 }
+MIN_QUOTE = 20  # characters of a line of code that no page may quote
 STUDENT_README = """# The course
 
 Read [handout.md](handout.md), write the functions that raise `NotImplementedError`, and grade them:
@@ -83,6 +85,12 @@ def without_lambdas(text: str, table: str) -> str:
     return "".join(lines)
 
 
+def without_quotes(page: str, removed: set[str]) -> str:
+    """The text of a page in which lines that quote removed code are replaced by `...`."""
+    return "".join("...\n" if any(code in line for code in removed) else line
+                   for line in page.splitlines(keepends=True))
+
+
 def without_oracles(text: str, oracles: list[str]) -> str:
     """The text of a test file without some helpers, and without the tests that call them."""
     lines = text.splitlines(keepends=True)
@@ -117,16 +125,23 @@ def blank(out: Path, parts: list[int], solutions: bool = False) -> None:
             shutil.copy(ROOT / name, out / name)
     if solutions:
         return
+    removed = set()  # lines of code
     for exercise in EXERCISES:
         if exercise.part in parts:
             path = out / exercise.file
             text = path.read_text("utf-8")
-            path.write_text(without_lambdas(text, exercise.table) if exercise.table
-                            else without_body(text, exercise), "utf-8")
+            blanked = without_lambdas(text, exercise.table) if exercise.table \
+                else without_body(text, exercise)
+            path.write_text(blanked, "utf-8")
+            removed |= set(map(str.strip, text.splitlines())) - set(
+                map(str.strip, blanked.splitlines()))
     for part in parts:
         for name, oracles in ORACLES.get(part, {}).items():
             text = without_oracles((out / name).read_text("utf-8"), oracles)
             (out / name).write_text(text, "utf-8")
+    removed = {code for code in removed if len(code) > MIN_QUOTE}
+    for page in sorted((out / "docs").rglob("*.md")):
+        page.write_text(without_quotes(page.read_text("utf-8"), removed), "utf-8")
     (out / "course" / "README.md").write_text(STUDENT_README, "utf-8")
 
 

@@ -2,6 +2,7 @@
 
     python course/grade.py                 all parts of the folder that this file is in
     python course/grade.py 4               part 4
+    python course/grade.py gae whiten      two exercises
     python course/grade.py --folder DIR    another folder: the lecturer's own grader
     python course/grade.py --json FILE     also writes a results.json for Gradescope
 
@@ -13,6 +14,7 @@ inputs; a network or file sandbox (a lecturer's machine should run it in a conta
 """
 
 import argparse
+import difflib
 import hashlib
 import json
 import os
@@ -32,6 +34,7 @@ from judge import judge
 COURSE = Path(__file__).resolve().parent
 START_SECONDS = 300  # for importing PyTorch on a busy machine
 WIDTH = 96
+CHOICES = [str(part) for part in PARTS] + [e.function for e in EXERCISES]
 TEXTS = ("input", "error", "text", "place", "fatal", "changed")  # fields of a message
 
 
@@ -121,9 +124,10 @@ def checked(message: dict) -> dict:
 
 # --- all exercises
 
-def grade_part(part: int, folder: Path, seconds: float, stored: dict) -> list[Result]:
+def grade_part(part: int, exercises, folder: Path, seconds: float, stored: dict) -> list[Result]:
+    """The results of exercises of one part."""
     results, child = [], None
-    for exercise in (e for e in EXERCISES if e.part == part):
+    for exercise in exercises:
         if child is None or not child.alive:
             if child:
                 child.close()
@@ -131,7 +135,8 @@ def grade_part(part: int, folder: Path, seconds: float, stored: dict) -> list[Re
         message = judge(exercise, child.ask(exercise, seconds), stored[exercise.name])
         results.append(Result(part, exercise.name, 0 if message else exercise.points,
                               exercise.points, message))
-    child.close()
+    if child:
+        child.close()
     return results
 
 
@@ -140,8 +145,8 @@ def name_causes(results: list[Result]) -> None:
     wrong = {result.name for result in results if result.message}
     for exercise in EXERCISES:
         called = [e.name for e in EXERCISES if e.function in exercise.uses and e.name in wrong]
-        for result in results:
-            if result.name == exercise.name and called and result.message.startswith("wrong"):
+        for result in (r for r in results if r.message):
+            if result.name == exercise.name and called and result.message != "not written yet":
                 result.message += f". It calls {called[0]}, which is not right yet: mend that first"
 
 
@@ -152,36 +157,44 @@ def grade_diagnosis(folder: Path) -> list[Result]:
         return []
     sealed = json.loads((broken / "sealed.json").read_text("utf-8"))
     causes = json.loads((broken / "causes.json").read_text("utf-8"))
+    runs = sorted(sealed.keys() - {"salt"})[:DIAGNOSIS]
     try:
-        answers = json.loads((folder / "answers.json").read_text("utf-8"))
-        answers, trouble = dict(answers), "no answer yet in answers.json"
+        answers = dict(json.loads((folder / "answers.json").read_text("utf-8")))
+        trouble = f"of the answers, {', '.join(sorted(answers.keys() - set(runs)))} is no run" \
+            if answers.keys() - set(runs) else ""
     except FileNotFoundError:
-        answers, trouble = {}, 'no answers.json yet; it holds {"run-01": "name of the cause", ...}'
+        answers, trouble = {}, 'there is no answers.json; it holds {"run-01": "a cause", ...}'
     except (ValueError, TypeError) as error:
         answers, trouble = {}, f"answers.json is no JSON object: {error}"
     results = []
-    for run in sorted(sealed.keys() - {"salt"})[:DIAGNOSIS]:
+    for run in runs:
         answer = answers.get(run)
         digest = hashlib.sha256(f"{sealed['salt']} {run} {answer}".encode()).hexdigest()
+        near = "".join(difflib.get_close_matches(str(answer), causes, 1))
         if digest == sealed[run]:
             message = ""
         elif answer is None:
-            message = trouble
+            message = trouble or "no answer yet"
+            trouble = ""  # once is enough
         elif answer not in causes:
-            message = f"{answer!r} is none of the causes: {', '.join(sorted(causes))}"
+            message = f"{answer!r} is no name in course/broken/causes.json" \
+                + f"; is it {near}?" * bool(near)
         else:
             message = f"not this cause. Look again: python report.py course/broken/{run} --text"
         results.append(Result(6, f"diagnosis {run}", int(not message), 1, message))
     return results
 
 
-def grade(folder: Path, parts=PARTS, seconds: float = 60.0) -> list[Result]:
-    """The results of all exercises of the parts."""
+def grade(folder: Path, wanted=CHOICES, seconds: float = 60.0) -> list[Result]:
+    """The results of exercises. wanted: numbers of parts and names of functions, as texts."""
     stored = json.loads((COURSE / "checks" / "fingerprints.json").read_text("utf-8"))
-    results = [result for part in parts
-               for result in grade_part(part, folder.resolve(), seconds, stored)]
+    results = []
+    for part in PARTS:
+        exercises = [e for e in EXERCISES if e.part == part
+                     and (str(part) in wanted or e.function in wanted)]
+        results += grade_part(part, exercises, folder.resolve(), seconds, stored)
     name_causes(results)
-    return results + (grade_diagnosis(folder) if 6 in parts else [])
+    return results + (grade_diagnosis(folder) if "6" in wanted else [])
 
 
 def gradescope(results: list[Result], seconds: float) -> dict:
@@ -206,15 +219,18 @@ def show(results: list[Result]) -> None:
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("part", nargs="*", type=int, choices=[*PARTS, []], help="default: all parts")
+    add("wanted", nargs="*", metavar="PART|FUNCTION", help="default: all parts")
     add("--folder", type=Path, default=COURSE.parent, help="the student's folder")
     add("--json", type=Path, metavar="FILE", help="write a results.json for Gradescope")
     add("--timeout", type=float, default=60.0, metavar="S", help="seconds for an exercise")
     args = parser.parse_args(argv)
+    if unknown := set(args.wanted) - set(CHOICES):
+        parser.error(f"there is no part or exercise {', '.join(sorted(unknown))}; choose of "
+                     f"{', '.join(CHOICES)}")
     if not args.folder.is_dir():
         parser.error(f"{args.folder} is not a folder")
     start = time.monotonic()
-    results = grade(args.folder, args.part or PARTS, args.timeout)
+    results = grade(args.folder, args.wanted or CHOICES, args.timeout)
     show(results)
     if args.json:
         text = json.dumps(gradescope(results, time.monotonic() - start), indent=1)

@@ -7,8 +7,6 @@ all are named. Otherwise the message says where the first wrong output is wrong,
 right.
 """
 
-import math
-
 from checks import outputs
 
 
@@ -68,7 +66,7 @@ def known_mistakes(found, wrong: dict, stored: dict) -> tuple[list[str], set]:
     for mutant in stored["mutants"]:
         own = {i: case for i, case in enumerate(mutant["cases"]) if case}
         fits = {i for i, case in own.items() if not outputs.first_difference(found[i], case)}
-        large = {i for i in fits if len(found[i][1]) > 5}
+        large = {i for i in fits if "float" in found[i][0] and len(found[i][1]) > 5}
         if own.keys() <= wrong.keys():
             explained[mutant["message"]] = fits if fits == own.keys() else large
     messages, left = [], set(wrong)
@@ -106,6 +104,5 @@ def describe_one(message: dict, output, difference, case: dict) -> str:
     if form != wanted:
         returned = form or ("a result" if wanted == "an exception" else "no tensor")
         return f"returns {returned}; asked for: {wanted or 'no tensor'}"
-    if isinstance(leaf, float) and not math.isfinite(leaf):
-        return f"gives {leaf}" + f" at {where}" * bool(where)
-    return f"has a wrong result at {where}" if where else "has a wrong result"
+    own = f"{leaf:.4g}" if isinstance(leaf, float) else repr(leaf)[:60]
+    return f"has a wrong result{f' at {where}' * bool(where)}: yours is {own}"

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import random
 import sys
 from fractions import Fraction as F
 from hashlib import sha256
@@ -18,7 +17,7 @@ import blank  # noqa: E402
 import grade  # noqa: E402
 import variants  # noqa: E402
 from checks import outputs  # noqa: E402
-from exercises import DIAGNOSIS, EXERCISES, PARTS  # noqa: E402
+from exercises import DIAGNOSIS, EXERCISES  # noqa: E402
 from judge import judge  # noqa: E402
 
 STORED = json.loads((ROOT / "course/checks/fingerprints.json").read_text("utf-8"))
@@ -72,11 +71,11 @@ def wrong_in_another_way(old: str, new: str, function: str) -> str:
 def test_an_unknown_mistake_is_placed():
     said = wrong_in_another_way("return advantages", "return advantages + mask / 7", "gae")
     assert said == ('wrong on 7 of 7 inputs. The input "lambda 1, gamma 1, a full row" has a wrong '
-                    'result at [0, 0]. Others: "lambda 0, gamma 1, a full row", "lambda 0.9, gamma '
-                    '0.8, a full row"')
+                    'result at [0, 0]: yours is 1.043. Others: "lambda 0, gamma 1, a full row", '
+                    '"lambda 0.9, gamma 0.8, a full row"')
     assert "returns float (1, 5, 1); asked for: float (1, 5)" in wrong_in_another_way(
         "return advantages", "return advantages[..., None]", "gae")
-    assert "gives nan at [0, 0]" in wrong_in_another_way(
+    assert "at [0, 0]: yours is nan" in wrong_in_another_way(
         "return advantages", "return advantages * float('nan')", "gae")
     assert "raises ZeroDivisionError" in wrong_in_another_way(
         "return advantages", "return 1 / 0", "gae")
@@ -123,7 +122,7 @@ def test_rounding_errors_pass_and_real_differences_do_not(value):
 
 def test_other_outputs():
     same = [(F(5), 5), (5, 5.0), (torch.tensor(2.5), 2.5), ((1, "a"), [1, "a"]),
-            (torch.ones(2), torch.ones(2).double()), ({"b": 1, "a": 2}, {"a": 2, "b": 1})]
+            (torch.ones(2), torch.ones(2).double()), ({"b": 1, "a": 2}, {"b": 1, "a": 2})]
     other = [(F(1, 3), 1 / 3), ("5", 5), (True, 1), (None, "None"), ([1, 2], [2, 1]), ([], None),
              (torch.ones(2), torch.ones(2).long()), (torch.ones(2), torch.ones(2, 1)),
              (torch.ones(2), [1.0, 1.0]), ([[1], [2]], [[1, 2]]), (object(), None)]
@@ -180,8 +179,15 @@ def test_solutions_and_the_lecturers_files_stay_behind(copy):
                 assert (helper in (copy / name).read_text("utf-8")) == (part not in (4, 6))
 
 
+def test_the_docs_quote_no_removed_code(copy):
+    k3 = '"k3": lambda log_ratio: torch.expm1(log_ratio) - log_ratio'
+    assert k3 in (ROOT / "ppo.py").read_text("utf-8")
+    assert not [page for page in copy.rglob("*.md") if k3 in page.read_text("utf-8")]
+    assert blank.without_quotes("a\n+ x = f(y)\nb\n", {"x = f(y)"}) == "a\n...\nb\n"
+
+
 def test_the_other_parts_are_whole(copy):
-    results = grade.grade(copy, [4, 7], 600.0)
+    results = grade.grade(copy, ["4", "7", "vote"], 600.0)
     assert {r.message for r in results if r.part == 4} == {"not written yet"}
     assert all(r.points == r.max_points and not r.message for r in results if r.part == 7)
 
@@ -201,6 +207,9 @@ def test_all_parts_and_solutions(tmp_path, capsys):
 
 # --- students' code that is worse than wrong
 
+PART_6 = [e for e in EXERCISES if e.part == 6]
+
+
 @pytest.fixture
 def attack(copy):
     """Grades part 6 after changes of dapo.py: bodies of its functions, and code before them."""
@@ -210,7 +219,7 @@ def attack(copy):
         text = true + before + "".join(f"\n\ndef {name}(*args):\n    {body}\n"
                                        for name, body in bodies.items())
         (copy / "dapo.py").write_text(text, "utf-8")
-        results = grade.grade_part(6, copy, seconds, STORED)
+        results = grade.grade_part(6, PART_6, copy, seconds, STORED)
         return {r.name.split()[1]: (r.points, r.message) for r in results}
     yield graded
     (copy / "dapo.py").write_text(true, "utf-8")
@@ -229,7 +238,8 @@ def test_exits_and_floods(attack):
     found = attack(informative="import sys; sys.exit(0)",
                    overlong_penalty="import os; os._exit(0)",
                    prompts_to_sample=f"print('x' * 10**7); {RIGHT}")
-    assert found["informative"][0] == 0 and "raises SystemExit" in found["informative"][1]
+    assert found["informative"][0] == 0
+    assert "raises SystemExit on the input: mixed, all right" in found["informative"][1]
     points, message = found["overlong_penalty"]
     assert points == 0 and message.startswith("the process ended on the input: limit 100, buffer 2")
     assert found["prompts_to_sample"] == (2, "")
@@ -297,6 +307,9 @@ def test_the_command_and_its_json(copy, tmp_path, capsys):
     assert "  0/2  dapo.py informative\n       not written yet\n" in printed
     with pytest.raises(SystemExit):
         grade.main(["8"])
+    assert "there is no part or exercise 8; choose of 1, 2, " in capsys.readouterr().err
+    assert grade.main(["informative", "--folder", str(copy)]) == 1
+    assert "0 of 2 points" in capsys.readouterr().out
 
 
 def test_a_wrong_exercise_names_the_wrong_one_that_it_calls():
@@ -315,19 +328,21 @@ def runs(tmp_path, monkeypatch):
     sealed = {"salt": "s"} | {run: sha256(f"s {run} {cause}".encode()).hexdigest()
                               for run, cause in (("run-01", "a"), ("run-02", "b"))}
     (tmp_path / "broken" / "sealed.json").write_text(json.dumps(sealed))
-    (tmp_path / "broken" / "causes.json").write_text(json.dumps(dict.fromkeys("abc", "why")))
+    causes = dict.fromkeys(("a", "b", "c", "clip"), "why")
+    (tmp_path / "broken" / "causes.json").write_text(json.dumps(causes))
     monkeypatch.setattr(grade, "COURSE", tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("answers, points, message", [
-    ('["run-01"]', 0, "no JSON object"),
-    ("{", 0, "no JSON object"),
+    ('["run-01"]', 0, "no answer yet"),
+    ("{", 0, "no answer yet"),
     ('{"run-01": "a"}', 1, "no answer yet"),
     ('{"run-01": "a", "run-02": "b"}', 2, ""),
     ('{"run-01": "a", "run-02": "c"}', 1, "not this cause"),
-    ('{"run-01": "a", "run-02": "d"}', 1, "'d' is none of the causes: a, b, c"),
-    (None, 0, "no answers.json yet"),
+    ('{"run-01": "a", "run-02": "d"}', 1, "'d' is no name in course/broken/causes.json"),
+    ('{"run-01": "a", "run-02": "clips"}', 1, "; is it clip?"),
+    (None, 0, "no answer yet"),
 ])
 def test_the_diagnosis(runs, answers, points, message):
     if answers is not None:
@@ -337,7 +352,12 @@ def test_the_diagnosis(runs, answers, points, message):
     assert message in results[1].message and bool(message) == bool(results[1].message)
 
 
-def test_the_parts():
-    assert PARTS == list(range(1, 8))
-    rng = random.Random(0)
-    assert len({rng.choice(EXERCISES).name for _ in range(500)}) == len(EXERCISES)
+@pytest.mark.parametrize("answers, message", [
+    (None, 'there is no answers.json; it holds {"run-01": "a cause", ...}'),
+    ("{", "answers.json is no JSON object"), ('["run-01"]', "answers.json is no JSON object"),
+    ('{"run-1": "a"}', "of the answers, run-1 is no run")])
+def test_trouble_with_the_file_of_answers_is_told_once(runs, answers, message):
+    if answers is not None:
+        (runs / "answers.json").write_text(answers)
+    first, second = grade.grade_diagnosis(runs)
+    assert message in first.message and second.message == "no answer yet"

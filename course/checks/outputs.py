@@ -28,7 +28,7 @@ def encode(x):
         kind = "float" if x.is_floating_point() else kind
         return {"tensor": kind, "shape": list(x.shape), "values": x.detach().flatten().tolist()}
     if isinstance(x, dict):
-        return {"dict": {str(key): encode(x[key]) for key in sorted(x, key=str)}}
+        return {"dict": {str(key): encode(x[key]) for key in x}}
     if isinstance(x, (list, tuple)):
         return {"list": [encode(item) for item in x]}
     if isinstance(x, Fraction):

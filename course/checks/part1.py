@@ -29,12 +29,13 @@ def sample_tokens(f):
     yield "temperature 2", f, logits, u, 2.0
     yield "temperature 0: greedy", f, logits, u, 0
     yield "top_k = 2", f, logits, u, 1.0, 2
-    yield "top_p = 0.7, temperature 0.8", f, logits, u, 0.8, 0, 0.7
+    yield "top_p = 0.8, temperature 0.5", f, logits, u, 0.5, 0, 0.8
+    yield "logits in bfloat16", f, logits.bfloat16(), u, 1.0
     slot = torch.tensor([2, 0, 0, 1])
     more = torch.tensor([0.7, 0.1, 0.99, 0.5])
     yield "slot: four sequences that use rows 2, 0, 0 and 1", f, logits, more, 1.0, 0, 1.0, slot
     yield "slot, temperature 0", f, logits, more, 0, 0, 1.0, slot
-    yield "a token that is almost certain", f, torch.tensor([[90.0, 0.0, 0.0]]), u[:1], 1.0
+    yield "a token that is almost certain", f, torch.tensor([[30.0, 0.0, 0.0]]), u[:1], 1.0
 
 
 def rotate(f):
@@ -61,7 +62,7 @@ def tiny_cache(capacity: int, lengths: list[int]):
 def next_tokens(f):
     def positions_and_mask(capacity, lengths, t):
         made = f(tiny_cache(capacity, lengths), t)
-        return {"positions": made.positions, "visible": made.visible}
+        return {"positions": made.positions, "visible": made.visible, "lengths": made.lengths}
     yield "an empty cache, three new tokens", positions_and_mask, 4, [0, 0], 3
     yield "rows with 2 and 0 tokens, one new token", positions_and_mask, 4, [2, 0], 1
     yield "rows with 1 and 3 tokens, two new tokens", positions_and_mask, 6, [1, 3], 2
@@ -95,7 +96,7 @@ def attention_of_cache(f):
 def tiny_gpt():
     """A GPT of 8 words with large random weights, so that its logits differ."""
     from model import GPT, Config
-    made = GPT(Config(8, context=32, layers=2, width=8, heads=2, kv_heads=1, hidden=12,
+    made = GPT(Config(8, context=32, layers=2, width=8, heads=4, kv_heads=2, hidden=12,
                       rope_theta=100.0))
     for i, parameter in enumerate(made.parameters()):
         if parameter.dim() == 2:
@@ -105,26 +106,33 @@ def tiny_gpt():
 
 def decode(f):
     from engine.request import make_request
-    table = torch.zeros(8, 3, dtype=torch.int64)  # the automaton of the string "3 5"
-    table[3], table[5, 1], table[:, 2] = 1, 2, 2
+    table = torch.zeros(8, 3, dtype=torch.int64)  # the automaton of the string "3 3"
+    table[3, 0], table[3, 1], table[:, 2] = 1, 2, 2
 
     def call(prompts, group_size=1, steps=6, temperature=1.0, stop=(), stop_table=None,
-             prefixes=None):
+             prefixes=None, top_k=0):
         request = make_request(tiny_gpt(), prompts, group_size, steps, temperature, 5, stop,
-                               stop_table, prefixes, 0, 1.0)
+                               stop_table, prefixes, top_k, 1.0)
         heard = []
         made = f(tiny_gpt(), request, heard.append if len(request.seeds) == 1 else None)
         inside = torch.arange(steps) < made["drawn"][:, None]  # behind it a row may hold anything
-        numbers = {name: made[name] * inside for name in ("tokens", "logp", "entropy")}
-        return made | numbers | {"heard": heard}
+        return {"drawn": made["drawn"], "truncated": made["truncated"],
+                "tokens": made["tokens"] * inside, "logp": made["logp"] * inside,
+                "entropy, summed": (made["entropy"] * inside).sum(1),
+                "on_token": [x if isinstance(x, int) else "no int" for x in heard]}
     yield "one prompt, greedy", call, [[1, 2, 3]], 1, 6, 0
     yield "one prompt, temperature 1", call, [[1, 2, 3]]
     yield "one prompt, temperature 0.7", call, [[4, 1]], 1, 6, 0.7
     yield "prompts of 1, 4 and 2 tokens", call, [[1], [1, 2, 3, 4], [5, 6]], 1, 5
     yield "two prompts, three responses to each", call, [[1, 2], [3]], 3, 4
-    yield "rows that stop at different steps", call, [[1, 2], [3], [4]], 2, 6, 1.0, [2, 5]
-    yield "a stop string", call, [[1, 2], [3], [4]], 2, 8, 1.0, [], table
+    yield "rows that stop at different steps", call, [[1, 2], [3], [4]], 2, 5, 1.0, [2, 5]
+    yield "a stop string", call, [[1, 2], [3], [4]], 2, 5, 1.0, [], table
     yield "fixed prefixes", call, [[1, 2], [3]], 1, 4, 1.0, [], None, [[7, 7], [6]]
+    yield "prefixes that end inside the stop string", call, [[1], [2]], 3, 3, 1.0, [], table, \
+        [[3], [6, 3]]
+    yield "any of four stop tokens, at most 2 tokens", call, [[1, 2], [3], [4]], 2, 2, 1.0, \
+        [1, 2, 5, 7]
+    yield "top_k = 2", call, [[1, 2], [3]], 2, 4, 1.0, [], None, None, 2
 
 
 CHECKS = {"inverse_cdf": inverse_cdf, "sample_tokens": sample_tokens, "rotate": rotate,

@@ -1,50 +1,72 @@
 """Inputs of part 2: verifiers. The answers are not here."""
 
 
+def shown(name: str, text: str) -> str:
+    """The description of an input, with its text."""
+    return f"{name}: {text!r}" if len(text) <= 70 else f"{name}: {text[:60]!r} ..."
+
+
 def well_formed(f):
+    for name, text, *opened in well_formed_texts():
+        yield shown(name, text), f, text, *opened
+
+
+def well_formed_texts():
     good = "<think>2+3=5</think><answer>5</answer>"
-    yield "a good response", f, good
-    yield "white space between and after the tags", f, f"\n{good[:20]} \n{good[20:]}\n"
-    yield "white space and an end-of-turn mark after it", f, good + "<|im_end|>\n"
-    yield "text before the thinking", f, "Sure! " + good
-    yield "text between thinking and answer", f, good.replace("k><a", "k> so <a")
-    yield "text after the answer", f, good + " I am sure."
-    yield "no thinking tags", f, "<answer>5</answer>"
-    yield "no answer", f, "<think>2+3=5</think>5"
-    yield "an answer that is not closed", f, good.removesuffix("</answer>")
-    yield "empty thinking", f, "<think></think><answer>5</answer>"
-    yield "thinking of white space alone", f, "<think> \n</think><answer>5</answer>"
-    yield "an empty answer", f, "<think>2+3=5</think><answer></answer>"
-    yield "two answers", f, good + "<answer>6</answer>"
-    yield "the answer before the thinking", f, "<answer>5</answer><think>2+3=5</think>"
-    yield "an answer inside the thinking", f, "<think>a<answer>5</answer></think>"
-    yield "thinking tags twice", f, "<think>a</think>" + good
-    yield "thinking over two lines", f, good.replace("2+3", "2+\n3")
-    yield "opened: the prompt ends with <think>", f, good.removeprefix("<think>"), True
-    yield "opened, and <think> again", f, good, True
-    yield "not opened, and no <think>", f, good.removeprefix("<think>")
+    yield "a good response", good
+    yield "white space between and after the tags", f"\n{good[:20]} \n{good[20:]}\n"
+    yield "white space and an end-of-turn mark after it", good + "<|im_end|>\n"
+    yield "text before the thinking", "Sure! " + good
+    yield "text between thinking and answer", good.replace("k><a", "k> so <a")
+    yield "text after the answer", good + " I am sure."
+    yield "no thinking tags", "<answer>5</answer>"
+    yield "no answer", "<think>2+3=5</think>5"
+    yield "an answer that is not closed", good.removesuffix("</answer>")
+    yield "empty thinking", "<think></think><answer>5</answer>"
+    yield "thinking of white space alone", "<think> \n</think><answer>5</answer>"
+    yield "an empty answer", "<think>2+3=5</think><answer></answer>"
+    yield "two answers", good + "<answer>6</answer>"
+    yield "the answer before the thinking", "<answer>5</answer><think>2+3=5</think>"
+    yield "an answer inside the thinking", "<think>a<answer>5</answer></think>"
+    yield "thinking tags twice", "<think>a</think>" + good
+    yield "thinking over two lines", good.replace("2+3", "2+\n3")
+    yield "opened: the prompt ends with <think>", good.removeprefix("<think>"), True
+    yield "opened, and <think> again", good, True
+    yield "not opened, and no <think>", good.removeprefix("<think>")
+    yield "thinking of a zero-width space", "<think>\u200b</think><answer>5</answer>"
+    yield "an answer of a zero-width space", "<think>a</think><answer>\u200b</answer>"
+    yield "a zero-width space before it", "\u200b" + good
+    yield "an end-of-turn mark between", good.replace("k><a", "k><|im_end|><a")
+    yield "text after the end-of-turn mark", good + "<|im_end|>more"
 
 
 def extract(f):
-    yield "a good response", f, "<think>2+3=5</think><answer>5</answer>"
-    yield "white space around the answer", f, "<think>a</think><answer> 12\n</answer>"
-    yield "an answer of two lines", f, "<think>a</think><answer>x = 1\ny = 2</answer>"
-    yield "a box around the answer", f, "<think>a</think><answer>\\boxed{7}</answer>"
-    yield "text after the answer", f, "<think>a</think><answer>5</answer> done"
-    yield "no thinking", f, "<answer>5</answer>"
-    yield "no answer", f, "<think>2+3=5</think>5"
-    yield "an answer that is not closed", f, "<think>a</think><answer>5"
-    yield "an answer that is not opened", f, "<think>a</think>5</answer>"
-    yield "an empty answer", f, "<think>a</think><answer> </answer>"
-    yield "two answers", f, "<think>a</think><answer>5</answer><answer>6</answer>"
-    yield "an answer inside the thinking alone", f, "<think>a<answer>5</answer>b</think>"
-    yield "a second answer inside the thinking", f, \
+    for name, text in extract_texts():
+        yield shown(name, text), f, text
+
+
+def extract_texts():
+    yield "a good response", "<think>2+3=5</think><answer>5</answer>"
+    yield "white space around the answer", "<think>a</think><answer> 12\n</answer>"
+    yield "an answer of two lines", "<think>a</think><answer>x = 1\ny = 2</answer>"
+    yield "a box around the answer", "<think>a</think><answer>\\boxed{7}</answer>"
+    yield "text after the answer", "<think>a</think><answer>5</answer> done"
+    yield "no thinking", "<answer>5</answer>"
+    yield "no answer", "<think>2+3=5</think>5"
+    yield "an answer that is not closed", "<think>a</think><answer>5"
+    yield "an answer that is not opened", "<think>a</think>5</answer>"
+    yield "an empty answer", "<think>a</think><answer> </answer>"
+    yield "two answers", "<think>a</think><answer>5</answer><answer>6</answer>"
+    yield "an answer inside the thinking alone", "<think>a<answer>5</answer>b</think>"
+    yield "a second answer inside the thinking", \
         "<think>a<answer>4</answer></think><answer>5</answer>"
-    yield "an answer in thinking that is not closed", f, "<think>a <answer>5</answer>"
-    yield "a tag inside the answer", f, "<think>a</think><answer>5<think></answer>"
-    yield "thinking after the answer", f, "<think>a</think><answer>5</answer><think>b</think>"
-    yield "closing tag twice", f, "<think>a</think><answer>5</answer>6</answer>"
-    yield "an answer of 5,000 characters", f, f"<think>a</think><answer>{'7' * 5000}</answer>"
+    yield "an answer in thinking that is not closed", "<think>a <answer>5</answer>"
+    yield "a tag inside the answer", "<think>a</think><answer>5<think></answer>"
+    yield "thinking after the answer", "<think>a</think><answer>5</answer><think>b</think>"
+    yield "closing tag twice", "<think>a</think><answer>5</answer>6</answer>"
+    yield "an answer of 5,000 characters", f"<think>a</think><answer>{'7' * 5000}</answer>"
+    yield "thinking that is opened by the prompt", "2+3=5</think><answer>5</answer>"
+    yield "a zero-width space as the answer", "<think>a</think><answer>\u200b</answer>"
 
 
 def number(f):
@@ -61,8 +83,9 @@ def number(f):
             ("a word before it", "about 42"),
             ("a word", "forty"), ("an empty text", ""), ("an exponent", "1e5"),
             ("infinity", "inf"), ("a sum", "2+3"), ("a long number", "1" * 41),
-            ("digits of another script", "٣")):
-        yield f"{name}: {text[:25]!r}", f, text
+            ("digits of another script", "٣"), ("40 characters", "1" * 40),
+            ("division by zero with two digits", "1/00"), ("one dollar sign at the end", "5$")):
+        yield shown(name, text), f, text
 
 
 def expression(f):
@@ -79,9 +102,12 @@ def expression(f):
             ("two numbers without an operator", "2 3"), ("no operator before a bracket", "2(3)"),
             ("empty brackets", "()"), ("an empty text", ""), ("a name", "x+1"),
             ("Python", "__import__('os')"), ("a line end", "2+3\n"),
-            ("more than 200 characters", "1" + "+1" * 100), ("199 characters", "1" + "+1" * 99),
-            ("deep brackets", "(" * 60 + "1" + ")" * 60)):
-        yield f"{name}: {text[:25]!r}", f, text
+            ("201 characters", "1" + "+1" * 100), ("199 characters", "1" + "+1" * 99),
+            ("200 characters", "11" + "+1" * 99), ("deep brackets", "(" * 60 + "1" + ")" * 60),
+            ("a number in place of the closing bracket", "(2+3 4"),
+            ("an opening bracket in place of the closing one", "(2+3("),
+            ("digits of another script", "٣+2")):
+        yield shown(name, text), f, text
 
 
 CHECKS = {"well_formed": well_formed, "extract": extract, "number": number,

@@ -19,9 +19,11 @@ def group_std(f):
 def group_advantages(f):
     yield "two groups of four", f, FOUR, GROUPS
     yield "groups of different sizes, in any order", f, FOUR, MIXED
-    equal = torch.tensor([0.1, 0.1, 0.1, 1.0, 0.0])
-    yield "a group with equal rewards", f, equal, torch.tensor([0, 0, 0, 1, 1])
-    yield "a response that is alone", f, torch.tensor([0.5, 1.0, 0.0]), torch.tensor([1, 0, 0])
+    equal = torch.cat((torch.full((16,), 1.1), torch.tensor([1.0, 0.0])))
+    yield "sixteen equal rewards of 1.1, and a group of two", f, equal, torch.arange(18) // 16
+    alone, group = torch.tensor([0.7, 1.0, 0.0]), torch.tensor([1, 0, 0])
+    yield "a response that is alone", f, alone, group
+    yield "a response that is alone, baseline others", f, alone, group, True, "others"
     yield "scale_by_std False", f, FOUR, MIXED, False
     yield "baseline others", f, FOUR, GROUPS, False, "others"
     yield "divisor mean", f, FOUR, GROUPS, True, "mean", "mean"
@@ -54,7 +56,7 @@ def surrogate(f):
     yield "clip_high = 0.28 above clip_low = 0.2", call, LOGP, OLD, torch.ones(1, 7), 0.2, 0.28
     yield "clip_low = 0.3 above clip_high = 0.1", call, LOGP, OLD, -torch.ones(1, 7), 0.3, 0.1
     signs = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0]])
-    yield "dual_clip = 1.1, advantages of both signs", call, LOGP, OLD, signs, 0.2, 0.2, 1.1
+    yield "dual_clip = 1.1, advantages of 2 and -2", call, LOGP, OLD, 2 * signs, 0.2, 0.2, 1.1
     far = torch.tensor([[200.0, -200.0, 200.0, -200.0, 200.0]])
     some = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0]])
     yield "log-ratios of 200 and -200", call, far, torch.zeros(1, 5), some
@@ -81,10 +83,10 @@ def kl(f):
 
 def token_weights(f):
     mask = torch.tensor([[0.0, 1, 1, 1, 1], [0, 1, 0, 0, 0], [1, 1, 0, 1, 0]])
-    empty = torch.tensor([[1.0, 1, 0], [0, 0, 0]])
+    empty = torch.tensor([[1.0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1]])
     for how in ("token", "sequence", "sum", "constant"):
         yield f"{how}, rows of 4, 1 and 3 tokens", f, mask, how, 10
-        yield f"{how}, a row without tokens", f, empty, how, 4
+        yield f"{how}, rows of 4, 0 and 3 tokens", f, empty, how, 7
     yield "no tokens at all", f, torch.zeros(2, 3), "token", 4
     yield "constant without max_tokens", f, mask, "constant"
 
@@ -108,14 +110,15 @@ def token_rewards(f):
         batch = Batch(torch.ones(3, 4, dtype=torch.int64), mask.clone(), old_logp,
                       torch.tensor([0, 0, 1]), rewards, ref_logp=ref_logp,
                       step_rewards=step_rewards)
-        return f(batch, SimpleNamespace(kl_coef=kl_coef, kl_in=kl_in))
+        return f(batch, SimpleNamespace(kl_coef=kl_coef, kl_in=kl_in, kl="k3"))
     rewards = torch.tensor([1.0, 0.1, 0.5])
     steps = torch.tensor([[0.0, 0.2, 0, 0.9], [0.4, 0.3, 0, 0], [0, 0.7, 0, 0.6]])
-    yield "no KL", call, rewards, old, None, 0.0, "loss"
+    yield ("rows with a prompt, with padding, with a gap; no KL",
+           call, rewards, old, None, 0.0, "loss")
     yield "the KL in the loss", call, rewards, old, ref, 0.1, "loss"
     yield "the KL in the reward", call, rewards, old, ref, 0.1, "reward"
-    yield "rewards per step", call, rewards, old, None, 0.0, "loss", steps
-    yield "rewards per step, the KL in the reward", call, rewards, old, ref, 0.1, "reward", steps
+    yield "batch.step_rewards", call, rewards, old, None, 0.0, "loss", steps
+    yield "batch.step_rewards, the KL in the reward", call, rewards, old, ref, 0.1, "reward", steps
 
 
 CHECKS = {"group_std": group_std, "group_advantages": group_advantages, "surrogate": surrogate,

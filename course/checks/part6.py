@@ -17,11 +17,13 @@ def overlong_penalty(f):
     yield "limit 100, buffer 20", f, lengths, 100, 20
     yield "limit 100, buffer 5", f, lengths, 100, 5
     yield "limit 100, buffer 100", f, lengths, 100, 100
+    yield "lengths that are whole numbers", f, lengths.long(), 100, 20
 
 
 def prompts_to_sample(f):
     for prompts, sampled, kept in ((16, 16, 8), (16, 16, 4), (16, 32, 15), (16, 16, 16),
-                                   (16, 16, 0), (16, 20, 17), (8, 24, 5), (10, 10, 7)):
+                                   (16, 16, 0), (16, 20, 17), (8, 24, 5), (10, 10, 7),
+                                   (16, 20, 10), (32, 64, 0)):
         yield (f"the batch needs {prompts} groups; of {sampled} so far {kept} were informative",
                f, prompts, sampled, kept)
 

@@ -10,7 +10,13 @@ MUTANTS = {
         ("your standard deviation divides by n. A group is a sample of few responses: divide by "
          "n - 1", "(torch.bincount(group) - 1)", "torch.bincount(group)"),
         ("this is the standard deviation of the whole batch: each group has its own",
-         "return (" + RETURN, "return rewards.std().expand(len(rewards))"),
+         "return (" + RETURN, "return before.std().expand(len(rewards))",
+         "    rewards = above", "    before = rewards\n    rewards = above"),
+        ("this is the standard deviation of all rewards above their group's minimum: each group "
+         "has its own", "return (" + RETURN, "return rewards.std().expand(len(rewards))"),
+        ("you take neighbouring rows for a group. `group` says which rows belong together",
+         "    rewards = above", "    group = torch.arange(len(rewards)) // max(1, len(rewards) // "
+         "len(group.unique()))\n    rewards = above"),
         ("this is the variance: take the square root", ").sqrt()[group]", ")[group]"),
         ("you return one number per group. Return one per response, so that it can divide the "
          "rewards", ".sqrt()[group]", ".sqrt()"),
@@ -36,6 +42,12 @@ MUTANTS = {
         ("a group with equal rewards, or of one response, gives NaN: add 1e-6 to the divisor",
          "DIVISORS[divisor](rewards.double(), group) + 1e-6",
          "DIVISORS[divisor](rewards.double(), group)"),
+        ("equal rewards must give exactly 0. The mean of sixteen 1.1 is not 1.1, and the rest is "
+         "divided by 1e-6: subtract the group's minimum first (above_minimum)",
+         "raised = above_minimum(rewards.double(), group)", "raised = rewards"),
+        ("a response that is alone has the advantage 0: with baseline others its reward is left, "
+         "divided by 1e-6. Subtract the group's minimum first (above_minimum)",
+         "raised = above_minimum(rewards.double(), group)", "raised = rewards.double()"),
         ("scale_by_std=False has no effect: then the advantage is only r - baseline",
          "if scale_by_std:", "if True:"),
         ("you never divide by the standard deviation", "if scale_by_std:", "if False:"),
@@ -84,6 +96,9 @@ MUTANTS = {
          "torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)",
          "torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), "
          "torch.minimum(gain, dual_clip * advantages))"),
+        ("the bound of dual_clip is dual_clip times |A|, not dual_clip",
+         "torch.maximum(gain, dual_clip * advantages)",
+         "torch.maximum(gain, -dual_clip * torch.ones_like(advantages))"),
         ("dual_clip bounds the loss from below: the loss of a token with A < 0 is AT MOST "
          "dual_clip |A|", "torch.maximum(gain, dual_clip", "torch.minimum(gain, dual_clip"),
         ("you return the mean over the tokens. Return the loss of each token: the weights average "
@@ -147,6 +162,12 @@ MUTANTS = {
          '"sum": lambda mask, max_tokens: mask'),
         ("constant: divide by the number of rows too", "mask / (len(mask) * max_tokens)",
          "mask / max_tokens"),
+        ("sequence: rows without tokens count too: divide by the number of all rows",
+         SEQUENCE, "mask / ((mask.sum(1) > 0).sum() * mask.sum(1, True).clamp(min=1))"),
+        ("sequence: you sum over the rows of a column: sum over the tokens of a row",
+         "mask.sum(1, True)", "mask.sum(0, True)"),
+        ("constant: tokens outside the mask have the weight 0", "mask / (len(mask) * max_tokens)",
+         "torch.ones_like(mask) / (len(mask) * max_tokens)"),
         ("constant: you divide by the longest row of the batch. Divide by max_tokens, which is the "
          "same in every batch", "mask / (len(mask) * max_tokens)",
          "mask / (len(mask) * mask.sum(1).max())"),
@@ -177,6 +198,23 @@ MUTANTS = {
         ("the reward is at the last column. Rows end at different places: use the last token with "
          "mask 1", "batch.mask * (tokens_left == 1)",
          "(torch.arange(batch.mask.shape[1]) == batch.mask.shape[1] - 1)"),
+        ("the last token is not at the sum of the mask minus 1: the columns before the response "
+         "come first", "batch.mask * (tokens_left == 1)",
+         "at_sum(batch.mask)", "    if batch.step_rewards is None:",
+         "    def at_sum(mask):\n        last = mask.sum(1).long() - 1\n"
+         "        return (torch.arange(mask.shape[1]) == last[:, None]).float()\n"
+         "    if batch.step_rewards is None:"),
+        ("a mask may have gaps: the last token is the last one with mask 1, not the end of the "
+         "first run", "batch.mask * (tokens_left == 1)",
+         "first_end(batch.mask)",
+         "    if batch.step_rewards is None:",
+         "    def first_end(mask):\n        after = torch.cat((mask[:, 1:], mask[:, :1] * 0), 1)\n"
+         "        ends = mask * (1 - after)\n        return ends * (ends.cumsum(1) == 1)\n"
+         "    if batch.step_rewards is None:"),
+        ("the KL is not multiplied by kl_coef", "options.kl_coef * kl(", "kl("),
+        ("batch.step_rewards replace the rewards; you add the two",
+         "rewards = batch.step_rewards", "rewards = batch.step_rewards + batch.rewards[:, None] * "
+         "batch.mask * (batch.mask.flip(1).cumsum(1).flip(1) == 1)"),
         ("the reward is shared out over the tokens of the response: it belongs to the last one",
          "(tokens_left == 1)", "(1 / batch.mask.sum(1, keepdim=True))"),
         ("the KL penalty has the wrong sign: it lowers the reward", "rewards - options.kl_coef",

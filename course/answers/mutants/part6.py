@@ -17,6 +17,11 @@ MUTANTS = {
          ".all(0)[group]", ".all(0)[group] & (correct > 0)"),
         ("you ask for as many right answers as wrong ones; one of each is enough",
          "(counts > 0).all(0)", "(counts[0] == counts[1])"),
+        ("the last group is missing", "return (counts > 0).all(0)[group]",
+         "return (counts > 0).all(0)[group] & (group < group.max())"),
+        ("no row is informative for you: whether a row is right is 0 or 1; the mean of its group "
+         "tells", "(counts > 0).all(0)[group]", "(counts > 0).all(0)[group] & (correct > 0) & "
+         "(correct < 1)"),
         ("you take neighbouring rows for a group. `group` says which rows belong together",
          "    counts =", "    group = torch.arange(len(group)) // max(1, len(group) // "
          "len(group.unique()))\n    counts ="),
@@ -29,6 +34,11 @@ MUTANTS = {
          ".clamp(max=1)"),
         ("the penalty begins at the limit. It begins at limit - buffer and is -1 at the limit",
          "(lengths - (limit - buffer))", "(lengths - limit)"),
+        ("the penalty begins one token too early: at length = limit - buffer it is 0",
+         "(lengths - (limit - buffer))", "(lengths - (limit - buffer) + 1)"),
+        ("the penalty of whole-number lengths is rounded to a whole number: divide first",
+         "    return -((", "    if not lengths.is_floating_point():\n        return -((lengths - "
+         "(limit - buffer)) // buffer).clamp(0, 1)\n    return -(("),
         ("the penalty jumps: it must grow linearly over the buffer",
          "((lengths - (limit - buffer)) / buffer).clamp(0, 1)",
          "(lengths > limit - buffer).float()"),
@@ -40,6 +50,11 @@ MUTANTS = {
          "informative: expect the same rate as before", RATE, "prompts - kept"),
         ("the number is rounded down: round up, or the batch is not filled", RATE,
          "(prompts - kept) * sampled // max(1, kept)"),
+        ("int(x) + 1 is one too many where x is a whole number: round up with math.ceil",
+         "math.ceil((prompts - kept) * sampled / max(1, kept))",
+         "int((prompts - kept) * sampled / max(1, kept)) + 1"),
+        ("with no informative group so far you sample as many as before: at most `prompts`",
+         "return max(0,", "return sampled if kept == 0 else max(0,"),
         ("there is no upper bound: sample at most `prompts` at a time", "min(prompts, " + RATE
          + ")", RATE),
         ("the number is negative when there are too many groups: then it is 0", "max(0, min(",
