@@ -73,7 +73,9 @@ def group_advantages(rewards, group, scale_by_std=True, baseline="mean", divisor
     """Advantages (N,) of rewards (N,); group (N,) is the index of each response's group.
 
     The advantage is exactly 0 if all rewards of a group are equal, or if it has one response. Sums
-    are in double, so the order of the responses does not matter. Names: BASELINES, DIVISORS."""
+    are in double, so the order of the responses does not matter. The baseline is that of the
+    rewards above the group's minimum, the divisor that of the rewards. Names: BASELINES,
+    DIVISORS."""
     raised = above_minimum(rewards.double(), group)
     advantages = raised - BASELINES[baseline](raised, group)
     if scale_by_std:
@@ -89,7 +91,8 @@ def decoupled_advantages(rewards, correct, group):
 
 
 def sequence_log_ratio(logp, old_logp, mask):
-    """GSPO's log-ratio (N, 1): the mean of a response's token log-ratios; 0 without tokens."""
+    """GSPO's log-ratio (N, 1): the mean of a response's token log-ratios, without a clamp; 0
+    without tokens."""
     return ((logp - old_logp) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
 

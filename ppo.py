@@ -106,7 +106,8 @@ def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: floa
 def clipped(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2):
     """The tokens whose gradient the clip has removed: (below, above), each bool (N, T).
 
-    The lower bound acts only where A < 0, the upper bound only where A > 0. dual_clip is ignored.
+    The bounds are those of `policy_ratio`. The lower one acts only where A < 0, the upper one only
+    where A > 0. dual_clip is ignored.
     """
     ratio = policy_ratio(logp, old_logp)
     return (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
@@ -217,14 +218,15 @@ def gae(rewards, values, mask, gamma: float = 1.0, gae_lambda: float = 0.95):
 
 
 def whiten(x, mask, eps: float = 1e-6):
-    """x (N, T) with mean 0 and standard deviation 1 (n - 1) over the mask, 0 outside of it."""
+    """x (N, T) with mean 0 and standard deviation 1 (n - 1) over the mask, 0 outside of it. The
+    divisor is sqrt(variance + eps^2), so equal values and a single one give 0."""
     n = mask.sum()
     centred = (x - (x * mask).sum() / n) * mask
     return centred / ((centred**2).sum() / (n - 1).clamp(min=1) + eps**2).sqrt()
 
 
 def value_loss(values, old_values, returns, clip: float = 0.0):
-    """Half the squared error per token (N, T).
+    """Half the squared error per token (N, T), without a mean.
 
     If clip > 0, values are also clipped to within `clip` of old_values. The larger of the two
     errors counts.
@@ -274,8 +276,9 @@ class Critic(nn.Module):
 # --- the algorithm, as train.py calls it
 
 def token_rewards(batch: Batch, options):
-    """Rewards per token (N, T). The reward of a response is at its last token. batch.step_rewards,
-    if given, replace it. With kl_in "reward", the k1 estimate of the KL is subtracted."""
+    """Rewards per token (N, T). The reward of a response is at its last token with mask 1; a row
+    without tokens has none. batch.step_rewards, if given, replace these rewards. With kl_in
+    "reward", kl_coef times the k1 estimate of the KL is subtracted at each token with mask 1."""
     if batch.step_rewards is None:
         tokens_left = batch.mask.flip(1).cumsum(1).flip(1)  # the token itself included
         rewards = batch.rewards[:, None] * batch.mask * (tokens_left == 1)

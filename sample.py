@@ -65,7 +65,8 @@ class KVCache:
 
     def next_tokens(self, t: int) -> "KVCache":
         """Sets the positions (N, t) of t new tokens per row, and `visible` (N, 1, t, S): the
-        columns that each of them attends to, its own included. Returns the cache."""
+        columns that each of them attends to, its own included. Returns the cache. The caller
+        advances `lengths`."""
         columns = torch.arange(self.keys.shape[3], device=self.lengths.device)
         self.positions = self.lengths[:, None] + columns[:t]                  # (N, t)
         self.visible = columns <= self.positions[:, None, :, None]            # (N, 1, t, S)
@@ -105,8 +106,9 @@ def generate(model: GPT, prompts: list[list[int]], group_size: int = 1, max_new_
 
 @torch.inference_mode()
 def decode(model: GPT, request: Request, on_token) -> dict:
-    """Draws all rows. Returns tokens, logp and entropy (N, max_new_tokens), the number of `drawn`
-    tokens (N,), and which rows are `truncated` (N,)."""
+    """Draws all rows. Returns a dict: tokens, logp and entropy (N, max_new_tokens), the number of
+    `drawn` tokens (N,), and which rows are `truncated` (N,). `on_token`, if given, is called in
+    each step with the token of row 0, an int."""
     device, n, steps = request.seeds.device, len(request.seeds), request.max_new_tokens
     of_row = torch.arange(n, device=device) // request.group_size             # prompt of each row
     lengths = torch.tensor([len(text) for text in request.texts], device=device)[of_row]

@@ -209,7 +209,8 @@ def number(text: str) -> Fraction | None:
     """The exact value of a text that is one number and nothing else: an integer, decimal or
     fraction with a sign, thousands commas, `$`, `%` (50% is 50) or a final full stop, as in GSM8K
     or in LaTeX ($5$, \\$5, 5\\%, 1{,}000). '1/3' is not '0.33'. None for everything else, for
-    division by zero, and for more than MAX_DIGITS characters."""
+    division by zero, and for more than MAX_DIGITS characters, which are counted without white
+    space and a pair of $ around the text."""
     text = text.strip()
     text = text[1:-1] if len(text) > 2 and text[0] == text[-1] == "$" else text
     match = NUMBER.fullmatch(text) if len(text) <= MAX_DIGITS else None

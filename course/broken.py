@@ -1,4 +1,4 @@
-"""Makes the runs of course/broken/: ten with one mistake each, and a healthy one.
+"""Makes the runs of course/broken/: ten with one mistake each, and two healthy ones.
 
     python course/broken.py --work DIR                 all ten, one after another, from one base
     python course/broken.py --work DIR --run run-03    one of them
@@ -32,7 +32,8 @@ from infra import arguments  # noqa: E402
 SETTINGS = ["--size", "nano", "--level", "1", "--base-steps", "800", "--steps", "30",
             "--eval-every", "10", "--eval-problems", "100", "--eval-samples", "4",
             "--prompts", "16", "--group-size", "8", "--record-mb", "0.75"]
-HEALTHY = "healthy"  # the run without a mistake
+PPO = ["--algo", "ppo", "--prompts", "32", "--group-size", "4"]
+HEALTHY = {"healthy": [], "healthy-ppo": PPO}  # the runs without a mistake, and their flags
 FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "summary.json")
 
 
@@ -126,7 +127,7 @@ def critic_not_trained() -> list[str]:
         set_rates(optimizer, *more)
         optimizer.param_groups[1]["lr"] = 0.0
     train.set_learning_rates = set_learning_rates
-    return ["--algo", "ppo", "--prompts", "32", "--group-size", "4"]
+    return PPO
 
 
 FAULTS = {fault.__name__.replace("_", "-"): fault for fault in (
@@ -158,8 +159,8 @@ def write_seals(salt: str) -> None:
 
 def make(run: str, work: Path) -> int:
     """Makes a run in work/RUN and keeps its files in course/broken/RUN. Returns the exit code of
-    train.py. The run without a mistake trains the base that all runs start from."""
-    flags = [] if run == HEALTHY else FAULTS[answers()[run]["cause"]]()
+    train.py. The first healthy run trains the base that all runs start from."""
+    flags = HEALTHY[run] if run in HEALTHY else FAULTS[answers()[run]["cause"]]()
     code = train.main([*SETTINGS, *flags, "--out", str(work / run)])
     if code == 0:
         kept = COURSE / "broken" / run
@@ -172,8 +173,8 @@ def make(run: str, work: Path) -> int:
 def main(argv=None) -> int:
     parser = arguments.Parser("broken.py", description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=arguments.path, required=True, help="folder for the runs")
-    runs = [HEALTHY, *sorted(answers())]
-    parser.add_argument("--run", choices=runs, help="make this run alone, after the healthy one")
+    runs = [*HEALTHY, *sorted(answers())]
+    parser.add_argument("--run", choices=runs, help="make this run alone, after `healthy`")
     parser.add_argument("--salt", help="write course/broken/sealed.json again with this salt")
 
     def work(args):

@@ -43,8 +43,8 @@ def sample_tokens(logits: torch.Tensor, u: torch.Tensor, temperature: float, top
     The distribution is softmax(logits / temperature), restricted to what top_k and top_p keep. u
     (N,): uniform numbers. logits: (N, V), or (P, V) with slot (N,), the row of logits that each
     sequence uses. Temperature 0 is greedy; log-prob and entropy are then those at temperature 1.
-    engine/graphs.py records decode steps with this function in them. So neither it nor inverse_cdf
-    decides in Python by a number of a tensor, or loops over rows."""
+    engine/graphs.py records decode steps on a GPU with this function in them. So neither it nor
+    inverse_cdf decides in Python by a number of a tensor, or loops over rows."""
     if temperature and not top_k and top_p == 1 and slot is None and kernels.usable(logits):
         return kernels.sample_tokens(logits, u, temperature)
     logits = logits.float()

@@ -19,7 +19,7 @@ from infra.read_run import read_run
 
 ANSWERS = broken.answers()
 CAUSES = json.loads((broken.COURSE / "broken" / "causes.json").read_text())
-FOLDERS = {run: broken.COURSE / "broken" / run for run in [broken.HEALTHY, *sorted(ANSWERS)]}
+FOLDERS = {run: broken.COURSE / "broken" / run for run in [*broken.HEALTHY, *sorted(ANSWERS)]}
 
 
 # --- the folders
