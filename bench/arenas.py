@@ -10,8 +10,8 @@
 
 In each of the last three, all runs share the base and the number of sampled tokens. Every algorithm
 has the same tuning: one run of seed 100 with each of three learning rates. The rate with the best
-final accuracy is kept for two sets of five seeds (`long`: one set). Each run is a line of arenas.jsonl. Runs that
-have a line are not made again. Each run is a process of one thread.
+final accuracy is kept for two sets of five seeds (`long`: one set). Each run is a line of
+arenas.jsonl. Runs that have a line are not made again. Each run is a process of one thread.
 
 Then bench/results.py makes the tables and bench/plot.py the figures. Accuracies are measured on 500
 held-out problems: greedy, and avg@4, the mean over four samples at temperature 1. `sparse` compares
