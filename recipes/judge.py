@@ -223,8 +223,8 @@ def draw(results: list[dict], figure) -> None:
             xs = np.linspace(0, min(run["tokens"][-1] for run in curves), 100)
             ys = np.array([np.interp(xs, run["tokens"], run[key]) for run in curves])
             page.draw_seeds(axes, label, xs / 1000, ys)
-        axes.set(title=title, xlabel="thousand sampled tokens")
-        axes.legend()
+        axes.set(title=title, xlabel="thousand sampled tokens", ylim=(0, 1))
+        axes.legend(loc="lower left", fontsize="x-small", ncols=2)
 
 
 def main(argv=None) -> int:
