@@ -1,17 +1,15 @@
 """Makes the runs of course/broken/: ten with one mistake each, and two healthy ones.
 
-    python course/broken.py --work DIR                 all ten, one after another, from one base
+    python course/broken.py --work DIR                 all, one after another, from one base
     python course/broken.py --work DIR --run run-03    one of them
 
 course/answers/causes.json says which run has which cause. A mistake is a patch of one function in
 this process, so config.json does not show it. The model is small (--size nano) and a run takes
 about half a minute of one core. A run's folder keeps what report.py reads (FILES).
-`seal` makes the digests with which grade.py marks the answers of
-students: a digest hides a cause from readers, but not from those who try all names.
+Students' answers are marked by digests (`seal` in grade.py), so their copy needs no causes.
 Left out on purpose: checkpoints, and the runs of bench/broken.py, whose causes the docs explain.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,7 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 COURSE = Path(__file__).parent
-sys.path.insert(0, str(COURSE.parent))
+sys.path[:0] = [str(COURSE.parent), str(COURSE)]
+from grade import seal  # noqa: E402
+
 import grpo  # noqa: E402
 import ppo  # noqa: E402
 import tasks  # noqa: E402
@@ -141,11 +141,6 @@ FAULTS = {fault.__name__.replace("_", "-"): fault for fault in (
 def answers() -> dict:
     """{run: {"cause": name, "shows": what to see}} of course/answers/causes.json."""
     return json.loads((COURSE / "answers" / "causes.json").read_text())
-
-
-def seal(salt: str, run: str, cause: str) -> str:
-    """The digest that stands for the cause of a run in course/broken/sealed.json."""
-    return hashlib.sha256(f"{salt} {run} {cause}".encode()).hexdigest()
 
 
 def write_seals(salt: str) -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import evaluate  # noqa: E402
+from bench.stats import markdown_table  # noqa: E402
 from infra import arguments, files  # noqa: E402
 from infra.terminal import echo  # noqa: E402
 
@@ -87,8 +88,7 @@ def table(entries: list[Entry]) -> str:
     """The board as a markdown table. A run over a budget has no rank."""
     titles = ("rank", "run", "accuracy, %", "95% interval, %", "tokens", "seconds", "parameters",
               "budget")
-    rows = [titles, ["---"] * len(titles)]
-    rank = 0
+    rows, rank = [], 0
     for entry in ranked(entries):
         rank += not entry.over
         low, high = entry.ci
@@ -96,7 +96,7 @@ def table(entries: list[Entry]) -> str:
                      f"{100 * low:.1f} to {100 * high:.1f}", f"{entry.tokens:,}",
                      f"{entry.seconds:.0f}", f"{entry.parameters:,}",
                      f"over: {', '.join(entry.over)}" if entry.over else "kept"))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(markdown_table(titles, rows)[:-1])
 
 
 # --- the command line
