@@ -47,11 +47,11 @@ def template(form: str, prompt_template: str, examples: list[tuple[str, str]]) -
 
 def examples(task, n: int) -> list[tuple[str, str]]:
     """n training problems with their responses, always the same ones. A problem with steps is
-    solved in one line per step."""
+    solved in one line per step; one with a tool by its right calls."""
     rng, pairs = random.Random("few shot"), []
     for problem in task.sample(rng, n):
         response = task.document(rng, problem, drill=True)
-        if problem.steps:
+        if problem.steps and not problem.tool:
             response = tagged("\n".join(equation(*step) for step in problem.steps), problem.answer)
         pairs.append((problem.question, response))
     return pairs
