@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import infra.openmp  # noqa: F401  (before torch)
 
 from dataclasses import replace
+from textwrap import fill
 
 import numpy as np
 
@@ -138,7 +139,8 @@ def draw(results: list[dict], figure) -> None:
         panel.imshow(np.ma.masked_where(~ink, ink), cmap="gray", vmin=1, vmax=2)
         panel.set(xticks=[], yticks=[], title=x["question"])
         panel.title.set_size(7)
-        panel.set_xlabel(x["text"].removeprefix("<think>").replace("</think>", "\n"), size=6)
+        thought, _, answer = x["text"].removeprefix("<think>").partition("</think>")
+        panel.set_xlabel(f"{fill(thought, 24)}\n{answer}", size=6)
 
 
 def main(argv=None) -> int:
