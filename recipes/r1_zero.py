@@ -43,7 +43,7 @@ from recipes import page, runs
 from tasks.trial import Trial, chance
 
 FLAGS = ("--task trial --size nano --algo ppo --gae-lambda 0.9 --prompts 32 --group-size 4 "
-         "--minibatches 2 --lr 3e-4")
+         "--minibatches 2 --lr 4e-4")
 ARMS = {"truth": "accuracy", "random": "random", "length": "accuracy"}  # name -> --reward
 COLOURS = dict(zip(ARMS, ("#0072B2", "#999999", "#D55E00"), strict=True))
 POINTS, WINDOW = 10, 10  # of a curve, after that of the base; steps of the running mean of lengths

@@ -152,7 +152,7 @@ class Trial(Task):
         "the value is the target. Numbers and target: {question}")
     levels = range(1, 4)
     working = EQUATION
-    base_steps = 2500
+    base_steps = 3000
     min_base_pass16 = 0.0
     default_max_new_tokens = 1800
     bands = {1: (1 / 12.5, 1), 2: (1 / 22, 1 / 12.5), 3: (0, 1 / 22)}
