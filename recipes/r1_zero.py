@@ -43,7 +43,7 @@ from recipes import page, runs
 from tasks.trial import Trial, chance
 
 FLAGS = ("--task trial --size nano --algo ppo --gae-lambda 0.9 --prompts 32 --group-size 4 "
-         "--minibatches 2 --lr 4e-4")
+         "--minibatches 2 --lr 4.5e-4")
 ARMS = {"truth": "accuracy", "random": "random", "length": "accuracy"}  # name -> --reward
 COLOURS = dict(zip(ARMS, ("#0072B2", "#999999", "#D55E00"), strict=True))
 POINTS, WINDOW = 10, 10  # of a curve, after that of the base; steps of the running mean of lengths
@@ -183,7 +183,7 @@ def main(argv=None) -> int:
     parser = arguments.Parser("recipes.r1_zero", description=__doc__.split("\n\n")[0])
     page.add_flags(parser, "r1_zero")
     add = parser.add_argument
-    add("--steps", type=arguments.integer(1), default=80, help="steps of a run (default: 80)")
+    add("--steps", type=arguments.integer(1), default=64, help="steps of a run (default: 64)")
     add("--held-out", type=arguments.integer(1), default=60, help="problems (default: 60)")
     add("--samples", type=arguments.integer(1), default=16, help="responses to each held-out "
         "problem, of the base and at the end; in between a quarter (default: 16)")
