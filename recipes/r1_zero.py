@@ -40,10 +40,10 @@ from infra import arguments
 from infra.metrics import means
 from infra.terminal import echo
 from recipes import page, runs
-from tasks.trial import Trial
+from tasks.trial import Trial, chance
 
 FLAGS = ("--task trial --size nano --algo ppo --gae-lambda 0.9 --prompts 32 --group-size 4 "
-         "--minibatches 2 --lr 4e-4")
+         "--minibatches 2 --lr 4.5e-4")
 ARMS = {"truth": "accuracy", "random": "random", "length": "accuracy"}  # name -> --reward
 COLOURS = dict(zip(ARMS, ("#0072B2", "#999999", "#D55E00"), strict=True))
 POINTS, WINDOW = 10, 10  # of a curve, after that of the base; steps of the running mean of lengths
@@ -98,7 +98,7 @@ def run_seed(seed: int, folder: Path, args) -> dict:
     torch.set_num_threads(1)
     base, task, tokenizer, options = runs.start(f"{FLAGS} --steps {args.steps} {args.flags}", seed,
                                                 folder)
-    problems, wanted = task.held_out(args.held_out), 0.0
+    problems, wanted = sorted(task.held_out(args.held_out), key=chance), 0.0  # hardest first
 
     def measured(policy, samples: int) -> dict:
         return measure(policy, tokenizer, task, problems, options.max_new_tokens, samples)
@@ -152,7 +152,7 @@ def tables(results: list[dict]) -> list[tuple]:
 
 def responses(result: dict) -> str:
     """The responses of `truth` to the same problem: of the base, and at each point of the curve."""
-    lines = [f"## The same problem at {POINTS} steps: `{result['question']}`, first seed", ""]
+    lines = [f"## The hardest problem at {POINTS} steps: `{result['question']}`, first seed", ""]
     for point in result["truth"]["curve"]:
         text = point["text"]
         cut = f"\n... ({len(text) - SHOWN} more characters)" if len(text) > SHOWN else ""
@@ -183,7 +183,7 @@ def main(argv=None) -> int:
     parser = arguments.Parser("recipes.r1_zero", description=__doc__.split("\n\n")[0])
     page.add_flags(parser, "r1_zero")
     add = parser.add_argument
-    add("--steps", type=arguments.integer(1), default=60, help="steps of a run (default: 60)")
+    add("--steps", type=arguments.integer(1), default=64, help="steps of a run (default: 64)")
     add("--held-out", type=arguments.integer(1), default=60, help="problems (default: 60)")
     add("--samples", type=arguments.integer(1), default=16, help="responses to each held-out "
         "problem, of the base and at the end; in between a quarter (default: 16)")

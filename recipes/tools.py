@@ -35,7 +35,7 @@ from tasks import Tool
 from tasks.tools import EASY, HARD
 
 FLAGS = "--size nano --prompts 16 --group-size 16 --lr 8e-4 --base-steps 450"
-TASKS = {"calculator": "--level 2", "records": "--level 1", "python": "--level 1"}
+TASKS = {"calculator": "--level 2", "records": "--level 1 --base-steps 900", "python": "--level 1"}
 PRICE = 0.1        # of a call, in arm "price"
 HELD_OUT = 300     # problems
 SHOWN = 2          # transcripts of each policy

@@ -64,6 +64,11 @@ def chances(numbers: tuple) -> dict[int, float]:
     return found
 
 
+def chance(problem) -> float:
+    """The probability that a random try at this problem succeeds."""
+    return chances(tuple(sorted(problem.numbers)))[int(problem.answer)]
+
+
 def written(problem, facts, told: int, verdict: str, dropped: bool = False) -> str:
     """The line of a try, whose second result is told as `told`."""
     first, second = facts
@@ -139,7 +144,7 @@ def true_facts(problem, text: str) -> float | None:
 
 
 class Trial(Task):
-    """A random try succeeds in at least 1 of 12 cases (level 1), in 1 of 13 to 28 (2), or in fewer
+    """A random try succeeds in at least 1 of 12 cases (level 1), in 1 of 13 to 22 (2), or in fewer
     (3)."""
 
     prompt_template = (
@@ -147,10 +152,10 @@ class Trial(Task):
         "the value is the target. Numbers and target: {question}")
     levels = range(1, 4)
     working = EQUATION
-    base_steps = 2500
+    base_steps = 3000
     min_base_pass16 = 0.0
     default_max_new_tokens = 1800
-    bands = {1: (1 / 12.5, 1), 2: (1 / 28, 1 / 12.5), 3: (0, 1 / 28)}
+    bands = {1: (1 / 12.5, 1), 2: (1 / 22, 1 / 12.5), 3: (0, 1 / 22)}
     measures = {
         "tries": lambda problem, text: len(tries(problem, text)),
         "backtracks": lambda problem, text: max(0, len(tries(problem, text)) - 1),
@@ -160,9 +165,8 @@ class Trial(Task):
         numbers = [rng.randint(1, 9) for _ in range(3)]
         target = random_try(rng, numbers)[1][3]
         low, high = self.bands[self.level]
-        if low <= chances(tuple(sorted(numbers)))[target] < high:
-            return replace(problem_of(numbers, target), noisy_facts=True)  # false claims
-        return None
+        problem = replace(problem_of(numbers, target), noisy_facts=True)  # false claims
+        return problem if low <= chance(problem) < high else None
 
     @staticmethod
     def correct(problem, text: str) -> bool:
