@@ -9,7 +9,7 @@ trains the same base with the same number of sampled tokens:
 
     grpo          no cure
     bonus         H is added to the objective, with a constant weight
-    schedule      the weight falls linearly to 0; its mean is that of `bonus`
+    schedule      the weight begins as that of `bonus`, and falls linearly to 0
     target        the weight follows a target of H (2505.22312), from a high weight
     clip-higher   the upper clip is 0.28 instead of 0.2 (DAPO, 2503.14476)
     clip-cov      no gradient for a few tokens whose covariance of log-prob and advantage is high
@@ -42,7 +42,7 @@ FLAGS = ("--task countdown --base-seed 1 --max-new-tokens 128 --algo grpo --rewa
 ARMS = {  # name -> further flags
     "grpo": "",
     "bonus": "--entropy-coef 0.1",
-    "schedule": "--entropy-coef 0.2 --entropy-schedule linear",
+    "schedule": "--entropy-coef 0.1 --entropy-schedule linear",
     "target": "--entropy-target 0.1 --entropy-coef 0.3",  # it moves by 0.005 a step
     "clip-higher": "--clip-high 0.28",
     "clip-cov": "--token-filter clip-cov",

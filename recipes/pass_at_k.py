@@ -15,10 +15,11 @@ sample equal numbers of tokens. `guessing` is the control: the answers of the ba
 problems, which need no thought about this one.
 
 The last task is beyond the base by construction. Its corpus has chains of one kind of step (sums
-and differences, or products), and chains of both kinds with two steps. In its problems the kinds
-alternate over seven steps, and the answer is all results, so no guess hits it. One run has these
-problems alone. One has a curriculum of two to seven steps (--train-levels). The control has RL on
-the problems of the corpus. These three sample twice the tokens of a long run.
+and differences, or products), chains of both kinds with two steps, and one in 750 of both kinds
+with three. In its problems the kinds alternate over seven steps, and the answer is all results, so
+no guess hits it. One run has these problems alone. One has a curriculum of two to seven steps
+(--train-levels). The control has RL on the problems of the corpus. These three sample twice the
+tokens of a long run.
 Left out on purpose: the choice of the best temperature and prompt for each k.
 """
 # ruff: noqa: E402
@@ -41,13 +42,14 @@ from tasks import Problem, chain, corpus, oracle
 
 FLAGS = "--size nano --reward accuracy --prompts 16 --lr 8e-4 --steps 1000000"
 STEPS = 7    # of the longest chains in the last task
+THREE = 0.004  # of the corpus's chains of both kinds have three steps
 SHORT = 0.1  # the tokens of short RL, as a share of those of long RL
 
 
 class Compose(chain.Chain):
     """Chains without false facts. The answer is the digits of all results, so no guess hits it.
-    At level 1, the corpus, a chain has products alone, or none, or it has two steps of different
-    kinds. At level n > 1 it has n steps whose kinds alternate."""
+    At level n > 1 a chain has n steps whose kinds alternate. At level 1, the corpus, two chains of
+    three have one kind. The third one alternates over two steps, and rarely over three."""
 
     levels = range(1, STEPS + 1)
 
@@ -55,8 +57,9 @@ class Compose(chain.Chain):
         kinds, n = rng.sample(("+-", "*"), 2), self.level
         if n == 1 and rng.random() < 2 / 3:
             kinds, n = kinds[:1], rng.randint(1, STEPS)
-        ops = (STEPS * kinds)[:max(n, len(kinds))]
-        text, steps = chain.sample_chain(rng, len(ops), len(ops), ops)
+        elif n == 1:
+            n = 3 if rng.random() < THREE else 2
+        text, steps = chain.sample_chain(rng, n, n, (STEPS * kinds)[:n])
         return Problem(text, "".join(str(step[3]) for step in steps), steps, noisy_facts=True)
 
     @staticmethod

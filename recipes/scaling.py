@@ -37,8 +37,8 @@ from infra import arguments, run_dir
 from recipes import page, runs
 
 PROBLEMS = 200     # held-out ones, for each point
-FLAGS = ("--task arithmetic --algo grpo --reward accuracy --group-size 8 --lr 3e-5 --steps 100000 "
-         f"--eval-problems {PROBLEMS}")
+FLAGS = ("--task arithmetic --level 1 --algo grpo --reward accuracy --group-size 8 --lr 3e-5 "
+         f"--steps 100000 --eval-problems {PROBLEMS}")
 SETTINGS = {  # name -> further flags; a point every 128 responses
     "nano": "--size nano --prompts 8 --eval-every 2",
     "tiny": "--size tiny --prompts 8 --eval-every 2",

@@ -36,7 +36,7 @@ import verify
 from recipes import page, runs
 
 FLAGS = "--algo grpo --prompts 16 --group-size 16 --lr 4e-4"
-TASKS = {"arithmetic": "--level 2 --size tiny", "chain": "--level 2 --size nano"}
+TASKS = {"arithmetic": "--level 2 --size tiny", "chain": "--level 1 --size tiny"}
 VOTES = 16         # samples of a problem whose majority is measured
 HELD_OUT = 200     # problems
 
