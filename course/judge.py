@@ -73,7 +73,8 @@ def known_mistakes(found, wrong: dict, stored: dict) -> tuple[list[str], set]:
         large = {i for i in fits if "float" in found[i][0] and len(found[i][1]) > 5}
         if own.keys() <= wrong.keys():
             now = fits if fits == own.keys() else large  # several mutants may share a message
-            explained[mutant["message"]] = max(explained.get(mutant["message"], set()), now, key=len)
+            before = explained.get(mutant["message"], set())
+            explained[mutant["message"]] = max(before, now, key=len)
     messages, left = [], set(wrong)
     while left and explained and len(messages) < 3:
         message = max(explained, key=lambda name: len(explained[name] & left))

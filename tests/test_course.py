@@ -90,7 +90,7 @@ def test_results_have_names():
     weight = "mask[i, len(prompt):end] = 1.0"
     assert "has a wrong result in mask at [0, 2]: yours is 2" in wrong_in_another_way(
         weight, weight.replace("1.0", "2.0"), "padded")
-    assert "returns tokens int (1, 4), mask a single number; asked for: tokens int (1, 4), mask fl" \
+    assert "returns tokens int (1, 4), mask a single number; asked for: tokens int (1, 4), mask f" \
         in wrong_in_another_way("return tokens, mask", "return tokens, mask.sum()", "padded")
     assert "has a wrong result in the gradient with respect to logp at [0, 0]: yours is 7" in \
         wrong_in_another_way("lambda log_ratio: -log_ratio,", "lambda log_ratio: 6 * "

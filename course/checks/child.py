@@ -75,7 +75,8 @@ def name_of(call, i: int) -> str:
     part's file, whose arguments become those of the student's function."""
     try:
         names = getattr(call, "names", None) or [
-            p.name for p in inspect.signature(call).parameters.values() if p.kind != p.VAR_POSITIONAL]
+            p.name for p in inspect.signature(call).parameters.values()
+            if p.kind != p.VAR_POSITIONAL]
         return str(names[i])
     except (IndexError, TypeError, ValueError):
         return f"argument {i + 1}"

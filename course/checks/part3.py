@@ -7,7 +7,8 @@ def padded(f):
     yield "one pair", f, [([1, 2], [3, 4])]
     yield "pairs of different lengths", f, [([1, 2, 3], [4]), ([5], [6, 7]), ([8, 9], [1, 2, 3, 4])]
     yield "another pad_id", f, [([1], [2]), ([3, 4], [5, 6])], 9
-    yield "responses that contain pad_id, also at their end", f, [([1, 2], [3, 0, 4, 0]), ([5], [0])]
+    yield ("responses that contain pad_id, also at their end", f,
+           [([1, 2], [3, 0, 4, 0]), ([5], [0])])
 
 
 def tiny_gpt(scale: float = 1.0):

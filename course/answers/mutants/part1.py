@@ -93,8 +93,8 @@ MUTANTS = {
          "return torch.addcmul(x * cos, x.roll(d // 2, -1), sin)",
          "first = (x * cos + x.roll(d // 2, -1) * sin)[..., :d // 2]\n"
          "    both = torch.cat((first, x[..., d // 2:]), -1)\n"
-         "    return torch.cat((first, (both * cos + both.roll(d // 2, -1) * sin)[..., d // 2:]), -1)"
-         ),
+         "    return torch.cat((first, (both * cos + both.roll(d // 2, -1) * sin)"
+         "[..., d // 2:]), -1)"),
         ("cos and sin are exchanged", "x * cos, x.roll(d // 2, -1), sin",
          "x * sin, x.roll(d // 2, -1), cos"),
         ("you shift x by one, but the partner of x[i] is d/2 places away",

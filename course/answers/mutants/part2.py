@@ -1,5 +1,8 @@
 """Common mistakes of part 2: (message, old text, new text, ...) for each function."""
 
+LAST_THINK = ("the last <think> before the answer must be closed: find it with rfind, do not count "
+              "and do not take the first")
+
 MUTANTS = {
     "well_formed": [
         ("text outside the tags is accepted: only white space may stand before, between and after "
@@ -29,7 +32,8 @@ MUTANTS = {
         ("no white space is allowed between and after the tags; it should be",
          "around.strip()", "around"),
         ("a < is no tag: it may stand in the thinking and in the answer", "if opened:",
-         "if TAGS.sub('', text).count('<') > text.count('<|'):\n        return False\n    if opened:"),
+         "if TAGS.sub('', text).count('<') > text.count('<|'):\n        return False\n    "
+         "if opened:"),
         ("`opened` has no effect: then the prompt has written <think> already", "if opened:",
          "if False:"),
         ("a second <think> is accepted when the prompt has opened the first one",
@@ -51,11 +55,9 @@ MUTANTS = {
          "None if TAGS.search(answer) or TAGS.search(after) else ", ""),
         ("an answer inside thinking that is not closed is accepted: the thinking must have ended "
          "before the answer", " or thinking", ""),
-        ("the last <think> before the answer must be closed: find it with rfind, do not count and do "
-         "not take the first", 'before.rfind("<think>") > before.rfind("</think>")',
+        (LAST_THINK, 'before.rfind("<think>") > before.rfind("</think>")',
          'before.find("<think>") > before.find("</think>")'),
-        ("the last <think> before the answer must be closed: find it with rfind, do not count and do "
-         "not take the first", 'before.rfind("<think>") > before.rfind("</think>")',
+        (LAST_THINK, 'before.rfind("<think>") > before.rfind("</think>")',
          'before.count("<think>") > before.count("</think>")'),
         ("an answer that is not closed is accepted", " or not closed", ""),
         ("a tag inside the answer is accepted", "TAGS.search(answer) or ", ""),

@@ -39,8 +39,8 @@ MUTANTS = {
         ("the softmax is over the rows, not over the vocabulary", "logits.log_softmax(-1)",
          "logits.log_softmax(0)"),
         ("the entropy is that at temperature 1: it must be of the same distribution as the "
-         "log-probs", ENTROPY, "-(self.logits(hidden, dtype).softmax(-1) * self.logits(hidden, dtype)"
-         ".log_softmax(-1)).sum(-1) if"),
+         "log-probs", ENTROPY, "-(self.logits(hidden, dtype).softmax(-1) * self.logits(hidden, "
+         "dtype).log_softmax(-1)).sum(-1) if"),
         ("the entropy has no gradient: no torch.no_grad and no detach", ENTROPY,
          "-(logp.exp() * logp).sum(-1).detach() if"),
         ("your entropy is in bits; the natural logarithm gives nats", ENTROPY,

@@ -40,8 +40,8 @@ MUTANTS = {
         ("you add 1e-6: group_advantages does that; here equal rewards give 0", ".sqrt()[group]",
          ".sqrt()[group] + 1e-6"),
         ("groups need not be neighbours: unique_consecutive counts a group twice whose rows are "
-         "apart", "    rewards = above_minimum(rewards, group)", "    group = group.unique_consecutive"
-         "(return_inverse=True)[1]\n    rewards = above_minimum(rewards, group)"),
+         "apart", "    rewards = above_minimum(rewards, group)", "    group = group.unique_"
+         "consecutive(return_inverse=True)[1]\n    rewards = above_minimum(rewards, group)"),
     ],
     "group_advantages": [
         ("your advantages have mean 0, but they are divided by the biased standard deviation (n). "
@@ -307,10 +307,10 @@ MUTANTS = {
          "    def first_end(mask):\n        after = torch.cat((mask[:, 1:], mask[:, :1] * 0), 1)\n"
          "        ends = mask * (1 - after)\n        return ends * (ends.cumsum(1) == 1)\n"
          "    if batch.step_rewards is None:"),
-        ("a row without tokens has no reward: all its entries are 0", "batch.mask * (tokens_left == "
-         "1)", "(torch.arange(batch.mask.shape[1]) == batch.mask.cumsum(1).argmax(1)[:, None])"),
-        ("a row without tokens has no reward: all its entries are 0", "batch.mask * (tokens_left == "
-         "1)", "(torch.arange(batch.mask.shape[1]) == ((batch.mask * torch.arange(1, 1 + "
+        ("a row without tokens has no reward: all its entries are 0", "batch.mask * (tokens_left "
+         "== 1)", "(torch.arange(batch.mask.shape[1]) == batch.mask.cumsum(1).argmax(1)[:, None])"),
+        ("a row without tokens has no reward: all its entries are 0", "batch.mask * (tokens_left "
+         "== 1)", "(torch.arange(batch.mask.shape[1]) == ((batch.mask * torch.arange(1, 1 + "
          "batch.mask.shape[1])).amax(1).long() - 1)[:, None] % batch.mask.shape[1])"),
         ("the reward is one column too far to the right", "batch.mask * (tokens_left == 1)",
          "torch.nn.functional.pad(batch.mask * (tokens_left == 1), (1, 0))[:, :-1]"),

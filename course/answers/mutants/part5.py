@@ -11,8 +11,8 @@ MUTANTS = {
         ("values[:, t] is of the state BEFORE token t: delta = r[t] + gamma V[t+1] - V[t]. You use "
          "the value of the state after for both", "gamma * next_value - values[:, t]",
          "gamma * next_value - next_value"),
-        ("values[:, t] is of the state before token t: you take it for the state after, delta = r[t] "
-         "+ gamma V[t] - V[t-1]", "gamma * next_value - values[:, t]",
+        ("values[:, t] is of the state before token t: you take it for the state after, delta = "
+         "r[t] + gamma V[t] - V[t-1]", "gamma * next_value - values[:, t]",
          "gamma * values[:, t] - (values[:, t - 1] if t else 0)"),
         ("rewards with mask 0 do not count: yours reach the token before", CARRIED,
          CARRIED.replace("next_advantage", "next_advantage + rewards[:, t]")),
@@ -81,7 +81,8 @@ MUTANTS = {
         ("no gradient reaches the values: do not detach, and no floats",
          "(values - returns) ** 2", "(values.detach() - returns) ** 2",
          NEAR, NEAR + ".detach()"),
-        ("the clipped error never counts: clip the values to near old_values", NEAR, "near = returns + (values - returns).clamp(-clip, clip)"),
+        ("the clipped error never counts: clip the values to near old_values", NEAR,
+         "near = returns + (values - returns).clamp(-clip, clip)"),
         ("old_values is missing: the clipped value is old_values plus the clipped difference", NEAR,
          NEAR.replace("old_values + ", "")),
         ("only one of the two errors is halved", "loss = (values - returns) ** 2",

@@ -24,8 +24,8 @@ MUTANTS = {
         ("no row is informative for you: whether a row is right is 0 or 1; the mean of its group "
          "tells", "(counts > 0).all(0)[group]", "(counts > 0).all(0)[group] & (correct > 0) & "
          "(correct < 1)"),
-        ("the numbers of the groups may have gaps: the flags of group.unique() cannot be indexed by "
-         "group; use its return_inverse", ".all(0)[group]",
+        ("the numbers of the groups may have gaps: the flags of group.unique() cannot be indexed "
+         "by group; use its return_inverse", ".all(0)[group]",
          ".all(0)[group.unique()][group]"),
         ("you take neighbouring rows for a group. `group` says which rows belong together",
          "    counts =", "    group = torch.arange(len(group)) // max(1, len(group) // "
@@ -67,8 +67,8 @@ MUTANTS = {
          "math.ceil(prompts * sampled / max(1, kept))"),
         ("you divide by the rate of one batch, kept / prompts: the rate is kept / sampled", RATE,
          "math.ceil((prompts - kept) * prompts / max(1, kept))"),
-        ("with no informative group so far the number is 0: then it is `prompts`", "return " + NUMBER,
-         f"return {NUMBER} if kept else 0"),
+        ("with no informative group so far the number is 0: then it is `prompts`",
+         "return " + NUMBER, f"return {NUMBER} if kept else 0"),
         ("there is no upper bound: sample at most `prompts` at a time", "return " + NUMBER,
          f"return max(0, {RATE}) if kept else prompts"),
         ("you multiply by the rate kept / sampled: divide by it", "return " + NUMBER,

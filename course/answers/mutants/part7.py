@@ -35,7 +35,8 @@ MUTANTS = {
          "min(bisect.bisect_left(byte_ends, match.end()) + 1, len(ids) - 1)"),
         ("you return the first token of the line end or tag; it may have several tokens: return "
          "the last one", "match.end()", "match.start() + 1"),
-        ("match.end() is one byte behind the match: the token that holds the last byte ends the step",
+        ("match.end() is one byte behind the match: the token that holds the last byte ends the "
+         "step",
          "bisect.bisect_left(byte_ends, match.end())",
          "min(bisect.bisect_right(byte_ends, match.end()), len(ids) - 1)"),
         ("a tag may begin in the token in which a step ends: keep the rest of its bytes", FOUND,
