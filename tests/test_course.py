@@ -122,9 +122,9 @@ def test_another_exception_is_wrong():
 
 
 def test_a_changed_argument_is_wrong():
-    said = wrong_in_another_way("return loss / 2", "values.zero_()\n    return loss / 2",
+    said = wrong_in_another_way("return loss / 2", "returns.zero_()\n    return loss / 2",
                                 "value_loss")
-    assert said == ("the result is right, but values is changed in place, and the caller still "
+    assert said == ("the result is right, but returns is changed in place, and the caller still "
                     "needs it. Input: no clip")
     mark = "mask[i, len(prompt):end] = 1.0"
     assert "the result is right, but pairs is changed in place" in wrong_in_another_way(

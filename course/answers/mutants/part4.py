@@ -168,11 +168,13 @@ MUTANTS = {
         ("a ratio that is equal to a bound is not clipped: compare with < and >",
          "ratio < 1", "ratio <= 1", "ratio > 1", "ratio >= 1"),
         ("the two bounds are exchanged: 1 - clip_low below, 1 + clip_high above",
-         "1 - clip_low", "1 - clip_high", "1 + clip_high", "1 + clip_low"),
+         "ratio < 1 - clip_low", "ratio < 1 - clip_high", "ratio > 1 + clip_high",
+         "ratio > 1 + clip_low"),
         ("clip_low and clip_high have no effect: the bounds are 1 - clip_low and 1 + clip_high",
-         "1 - clip_low", "0.8", "1 + clip_high", "1.2"),
+         "ratio < 1 - clip_low", "ratio < 0.8", "ratio > 1 + clip_high", "ratio > 1.2"),
         ("you compare the ratio with clip_low and clip_high: the bounds are 1 - clip_low and "
-         "1 + clip_high", "1 - clip_low", "clip_low", "1 + clip_high", "clip_high"),
+         "1 + clip_high", "ratio < 1 - clip_low", "ratio < clip_low", "ratio > 1 + clip_high",
+         "ratio > clip_high"),
         ("the two results are exchanged: return (below, above)",
          "return (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & "
          "(advantages > 0)",
@@ -180,8 +182,8 @@ MUTANTS = {
          "(advantages < 0)"),
         ("the ratio is upside down: it is exp(logp - old_logp)", "policy_ratio(logp, old_logp)",
          "policy_ratio(old_logp, logp)"),
-        ("both bounds use clip_low: the upper one is 1 + clip_high", "1 + clip_high",
-         "1 + clip_low"),
+        ("both bounds use clip_low: the upper one is 1 + clip_high", "ratio > 1 + "
+         "clip_high", "ratio > 1 + clip_low"),
         ("advantages of 0 count as clipped: there was no gradient to lose",
          "advantages < 0", "advantages <= 0", "advantages > 0", "advantages >= 0"),
     ],
