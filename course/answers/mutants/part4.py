@@ -283,7 +283,7 @@ MUTANTS = {
         ("this is the mean over the batch: each row has its own", MEAN,
          "(((logp - old_logp) * mask).sum() / mask.sum()).expand(len(mask), 1)"),
         ("the log-ratio is clamped: the mean is over the log-ratios as they are",
-         "(logp - old_logp) ", "clamp(logp - old_logp) "),
+         "(logp - old_logp) ", "(logp - old_logp).clamp(-20, 20) "),
         ("this is the ratio: return its logarithm", "return ((logp",
          "return (((logp", ".clamp(min=1)", ".clamp(min=1)).exp()"),
     ],
