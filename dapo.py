@@ -37,8 +37,8 @@ dapo_options = True
 def informative(correct, group):
     """The rows, bool (N,), of groups that hold right and wrong answers.
 
-    correct is (N,), 1.0 or 0.0; group is (N,). The shaped reward plays no part: a length penalty
-    alone must not make a group informative.
+    correct is (N,), 1.0 or 0.0; group is (N,), numbers that may have gaps. The shaped reward plays
+    no part: a length penalty alone must not make a group informative.
     """
     counts = torch.zeros(2, int(group.max()) + 1, device=group.device)
     for i, right in enumerate((correct, 1 - correct)):
@@ -49,7 +49,7 @@ def informative(correct, group):
 def prompts_to_sample(prompts: int, sampled: int, kept: int) -> int:
     """The number of prompts to sample next, if the batch needs `prompts` groups, and `kept` groups
     of the `sampled` ones so far were informative. The same rate is expected of the next ones. The
-    number is rounded up, and is at most `prompts` (also if `kept` is 0) and at least 0."""
+    number is rounded up, at most `prompts` and at least 0. If `kept` is 0, it is `prompts`."""
     return max(0, min(prompts, math.ceil((prompts - kept) * sampled / max(1, kept))))
 
 

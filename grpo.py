@@ -70,12 +70,12 @@ DIVISORS = {  # the choices of --divisor
 
 
 def group_advantages(rewards, group, scale_by_std=True, baseline="mean", divisor="std"):
-    """Advantages (N,) of rewards (N,); group (N,) is the index of each response's group.
+    """Advantages (N,) of rewards (N,); group (N,): indices of the groups, perhaps with gaps.
 
     The advantage is exactly 0 if all rewards of a group are equal, or if it has one response. Sums
     are in double, so the order of the responses does not matter. The baseline is that of the
-    rewards above the group's minimum, the divisor that of the rewards. Names: BASELINES,
-    DIVISORS."""
+    rewards above the group's minimum, the divisor that of the rewards: (N,) or a single number.
+    Names: BASELINES, DIVISORS."""
     raised = above_minimum(rewards.double(), group)
     advantages = raised - BASELINES[baseline](raised, group)
     if scale_by_std:
@@ -92,7 +92,7 @@ def decoupled_advantages(rewards, correct, group):
 
 def sequence_log_ratio(logp, old_logp, mask):
     """GSPO's log-ratio (N, 1): the mean of a response's token log-ratios, without a clamp; 0
-    without tokens."""
+    without tokens. Its gradient reaches logp."""
     return ((logp - old_logp) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
 

@@ -292,7 +292,7 @@ class GPT(nn.Module):
 
     def logprobs_of(self, hidden, chosen, temperature: float, entropy: bool, dtype=None):
         """Log-probs (m,) of the chosen tokens (m,) under hidden states (m, D), and entropies (m,)
-        or None. The factors of the product are in dtype, everything else is fp32."""
+        or None; gradients flow through both. `logits` gets dtype; everything else is fp32."""
         logits = self.logits(hidden, dtype)                                   # (m, V)
         if temperature != 1:
             logits = logits / temperature

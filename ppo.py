@@ -94,8 +94,8 @@ def policy_ratio(logp, old_logp):
 
 def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2,
               dual_clip: float = 0.0):
-    """The clipped loss per token (N, T), to be minimised. If dual_clip > 1, the loss of a token
-    with A < 0 is at most dual_clip * |A| (1912.09729). 0 sets no such bound."""
+    """The clipped loss per token (N, T), to be minimised; a gradient reaches logp. dual_clip > 1:
+    the loss of a token with A < 0 is at most dual_clip * |A| (1912.09729). 0: no such bound."""
     ratio = policy_ratio(logp, old_logp)
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
     if dual_clip:
@@ -106,8 +106,8 @@ def surrogate(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: floa
 def clipped(logp, old_logp, advantages, clip_low: float = 0.2, clip_high: float = 0.2):
     """The tokens whose gradient the clip has removed: (below, above), each bool (N, T).
 
-    The bounds are those of `policy_ratio`. The lower one acts only where A < 0, the upper one only
-    where A > 0. dual_clip is ignored.
+    policy_ratio is compared with 1 - clip_low, only where A < 0, and with 1 + clip_high, only where
+    A > 0. A ratio that is equal to a bound is not clipped. dual_clip is ignored.
     """
     ratio = policy_ratio(logp, old_logp)
     return (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
@@ -124,8 +124,8 @@ KL = {
 
 
 def kl(logp, ref_logp, estimator: str = "k3"):
-    """Estimates of KL(policy || reference) per token (N, T), in nats, from clamped log-ratios.
-    Raises KeyError for an estimator that is not in KL."""
+    """Estimates of KL(policy || reference) per token (N, T), in nats, from clamped log-ratios, with
+    a gradient with respect to logp. Raises KeyError for an estimator that is not in KL."""
     return KL[estimator](clamp(ref_logp - logp))
 
 
@@ -151,8 +151,8 @@ AGGREGATIONS = {
 
 
 def token_weights(mask, aggregation: str, max_tokens: int = 0):
-    """The weights (N, T) of an aggregation. max_tokens is the length limit of a response. Raises
-    ValueError for an unknown aggregation, and if "constant" has no max_tokens."""
+    """The weights (N, T) of an aggregation, without NaN for a row or a mask without tokens. Raises
+    ValueError for an unknown one, and if "constant" has no max_tokens, a response's limit."""
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"unknown aggregation {aggregation!r}: choose {', '.join(AGGREGATIONS)}")
     if aggregation == "constant" and max_tokens <= 0:
@@ -277,8 +277,8 @@ class Critic(nn.Module):
 
 def token_rewards(batch: Batch, options):
     """Rewards per token (N, T). The reward of a response is at its last token with mask 1; a row
-    without tokens has none. batch.step_rewards, if given, replace these rewards. With kl_in
-    "reward", kl_coef times the k1 estimate of the KL is subtracted at each token with mask 1."""
+    without tokens has none. batch.step_rewards, if given, replace these, and stay unchanged. With
+    kl_in "reward", kl_coef times k1 of the KL is subtracted from both at each token with mask 1."""
     if batch.step_rewards is None:
         tokens_left = batch.mask.flip(1).cumsum(1).flip(1)  # the token itself included
         rewards = batch.rewards[:, None] * batch.mask * (tokens_left == 1)

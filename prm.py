@@ -166,8 +166,8 @@ def scorer_inputs(pairs, ends, device):
 
 
 def loss(scorer, pairs, ends, labels):
-    """The cross-entropy of the labels, summed over all steps; other tokens have no loss. It is
-    finite for any finite logit."""
+    """The cross-entropy of the labels, a scalar: the sum over all steps (`train` makes the mean);
+    other tokens have no loss. It is finite for any finite logit."""
     device = scorer.head.weight.device
     targets = torch.tensor([label for row in labels for label in row], device=device)
     logits = scorer(*scorer_inputs(pairs, ends, device))

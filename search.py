@@ -174,7 +174,8 @@ def prune(result: SearchResult, ended: list[bool], beams: int, subtrees: bool) -
     first, ranked by the minimum of their step scores. Changes samples, scores and `ended` in place.
 
     subtrees: the beams form `beams` blocks of neighbours, and the best of each block is kept.
-    Distinct texts are preferred to duplicates. If all beams have ended nothing changes."""
+    Otherwise distinct texts are preferred; where there are too few, the best duplicates follow.
+    Ended beams are ranked like the others. If all beams have ended nothing changes."""
     n = len(ended)
     if all(ended):
         return
@@ -240,8 +241,8 @@ def decode_with_budget(completer, problems, insertions: list[str], max_thinking:
     tokens (0: completer.max_new_tokens), the next of the insertions is written and the thinking
     goes on. At its last end ANSWER is written and up to 32 tokens are sampled.
 
-    Inserted text does not count in `tokens`. A response that ended without thinking stays as it
-    is."""
+    Inserted text does not count in `tokens`. A response that ended without thinking (seen by its
+    stop string) stays as it is."""
     questions = [p.question for p in problems]
     prefixes, spent = [""] * len(problems), [0] * len(problems)
     for insertion in [*insertions, ANSWER]:

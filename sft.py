@@ -153,9 +153,9 @@ def train(model: GPT, pairs, steps: int | None = None, seed: int = 0, lr: float 
 
 
 def padded(pairs, pad_id: int = 0):
-    """The tokens (N, T) of (prompt ids, response ids) pairs, padded on the right, and the mask
-    (N, T) of the responses. The model reads no token behind a row's response, so any pad_id will
-    do."""
+    """The tokens (N, T), int64, of (prompt ids, response ids) pairs, padded on the right, and the
+    mask (N, T), float32, of the responses. pad_id fills the padding. It may also occur in a
+    response: the model reads no token behind a row's response, so any pad_id will do."""
     width = max(len(prompt) + len(response) for prompt, response in pairs)
     tokens = torch.full((len(pairs), width), pad_id)
     mask = torch.zeros(len(pairs), width)

@@ -292,8 +292,8 @@ def is_checkable(gold: str) -> bool:
 # --- statistics of verdicts
 
 def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% Wilson score interval of a proportion in n independent trials. Near 0 and 1 it covers
-    the truth more often than p +- z*s. (0, 1) for n = 0."""
+    """The 95% Wilson score interval of a proportion p in n independent trials, inside of [0, 1]:
+    (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n). (0, 1) for n = 0."""
     if n == 0:
         return 0.0, 1.0
     p, z2 = successes / n, z * z

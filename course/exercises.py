@@ -17,6 +17,7 @@ class Exercise:
     points: int
     uses: tuple = ()     # other exercises that the function calls; mend these first
     table: str = ""      # a dict of lambdas that students write; the function itself stays
+    returns: tuple = ()  # names of the results, if the function returns several
 
     @property
     def module(self) -> str:
@@ -30,7 +31,8 @@ class Exercise:
 EXERCISES = [
     # 1 sampling with a KV cache
     Exercise(1, "engine/rng.py", "inverse_cdf", 2),
-    Exercise(1, "engine/rng.py", "sample_tokens", 3, uses=("inverse_cdf",)),
+    Exercise(1, "engine/rng.py", "sample_tokens", 3, uses=("inverse_cdf",),
+             returns=("tokens", "log-probs", "entropies")),
     Exercise(1, "model.py", "rotate", 2),
     Exercise(1, "sample.py", "KVCache.next_tokens", 2),
     Exercise(1, "sample.py", "KVCache.__call__", 3, uses=("KVCache.next_tokens",)),
@@ -40,9 +42,9 @@ EXERCISES = [
     Exercise(2, "verify.py", "well_formed", 2),
     Exercise(2, "verify.py", "extract", 3),
     Exercise(2, "verify.py", "number", 3),
-    Exercise(2, "grading/expression.py", "expression", 3),
+    Exercise(2, "grading/expression.py", "expression", 3, returns=("value", "numbers")),
     # 3 the base, SFT, pass@k
-    Exercise(3, "sft.py", "padded", 2),
+    Exercise(3, "sft.py", "padded", 2, returns=("tokens", "mask")),
     Exercise(3, "model.py", "GPT.logprobs_of", 3),
     Exercise(3, "verify.py", "wilson", 2),
     Exercise(3, "verify.py", "pass_at_k", 3),
@@ -50,7 +52,7 @@ EXERCISES = [
     Exercise(4, "grpo.py", "group_std", 2),
     Exercise(4, "grpo.py", "group_advantages", 3, uses=("group_std",)),
     Exercise(4, "ppo.py", "surrogate", 4),
-    Exercise(4, "ppo.py", "clipped", 2),
+    Exercise(4, "ppo.py", "clipped", 2, returns=("below", "above")),
     Exercise(4, "ppo.py", "kl", 3, table="KL"),
     Exercise(4, "ppo.py", "token_weights", 3, table="AGGREGATIONS"),
     Exercise(4, "grpo.py", "sequence_log_ratio", 2),

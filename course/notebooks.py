@@ -1,6 +1,7 @@
 """Makes a notebook of each part of the handout: course/notebooks/part1.ipynb to part7.ipynb.
 
-    python course/notebooks.py                        makes them, without outputs
+    python course/notebooks.py                        makes them; cells that have the same source as
+                                                      before keep their outputs
     python course/notebooks.py --execute              executes them too, and keeps the outputs
     python course/notebooks.py --execute --short      the same with tiny runs, to see that they work
 
@@ -112,6 +113,19 @@ def make() -> dict[Path, dict]:
             for number, text in found.items()}
 
 
+def with_outputs(made: dict, before: dict) -> dict:
+    """A notebook with the outputs that cells of the same source had before, in the same order."""
+    outputs = {}
+    for cell in before["cells"]:
+        if cell["cell_type"] == "code":
+            outputs.setdefault("".join(cell["source"]), []).append(cell["outputs"])
+
+    def kept(cell):
+        found = outputs.get("".join(cell["source"])) if cell["cell_type"] == "code" else None
+        return cell | {"outputs": found.pop(0)} if found else cell
+    return made | {"cells": [kept(cell) for cell in made["cells"]]}
+
+
 # --- executing
 
 def execute(made: dict, path: Path, short: bool, seconds: int = 1800) -> dict:
@@ -145,6 +159,8 @@ def main(argv=None) -> int:
             if args.execute:
                 done = execute(made, path, args.short)
                 made = made if args.short else done
+            elif path.exists():
+                made = with_outputs(made, json.loads(path.read_text()))
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(made, indent=1) + "\n")
             print(path.relative_to(ROOT))

@@ -94,7 +94,8 @@ def show_curve(metrics: list[dict], name: str, unit: str) -> None:
     """Prints a metric as a line of blocks, with its first, last, lowest and highest value."""
     found = [line[name] if is_number(line.get(name)) else None for line in metrics]
     values = [value for value in found if value is not None]
-    form = "{:8.1%}" if unit == SHARE else "{:8.3g}"
+    counts = all(isinstance(value, int) for value in values)
+    form = "{:8.1%}" if unit == SHARE else "{:8d}" if counts else "{:8.3g}"
     echo(f"  {name:22.22} {sparkline(found):{CURVE_WIDTH}}"
          + " ".join(form.format(v) for v in (values[0], values[-1], min(values), max(values))))
 

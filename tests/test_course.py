@@ -79,8 +79,24 @@ def test_an_unknown_mistake_is_placed():
         "return advantages", "return advantages * float('nan')", "gae")
     assert "raises ZeroDivisionError" in wrong_in_another_way(
         "return advantages", "return 1 / 0", "gae")
-    assert "returns no tensor; asked for: float" in wrong_in_another_way(
+    assert "returns None; asked for: float (1, 5)" in wrong_in_another_way(
         "return advantages", "return None", "gae")
+    assert "returns a single number; asked for: float" in wrong_in_another_way(
+        "return advantages", "return advantages.mean()", "gae")
+
+
+def test_results_have_names():
+    """The names of exercises.py or of a part's file, and no positions in a tuple."""
+    weight = "mask[i, len(prompt):end] = 1.0"
+    assert "has a wrong result in mask at [0, 2]: yours is 2" in wrong_in_another_way(
+        weight, weight.replace("1.0", "2.0"), "padded")
+    assert "returns tokens int (1, 4), mask a single number; asked for: tokens int (1, 4), mask f" \
+        in wrong_in_another_way("return tokens, mask", "return tokens, mask.sum()", "padded")
+    assert "has a wrong result in the gradient with respect to logp at [0, 0]: yours is 7" in \
+        wrong_in_another_way("lambda log_ratio: -log_ratio,", "lambda log_ratio: 6 * "
+                             "log_ratio.detach() - 7 * log_ratio,", "kl")
+    assert "has a wrong result in numbers: yours is [7, 1]" in wrong_in_another_way(
+        "return None if tokens else (value, used)", "return value, used + [1]", "expression")
 
 
 def test_two_mistakes_at_once_are_both_named():
@@ -91,7 +107,13 @@ def test_two_mistakes_at_once_are_both_named():
     for more, rest in (([], False), ([k3, "torch.sinh"], True)):
         said = judged(exercise, variants.mutated(exercise, edits + more))
         assert all(message in said for message in messages)
-        assert ('. That does not explain this: input "k3 (values' in said) == rest
+        assert ('. There is also: input "k3 (values' in said) == rest
+
+
+def test_a_mistake_that_explains_little_is_not_named():
+    """It may fit by chance: a text of 200 characters gives None here too."""
+    assert wrong_in_another_way("len(text) > MAX_CHARS", "True", "expression").startswith(
+        "wrong on 1")
 
 
 def test_another_exception_is_wrong():
@@ -100,10 +122,15 @@ def test_another_exception_is_wrong():
 
 
 def test_a_changed_argument_is_wrong():
-    said = wrong_in_another_way("return loss / 2", "values.zero_()\n    return loss / 2",
+    said = wrong_in_another_way("return loss / 2", "returns.zero_()\n    return loss / 2",
                                 "value_loss")
-    assert said == ("the result is right, but argument 1 is changed in place, and the caller still "
+    assert said == ("the result is right, but returns is changed in place, and the caller still "
                     "needs it. Input: no clip")
+    mark = "mask[i, len(prompt):end] = 1.0"
+    assert "the result is right, but pairs is changed in place" in wrong_in_another_way(
+        mark, mark + "; prompt.extend(response)", "padded")
+    assert "the result is right, but batch.step_rewards is changed in place" in \
+        wrong_in_another_way("rewards = rewards - ", "rewards -= ", "token_rewards")
 
 
 # --- outputs and fingerprints
@@ -308,8 +335,9 @@ def test_the_command_and_its_json(copy, tmp_path, capsys):
     with pytest.raises(SystemExit):
         grade.main(["8"])
     assert "there is no part or exercise 8; choose of 1, 2, " in capsys.readouterr().err
-    assert grade.main(["informative", "--folder", str(copy)]) == 1
-    assert "0 of 2 points" in capsys.readouterr().out
+    for name, points in (("informative", 2), ("GPT.logprobs_of", 3), ("logprobs_of", 3)):
+        assert grade.main([name, "--folder", str(copy)]) == (name == "informative")
+        assert f" of {points} points" in capsys.readouterr().out
 
 
 def test_a_wrong_exercise_names_the_wrong_one_that_it_calls():

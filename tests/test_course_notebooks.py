@@ -87,6 +87,16 @@ def test_the_short_form_has_tiny_runs(monkeypatch, command, steps):
     assert flags[len(given):] == more
 
 
+def test_cells_with_the_same_source_keep_their_outputs():
+    def code(source, outputs):
+        return {"cell_type": "code", "source": source, "outputs": outputs}
+    text = {"cell_type": "markdown", "source": ["a"]}
+    before = {"cells": [code(["a"], [1]), text, code(["b"], [2]), code(["a"], [3])]}
+    made = {"cells": [text, code(["a"], []), code(["c"], []), code(["a"], []), code(["a"], [])]}
+    done = notebooks.with_outputs(made, before)
+    assert [cell.get("outputs") for cell in done["cells"]] == [None, [1], [], [3], []]
+
+
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_notebook_executes(number):
     pytest.importorskip("nbclient", reason="for development only")

@@ -7,8 +7,10 @@ in CHECKS. Each output is a message: its length as 8 hexadecimal digits, then JS
 student's code prints goes nowhere.
 """
 
+import copy
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -62,21 +64,35 @@ def failure(error: BaseException, folder: str) -> dict:
     return {"error": type(error).__name__, "text": str(error)[:300], "place": place}
 
 
-def tensors(args) -> dict:
-    """Encoded copies of the tensors among the arguments of a call, by their number."""
-    return {i: outputs.encode(x) for i, x in enumerate(args) if hasattr(x, "detach")}
+def changeable(args) -> dict:
+    """Encoded copies of the tensors and lists among the arguments of a call, by their number."""
+    return {i: outputs.encode(x) for i, x in enumerate(args)
+            if hasattr(x, "detach") or isinstance(x, list)}
+
+
+def name_of(call, i: int) -> str:
+    """The name of argument i of a function. `names` of the function come first: of a function of a
+    part's file, whose arguments become those of the student's function."""
+    try:
+        names = getattr(call, "names", None) or [
+            p.name for p in inspect.signature(call).parameters.values()
+            if p.kind != p.VAR_POSITIONAL]
+        return str(names[i])
+    except (IndexError, TypeError, ValueError):
+        return f"argument {i + 1}"
 
 
 def run(case, folder: str = "/") -> dict:
     """The message for one input: (text, callable, arguments)."""
     text, call, *args = case
-    args = [x.clone() if hasattr(x, "clone") else x for x in args]  # inputs share tensors
-    before = tensors(args)
+    args = [x.clone() if hasattr(x, "clone") else copy.deepcopy(x) if isinstance(x, list) else x
+            for x in args]  # inputs share tensors and lists
+    before = changeable(args)
     try:
         output = outputs.encode(call(*args))
     except BaseException as error:
         return {"input": text, "output": outputs.encode_error(error), **failure(error, folder)}
-    changed = next((i + 1 for i, x in tensors(args).items() if x != before[i]), "")
+    changed = next((name_of(call, i) for i, x in changeable(args).items() if x != before[i]), "")
     return {"input": text, "output": output, "changed": changed}
 
 

@@ -36,6 +36,8 @@ def sample_tokens(f):
     yield "slot: four sequences that use rows 2, 0, 0 and 1", f, logits, more, 1.0, 0, 1.0, slot
     yield "slot, temperature 0", f, logits, more, 0, 0, 1.0, slot
     yield "a token that is almost certain", f, torch.tensor([[30.0, 0.0, 0.0]]), u[:1], 1.0
+    yield ("a drawn token with the probability 1e-7", f, torch.tensor([[0.0, 16.1]]),
+           torch.tensor([6e-8]), 1.0)
 
 
 def rotate(f):
@@ -79,8 +81,8 @@ def attention_of_cache(f):
         cache.positions = torch.tensor(positions)
         cache.visible = torch.tensor(visible, dtype=torch.bool)[:, None]
         out = f(cache, layer, *qkv)
-        return {"attention": out, "cache.keys": cache.keys.sum((2, 4)),      # (layers, N, S)
-                "cache.values": cache.values.sum((2, 4))}
+        return {"cache keys": cache.keys.sum((2, 4)), "cache values": cache.values.sum((2, 4)),
+                "attention": out, "cache lengths": cache.lengths}      # keys: (layers, N, S)
 
     def new(t):
         return [numbers(seed, 2 * t, heads, 2) for seed, heads in ((1, 4), (2, 2), (3, 2))]
@@ -128,8 +130,11 @@ def decode(f):
     yield "rows that stop at different steps", call, [[1, 2], [3], [4]], 2, 5, 1.0, [2, 5]
     yield "a stop string", call, [[1, 2], [3], [4]], 2, 5, 1.0, [], table
     yield "fixed prefixes", call, [[1, 2], [3]], 1, 4, 1.0, [], None, [[7, 7], [6]]
-    yield "prefixes that end inside the stop string", call, [[1], [2]], 3, 3, 1.0, [], table, \
-        [[3], [6, 3]]
+    yield "prefixes, of which the second ends inside the stop string", call, [[1], [2]], 3, 3, \
+        1.0, [], table, [[6], [6, 3]]
+    yield "prefixes, of which the first ends inside the stop string", call, [[2], [1]], 3, 3, \
+        1.0, [], table, [[6, 3], [6]]
+    yield "one row that stops early", call, [[1, 2, 3]], 1, 6, 1.0, [0]
     yield "any of four stop tokens, at most 2 tokens", call, [[1, 2], [3], [4]], 2, 2, 1.0, \
         [1, 2, 5, 7]
     yield "top_k = 2", call, [[1, 2], [3]], 2, 4, 1.0, [], None, None, 2

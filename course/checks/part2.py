@@ -38,6 +38,7 @@ def well_formed_texts():
     yield "a zero-width space before it", "\u200b" + good
     yield "an end-of-turn mark between", good.replace("k><a", "k><|im_end|><a")
     yield "text after the end-of-turn mark", good + "<|im_end|>more"
+    yield "a < in the thinking", "<think>2<3</think><answer>5</answer>"
 
 
 def extract(f):
@@ -67,6 +68,9 @@ def extract_texts():
     yield "an answer of 5,000 characters", f"<think>a</think><answer>{'7' * 5000}</answer>"
     yield "thinking that is opened by the prompt", "2+3=5</think><answer>5</answer>"
     yield "a zero-width space as the answer", "<think>a</think><answer>\u200b</answer>"
+    yield "a second thinking that is open", "<think>a</think><think>b<answer>5</answer>"
+    yield "a second <think> that is open", "a</think><think>b<answer>5</answer>"
+    yield "<think> twice, and closed", "<think>a<think>b</think><answer>5</answer>"
 
 
 def number(f):
@@ -84,7 +88,11 @@ def number(f):
             ("a word", "forty"), ("an empty text", ""), ("an exponent", "1e5"),
             ("infinity", "inf"), ("a sum", "2+3"), ("a long number", "1" * 41),
             ("digits of another script", "٣"), ("40 characters", "1" * 40),
-            ("division by zero with two digits", "1/00"), ("one dollar sign at the end", "5$")):
+            ("division by zero with two digits", "1/00"), ("one dollar sign at the end", "5$"),
+            ("white space before the sign", " -7"), ("white space around LaTeX math", " $5$ "),
+            ("40 digits with white space around", " " + "1" * 40 + "\n"),
+            ("a sign and 40 digits", "-" + "1" * 40), ("two dollar signs on each side", "$$5$$"),
+            ("41 characters with commas", "1" + ",111" * 10)):
         yield shown(name, text), f, text
 
 
@@ -106,7 +114,8 @@ def expression(f):
             ("200 characters", "11" + "+1" * 99), ("deep brackets", "(" * 60 + "1" + ")" * 60),
             ("a number in place of the closing bracket", "(2+3 4"),
             ("an opening bracket in place of the closing one", "(2+3("),
-            ("digits of another script", "٣+2")):
+            ("digits of another script", "٣+2"), ("a word after it", "5 apples"),
+            ("an equals sign at the end", "2+3="), ("an exclamation mark", "2*3!")):
         yield shown(name, text), f, text
 
 

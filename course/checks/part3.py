@@ -7,6 +7,8 @@ def padded(f):
     yield "one pair", f, [([1, 2], [3, 4])]
     yield "pairs of different lengths", f, [([1, 2, 3], [4]), ([5], [6, 7]), ([8, 9], [1, 2, 3, 4])]
     yield "another pad_id", f, [([1], [2]), ([3, 4], [5, 6])], 9
+    yield ("responses that contain pad_id, also at their end", f,
+           [([1, 2], [3, 0, 4, 0]), ([5], [0])])
 
 
 def tiny_gpt(scale: float = 1.0):
@@ -17,16 +19,18 @@ def tiny_gpt(scale: float = 1.0):
 
 
 def logprobs_of(f):
-    def call(hidden, chosen, temperature, entropy, scale=1.0):
+    def call(hidden, chosen, temperature, entropy, scale=1.0, dtype=None):
         hidden = hidden.clone().requires_grad_()
-        logp, found = f(tiny_gpt(scale), hidden, chosen, temperature, entropy)
+        more = () if dtype is None else (dtype,)
+        logp, found = f(tiny_gpt(scale), hidden, chosen, temperature, entropy, *more)
         total = logp.flatten() @ torch.arange(1.0, 1 + logp.numel())
         if found is not None:
             total = total + found.sum() / 2
         gradient = torch.zeros(hidden.shape)
-        if total.requires_grad and scale == 1:  # large logits: a difference of large numbers
+        if total.requires_grad and scale == 1 and not more:  # else coarse, or of large numbers
             gradient = torch.autograd.grad(total, hidden)[0]
-        return {"logp": logp, "entropy": found, "gradient": gradient}
+        return {"the log-probs": logp, "the entropies": found,
+                "the gradient with respect to hidden": gradient}
     hidden = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
     chosen = torch.tensor([2, 5, 0])
     yield "temperature 1 (values and gradient)", call, hidden, chosen, 1.0, True
@@ -34,12 +38,18 @@ def logprobs_of(f):
     yield "temperature 2", call, hidden, chosen, 2.0, True
     yield "no entropy asked for", call, hidden, chosen, 1.0, False
     yield "logits of some hundreds", call, hidden, torch.tensor([0, 1, 2]), 1.0, False, 300.0
+    yield "dtype torch.bfloat16", call, hidden, chosen, 1.0, True, 1.0, torch.bfloat16
 
 
 def wilson(f):
-    for successes, n in ((7, 10), (50, 100), (1, 3), (0, 10), (10, 10), (0, 0), (3, 1000)):
-        yield f"{successes} of {n}", f, successes, n
-    yield "7 of 10 with z = 1", f, 7, 10, 1.0
+    def call(successes, n, *z):
+        low, high = f(successes, n, *z)
+        return {"the lower end": low, "the upper end": high, "(low >= 0)": bool(low >= 0),
+                "(high <= 1)": bool(high <= 1)}
+    for successes, n in ((7, 10), (50, 100), (1, 3), (0, 10), (10, 10), (0, 0), (3, 1000), (0, 20),
+                         (18, 18), (23, 23)):
+        yield f"{successes} of {n}", call, successes, n
+    yield "7 of 10 with z = 1", call, 7, 10, 1.0
 
 
 def pass_at_k(f):

@@ -6,9 +6,10 @@ import torch
 def informative(f):
     correct = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0])
     yield "mixed, all right, all wrong, mixed", f, correct, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-    yield "groups in any order", f, correct, torch.tensor([2, 1, 0, 2, 1, 0, 1, 2])
+    yield "groups of 2 and 3, in any order", f, correct, torch.tensor([2, 1, 0, 2, 1, 0, 1, 2])
     yield "a response that is alone", f, correct[:3], torch.tensor([0, 0, 1])
     yield "one right answer in five", f, torch.tensor([0.0, 0, 1, 0, 0]), torch.zeros(5).long()
+    yield "groups with the numbers 2 and 7", f, correct[:5], torch.tensor([2, 7, 7, 2, 2])
     yield "all right", f, torch.ones(4), torch.tensor([0, 0, 1, 1])
 
 

@@ -22,6 +22,7 @@ def step_ends(f):
     yield "two line ends in one token", call, "a", "\n\n", "b"
     yield "one step", call, "a", "b", "c"
     yield "other tags, and a broken one", call, "<think>", "a", "</think", "b", "</answer>", "c"
+    yield "a tag that begins in the token of a line end", call, "a", "\n</", "think>", "x"
     yield "letters of two bytes", call, "éé", "\n", "ü", "\n", "x"
 
 
@@ -61,6 +62,7 @@ def group_by_answer(f):
     yield "words", f, ["x", "y", "x"]
     yield "no answer at all", f, [None, None]
     yield "nothing", f, []
+    yield "answers that cannot be compared", f, ["3 apples", "3 pears", "3 pears"]
     yield "the larger group comes second", f, ["1", "2", "2", "3", "2", "1"]
 
 
@@ -80,8 +82,9 @@ def vote(f):
     def call(*samples):
         """Each problem has a list of (text, tokens)."""
         def complete(asked, n, seed, *more, **how):
-            return [list(samples[int(q.split()[1])])[:n] for q in asked]
-        found = f(SimpleNamespace(complete=complete), questions(len(samples)), len(samples[0]), 0)
+            order = 1 if seed == 3 else -1  # another seed gives other samples
+            return [list(samples[int(q.split()[1])])[:n][::order] for q in asked]
+        found = f(SimpleNamespace(complete=complete), questions(len(samples)), len(samples[0]), 3)
         return [vars_of(result) for result in found]
     a, b, c = response("5", "a"), response("6", "b"), response("5", "c")
     yield "two of three agree", call, [(b, 3), (a, 4), (c, 5)]
@@ -108,6 +111,15 @@ def prune(f):
     yield "equal texts", call, "cbca", [[0.9], [0.5], [0.8], [0.1]], on, 2, False
     yield "fewer texts than beams", call, "ccca", [[0.9], [0.5], [0.8], [0.1]], on, 2, False
     yield "subtrees", call, "abcd", [[0.9], [0.8], [0.2], [0.3]], on, 2, True
+    yield "equal scores", call, "abcd", [[0.5], [0.7], [0.7], [0.5]], on, 2, False
+    yield ("steps of 0.6 and 0.6 against one of 0.5", call, "abcd",
+           [[0.5], [0.6, 0.6], [0.1], [0.2]], on, 1, False)
+    yield "one text in all beams", call, "cccc", [[0.9], [0.5], [0.8], [0.1]], on, 2, False
+    six = [[0.3], [0.6], [0.1], [0.7], [0.9], [0.8]]
+    yield ("six beams, the best three", call, "cbcaac",
+           [[0.9], [0.8], [0.7], [0.6], [0.1], [0.3]], [False] * 6, 3, False)
+    yield "six beams, two subtrees", call, "abcdef", six, [False] * 6, 2, True
+    yield "six beams, three subtrees", call, "abcdef", six, [False] * 6, 3, True
     yield "all beams have ended", call, "abcd", scores, [True] * 4, 2, False
 
 
@@ -115,13 +127,22 @@ class Writer:
     """A completer without a model: it thinks in three words, and longer after each insertion."""
 
     max_new_tokens = 7
-    tokenizer = SimpleNamespace(has_stop_string=lambda text: "</answer>" in text)
+    tokenizer = SimpleNamespace(
+        has_stop_string=lambda text: "</answer>" in text or "<end>" in text)
 
     def next(self, question: str, text: str, greedy: bool) -> str:
         if question == "question 1":  # it does not think
             return "8</answer>" if text else "<answer>"
+        if question == "question 3":  # it ends by another stop string
+            return "<end>"
+        if "</think>" in text and question in ("question 4", "question 5"):  # a long answer
+            words = text.rpartition("<answer>")[2].split()
+            longest = 10 if question == "question 4" else 40
+            return "7</answer>" if len(words) == longest else " so" if greedy else " hm"
+        if text.endswith("<answer>") and question == "question 6":
+            return "</think>"
         if "</think>" in text:
-            return "7</answer>" if text.endswith("<answer>") else "<answer>"
+            return "7</answer>" if text.endswith(("<answer>", "<answer></think>")) else "<answer>"
         words = text.split("wait")[-1].split()
         longer = 3 + text.count("wait") + 4 * (question == "question 2")
         return "</think>" if len(words) >= longer else " so" if greedy else " hm"
@@ -130,7 +151,8 @@ class Writer:
         made = []
         for question, text in zip(asked, prefixes or [""] * len(asked), strict=True):
             tokens = 0
-            while tokens < (max_new_tokens or self.max_new_tokens) and "</answer>" not in text:
+            ended = self.tokenizer.has_stop_string
+            while tokens < (max_new_tokens or self.max_new_tokens) and not ended(text):
                 word, tokens = self.next(question, text, greedy), tokens + 1
                 if word == stop:
                     break
@@ -141,7 +163,9 @@ class Writer:
 
 def decode_with_budget(f):
     def call(count, insertions, max_thinking):
-        found = f(Writer(), questions(count), insertions, max_thinking, 0)
+        """count: of the questions, or the number of a single one in a list."""
+        asked = questions(count) if isinstance(count, int) else questions(7)[count[0]:][:1]
+        found = f(Writer(), asked, insertions, max_thinking, 0)
         return [vars_of(result) for result in found]
     yield "no insertion", call, 1, [], 0
     yield "one insertion", call, 1, [" wait"], 0
@@ -149,6 +173,11 @@ def decode_with_budget(f):
     yield "at most 2 tokens of thinking", call, 1, [], 2
     yield "at most 2 tokens of thinking, one insertion", call, 1, [" wait"], 2
     yield "a response without thinking, and a long one", call, 3, [" wait"], 0
+    yield "two different insertions", call, 1, [" hm", " wait"], 0
+    yield "a response that ends by another stop string", call, [3], [" wait"], 0
+    yield "an answer of 12 tokens", call, [4], [], 0
+    yield "an answer of 42 tokens", call, [5], [], 0
+    yield "an answer with </think> in it", call, [6], [], 0
 
 
 CHECKS = {"step_ends": step_ends, "loss": prm_loss, "group_by_answer": group_by_answer,

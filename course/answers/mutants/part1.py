@@ -1,5 +1,7 @@
 """Common mistakes of part 1: (message, old text, new text, ...) for each function."""
 
+GROW = "        cache.lengths = cache.lengths + 1\n"
+
 MUTANTS = {
     "inverse_cdf": [
         ("u equal to an entry draws the token of that entry. Return the first index whose entry "
@@ -32,6 +34,16 @@ MUTANTS = {
          "if slot is None:\n        return token,",
          "if slot is None:\n        entropy = -logp.gather(-1, token[:, None])[:, 0]\n"
          "        return token,", "entropy[slot]", "-logp[slot, token]"),
+        ("a small number in the logarithm changes the log-prob of an unlikely token: use "
+         "log_softmax", "return token, logp.gather", "return token, (probs + 1e-8).log().gather",
+         "return token, logp[slot, token]", "return token, (probs + 1e-8).log()[slot, token]"),
+        ("at temperature 0 log-prob and entropy are those at temperature 1; yours are 0",
+         "    if slot is None:\n        return token,", "    if temperature == 0:\n"
+         "        logp, entropy = logp * 0, entropy * 0\n    if slot is None:\n"
+         "        return token,"),
+        ("with top_k or top_p, the entropy must be of the restricted distribution too",
+         "    if top_k or top_p < 1:\n", "    raw = logits.log_softmax(-1)\n"
+         "    if top_k or top_p < 1:\n", "-(probs * logp).sum(-1)", "-(raw.exp() * raw).sum(-1)"),
         ("your entropy is negative: entropy = -sum p log p", "-(probs * logp)", "(probs * logp)"),
         ("your entropy is in bits; the natural logarithm gives nats", "-(probs * logp).sum(-1)",
          "-(probs * logp).sum(-1) / 0.6931471805599453"),
@@ -77,6 +89,12 @@ MUTANTS = {
          "x.roll(d // 2, -1)", "x.flip(-1)"),
         ("each number is paired with itself: the partner of x[i] is x[i + d/2]",
          "x.roll(d // 2, -1)", "x"),
+        ("the second half uses the first half after it was changed: keep the old one",
+         "return torch.addcmul(x * cos, x.roll(d // 2, -1), sin)",
+         "first = (x * cos + x.roll(d // 2, -1) * sin)[..., :d // 2]\n"
+         "    both = torch.cat((first, x[..., d // 2:]), -1)\n"
+         "    return torch.cat((first, (both * cos + both.roll(d // 2, -1) * sin)"
+         "[..., d // 2:]), -1)"),
         ("cos and sin are exchanged", "x * cos, x.roll(d // 2, -1), sin",
          "x * sin, x.roll(d // 2, -1), cos"),
         ("you shift x by one, but the partner of x[i] is d/2 places away",
@@ -124,6 +142,14 @@ MUTANTS = {
         ("the result has heads and tokens mixed up: before the flatten, the order must be rows, "
          "tokens, heads", "y.reshape(n, -1, t, d).transpose(1, 2).flatten(0, 1)",
          "y.reshape(n * t, -1, d)"),
+        ("__call__ must not change self.lengths: the caller does, when all layers have run",
+         "    y = attend(", "    self.lengths = self.lengths + t\n    y = attend("),
+        ("right for t = 1 and wrong for more: the queries are not in the order head, token; "
+         "transpose before the reshape", "y = attend(q.reshape(n, kv_heads, share * t, d)",
+         "y = attend(q.transpose(1, 2).reshape(n, kv_heads, share * t, d)"),
+        ("attend already divides by sqrt(d): you divide twice",
+         "attend(q.reshape(n, kv_heads, share * t, d)",
+         "attend(q.reshape(n, kv_heads, share * t, d) / d**0.5"),
         ("the scores are not divided by sqrt(d)", "attend(q.reshape(n, kv_heads, share * t, d)",
          "attend(d**0.5 * q.reshape(n, kv_heads, share * t, d)"),
         ("the M rows of q, k and v are rows and tokens, (N * t): you read them as heads and tokens",
@@ -144,6 +170,22 @@ MUTANTS = {
          "hidden[:, -1]"),
         ("after the prefill, cache.lengths counts the padding of short prompts: set it to the "
          "prompts' own lengths", "cache.lengths = lengths", "cache.lengths = lengths * 0 + width"),
+        ("cache.lengths grows before the token is read: next_tokens(1) first, then grow",
+         GROW, "", "hidden = model(token[:, None], cache.next_tokens(1))",
+         GROW.strip() + "\n        hidden = model(token[:, None], cache.next_tokens(1))"),
+        ("cache.lengths is set before the prefill: the prompt is then written behind itself",
+         "cache.lengths = lengths\n", "", "    hidden = model(texts,",
+         "    cache.lengths = lengths\n    hidden = model(texts,"),
+        ("a row that has stopped becomes active again: combine with the rows that were active",
+         "active & ~torch.isin(token, stop_ids)", "~torch.isin(token, stop_ids)"),
+        ("on_token is called after the row has ended: leave the loop when no row is active",
+         " or not active.any()", ""),
+        ("each row's state begins with stop_states of its own prompt, i // group_size",
+         "request.stop_states[of_row]", "request.stop_states.repeat(request.group_size)"),
+        ("each row's state begins with stop_states of its own prompt, i // group_size",
+         "request.stop_states[of_row]", "request.stop_states[:1].expand(n)"),
+        ("the prompts are padded on the left: pad on the right", "text + [0] * (width - len(text))",
+         "[0] * (width - len(text)) + text", "lengths - 1]", "lengths * 0 + width - 1]"),
         ("cache.lengths does not grow: each new token overwrites the one before it",
          "cache.lengths = cache.lengths + 1", "cache.lengths = cache.lengths"),
         ("every step draws with the same uniform number: it depends on the step",

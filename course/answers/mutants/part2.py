@@ -1,5 +1,8 @@
 """Common mistakes of part 2: (message, old text, new text, ...) for each function."""
 
+LAST_THINK = ("the last <think> before the answer must be closed: find it with rfind, do not count "
+              "and do not take the first")
+
 MUTANTS = {
     "well_formed": [
         ("text outside the tags is accepted: only white space may stand before, between and after "
@@ -28,6 +31,9 @@ MUTANTS = {
          'extraction.first_turn(after)'),
         ("no white space is allowed between and after the tags; it should be",
          "around.strip()", "around"),
+        ("a < is no tag: it may stand in the thinking and in the answer", "if opened:",
+         "if TAGS.sub('', text).count('<') > text.count('<|'):\n        return False\n    "
+         "if opened:"),
         ("`opened` has no effect: then the prompt has written <think> already", "if opened:",
          "if False:"),
         ("a second <think> is accepted when the prompt has opened the first one",
@@ -49,6 +55,10 @@ MUTANTS = {
          "None if TAGS.search(answer) or TAGS.search(after) else ", ""),
         ("an answer inside thinking that is not closed is accepted: the thinking must have ended "
          "before the answer", " or thinking", ""),
+        (LAST_THINK, 'before.rfind("<think>") > before.rfind("</think>")',
+         'before.find("<think>") > before.find("</think>")'),
+        (LAST_THINK, 'before.rfind("<think>") > before.rfind("</think>")',
+         'before.count("<think>") > before.count("</think>")'),
         ("an answer that is not closed is accepted", " or not closed", ""),
         ("a tag inside the answer is accepted", "TAGS.search(answer) or ", ""),
         ("tags behind the answer are accepted", " or TAGS.search(after)", ""),
@@ -86,6 +96,12 @@ MUTANTS = {
         ("a number is found anywhere in the text: the whole text must be one number",
          "NUMBER.fullmatch(text)", "NUMBER.search(text)"),
         ("the denominator is ignored", " / int(divisor or 1)", ""),
+        ("white space around the text does not count: remove it first", "text = text.strip()\n",
+         "count = len(text)\n    text = text.strip()\n", "if len(text) <= MAX_DIGITS",
+         "if count <= MAX_DIGITS"),
+        ("MAX_DIGITS counts all characters, sign and commas included", "if len(text) <= MAX_DIGITS",
+         "if sum(c.isdigit() for c in text) <= MAX_DIGITS"),
+        ("one pair of $ is removed, not more", "text = text[1:-1]", "text = text.strip('$')"),
         ("there is no limit of MAX_DIGITS characters", "if len(text) <= MAX_DIGITS else None",
          "if text else None"),
         ("a number between two dollar signs, $5$, is not read",
@@ -111,6 +127,11 @@ MUTANTS = {
         ("the rest of the text is ignored, as in 2+3): all of it must be read",
          "return None if tokens else (value, used)", "return value, used"),
         ("a division by zero raises an error; the result is None", ", ZeroDivisionError", ""),
+        ("characters outside the grammar are skipped; each must give None",
+         ' or not re.fullmatch(r"[-+*/()0-9 ]*", text)', ""),
+        ("one operator of a chain is read: loop while operators of the same precedence follow",
+         "while tokens and", "if tokens and"),
+        ("a number may have several digits", "[0-9]+|", "[0-9]|"),
         ("a bracket need not be closed; it must be", 'if tokens.pop() != ")":',
          'if tokens and tokens.pop() != ")":'),
         ("the numbers are sorted or listed once; they must come in order, as often as used",

@@ -4,6 +4,14 @@ TOKEN = "mask / mask.sum().clamp(min=1)"
 SEQUENCE = "mask / (len(mask) * mask.sum(1, True).clamp(min=1))"
 RETURN = "squares / (torch.bincount(group) - 1).clamp(min=1)).sqrt()[group]"
 CENTRED = "(rewards - group_mean(rewards, group)) ** 2"
+PRODUCTS = ("torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * "
+            "advantages)")
+BOTH = ("return (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & "
+        "(advantages > 0)")
+SUM = '"sum": lambda mask, max_tokens: mask / len(mask)'
+CONSTANT = "mask / (len(mask) * max_tokens)"
+MEAN = "((logp - old_logp) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)"
+PENALTY = 'options.kl_coef * kl(batch.old_logp, batch.ref_logp, "k1") * batch.mask'
 
 MUTANTS = {
     "group_std": [
@@ -24,6 +32,16 @@ MUTANTS = {
          "rewards = above_minimum(rewards, group)", "rewards = rewards + 0"),
         ("a response that is alone gives NaN: n - 1 is 0 there; the result is 0",
          ".clamp(min=1)", ""),
+        ("E[r^2] - E[r]^2 is a difference of nearly equal numbers. Subtract the mean, then square",
+         "rewards = above_minimum(rewards, group)", "rewards = rewards + 0",
+         "torch.bincount(group, " + CENTRED + ")", "torch.bincount(group) * (torch.bincount(group, "
+         "rewards**2) / torch.bincount(group) - (torch.bincount(group, rewards) / "
+         "torch.bincount(group))**2)"),
+        ("you add 1e-6: group_advantages does that; here equal rewards give 0", ".sqrt()[group]",
+         ".sqrt()[group] + 1e-6"),
+        ("groups need not be neighbours: unique_consecutive counts a group twice whose rows are "
+         "apart", "    rewards = above_minimum(rewards, group)", "    group = group.unique_"
+         "consecutive(return_inverse=True)[1]\n    rewards = above_minimum(rewards, group)"),
     ],
     "group_advantages": [
         ("your advantages have mean 0, but they are divided by the biased standard deviation (n). "
@@ -39,7 +57,8 @@ MUTANTS = {
          "raised = above_minimum(rewards.double(), group)", "raised = rewards.double()",
          "BASELINES[baseline](raised, group)", "(raised.mean() if baseline == 'mean' else "
          "BASELINES[baseline](raised, group))"),
-        ("a group with equal rewards, or of one response, gives NaN: add 1e-6 to the divisor",
+        ("a group with equal rewards, or of one response, gives NaN: add 1e-6 to the divisor (in "
+         "parentheses)",
          "DIVISORS[divisor](rewards.double(), group) + 1e-6",
          "DIVISORS[divisor](rewards.double(), group)"),
         ("equal rewards must give exactly 0. The mean of sixteen 1.1 is not 1.1, and the rest is "
@@ -50,6 +69,20 @@ MUTANTS = {
          "raised = above_minimum(rewards.double(), group)", "raised = rewards.double()"),
         ("scale_by_std=False has no effect: then the advantage is only r - baseline",
          "if scale_by_std:", "if True:"),
+        ("scale_by_std is inverted: divide if it is True", "if scale_by_std:",
+         "if not scale_by_std:"),
+        ("without scale_by_std nothing is divided, whatever the divisor is", "if scale_by_std:",
+         "if scale_by_std or divisor != 'std':"),
+        ("add 1e-6 to the standard deviation, not to the variance",
+         "(DIVISORS[divisor](rewards.double(), group) + 1e-6)",
+         "(DIVISORS[divisor](rewards.double(), group)**2 + 1e-6).sqrt()"),
+        ("the number that is added to the divisor is 1e-6; yours is larger", "+ 1e-6", "+ 1e-4"),
+        ("the rewards above the group's minimum minus the baseline of the rewards themselves: use "
+         "the same rewards in both", "BASELINES[baseline](raised, group)",
+         "BASELINES[baseline](rewards.double(), group)"),
+        ("the rewards themselves minus the baseline of the rewards above the group's minimum: use "
+         "the same rewards in both", "advantages = raised -", "advantages = rewards.double() -"),
+        ("no baseline is subtracted", "raised - BASELINES[baseline](raised, group)", "raised"),
         ("you never divide by the standard deviation", "if scale_by_std:", "if False:"),
         ("the option baseline has no effect: look it up in BASELINES", "BASELINES[baseline]",
          "BASELINES['mean']"),
@@ -71,6 +104,13 @@ MUTANTS = {
         ("you take the larger of the two terms of the gain. The clip is a lower bound of the gain: "
          "take the smaller one", "torch.minimum(ratio * advantages, ratio",
          "torch.maximum(ratio * advantages, ratio"),
+        ("you take the smaller ratio, then multiply by A. Take the smaller of the two products: "
+         "where A < 0 it is the one of the larger ratio", PRODUCTS,
+         "torch.minimum(ratio, ratio.clamp(1 - clip_low, 1 + clip_high)) * advantages"),
+        ("you clip the log-ratio: clip the ratio", "ratio.clamp(1 - clip_low, 1 + clip_high)",
+         "clamp(logp - old_logp).clamp(-clip_low, clip_high).exp()"),
+        ("clip_low and clip_high have no effect: the bounds are 1 - clip_low and 1 + clip_high",
+         "clamp(1 - clip_low, 1 + clip_high)", "clamp(0.8, 1.2)"),
         ("nothing is clipped", "torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + "
          "clip_high) * advantages)", "ratio * advantages"),
         ("the clipped term alone: compare it with the plain term, or a bad token far outside the "
@@ -92,6 +132,10 @@ MUTANTS = {
         ("this is the plain policy gradient -A logp: the ratio to the old policy is missing",
          "return -gain", "return -advantages * logp"),
         ("dual_clip has no effect", "if dual_clip:", "if False:"),
+        ("dual_clip = 0 means no bound; yours bounds the loss at 0", "if dual_clip:", "if True:"),
+        ("dual_clip acts on tokens with A > 0 too: it bounds the loss where A < 0 alone",
+         "torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)",
+         "torch.maximum(gain, dual_clip * advantages)"),
         ("dual_clip acts on tokens with A > 0 too: it bounds the loss where A < 0 alone",
          "torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)",
          "torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), "
@@ -111,6 +155,26 @@ MUTANTS = {
         ("the signs of the advantages are exchanged: the upper bound acts where A > 0",
          "advantages < 0", "advantages > 0 ", "clip_high) & (advantages > 0)",
          "clip_high) & (advantages < 0)"),
+        ("the sign of the advantage plays no part below the lower bound: only a token with A < 0 "
+         "loses its gradient there", " & (advantages < 0)", ""),
+        ("the sign of the advantage plays no part above the upper bound: only a token with A > 0 "
+         "loses its gradient there", " & (advantages > 0)", ""),
+        ("you compare the log-ratio with -clip_low and clip_high: compare the ratio with 1 - "
+         "clip_low and 1 + clip_high", "ratio = policy_ratio(logp, old_logp)",
+         "gap = clamp(logp - old_logp)", "ratio < 1 - clip_low", "gap < -clip_low",
+         "ratio > 1 + clip_high", "gap > clip_high"),
+        ("clip_low = 1 is allowed, and log(1 - clip_low) is -inf then: math.log raises an error",
+         "ratio < 1 - clip_low", "logp - old_logp < __import__('math').log(1 - clip_low)"),
+        ("a ratio that is equal to a bound is not clipped: compare with < and >",
+         "ratio < 1", "ratio <= 1", "ratio > 1", "ratio >= 1"),
+        ("the two bounds are exchanged: 1 - clip_low below, 1 + clip_high above",
+         "ratio < 1 - clip_low", "ratio < 1 - clip_high", "ratio > 1 + clip_high",
+         "ratio > 1 + clip_low"),
+        ("clip_low and clip_high have no effect: the bounds are 1 - clip_low and 1 + clip_high",
+         "ratio < 1 - clip_low", "ratio < 0.8", "ratio > 1 + clip_high", "ratio > 1.2"),
+        ("you compare the ratio with clip_low and clip_high: the bounds are 1 - clip_low and "
+         "1 + clip_high", "ratio < 1 - clip_low", "ratio < clip_low", "ratio > 1 + clip_high",
+         "ratio > clip_high"),
         ("the two results are exchanged: return (below, above)",
          "return (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & "
          "(advantages > 0)",
@@ -118,8 +182,8 @@ MUTANTS = {
          "(advantages < 0)"),
         ("the ratio is upside down: it is exp(logp - old_logp)", "policy_ratio(logp, old_logp)",
          "policy_ratio(old_logp, logp)"),
-        ("both bounds use clip_low: the upper one is 1 + clip_high", "1 + clip_high",
-         "1 + clip_low"),
+        ("both bounds use clip_low: the upper one is 1 + clip_high", "ratio > 1 + "
+         "clip_high", "ratio > 1 + clip_low"),
         ("advantages of 0 count as clipped: there was no gradient to lose",
          "advantages < 0", "advantages <= 0", "advantages > 0", "advantages >= 0"),
     ],
@@ -141,6 +205,18 @@ MUTANTS = {
         ("k3 weighs by the ratio and uses the wrong log-ratio: this estimates another KL",
          "torch.expm1(log_ratio) - log_ratio", "torch.exp(log_ratio) * log_ratio - "
          "torch.expm1(log_ratio)"),
+        ("k2 and k3 are exchanged", "log_ratio * log_ratio / 2", "(torch.expm1(log_ratio) - "
+         "log_ratio )", "lambda log_ratio: torch.expm1(log_ratio) - log_ratio,",
+         "lambda log_ratio: log_ratio * log_ratio / 2,"),
+        ("no gradient reaches logp: do not detach, and no floats", "(clamp(ref_logp - logp))",
+         "(clamp(ref_logp - logp).detach())"),
+        ("no gradient reaches logp in k1", "lambda log_ratio: -log_ratio,",
+         "lambda log_ratio: -log_ratio.detach(),"),
+        ("no gradient reaches logp in k2", "log_ratio * log_ratio / 2",
+         "log_ratio.detach() ** 2 / 2"),
+        ("you return the mean over the tokens. Return an estimate for each token: the weights "
+         "average later", "KL[estimator](clamp(ref_logp - logp))",
+         "KL[estimator](clamp(ref_logp - logp)).mean()"),
         ("no gradient reaches logp in k3", "torch.expm1(log_ratio) - log_ratio",
          "torch.expm1(log_ratio.detach()) - log_ratio.detach()"),
     ],
@@ -158,8 +234,22 @@ MUTANTS = {
          "mask.sum(1, True)"),
         ("sequence: this is `token`: every row must weigh the same, whatever its length",
          SEQUENCE, TOKEN),
-        ("sum: divide by the number of rows", '"sum": lambda mask, max_tokens: mask / len(mask)',
-         '"sum": lambda mask, max_tokens: mask'),
+        ("sum: divide by the number of rows", SUM, SUM.removesuffix(" / len(mask)")),
+        ("sum: you divide by the number of columns: divide by the number of rows", SUM,
+         SUM.replace("len(mask)", "mask.shape[1]")),
+        ("sum: rows without tokens count too: divide by the number of all rows", SUM,
+         SUM.replace("len(mask)", "(mask.sum(1) > 0).sum().clamp(min=1)")),
+        ("sum: tokens outside the mask have the weight 0", SUM,
+         SUM.replace("mask / len", "torch.ones_like(mask) / len")),
+        ("token: tokens outside the mask have the weight 0", TOKEN,
+         TOKEN.replace("mask /", "torch.ones_like(mask) /")),
+        ("sequence: tokens outside the mask have the weight 0", SEQUENCE,
+         SEQUENCE.replace("mask /", "torch.ones_like(mask) /")),
+        ("sum and sequence are exchanged", SUM, SUM.replace("mask / len(mask)", SEQUENCE + " "),
+         '"sequence": lambda mask, max_tokens: ' + SEQUENCE,
+         '"sequence": lambda mask, max_tokens: mask / len(mask)'),
+        ("constant: rows without tokens count too: divide by the number of all rows", CONSTANT,
+         CONSTANT.replace("len(mask)", "(mask.sum(1) > 0).sum()")),
         ("constant: divide by the number of rows too", "mask / (len(mask) * max_tokens)",
          "mask / max_tokens"),
         ("sequence: rows without tokens count too: divide by the number of all rows",
@@ -186,6 +276,14 @@ MUTANTS = {
          "return ((logp - old_logp) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)",
          "return ((logp - old_logp) * mask).sum(1) / mask.sum(1)"),
         ("the sign is wrong: logp - old_logp", "logp - old_logp)", "old_logp - logp)"),
+        ("no gradient reaches logp: do not detach, and no floats", "((logp - old_logp)",
+         "((logp.detach() - old_logp)"),
+        ("this is the logarithm of the mean ratio: take the mean of the log-ratios", MEAN,
+         MEAN.replace("(logp - old_logp)", "(logp - old_logp).exp()").join(("(", ").log()"))),
+        ("this is the mean over the batch: each row has its own", MEAN,
+         "(((logp - old_logp) * mask).sum() / mask.sum()).expand(len(mask), 1)"),
+        ("the log-ratio is clamped: the mean is over the log-ratios as they are",
+         "(logp - old_logp) ", "(logp - old_logp).clamp(-20, 20) "),
         ("this is the ratio: return its logarithm", "return ((logp",
          "return (((logp", ".clamp(min=1)", ".clamp(min=1)).exp()"),
     ],
@@ -211,6 +309,25 @@ MUTANTS = {
          "    def first_end(mask):\n        after = torch.cat((mask[:, 1:], mask[:, :1] * 0), 1)\n"
          "        ends = mask * (1 - after)\n        return ends * (ends.cumsum(1) == 1)\n"
          "    if batch.step_rewards is None:"),
+        ("a row without tokens has no reward: all its entries are 0", "batch.mask * (tokens_left "
+         "== 1)", "(torch.arange(batch.mask.shape[1]) == batch.mask.cumsum(1).argmax(1)[:, None])"),
+        ("a row without tokens has no reward: all its entries are 0", "batch.mask * (tokens_left "
+         "== 1)", "(torch.arange(batch.mask.shape[1]) == ((batch.mask * torch.arange(1, 1 + "
+         "batch.mask.shape[1])).amax(1).long() - 1)[:, None] % batch.mask.shape[1])"),
+        ("the reward is one column too far to the right", "batch.mask * (tokens_left == 1)",
+         "torch.nn.functional.pad(batch.mask * (tokens_left == 1), (1, 0))[:, :-1]"),
+        ("with kl_coef 0 there is no KL, and ref_logp may be None: test for kl_coef > 0 too",
+         "if options.kl_coef and", "if"),
+        ("with step_rewards the KL is missing: it is subtracted from them too",
+         "rewards = batch.step_rewards", "return batch.step_rewards"),
+        ("the KL stands only at the last token: subtract it at each token with mask 1", PENALTY,
+         PENALTY.replace("batch.mask", "(batch.mask * (batch.mask.flip(1).cumsum(1).flip(1) == "
+                         "1))")),
+        ("the KL of all tokens is summed at the last one: subtract it at each token with mask 1",
+         PENALTY, f"({PENALTY}).sum(1, keepdim=True) * batch.mask * "
+         "(batch.mask.flip(1).cumsum(1).flip(1) == 1)"),
+        ("k1 is signed: it may be negative, so take no absolute value",
+         'batch.ref_logp, "k1")', 'batch.ref_logp, "k1").abs()'),
         ("the KL is not multiplied by kl_coef", "options.kl_coef * kl(", "kl("),
         ("batch.step_rewards replace the rewards; you add the two",
          "rewards = batch.step_rewards", "rewards = batch.step_rewards + batch.rewards[:, None] * "

@@ -2,12 +2,22 @@
 
 KEPT_VALUE = "next_value = torch.where(inside, values[:, t], next_value)"
 ADVANTAGE = "delta + gamma * gae_lambda * next_advantage,"
+CARRIED = "                                 next_advantage)"  # the advantage, over a gap
+ERROR = "torch.maximum(loss, (near - returns) ** 2)"
+NEAR = "near = old_values + (values - old_values).clamp(-clip, clip)"
 
 MUTANTS = {
     "gae": [
         ("values[:, t] is of the state BEFORE token t: delta = r[t] + gamma V[t+1] - V[t]. You use "
          "the value of the state after for both", "gamma * next_value - values[:, t]",
          "gamma * next_value - next_value"),
+        ("values[:, t] is of the state before token t: you take it for the state after, delta = "
+         "r[t] + gamma V[t] - V[t-1]", "gamma * next_value - values[:, t]",
+         "gamma * values[:, t] - (values[:, t - 1] if t else 0)"),
+        ("rewards with mask 0 do not count: yours reach the token before", CARRIED,
+         CARRIED.replace("next_advantage", "next_advantage + rewards[:, t]")),
+        ("V[t+1] is the value of the next token with mask 1: carry it over a gap", KEPT_VALUE,
+         "next_value = torch.where(inside, values[:, t], 0.0)"),
         ("delta lacks the value of the next state: r[t] + gamma V[t+1] - V[t]",
          " + gamma * next_value", ""),
         ("delta lacks -V[t]: the advantage is what is gained over the critic's estimate",
@@ -43,6 +53,9 @@ MUTANTS = {
         ("mean and standard deviation are over all columns: only tokens with mask 1 count",
          "n = mask.sum()", "outside, mask = mask, torch.ones_like(mask)\n    n = mask.sum()",
          "return centred / (", "return outside * centred / ("),
+        ("only tokens with mask 1 count: you divide by the number of all columns", "n = mask.sum()",
+         "n = torch.tensor(float(mask.numel()))"),
+        ("the divisor is sqrt(variance + eps^2): you add eps to the variance", "eps**2", "eps"),
         ("the result is not 0 outside the mask", "/ n) * mask", "/ n)", "(centred**2)",
          "(centred**2 * mask)"),
         ("the mean is not subtracted", "(x - (x * mask).sum() / n)", "x"),
@@ -55,7 +68,7 @@ MUTANTS = {
          "return centred / ((centred**2).sum() / (n - 1).clamp(min=1) + eps**2).sqrt()",
          "return centred"),
         ("a single token gives NaN: n - 1 is 0 there", "(n - 1).clamp(min=1)", "(n - 1)"),
-        ("equal values give NaN: add eps to the standard deviation", " + eps**2", ""),
+        ("equal values give NaN: the divisor is sqrt(variance + eps^2)", " + eps**2", ""),
     ],
     "value_loss": [
         ("the factor 1/2 is missing", "return loss / 2", "return loss"),
@@ -63,7 +76,19 @@ MUTANTS = {
          "torch.minimum"),
         ("only the clipped error counts for you: take the larger of the two",
          "torch.maximum(loss, (near - returns) ** 2)", "(near - returns) ** 2"),
-        ("clip has no effect", "if clip:", "if False:"),
+        ("the clipped error never counts: clip the values to near old_values", "if clip:",
+         "if False:"),
+        ("no gradient reaches the values: do not detach, and no floats",
+         "(values - returns) ** 2", "(values.detach() - returns) ** 2",
+         NEAR, NEAR + ".detach()"),
+        ("the clipped error never counts: clip the values to near old_values", NEAR,
+         "near = returns + (values - returns).clamp(-clip, clip)"),
+        ("old_values is missing: the clipped value is old_values plus the clipped difference", NEAR,
+         NEAR.replace("old_values + ", "")),
+        ("only one of the two errors is halved", "loss = (values - returns) ** 2",
+         "loss = (values - returns) ** 2 / 2", "return loss / 2", "return loss"),
+        ("only one of the two errors is halved", ERROR,
+         "torch.maximum(loss, (near - returns) ** 2 / 2)"),
         ("you clip the values to [-clip, clip]: the bounds are around old_values",
          "old_values + (values - old_values).clamp", "values.clamp"),
         ("this is the absolute error: square it", "(values - returns) ** 2",
@@ -84,6 +109,11 @@ MUTANTS = {
          "variance = returns[inside]", "variance = values[inside]"),
         ("this is the variance of the values over that of the returns: the error counts",
          "float(1 - (returns[inside] - values[inside])", "float((values[inside])"),
+        ("the variances divide by n: with n - 1 one token gives NaN", "returns[inside].var("
+         "correction=0)\n", "returns[inside].var(correction=1)\n",
+         "(returns[inside] - values[inside]).var(correction=0)",
+         "(returns[inside] - values[inside]).var(correction=1)"),
+        ("return a Python float, not a tensor: float(...)", "float(1 - ", "(1 - "),
         ("you compare standard deviations: compare variances", "/ variance)", "/ variance) ** 0.5",
          "float(1 - (", "1 - float(("),
     ],

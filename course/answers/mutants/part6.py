@@ -1,6 +1,8 @@
 """Common mistakes of part 6: (message, old text, new text, ...) for each function."""
 
 RATE = "math.ceil((prompts - kept) * sampled / max(1, kept))"
+NUMBER = f"max(0, min(prompts, {RATE}))"
+PENALTY = "-((lengths - (limit - buffer)) / buffer).clamp(0, 1)"
 
 MUTANTS = {
     "informative": [
@@ -22,6 +24,9 @@ MUTANTS = {
         ("no row is informative for you: whether a row is right is 0 or 1; the mean of its group "
          "tells", "(counts > 0).all(0)[group]", "(counts > 0).all(0)[group] & (correct > 0) & "
          "(correct < 1)"),
+        ("the numbers of the groups may have gaps: the flags of group.unique() cannot be indexed "
+         "by group; use its return_inverse", ".all(0)[group]",
+         ".all(0)[group.unique()][group]"),
         ("you take neighbouring rows for a group. `group` says which rows belong together",
          "    counts =", "    group = torch.arange(len(group)) // max(1, len(group) // "
          "len(group.unique()))\n    counts ="),
@@ -34,6 +39,12 @@ MUTANTS = {
          ".clamp(max=1)"),
         ("the penalty begins at the limit. It begins at limit - buffer and is -1 at the limit",
          "(lengths - (limit - buffer))", "(lengths - limit)"),
+        ("the penalty is rounded to a whole number: use /, not //", "(limit - buffer)) / buffer",
+         "(limit - buffer)) // buffer"),
+        ("the penalty begins at limit + buffer: lengths - (limit - buffer) needs the brackets",
+         "lengths - (limit - buffer)", "lengths - limit - buffer"),
+        ("beyond the limit the penalty is 0: it stays -1", PENALTY,
+         PENALTY + " * (lengths <= limit)"),
         ("the penalty begins one token too early: at length = limit - buffer it is 0",
          "(lengths - (limit - buffer))", "(lengths - (limit - buffer) + 1)"),
         ("the penalty of whole-number lengths is rounded to a whole number: divide first",
@@ -48,8 +59,21 @@ MUTANTS = {
     "prompts_to_sample": [
         ("you sample as many prompts as groups are missing. Only a part of them will be "
          "informative: expect the same rate as before", RATE, "prompts - kept"),
-        ("the number is rounded down: round up, or the batch is not filled", RATE,
+        ("rounded down or to the nearest: round up (math.ceil), or the batch is not filled", RATE,
          "(prompts - kept) * sampled // max(1, kept)"),
+        ("rounded down or to the nearest: round up (math.ceil), or the batch is not filled", RATE,
+         "round((prompts - kept) * sampled / max(1, kept))"),
+        ("you do not subtract the groups that are already kept", RATE,
+         "math.ceil(prompts * sampled / max(1, kept))"),
+        ("you divide by the rate of one batch, kept / prompts: the rate is kept / sampled", RATE,
+         "math.ceil((prompts - kept) * prompts / max(1, kept))"),
+        ("with no informative group so far the number is 0: then it is `prompts`",
+         "return " + NUMBER, f"return {NUMBER} if kept else 0"),
+        ("there is no upper bound: sample at most `prompts` at a time", "return " + NUMBER,
+         f"return max(0, {RATE}) if kept else prompts"),
+        ("you multiply by the rate kept / sampled: divide by it", "return " + NUMBER,
+         "return max(0, min(prompts, math.ceil((prompts - kept) * kept / sampled))) if kept else "
+         "prompts"),
         ("int(x) + 1 is one too many where x is a whole number: round up with math.ceil",
          "math.ceil((prompts - kept) * sampled / max(1, kept))",
          "int((prompts - kept) * sampled / max(1, kept)) + 1"),

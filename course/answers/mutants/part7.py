@@ -1,5 +1,15 @@
 """Common mistakes of part 7: (message, old text, new text, ...) for each function."""
 
+FOUND = """    ends = {bisect.bisect_left(byte_ends, match.end())
+            for match in STEP_END.finditer(b"".join(pieces))}"""
+BUFFERED = """    ends, text = set(), b""
+    for i, piece in enumerate(pieces):
+        text += piece
+        if STEP_END.search(text):
+            ends.add(i)
+            text = b"" """
+CROSS_ENTROPY = 'F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")'
+LAST = "prefixes, greedy=True, max_new_tokens=32)"
 FORCED = "text if completer.tokenizer.has_stop_string(text) else text + insertion"
 
 MUTANTS = {
@@ -25,6 +35,12 @@ MUTANTS = {
          "min(bisect.bisect_left(byte_ends, match.end()) + 1, len(ids) - 1)"),
         ("you return the first token of the line end or tag; it may have several tokens: return "
          "the last one", "match.end()", "match.start() + 1"),
+        ("match.end() is one byte behind the match: the token that holds the last byte ends the "
+         "step",
+         "bisect.bisect_left(byte_ends, match.end())",
+         "min(bisect.bisect_right(byte_ends, match.end()), len(ids) - 1)"),
+        ("a tag may begin in the token in which a step ends: keep the rest of its bytes", FOUND,
+         BUFFERED),
         ("you count characters, but the search is over bytes: a letter may have several bytes",
          "map(len, pieces)", "(len(piece.decode()) for piece in pieces)"),
         ("a token is listed twice when two steps end in it", "sorted(ends | {len(ids) - 1})",
@@ -38,6 +54,11 @@ MUTANTS = {
          "from the logits", "F.binary_cross_entropy_with_logits(logits, targets, "
          'reduction="sum")', "-(targets * logits.sigmoid().log() + (1 - targets) * "
          "(1 - logits.sigmoid()).log()).sum()"),
+        ("exp of a large logit is infinite: use logsigmoid, softplus or "
+         "binary_cross_entropy_with_logits", CROSS_ENTROPY,
+         "((1 + logits.exp()).log() - targets * logits).sum()"),
+        ("return a tensor: the loss needs a gradient", CROSS_ENTROPY, CROSS_ENTROPY + ".item()"),
+        ("return a scalar, the sum over the steps", 'reduction="sum"', 'reduction="none"'),
         ("the labels are rounded to 0 and 1. A label is a proportion: use it as it is",
          "label for row", "float(round(label)) for row"),
         ("labels and predictions are exchanged: the sign of the logits is wrong",
@@ -61,6 +82,8 @@ MUTANTS = {
          "same_answer(given[g[0]], answer))"),
         ("answers are compared as texts. 1/2 and 0.5 are the same: use same_answer",
          "same_answer(given[g[0]], answer)", "given[g[0]] == answer"),
+        ("answers that cannot be compared are not equal: use same_answer",
+         "same_answer(given[g[0]], answer)", "answers.equal(given[g[0]], answer) is not False"),
         ("you return the answers; return their indices", "return groups",
          "return [[given[i] for i in g] for g in groups]"),
         ("the groups are sorted by size: keep the order of their first occurrence",
@@ -75,6 +98,14 @@ MUTANTS = {
          "max(groups, key=len)[0]", "max(groups, key=len)[-1]"),
         ("of equally large groups you take the last one: take the first one",
          "max(groups, key=len)", "max(reversed(groups), key=len)"),
+        ("the seed is not passed on", "sampled(completer, problems, n, seed)",
+         "sampled(completer, problems, n, 0)"),
+        ("the largest group needs no majority of the samples", "if groups:",
+         "if groups and 2 * len(max(groups, key=len)) > len(result.samples):"),
+        ("max(groups) compares the lists of indices: use key=len", "max(groups, key=len)",
+         "max(groups)"),
+        ("return the SearchResults, not their texts", "return results",
+         "return [result.text for result in results]"),
         ("you take the smallest group", "max(groups", "min(groups"),
         ("you take the first group, whatever its size", "max(groups, key=len)", "groups[0]"),
         ("samples without an answer vote together: leave them out",
@@ -97,6 +128,28 @@ MUTANTS = {
          "-min(result.scores[j])", "-max(result.scores[j])"),
         ("beams are ranked by the mean of their steps: the minimum counts",
          "-min(result.scores[j])", "-sum(result.scores[j]) / len(result.scores[j])"),
+        ("beams are ranked by the product of their steps: the minimum counts",
+         "-min(result.scores[j])", "-prm.AGGREGATES['product'](result.scores[j])"),
+        ("ended beams are ranked like the others", "-min(result.scores[j])",
+         "(ended[j], -min(result.scores[j]))"),
+        ("of beams with equal scores you take the later one: the earlier one comes first",
+         "-min(result.scores[j])", "(-min(result.scores[j]), -j)"),
+        ("your blocks are not neighbours: block k has the beams from k * (n // beams) on",
+         "range(k * width, (k + 1) * width)", "range(k, n, beams)"),
+        ("there are `beams` blocks of n // beams neighbours; yours have another size",
+         "range(k * width, (k + 1) * width)", "range(k * beams, min(n, (k + 1) * beams))",
+         "for k in range(beams)]", "for k in range(width)]"),
+        ("the order of the blocks is lost: keep it", "    source =",
+         "    kept.sort(key=lambda j: -min(result.scores[j]))\n    source ="),
+        ("too few beams remain: where there are too few distinct texts, duplicates fill up",
+         " + [j for j in order if j not in first]", ""),
+        ("equal texts need not be neighbours in the ranking",
+         "first = list({result.samples[j]: j for j in reversed(order)}.values())",
+         "first = [j for i, j in enumerate(order) if not i or result.samples[j] != "
+         "result.samples[order[i - 1]]]"),
+        ("you change a new result: change the given one in place", "    n = len(ended)",
+         "    result = SearchResult('', 0, list(result.samples), list(result.scores))\n"
+         "    n = len(ended)"),
         ("the worst beams are kept", "-min(result.scores[j])", "min(result.scores[j])"),
         ("two beams with the same text are both kept while another text is dropped: prefer "
          "distinct texts", "sorted(first, key=order.index) + [j for j in order if j not in first]",
@@ -117,6 +170,14 @@ MUTANTS = {
     "decode_with_budget": [
         ("at the last end of the thinking ANSWER must be written, or no answer follows",
          "[*insertions, ANSWER]", "insertions"),
+        ("the insertions are written in reverse order", "[*insertions, ANSWER]",
+         "[*insertions[::-1], ANSWER]"),
+        ("the last call has no stop: it writes the answer", LAST,
+         LAST.replace("greedy", 'stop="</think>", greedy')),
+        ("the last call needs max_new_tokens=32", LAST, LAST.replace(", max_new_tokens=32", "")),
+        ("the last call must be greedy too", LAST, LAST.replace("=True", "=False")),
+        ("a response may end by any stop string: ask completer.tokenizer.has_stop_string",
+         FORCED, "text if '</answer>' in text else text + insertion"),
         ("the insertions are not written", "for insertion in [*insertions, ANSWER]:",
          "for insertion in [ANSWER]:"),
         ("the text is inserted into responses that have ended too: leave them as they are",

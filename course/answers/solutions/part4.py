@@ -55,7 +55,8 @@ def surrogate_by_sign(logp, old_logp, advantages, clip_low=0.2, clip_high=0.2, d
 
 def clipped_logical(logp, old_logp, advantages, clip_low=0.2, clip_high=0.2):
     gap = logp - old_logp
-    below = torch.logical_and(advantages < 0, gap < math.log(1 - clip_low))
+    lowest = math.log(1 - clip_low) if clip_low < 1 else -math.inf
+    below = torch.logical_and(advantages < 0, gap < lowest)
     return below, torch.logical_and(advantages > 0, gap > math.log1p(clip_high))
 
 
