@@ -192,14 +192,21 @@ def draw_seeds(axes, label: str, xs, ys: np.ndarray) -> None:
 
 def draw_points(panels, results: list[dict], figure, log="") -> None:
     """Fills a figure with a panel for each (x, y) of two numbers of the points of curves: a colour
-    for each row, and a line for each seed. results: of each seed, row -> curve, which is a list of
-    dicts. log: the number that has a logarithmic axis."""
+    for each row, a thin line for each seed, and a thick one for the means of its points. results:
+    of each seed, row -> curve, which is a list of dicts. log: the number that has a logarithmic
+    axis."""
     for (x, y), axes in zip(panels, figure.subplots(1, len(panels)), strict=True):
         for i, name in enumerate(results[0]):
-            for seed, result in enumerate(results):
-                points = [[point[key] for point in result[name]] for key in (x, y)]
-                axes.plot(*points, ".-", color=f"C{i}", alpha=0.6, label="" if seed else name)
+            curves = [[[point[key] for point in result[name]] for key in (x, y)]
+                      for result in results]
+            common = min(len(points) for points, _ in curves)
+            means = np.mean([[row[:common] for row in curve] for curve in curves], axis=0)
+            for curve in curves:
+                axes.plot(*curve, color=f"C{i}", alpha=0.25, linewidth=0.7)
+            axes.plot(*means, ".-", color=f"C{i}", label=name)
         axes.set(xlabel=x, ylabel=y, xscale="log" if x == log else "linear")
+        if x != log:
+            axes.locator_params(axis="x", nbins=5)
     axes.legend()
 
 
