@@ -3,7 +3,8 @@
     python course/notebooks.py                        makes them; cells that have the same source as
                                                       before keep their outputs
     python course/notebooks.py --execute              executes them too, and keeps the outputs
-    python course/notebooks.py --execute --short      the same with tiny runs, to see that they work
+    python course/notebooks.py --execute --short      tiny runs, to see that they work; the
+                                                      outputs that are there stay
 
 A block of Python becomes a code cell. A command becomes a call of `run`. All other text becomes
 markdown. The first cell gets the repository and four packages where they are missing, as on a free
@@ -156,9 +157,9 @@ def main(argv=None) -> int:
         for path, made in make().items():
             if args.part and path.stem != f"part{args.part}":
                 continue
-            if args.execute:
-                done = execute(made, path, args.short)
-                made = made if args.short else done
+            done = execute(made, path, args.short) if args.execute else made
+            if args.execute and not args.short:
+                made = done
             elif path.exists():
                 made = with_outputs(made, json.loads(path.read_text()))
             path.parent.mkdir(exist_ok=True)
