@@ -24,6 +24,11 @@ class Exercise:
         return self.file.removesuffix(".py").replace("/", ".")
 
     @property
+    def short(self) -> str:
+        """The function without its class."""
+        return self.function.split(".")[-1]
+
+    @property
     def name(self) -> str:
         return f"{self.file} {self.function}"
 

@@ -34,7 +34,7 @@ from judge import judge
 COURSE = Path(__file__).resolve().parent
 START_SECONDS = 300  # for importing PyTorch on a busy machine
 WIDTH = 96
-CHOICES = [str(part) for part in PARTS] + [e.function.split(".")[-1] for e in EXERCISES]
+CHOICES = [str(part) for part in PARTS] + [e.short for e in EXERCISES]
 TEXTS = ("input", "error", "text", "place", "fatal", "changed")  # fields of a message
 
 
@@ -197,7 +197,7 @@ def grade(folder: Path, wanted=CHOICES, seconds: float = 60.0) -> list[Result]:
     results = []
     for part in PARTS:
         exercises = [e for e in EXERCISES if e.part == part
-                     and {str(part), e.function, e.function.split(".")[-1]} & set(wanted)]
+                     and {str(part), e.function, e.short} & set(wanted)]
         results += grade_part(part, exercises, folder.resolve(), seconds, stored)
     name_causes(results)
     return results + (grade_diagnosis(folder) if "6" in wanted else [])

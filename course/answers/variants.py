@@ -41,7 +41,7 @@ def compiled(exercise, source: str, name: str = "", more: dict | None = None):
     and with `more` names."""
     names = (more or {}) | vars(importlib.import_module(exercise.module))
     exec(compile(source, f"<{exercise.name}>", "exec"), names)
-    return names[name or exercise.function.split(".")[-1]]
+    return names[name or exercise.short]
 
 
 def mutated(exercise, edits):
