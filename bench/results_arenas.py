@@ -2,7 +2,8 @@
 
 A good arena tells algorithms apart. In each of its two sets of seeds, the best and the worst
 algorithm end at least 8 points apart, their intervals do not overlap, and no algorithm ends above
-92%. Both sets have the same best and the same worst algorithm.
+92%. Both sets have the same best and the same worst algorithm. CONTROLS are in the tables, but are
+not ranked: they show what happens without the idea that an arena tests.
 """
 
 from statistics import mean
@@ -19,8 +20,9 @@ from bench.stats import (
 
 TUNING_SEED, SET_SIZE = 100, 5  # seeds 0 to 4 are the first set, 5 to 9 the second
 MIN_GAP, MAX_ACCURACY = 0.08, 0.92
+CONTROLS = {"no correction"}
 ACCURACY = {"sparse": "greedy", "stale": "avg4", "long": "avg4"}  # by which algorithms rank
-LEVELS = {"sparse": 0.2, "stale": 0.8, "long": 0.75}  # greedy accuracy of "tokens to"
+LEVELS = {"sparse": 0.2, "stale": 0.8, "long": 0.4}  # greedy accuracy of "tokens to"
 
 
 def sets_of(rows) -> list[list[dict]]:
@@ -93,6 +95,7 @@ def default_table(rows) -> list[str]:
 
 def verdict(rows) -> list[tuple[str, bool]]:
     """(sentence, whether it holds) of each condition of a good arena that the runs can show."""
+    rows = [row for row in rows if row["algo"] not in CONTROLS]
     orders = [ranking(part) for part in sets_of(rows) if part]
     conditions = []
     for name, order in zip(("seeds 0 to 4", "seeds 5 to 9"), orders, strict=False):
