@@ -12,11 +12,10 @@ optimizer step (--token-filter):
 The coefficient of the bonus has a schedule or a target. With a target, a step whose entropy is at
 most the target raises it by 0.005, and other steps lower it by 0.005 and switch the next bonus off.
 
-Differences from the authors' code: it takes means and ranks over a micro-batch, with the current
-logp. Here they are over an optimizer step, with old_logp, so the size of a micro-batch does not
-matter. Their KL-Cov does not clip: --clip-low 1 --clip-high 1000. Papers: Clip-Cov, KL-Cov and the
-fit 2505.22617; top-entropy 2506.01939; target 2505.22312. Clip-Higher is in dapo.py. Left out on
-purpose: filters with a critic, or with one ratio per response.
+Differences from the authors' code: theirs takes means and ranks over a micro-batch with the current
+logp; here they are over an optimizer step, with old_logp. Their KL-Cov does not clip: --clip-low 1
+--clip-high 1000. Papers: Clip-Cov, KL-Cov and the fit 2505.22617; top-entropy 2506.01939; target
+2505.22312. Clip-Higher is in dapo.py. Left out: filters with a critic, or a ratio per response.
 
     python entropy.py runs/NAME      fits R = -a * exp(H) + b: accuracy R and entropy H of each step
 """
@@ -63,7 +62,8 @@ def kl_cov(batch: ppo.Batch, options, rng) -> ppo.Batch:
 
 def top_entropy(batch: ppo.Batch, options, rng) -> ppo.Batch:
     """The batch with advantage 0 at tokens whose entropy is below the quantile."""
-    threshold = batch.entropy[batch.weights > 0].quantile(1 - options.top_entropy_quantile)
+    weighed = batch.entropy[batch.weights > 0]  # none if all tokens are dropped
+    threshold = weighed.quantile(1 - options.top_entropy_quantile) if len(weighed) else 0.0
     return replace(batch, advantages=batch.advantages * (batch.entropy >= threshold))
 
 

@@ -74,8 +74,7 @@ def group_advantages(rewards, group, scale_by_std=True, baseline="mean", divisor
 
     The advantage is exactly 0 if all rewards of a group are equal, or if it has one response. Sums
     are in double, so the order of the responses does not matter. The baseline is that of the
-    rewards above the group's minimum, the divisor that of the rewards: (N,) or a single number.
-    Names: BASELINES, DIVISORS."""
+    rewards above the group's minimum, the divisor that of the rewards: (N,) or one number."""
     raised = above_minimum(rewards.double(), group)
     advantages = raised - BASELINES[baseline](raised, group)
     if scale_by_std:
@@ -91,8 +90,7 @@ def decoupled_advantages(rewards, correct, group):
 
 
 def sequence_log_ratio(logp, old_logp, mask):
-    """GSPO's log-ratio (N, 1): the mean of a response's token log-ratios, without a clamp; 0
-    without tokens. Its gradient reaches logp."""
+    """GSPO's log-ratio (N, 1): the mean of a response's token log-ratios; 0 without tokens."""
     return ((logp - old_logp) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -115,9 +113,8 @@ def loss(policy, critic, batch: Batch, options):
                                     entropy=bool(options.entropy_coef))
     ratio_logp = None
     if options.ratio != "token":
-        log_ratio = sequence_log_ratio(logp, batch.old_logp, batch.mask)                # (N, 1)
-        if options.ratio == "product":  # the sum over the tokens in place of their mean
-            log_ratio = log_ratio * batch.mask.sum(1, keepdim=True)
-        # policy_loss subtracts old_logp again; what remains is the log-ratio of the response
-        ratio_logp = batch.old_logp + log_ratio
+        mask = batch.mask * (batch.weights > 0)  # --old-segments drop: weight 0
+        count = mask.sum(1, keepdim=True) if options.ratio == "product" else 1  # sum or mean
+        # policy_loss subtracts old_logp again; what remains is the log-ratio of the response (N, 1)
+        ratio_logp = batch.old_logp + count * sequence_log_ratio(logp, batch.old_logp, mask)
     return policy_loss(logp, batch, options, entropy, ratio_logp)

@@ -96,12 +96,12 @@ def loss(policy, critic, batch, options):
     logp, entropy = policy.logprobs(batch.tokens, batch.mask, options.temperature,
                                     entropy=bool(options.entropy_coef))
     sampler_logp = batch.old_logp if batch.sampler_logp is None else batch.sampler_logp
-    per_token = SURROGATES[options.surrogate](logp, batch.old_logp, batch.advantages, batch.mask,
-                                              options)
+    mask = batch.mask * (batch.weights > 0)  # --old-segments drop: weight 0
+    per_token = SURROGATES[options.surrogate](logp, batch.old_logp, batch.advantages, mask, options)
     ratio = policy_ratio(batch.old_logp, sampler_logp)
     per_token = per_token * CORRECTIONS[options.sampler_correction](ratio)
     if options.sequence_mask:
-        per_token = per_token * sequence_mask(logp, sampler_logp, batch.advantages, batch.mask,
+        per_token = per_token * sequence_mask(logp, sampler_logp, batch.advantages, mask,
                                               options.sequence_mask)
     total, metrics = policy_loss(logp, batch, options, entropy, per_token=per_token)
     if options.surrogate in UNCLIPPED:

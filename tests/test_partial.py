@@ -13,6 +13,7 @@ import evaluate
 import grpo
 import kimi
 import model
+import offpolicy
 import ppo
 import sample
 import tasks
@@ -201,9 +202,13 @@ def test_dropped_tokens_have_no_weight_and_count_in_no_denominator(aggregate, dr
     assert kept.weights[kept.mask > 0].all()
 
 
+@pytest.mark.parametrize("algo, changes", [
+    (grpo, {}), (grpo, {"ratio": "sequence"}), (grpo, {"ratio": "product"}),
+    (kimi, {"pmd_tau": 0.3}),
+    *((offpolicy, {"surrogate": name}) for name in sorted(offpolicy.SURROGATES))])
 @pytest.mark.parametrize("dropped", [False, True])
-def test_the_gradient_at_old_tokens(dropped, dropping):
-    """weigh: of GRPO the ratio to the policy that drew them; drop: none."""
+def test_the_gradient_at_old_tokens(dropped, algo, changes, dropping):
+    """weigh: that of the ratio to the policy that drew them; drop: none, whatever the ratio."""
     o, rollout = options(minibatches=1, clip_high=9.0, clip_low=1.0), dropping[-1][0]
     if not dropped:
         rollout = replace(rollout, loss_mask=None)
@@ -211,14 +216,13 @@ def test_the_gradient_at_old_tokens(dropped, dropping):
     [made] = ppo.minibatches(given, o, random.Random(0))
     logp = (made.old_logp + 0.5 * made.mask).requires_grad_()
     fake = SimpleNamespace(logprobs=lambda *_, **__: (logp, None))
-    for algo in (grpo, kimi):
-        total, _ = algo.loss(fake, None, made, replace(o, pmd_tau=0.3))
-        gradient = torch.autograd.grad(total, logp)[0]
-        at_old = gradient[made.mask > made.loss_mask] if dropped else gradient[:, -BUDGET:]
-        assert bool(at_old.any()) != dropped and gradient.any()
-        if algo is grpo:
-            want = -made.weights * made.advantages * torch.tensor(0.5).exp()
-            assert torch.allclose(gradient, want, atol=1e-6)
+    total, _ = algo.loss(fake, None, made, replace(o, **changes))
+    gradient = torch.autograd.grad(total, logp)[0]
+    at_old = gradient[made.mask > made.loss_mask] if dropped else gradient[:, -BUDGET:]
+    assert bool(at_old.any()) != dropped and gradient.any()
+    if algo is grpo and not changes:
+        want = -made.weights * made.advantages * torch.tensor(0.5).exp()
+        assert torch.allclose(gradient, want, atol=1e-6)
 
 
 # --- the loop
