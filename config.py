@@ -31,7 +31,7 @@ PRESETS = {  # name -> (file of the algorithm, defaults that differ from those o
     "drgrpo": ("grpo", dict(scale_by_std=False, aggregate="constant")),
     "rloo": ("grpo", dict(scale_by_std=False, baseline="others", aggregate="sum", lr=8e-4)),
     "gspo": ("grpo", dict(ratio="sequence", clip_low=3e-4, clip_high=4e-4, lr=8e-4)),
-    "maxrl": ("grpo", dict(divisor="mean")),
+    "maxrl": ("grpo", dict(divisor="mean", reward="accuracy")),
     "reinforce++": ("grpo", dict(baseline="batch", divisor="batch-std", aggregate="token")),
     "lite": ("grpo", dict(divisor="batch-std", aggregate="token")),
     "gfpo": ("raft", dict(keep="shortest")),

@@ -13,6 +13,7 @@ from infra.files import UserError
 
 ADVANTAGES = ("scale_by_std", "divisor", "baseline", "decouple_rewards")
 OF_VERIFIER = ("correct", "accuracy", "sign")  # rewards that tell right from wrong
+IN_PARTS = ("correct", "language", "preference")  # rewards that are correctness plus a rest
 NOT_OF_PAIRS = ("sampler_lag", "old_segments", "clip_low", "clip_high", "dual_clip", "ratio",
                 "aggregate", "kl", "kl_in", "kl_target", "unbiased_kl", "entropy_coef",
                 "entropy_target", "token_filter")  # options that DPO does not read
@@ -27,8 +28,8 @@ def validate_algorithm(options: Options) -> None:
     """Checks that the algorithm reads the options that were set, and that they fit each other.
     Raises UserError."""
     refuse_unread_groups(options)
-    rules = [*advantage_rules(options), *selection_rules(options), *loss_rules(options),
-             *pair_rules(options), *entropy_rules(options)]
+    rules = [*advantage_rules(options), *selection_rules(options), *segment_rules(options),
+             *loss_rules(options), *pair_rules(options), *entropy_rules(options)]
     for broken, sentence in rules:
         if broken:
             raise UserError(sentence)
@@ -64,6 +65,11 @@ def has_group_advantages(options: Options) -> bool:
     return not any(reads_group(options.algo, group) for group in ("PPO", "pass@k", "DPO"))
 
 
+def keeps_right(options: Options) -> bool:
+    """Whether the algorithm learns from right responses alone, all with advantage 1."""
+    return reads_group(options.algo, "RAFT") and options.keep == "right"
+
+
 def advantage_rules(options: Options) -> list[tuple]:
     """Rules for rewards, baselines and divisors."""
     algo, critic = options.algo, needs_critic(options.algo)
@@ -72,7 +78,8 @@ def advantage_rules(options: Options) -> list[tuple]:
     return [
         (options.reward == "process" and not critic,
          "--reward process needs --judge RUN and an algorithm with a critic, such as --algo ppo"),
-        (not critic and options.baseline != "batch" and options.group_size < 2,
+        (not critic and options.baseline != "batch" and not keeps_right(options)
+         and options.group_size < 2,
          f"--group-size {options.group_size}: a group needs at least 2 responses to compare"),
         (critic and (scaled or unused),
          "--scale-by-std, --divisor, --baseline and --decouple-rewards need advantages of groups, "
@@ -90,6 +97,9 @@ def advantage_rules(options: Options) -> list[tuple]:
         (options.decouple_rewards and (not scaled or options.divisor != "std"
                                        or options.baseline != "mean"),
          "--decouple-rewards needs --scale-by-std, --divisor std and --baseline mean"),
+        (options.decouple_rewards and options.reward not in IN_PARTS,
+         f"--decouple-rewards needs correctness and a rest in the reward, and --reward "
+         f"{options.reward} is not such a sum; it needs --reward {' or '.join(IN_PARTS)}"),
         (options.decouple_rewards and options.kl_in == "reward",
          "--decouple-rewards would give the KL the weight of the reward; it needs --kl-in loss"),
         (mean and (options.reward == "sign" or options.kl_in == "reward"
@@ -105,23 +115,15 @@ def advantage_rules(options: Options) -> list[tuple]:
 def selection_rules(options: Options) -> list[tuple]:
     """Rules for the responses that are kept, and for the size of a mini-batch."""
     responses = options.prompts * options.group_size
-    right = reads_group(options.algo, "RAFT") and options.keep == "right"
+    right = keeps_right(options)
     drops = "--dynamic-sampling" if options.dynamic_sampling else "--keep mixed" if (
         reads_group(options.algo, "RAFT") and options.keep == "mixed") else ""
-    choice, segment = options.problem_sampling, options.partial_rollouts
+    choice = options.problem_sampling
     return [
         (choice != "uniform" and not options.train_levels and (
             choice == "curriculum" or options.task != "file"),
          f"--problem-sampling {choice} needs --train-levels, such as 1,2,4"
          + (", or --task file" if choice == "prioritized" else "")),
-        (changed(options, "old_segments") and not segment,
-         "--old-segments has no effect without --partial-rollouts"),
-        (segment and options.max_new_tokens % segment,
-         f"--partial-rollouts {segment} does not divide the {options.max_new_tokens} tokens of "
-         "--max-new-tokens"),
-        (segment and options.dynamic_sampling,
-         "--partial-rollouts needs --no-dynamic-sampling, which would continue the responses "
-         "within the step"),
         (responses % options.minibatches,
          f"--minibatches {options.minibatches} does not divide the {responses} responses of a step "
          "(--prompts times --group-size)"),
@@ -144,9 +146,32 @@ def selection_rules(options: Options) -> list[tuple]:
          "--reward preference needs --length-coef 0: the length reward tells right from wrong, and "
          "an open request is neither"),
         (right and options.kl_in == "reward", "--kl-in reward has no effect with --keep right"),
+        (changed(options, "overlong_buffer") and options.overlong != "soft",
+         "--overlong-buffer has no effect without --overlong soft"),
+        (changed(options, "max_attempts") and not options.dynamic_sampling,
+         "--max-attempts has no effect without --dynamic-sampling"),
         (options.overlong_buffer > options.max_new_tokens,
          f"--overlong-buffer {options.overlong_buffer} is longer than a response "
          f"({options.max_new_tokens} tokens)"),
+    ]
+
+
+def segment_rules(options: Options) -> list[tuple]:
+    """Rules for partial rollouts."""
+    segment = options.partial_rollouts
+    return [
+        (changed(options, "old_segments") and not segment,
+         "--old-segments has no effect without --partial-rollouts"),
+        (segment and options.max_new_tokens % segment,
+         f"--partial-rollouts {segment} does not divide the {options.max_new_tokens} tokens of "
+         "--max-new-tokens"),
+        (segment and options.old_segments == "weigh" and options.ratio != "token"
+         and "bfloat16" in (options.dtype, options.sampler_dtype),
+         f"--ratio {options.ratio} in bfloat16 has the policy at the beginning of the step, "
+         "so old segments cannot be weighed; it needs --old-segments drop"),
+        (segment and options.dynamic_sampling,
+         "--partial-rollouts needs --no-dynamic-sampling, which would continue the responses "
+         "within the step"),
     ]
 
 
@@ -173,6 +198,8 @@ def loss_rules(options: Options) -> list[tuple]:
     algo, surrogate = options.algo, options.surrogate
     bounds = changed(options, "clip_low", "clip_high")
     kimi, ratios = reads_group(algo, "Kimi"), changed(options, "ratio", "dual_clip")
+    of_wrong = changed(options, "sequence_mask", "dual_clip", "tau_neg",
+                       *([] if surrogate == "cispo" else ["clip_low"]))
     return [
         (kimi and (bounds or ratios),
          f"{bounds or ratios} has no effect with --algo {algo}, whose loss has no ratio"),
@@ -188,10 +215,15 @@ def loss_rules(options: Options) -> list[tuple]:
          "--surrogate"),
         (bounds and surrogate in offpolicy.UNCLIPPED,
          f"{bounds} has no effect with --surrogate {surrogate}, which has no bounds"),
+        (keeps_right(options) and of_wrong,
+         f"{of_wrong} has no effect with --keep right, where no advantage is below 0"),
         (options.dual_clip and surrogate != "clip",
          f"--dual-clip has no effect with --surrogate {surrogate}"),
         (changed(options, "tau_pos", "tau_neg") and surrogate != "sapo",
          "--tau-pos and --tau-neg have no effect without --surrogate sapo"),
+        (changed(options, "kl") and (not options.kl_coef or options.kl_in == "reward"),
+         "--kl has no effect without a --kl-coef above 0 and --kl-in loss: the reward has k1, and "
+         "the metric k3"),
         (not options.kl_coef and (options.kl_target or options.kl_in == "reward"),
          "--kl-target and --kl-in reward need a --kl-coef above 0"),
         (options.unbiased_kl and (not options.kl_coef or options.kl_in != "loss"),
@@ -214,7 +246,7 @@ def entropy_rules(options: Options) -> list[tuple]:
                                      or reads_group(algo, "Kimi")),
          f"--token-filter {token_filter} needs one ratio per token: --ratio token, no --surrogate "
          "gmpo and no --algo kimi"),
-        (covariance and reads_group(algo, "RAFT") and options.keep == "right",
+        (covariance and keeps_right(options),
          f"--token-filter {token_filter} has no effect with --keep right, where all advantages are "
          "equal"),
         (changed(options, "cov_ratio") and not covariance,
