@@ -13,9 +13,9 @@ has the same tuning: one run of seed 100 with each of three learning rates. The 
 final accuracy is kept for two sets of five seeds. Each run is a line of arenas.jsonl. Runs that
 have a line are not made again. Each run is a process of one thread.
 
-Then bench/results.py makes the tables and bench/plot.py the figures. Accuracies are measured on 500
-held-out problems: greedy, and avg@4, the mean over four samples at temperature 1. `sparse` compares
-greedy accuracies, because its weak policies have few right samples at temperature 1.
+After each arena docs/results.md and the arena's figure are made anew. Accuracies are measured on
+500 held-out problems: greedy, and avg@4, the mean over four samples at temperature 1. `sparse`
+compares greedy accuracies, because its weak policies have few right samples at temperature 1.
 """
 
 import argparse
@@ -35,7 +35,7 @@ import torch  # noqa: E402
 
 import evaluate  # noqa: E402
 import train  # noqa: E402
-from bench.results_arenas import TUNING_SEED, best_line  # noqa: E402
+from bench.results_arenas import LEVELS, TUNING_SEED, best_line  # noqa: E402
 from bench.stats import CURVE, RUNS, group_by, read_jsonl  # noqa: E402
 from config import PRESETS  # noqa: E402
 from infra import cli  # noqa: E402
@@ -211,10 +211,14 @@ def main():
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder of the bases")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
+    from bench import plot, results  # here: they need requirements-dev.txt, the runs do not
     done = {job_name(line): line for line in (read_jsonl(FILE) if FILE.exists() else [])}
     for arena in args.arenas:
         train_all(tuning_jobs(arena), done, args.work, args.workers)
         train_all(final_jobs(arena, done), done, args.work, args.workers)
+        results.PATH.write_text(results.page())
+        if arena in LEVELS:  # not default, whose table has every seed
+            plot.arena(arena, plot.IMAGES / f"arena-{arena}.png")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from bench.stats import (
 TUNING_SEED, SET_SIZE = 100, 5  # seeds 0 to 4 are the first set, 5 to 9 the second
 MIN_GAP, MAX_ACCURACY = 0.08, 0.92
 CONTROLS = {"no correction"}
+NO_SHARE = {"raft", "dpo", "reinforce++"}  # they drop the groups without a gradient, or have none
 ACCURACY = {"sparse": "greedy", "stale": "avg4", "long": "avg4"}  # by which algorithms rank
 LEVELS = {"sparse": 0.2, "stale": 0.8, "long": 0.4}  # greedy accuracy of "tokens to"
 
@@ -73,7 +74,7 @@ def arena_table(arena: str, rows) -> list[str]:
             f"`{algo}`", runs[0]["lr"], with_interval([r[shown] for r in runs]),
             with_interval(repeats) if repeats else "", with_interval([r[other] for r in runs]),
             tokens_cell(runs, level), late(runs, "entropy", digits=3), late(runs, "length", 1, 0),
-            late(runs, "groups_with_gradient", 100, 0),
+            "" if algo in NO_SHARE else late(runs, "groups_with_gradient", 100, 0),
             f"{mean(r['cpu_seconds'] for r in runs):.0f}"])
     return markdown_table(columns, lines)
 

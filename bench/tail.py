@@ -10,10 +10,14 @@ rollouts.
 """
 
 import argparse
+import itertools
 import random
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import infra.openmp  # noqa: E402, F401, I001  (before torch)
@@ -37,15 +41,51 @@ def active_rows(lengths) -> torch.Tensor:
     return (lengths > torch.arange(int(lengths.max()))[:, None]).sum(1)
 
 
+class Call(NamedTuple):
+    """A call of the sampler."""
+
+    lengths: torch.Tensor   # (N,) tokens drawn of each row
+    step_seconds: list      # of each decode step; the first token of a row comes from the prefill
+    seconds: float          # of the whole call
+
+    def tail(self) -> torch.Tensor:
+        """Bool (T,): the decode steps with less than TAIL of the rows."""
+        return active_rows(self.lengths) < TAIL * len(self.lengths)
+
+    def tail_seconds(self) -> float:
+        """The seconds of the decode steps in the tail."""
+        n = len(self.step_seconds)
+        return sum(itertools.compress(self.step_seconds, self.tail()[-n:])) if n else 0.0
+
+
+@contextmanager
+def timed_steps():
+    """Within it, the list that it gives gets the seconds of each decode step of the sampler."""
+    decode_step, seconds = sampler.decode_step, []
+
+    def timed(*args):
+        began = time.perf_counter()
+        decode_step(*args)
+        seconds.append(time.perf_counter() - began)
+    sampler.decode_step = timed
+    try:
+        yield seconds
+    finally:
+        sampler.decode_step = decode_step
+
+
 def sample_steps(models, task, budget: int, steps: int, max_new_tokens: int):
     """(calls, groups, open rows) of the rollouts of some steps, each a list with an item per step.
-    calls: the lengths (N,) of the rows of each sampler call. groups: how many are complete."""
-    # 1. a sampler that records the lengths of its rows
+    calls: the Calls of the step. groups: how many are complete."""
+    # 1. a sampler that records its calls
     calls, groups, n_open, state = [], [], [], {}
 
     def recording(*args, **named):
-        rollout = sampler.generate(*args, **named)
-        calls[-1].append(rollout.mask.sum(1).cpu())
+        with timed_steps() as step_seconds:
+            began = time.perf_counter()
+            rollout = sampler.generate(*args, **named)
+            seconds = time.perf_counter() - began
+        calls[-1].append(Call(rollout.mask.sum(1).cpu(), step_seconds, seconds))
         return rollout
     SAMPLERS["recording"] = recording
     options = Options(partial_rollouts=budget, max_new_tokens=max_new_tokens, sampler="recording")
@@ -71,20 +111,21 @@ def main() -> None:
     models = Models(None, tokenizer, behavior=policy)
     task = tasks.TASKS[settings["task"]](settings["level"])
     print("| `--partial-rollouts` | decode steps per step | of these in the tail "
-          "| tokens per decode step | complete groups per step | open responses |")
-    print("|---|---|---|---|---|---|")
+          "| seconds per step | of these in the tail | tokens per second "
+          "| complete groups per step | open responses |")
+    print("|---|---|---|---|---|---|---|---|")
     for budget in args.budgets:
         calls, groups, n_open = sample_steps(models, task, budget, args.steps,
                                              settings["max_new_tokens"])
-        all_lengths = [lengths for step in calls for lengths in step]
-        active = [active_rows(lengths) for lengths in all_lengths]
-        decode_steps = sum(len(rows) for rows in active)
-        tail = sum(int((rows < TAIL * len(lengths)).sum())
-                   for rows, lengths in zip(active, all_lengths, strict=True))
-        tokens = sum(int(lengths.sum()) for lengths in all_lengths)
+        made = [call for step in calls for call in step]
+        decode_steps = sum(len(call.tail()) for call in made)
+        seconds = sum(call.seconds for call in made)
+        tail, tail_seconds = (sum(int(call.tail().sum()) for call in made),
+                              sum(call.tail_seconds() for call in made))
+        tokens = sum(int(call.lengths.sum()) for call in made)
         print(f"| {budget or 'off'} | {decode_steps / len(calls):.0f} | {tail / decode_steps:.0%} "
-              f"| {tokens / decode_steps:.0f} | {mean(groups):.1f} | {mean(n_open):.0f} |",
-              flush=True)
+              f"| {seconds / len(calls):.2f} | {tail_seconds / seconds:.0%} "
+              f"| {tokens / seconds:.0f} | {mean(groups):.1f} | {mean(n_open):.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A sampler that differs from the trainer: the distance between the two, and ten losses compared.
+"""A sampler that differs from the trainer: the distance of the two, and twelve losses compared.
 
     python -m recipes.stale_sampler                       the sampler is 8 steps old (--lag)
     python -m recipes.stale_sampler --dtype bfloat16      the sampler computes in bfloat16
@@ -12,8 +12,10 @@ it computes in another precision. The policy gradient then needs the importance 
 The first table has a run on policy, then a run for each correction, all from one base. In `tis` and
 `icepop` the clip's ratio is to the trainer at the beginning of the step. A bounded weight corrects
 the rest of w (decoupled PPO, 2505.24298). `none` has no ratio. The others use w, or its geometric
-mean over the response (`gmpo`, `gspo`; with bfloat16, `gspo` ignores the precision). The second
-table compares the last run's policy with its own old weights, and with itself in bfloat16.
+mean over the response (`gmpo`, `gspo`; with bfloat16, `gspo` ignores the precision). `KL` adds
+a KL to the base, whose gradient is biased if the sampler is old. `unbiased KL` multiplies it by w.
+The second table compares the last run's policy with its own old weights, and with itself in
+bfloat16.
 Left out on purpose: several seeds. A difference of a few points in one run means nothing.
 """
 
@@ -50,6 +52,8 @@ VARIANTS = {  # name -> flags; --sampler-lag and --sampler-dtype are added to al
     "tis": f"{CLIP} --sampler-correction tis",
     "icepop": f"{CLIP} --sampler-correction icepop",
     "sequence mask": f"{CLIP} --sequence-mask 0.1",
+    "KL": f"{CLIP} --kl-coef 0.05",
+    "unbiased KL": f"{CLIP} --kl-coef 0.05 --unbiased-kl",
 }
 HELD_OUT = 1000  # problems for the accuracy; a sixteenth of them for the distances
 # the columns of the tables: name -> format
