@@ -198,8 +198,8 @@ def tuning_jobs(arena: str) -> list[dict]:
 def final_jobs(arena: str, done: dict) -> list[dict]:
     """The runs of all sets of seeds, with the best learning rate of each algorithm."""
     tuned = group_by([done[job_name(job)] for job in tuning_jobs(arena)], "algo")
-    accuracy, rates = ARENAS[arena].accuracy, ARENAS[arena].rates
-    best = {algo: best_line(tuned[algo], accuracy)["lr"] if rates else ""
+    ranked_by, rates = ARENAS[arena].accuracy, ARENAS[arena].rates
+    best = {algo: best_line(tuned[algo], ranked_by)["lr"] if rates else ""
             for algo in ARENAS[arena].algorithms}
     return [{"arena": arena, "algo": algo, "lr": lr, "seed": seed}
             for seeds in ARENAS[arena].sets for seed in seeds for algo, lr in best.items()]

@@ -14,7 +14,6 @@ import itertools
 import random
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -36,42 +35,37 @@ TAIL = 0.25     # a decode step with a smaller share of active rows is in the ta
 SKIPPED = 8     # training steps at the beginning that are left out
 
 
-def active_rows(lengths) -> torch.Tensor:
-    """The number of active rows at each decode step, (T,). lengths (N,): the tokens of each row."""
-    return (lengths > torch.arange(int(lengths.max()))[:, None]).sum(1)
-
-
 class Call(NamedTuple):
-    """A call of the sampler."""
+    """A call of the sampler on a CPU. The first token of a row is drawn by the prefill."""
 
     lengths: torch.Tensor   # (N,) tokens drawn of each row
-    step_seconds: list      # of each decode step; the first token of a row comes from the prefill
+    active: list            # of each decode step: how many rows draw a token
+    step_seconds: list      # of each decode step
     seconds: float          # of the whole call
 
-    def tail(self) -> torch.Tensor:
-        """Bool (T,): the decode steps with less than TAIL of the rows."""
-        return active_rows(self.lengths) < TAIL * len(self.lengths)
-
-    def tail_seconds(self) -> float:
-        """The seconds of the decode steps in the tail."""
-        n = len(self.step_seconds)
-        return sum(itertools.compress(self.step_seconds, self.tail()[-n:])) if n else 0.0
+    @property
+    def tail(self) -> list[bool]:
+        """Of each decode step, whether less than TAIL of the rows are active."""
+        return [rows < TAIL * len(self.lengths) for rows in self.active]
 
 
-@contextmanager
-def timed_steps():
-    """Within it, the list that it gives gets the seconds of each decode step of the sampler."""
-    decode_step, seconds = sampler.decode_step, []
+def recorded(generate, args, named) -> tuple:
+    """The Rollout of a sampler call with these arguments, and its Call."""
+    decode_step, starts, active = sampler.decode_step, [], []
 
-    def timed(*args):
-        began = time.perf_counter()
-        decode_step(*args)
-        seconds.append(time.perf_counter() - began)
-    sampler.decode_step = timed
+    def recording(model, slots, *rest):
+        starts.append(time.perf_counter())
+        active.append(slots.count_active())
+        decode_step(model, slots, *rest)
+    sampler.decode_step = recording
     try:
-        yield seconds
+        began = time.perf_counter()
+        rollout = generate(*args, **named)
+        ended = time.perf_counter()
     finally:
         sampler.decode_step = decode_step
+    step_seconds = [end - start for start, end in itertools.pairwise([*starts, ended])]
+    return rollout, Call(rollout.mask.sum(1), active, step_seconds, ended - began)
 
 
 def sample_steps(models, task, budget: int, steps: int, max_new_tokens: int):
@@ -81,11 +75,8 @@ def sample_steps(models, task, budget: int, steps: int, max_new_tokens: int):
     calls, groups, n_open, state = [], [], [], {}
 
     def recording(*args, **named):
-        with timed_steps() as step_seconds:
-            began = time.perf_counter()
-            rollout = sampler.generate(*args, **named)
-            seconds = time.perf_counter() - began
-        calls[-1].append(Call(rollout.mask.sum(1).cpu(), step_seconds, seconds))
+        rollout, call = recorded(sampler.generate, args, named)
+        calls[-1].append(call)
         return rollout
     SAMPLERS["recording"] = recording
     options = Options(partial_rollouts=budget, max_new_tokens=max_new_tokens, sampler="recording")
@@ -107,7 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20,
                         help=f"rollouts of each budget; the first {SKIPPED} are left out")
     args = parser.parse_args()
-    policy, tokenizer, settings = evaluate.load_run(args.run)
+    policy, tokenizer, settings = evaluate.load_run(args.run, "cpu")
     models = Models(None, tokenizer, behavior=policy)
     task = tasks.TASKS[settings["task"]](settings["level"])
     print("| `--partial-rollouts` | decode steps per step | of these in the tail "
@@ -118,10 +109,10 @@ def main() -> None:
         calls, groups, n_open = sample_steps(models, task, budget, args.steps,
                                              settings["max_new_tokens"])
         made = [call for step in calls for call in step]
-        decode_steps = sum(len(call.tail()) for call in made)
+        decode_steps = sum(len(call.tail) for call in made)
         seconds = sum(call.seconds for call in made)
-        tail, tail_seconds = (sum(int(call.tail().sum()) for call in made),
-                              sum(call.tail_seconds() for call in made))
+        tail = sum(sum(call.tail) for call in made)
+        tail_seconds = sum(sum(itertools.compress(call.step_seconds, call.tail)) for call in made)
         tokens = sum(int(call.lengths.sum()) for call in made)
         print(f"| {budget or 'off'} | {decode_steps / len(calls):.0f} | {tail / decode_steps:.0%} "
               f"| {seconds / len(calls):.2f} | {tail_seconds / seconds:.0%} "
