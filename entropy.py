@@ -101,10 +101,9 @@ def adapted(coef: float, entropy: float, target: float) -> dict:
 # --- the fit of a run
 
 def fit(entropy, accuracy) -> tuple[float, float, float]:
-    """a, b and R2 of the least-squares fit accuracy = -a * exp(entropy) + b. Both are lists with a
-    value per step. Raises ValueError for fewer than 3 steps, and if a list is constant."""
-    points = torch.tensor([[math.exp(h) for h in entropy], accuracy], dtype=torch.float64)
-    x, y = points
+    """a, b and R2 of the least-squares fit accuracy = -a * exp(entropy) + b, both lists over steps.
+    Raises ValueError for fewer than 3 steps, and if a list is constant."""
+    x, y = points = torch.tensor([[math.exp(h) for h in entropy], accuracy], dtype=torch.float64)
     if len(x) < 3 or len({*entropy}) < 2 or len({*accuracy}) < 2:
         raise ValueError("the fit needs at least 3 steps, with changing entropy and accuracy")
     slope = points.cov()[0, 1] / x.var()

@@ -37,8 +37,7 @@ def group_mean(rewards, group):
 
 
 def group_mean_others(rewards, group):
-    """The mean reward of the other responses to the same prompt, (N,); RLOO's baseline. It is 0 for
-    a response that is alone. It leaves out the response's own reward, so there is no bias."""
+    """RLOO's unbiased baseline, (N,): the mean reward of the others, 0 for a response alone."""
     total, count = torch.bincount(group, rewards)[group], torch.bincount(group)[group]
     return (total - rewards) / (count - 1).clamp(min=1)
 
@@ -73,8 +72,7 @@ def group_advantages(rewards, group, scale_by_std=True, baseline="mean", divisor
     """Advantages (N,) of rewards (N,); group (N,): indices of the groups, perhaps with gaps.
 
     The advantage is exactly 0 if all rewards of a group are equal, or if it has one response. Sums
-    are in double, so the order of the responses does not matter. The baseline is that of the
-    rewards above the group's minimum, the divisor that of the rewards: (N,) or one number."""
+    are in double, so the order of the responses does not matter."""
     raised = above_minimum(rewards.double(), group)
     advantages = raised - BASELINES[baseline](raised, group)
     if scale_by_std:
