@@ -105,7 +105,7 @@ def verdict(rows) -> list[tuple[str, bool]]:
         conditions.append((f"{name}: `{best}` leads `{worst}` by {100 * gap:.1f} points ("
                            f"{100 * MIN_GAP:.0f} are needed), and the intervals are apart",
                            gap >= MIN_GAP and best_low > worst_high))
-        conditions.append((f"{name}: no algorithm is above {MAX_ACCURACY:.0%} in this column",
+        conditions.append((f"{name}: the best of them is not above {MAX_ACCURACY:.0%}",
                            best_mean <= MAX_ACCURACY))
     if len(orders) == 2:
         first, second = ((order[0][0], order[-1][0]) for order in orders)

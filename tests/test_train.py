@@ -430,8 +430,9 @@ def test_no_algorithm_is_left_out_of_the_test_below():
 def test_every_algorithm_learns_something_and_resumes_exactly(name, tmp_path, monkeypatch):
     coin = lambda problem, text: sum(text.encode()) % 2 == 0  # noqa: E731
     monkeypatch.setattr(tasks.Arithmetic, "correct", staticmethod(coin))
-    if "--partial-rollouts" in ALGORITHMS[name]:  # a third of the tokens end a response, so that
-        stop = evaluate.stop_conditions               # some groups stay open
+    if "--partial-rollouts" in ALGORITHMS[name]:
+        # a third of the tokens end a response, so that some groups stay open
+        stop = evaluate.stop_conditions
         monkeypatch.setattr(evaluate, "stop_conditions", lambda *of: stop(*of) | {
             "stop": list(range(0, 590, 3))})
     flags = ["--algo", name.split()[0], "--reward", "correct", "--steps", "4",
